@@ -1,0 +1,283 @@
+/* valley2.h: the one door into the Valley2 native core.
+ *
+ * Usage, without error handling:
+ *
+ *     v2e_model_options model_options = {sizeof model_options};
+ *     v2e_model *model;
+ *     v2e_model_open("bundle/decoder", &model_options, &model);
+ *
+ *     v2e_session_options session_options = {sizeof session_options};
+ *     v2e_session *session;
+ *     v2e_session_open(model, &session_options, &session);
+ *
+ *     v2e_segment prompt[3] = {
+ *         {before, NULL, before_count},            // token ids
+ *         {NULL, picture_tokens, picture_count},   // vision embeddings, (picture_count, hidden_size)
+ *         {after, NULL, after_count},
+ *     };
+ *     v2e_session_prefill(session, prompt, 3, 1, on_event, user_data);
+ *
+ *     v2e_generate_options generate = {sizeof generate};
+ *     generate.max_new_tokens = 256;
+ *     generate.stop_tokens = stops;
+ *     generate.stop_token_count = 2;
+ *     v2e_session_generate(session, &generate, on_event, user_data);
+ *
+ *     v2e_session_close(session);
+ *     v2e_model_close(model);
+ *
+ * Rules.
+ *   - A model is immutable and may be shared by threads. A session belongs to one thread at a time.
+ *     v2e_session_cancel is the only call that is legal on a session from another thread.
+ *   - Every call that can fail returns a v2e_status; v2e_last_error() then gives one sentence. It is
+ *     thread-local and stays valid until the next failing call of the same thread.
+ *   - Every options struct begins with its own size; the fields that are zero take their default. A struct
+ *     that is smaller than the library's is accepted, so that older callers go on working.
+ *   - Nothing is printed, nothing exits, nothing throws across this header.
+ *   - Arrays are dense and row-major. Pictures are uint8 RGB, (height, width, 3).
+ */
+#ifndef VALLEY2_H
+#define VALLEY2_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#if defined(V2E_BUILDING)
+#define V2E_API __declspec(dllexport)
+#else
+#define V2E_API __declspec(dllimport)
+#endif
+#else
+#define V2E_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---------------------------------------------------------------- status */
+
+typedef enum v2e_status {
+    V2E_OK = 0,
+    V2E_ERROR_INPUT = 1,     /* an argument or a picture is not acceptable */
+    V2E_ERROR_BUNDLE = 2,    /* a file of the bundle is missing, truncated or not understood */
+    V2E_ERROR_BUDGET = 3,    /* the context or the memory does not suffice */
+    V2E_ERROR_CANCELLED = 4, /* v2e_session_cancel or an event callback stopped the call */
+    V2E_ERROR_NUMERIC = 5,   /* a NaN or an infinity; the message names the stage */
+    V2E_ERROR_INTERNAL = 6   /* a bug in the library */
+} v2e_status;
+
+/* One sentence about the calling thread's last failure; "" when there was none. */
+V2E_API const char *v2e_last_error(void);
+
+/* The library's version, "major.minor.patch". */
+V2E_API const char *v2e_version(void);
+
+/* ---------------------------------------------------------------- geometry
+ * How one picture becomes tiles, patches and tokens. Pure arithmetic: docs/valley2.md, "Pictures". */
+
+typedef struct v2e_geometry_options {
+    size_t struct_size;
+    uint32_t tile_size;         /* pixels, side of a SigLIP tile: 384 */
+    uint32_t tokens_per_side;   /* side of a tile's token grid after the projector: 14 */
+    uint32_t tiled;             /* 1: global view and tiles; 0: one plain resize */
+    uint32_t unpad;             /* 1: stitch the tiles and drop the padding (Eagle variants); 0: tiles one by one */
+    uint32_t max_vision_token;  /* cap on one picture's SigLIP tokens */
+    uint32_t eagle;             /* 1: the checkpoint has an Eagle branch */
+    uint64_t eagle_min_pixels;  /* of the second resize; 28 * 28 pixels are one token */
+    uint64_t eagle_max_pixels;
+    const uint32_t *canvases;   /* (canvas_count, 2): candidate canvas width, height in pixels, in order of preference */
+    size_t canvas_count;
+} v2e_geometry_options;
+
+typedef struct v2e_geometry {
+    size_t struct_size;
+    uint32_t width, height;               /* of the picture, pixels */
+    uint32_t grid_columns, grid_rows;     /* tiles of the chosen canvas; 0, 0 when not tiled */
+    uint32_t resized_width, resized_height; /* of the picture on the canvas, pixels */
+    uint32_t paste_x, paste_y;            /* its upper left corner on the canvas, pixels */
+    uint32_t tile_count;                  /* global view included */
+    uint32_t kept_x, kept_y;              /* un-padded part of the stitched token map, tokens */
+    uint32_t kept_columns, kept_rows;
+    uint32_t pooled_columns, pooled_rows; /* after max_vision_token: of the kept map, or of every tile when unpad is 0 */
+    uint32_t siglip_tokens;               /* of the whole picture, global view included */
+    uint32_t fetch_width, fetch_height;   /* after the first Eagle resize, pixels; 0 without Eagle */
+    uint32_t eagle_width, eagle_height;   /* after the second, pixels */
+    uint32_t eagle_patches;               /* 14 x 14 patches */
+    uint32_t eagle_tokens;                /* patches / 4 */
+} v2e_geometry;
+
+/* Fails with V2E_ERROR_INPUT for a side of 0 and, with Eagle, for an aspect ratio above 200. */
+V2E_API v2e_status v2e_plan_picture(uint32_t width, uint32_t height, const v2e_geometry_options *options,
+                                    v2e_geometry *geometry);
+
+/* ---------------------------------------------------------------- pixels */
+
+/* Bicubic resize, equal to Pillow's Image.resize(..., BICUBIC) bit for bit.
+ * source: (height, width, 3); destination: (new_height, new_width, 3). */
+V2E_API v2e_status v2e_resize(const uint8_t *source, uint32_t width, uint32_t height, uint8_t *destination,
+                              uint32_t new_width, uint32_t new_height);
+
+/* SigLIP input: tiles (tile_count, 3, tile_size, tile_size) float32 in [-1, 1]; global view first, then row-major. */
+V2E_API v2e_status v2e_make_tiles(const uint8_t *picture, const v2e_geometry *geometry,
+                                  const v2e_geometry_options *options, float *tiles);
+
+/* Eagle input: patches (eagle_patches, 3 * 14 * 14) float32, normalised, in 2 x 2 block order;
+ * positions (eagle_patches, 2) int64: row, column. The two equal temporal slices are given once. */
+V2E_API v2e_status v2e_make_patches(const uint8_t *picture, const v2e_geometry *geometry,
+                                    const v2e_geometry_options *options, float *patches, int64_t *positions);
+
+/* Projected tile tokens (tile_count, tokens_per_side^2, channels) to the picture's SigLIP tokens
+ * (siglip_tokens, channels): global view, then the stitched, un-padded and pooled tiles. */
+V2E_API v2e_status v2e_stitch_tiles(const float *tile_tokens, const v2e_geometry *geometry,
+                                    const v2e_geometry_options *options, uint32_t channels, float *tokens);
+
+/* ---------------------------------------------------------------- events */
+
+typedef enum v2e_event_kind {
+    V2E_EVENT_PREFILL = 1, /* done of total positions are in the KV cache */
+    V2E_EVENT_TOKEN = 2    /* a token was chosen; done counts the new tokens */
+} v2e_event_kind;
+
+typedef struct v2e_event {
+    size_t struct_size;
+    v2e_event_kind kind;
+    uint64_t done;
+    uint64_t total;
+    int32_t token;     /* V2E_EVENT_TOKEN only */
+    double elapsed_ms; /* since the call began */
+} v2e_event;
+
+/* Return 0 to go on; anything else cancels the call. */
+typedef int (*v2e_event_callback)(const v2e_event *event, void *user_data);
+
+/* ---------------------------------------------------------------- model */
+
+typedef enum v2e_isa {
+    V2E_ISA_AUTO = 0,
+    V2E_ISA_PORTABLE = 1,
+    V2E_ISA_AVX2 = 2,        /* AVX2, FMA, F16C */
+    V2E_ISA_AVX512_VNNI = 3, /* AVX-512 F, BW, VL and VNNI */
+    V2E_ISA_NEON = 4         /* NEON with dot product */
+} v2e_isa;
+
+typedef enum v2e_activations {
+    V2E_ACTIVATIONS_INT8 = 0, /* activations of quantised matrices in int8, scaled by token and group */
+    V2E_ACTIVATIONS_INT16 = 1 /* in two int8 planes: about 100 times finer, twice the arithmetic */
+} v2e_activations;
+
+typedef struct v2e_model_options {
+    size_t struct_size;
+    uint32_t threads;     /* 0: as many as the process may run on */
+    uint32_t isa;         /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
+    uint32_t activations; /* v2e_activations */
+} v2e_model_options;
+
+typedef struct v2e_model_description {
+    size_t struct_size;
+    uint32_t hidden_size;
+    uint32_t intermediate_size;
+    uint32_t layers;
+    uint32_t heads;
+    uint32_t kv_heads;
+    uint32_t head_size;
+    uint32_t vocabulary_size;
+    uint32_t max_context;   /* positions the model was trained for */
+    uint32_t threads;
+    uint32_t isa;           /* v2e_isa, the one in use */
+    uint64_t weight_bytes;  /* read for one decoded token: layers, norms and lm_head */
+    uint64_t mapped_bytes;  /* of the files mapped from disk */
+} v2e_model_description;
+
+typedef struct v2e_model v2e_model;
+
+/* decoder_directory holds decoder.safetensors and embeddings.safetensors (docs/bundle.md), UTF-8.
+ * Both are mapped, not read. */
+V2E_API v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options *options, v2e_model **model);
+V2E_API v2e_status v2e_model_describe(const v2e_model *model, v2e_model_description *description);
+/* Rows of the embedding table as float32: embeddings (count, hidden_size). */
+V2E_API v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens, size_t count, float *embeddings);
+/* Every session of the model must be closed before. NULL is allowed. */
+V2E_API void v2e_model_close(v2e_model *model);
+
+/* Name of a v2e_isa: "portable", "avx2", "avx512-vnni", "neon". */
+V2E_API const char *v2e_isa_name(uint32_t isa);
+/* 1 when this machine can run the instruction set, else 0. */
+V2E_API int v2e_isa_available(uint32_t isa);
+
+/* ---------------------------------------------------------------- session */
+
+typedef enum v2e_kv_precision {
+    V2E_KV_AUTO = 0, /* fp32 for a decoder in fp32, else fp16 */
+    V2E_KV_FP16 = 1,
+    V2E_KV_FP32 = 2
+} v2e_kv_precision;
+
+typedef struct v2e_session_options {
+    size_t struct_size;
+    uint32_t context_length; /* positions; 0: the model's max_context. Memory grows with use. */
+    uint32_t kv_precision;   /* v2e_kv_precision */
+    uint32_t prefill_chunk;  /* positions computed together; 0: 256. Does not change the result. */
+} v2e_session_options;
+
+typedef struct v2e_segment {
+    const int32_t *tokens;   /* count token ids, or NULL */
+    const float *embeddings; /* (count, hidden_size), or NULL */
+    size_t count;
+} v2e_segment;
+
+typedef struct v2e_generate_options {
+    size_t struct_size;
+    uint32_t max_new_tokens;  /* 0: until a stop token or the end of the context */
+    float temperature;        /* 0: greedy */
+    uint32_t top_k;           /* 0: off */
+    float top_p;              /* 0 or 1: off */
+    float min_p;              /* 0: off */
+    float repetition_penalty; /* 0 or 1: off; over the session's token ids, prompt and answers */
+    uint64_t seed;
+    const int32_t *stop_tokens;
+    size_t stop_token_count;
+} v2e_generate_options;
+
+typedef enum v2e_stop_reason {
+    V2E_STOP_TOKEN = 1,  /* a stop token; it is neither reported nor put into the KV cache */
+    V2E_STOP_LENGTH = 2, /* max_new_tokens */
+    V2E_STOP_CONTEXT = 3 /* the context is full */
+} v2e_stop_reason;
+
+typedef struct v2e_session v2e_session;
+
+V2E_API v2e_status v2e_session_open(const v2e_model *model, const v2e_session_options *options, v2e_session **session);
+V2E_API void v2e_session_close(v2e_session *session);
+
+/* Appends segments to the session. Keeps the logits of the last logit_rows positions (0: only the very last are
+ * needed for generate and are always kept). On failure or cancellation the session is as it was before the call. */
+V2E_API v2e_status v2e_session_prefill(v2e_session *session, const v2e_segment *segments, size_t segment_count,
+                                       size_t logit_rows, v2e_event_callback callback, void *user_data);
+
+/* The last `rows` rows of logits kept by the last prefill or decode step: logits (rows, vocabulary_size). */
+V2E_API v2e_status v2e_session_logits(const v2e_session *session, size_t rows, float *logits);
+
+/* Chooses tokens from the kept logits, reports each as an event and decodes it. Every reported token is in the
+ * KV cache when the call returns, cancelled or not. */
+V2E_API v2e_status v2e_session_generate(v2e_session *session, const v2e_generate_options *options,
+                                        v2e_event_callback callback, void *user_data, v2e_stop_reason *reason);
+
+/* Positions in the KV cache. */
+V2E_API size_t v2e_session_length(const v2e_session *session);
+/* Bytes that the KV cache holds now. */
+V2E_API uint64_t v2e_session_kv_bytes(const v2e_session *session);
+/* Forgets all positions from `length` on. The kept logits are gone: prefill at least one position before generate. */
+V2E_API v2e_status v2e_session_truncate(v2e_session *session, size_t length);
+
+/* Stops the running call, or else the next one, with V2E_ERROR_CANCELLED, within one layer of one prefill chunk or
+ * one token. Stays in force until v2e_session_resume. */
+V2E_API void v2e_session_cancel(v2e_session *session);
+V2E_API void v2e_session_resume(v2e_session *session);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VALLEY2_H */

@@ -1,0 +1,131 @@
+// The functions of valley2.h about models and sessions.
+#include "decoder.hpp"
+#include "error.hpp"
+#include "session.hpp"
+#include "valley2.h"
+
+#include <algorithm>
+#include <cstring>
+
+struct v2e_model {
+    v2e::Decoder decoder;
+};
+
+struct v2e_session {
+    v2e::Session session;
+};
+
+namespace v2e {
+namespace {
+
+template <class Pointer>
+void require(Pointer pointer, const char *name) {
+    if (pointer == nullptr)
+        fail(V2E_ERROR_INPUT, "%s is NULL.", name);
+}
+
+} // namespace
+} // namespace v2e
+
+using namespace v2e;
+
+v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options *options, v2e_model **model) {
+    return guard([&] {
+        require(decoder_directory, "decoder_directory");
+        require(model, "model");
+        *model = nullptr;
+        *model = new v2e_model{Decoder(decoder_directory, read_options(options))};
+    });
+}
+
+v2e_status v2e_model_describe(const v2e_model *model, v2e_model_description *description) {
+    return guard([&] {
+        require(model, "model");
+        require(description, "description");
+        const size_t size = std::min(description->struct_size, sizeof *description);
+        if (size < sizeof description->struct_size)
+            fail(V2E_ERROR_INPUT, "description.struct_size is not set.");
+        v2e_model_description full = model->decoder.describe();
+        full.struct_size = description->struct_size;
+        std::memcpy(description, &full, size);
+    });
+}
+
+v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens, size_t count, float *embeddings) {
+    return guard([&] {
+        require(model, "model");
+        if (count == 0)
+            return;
+        require(tokens, "tokens");
+        require(embeddings, "embeddings");
+        model->decoder.check_tokens(tokens, count);
+        model->decoder.embed(tokens, count, embeddings);
+    });
+}
+
+void v2e_model_close(v2e_model *model) {
+    delete model;
+}
+
+v2e_status v2e_session_open(const v2e_model *model, const v2e_session_options *options, v2e_session **session) {
+    return guard([&] {
+        require(model, "model");
+        require(session, "session");
+        *session = nullptr;
+        *session = new v2e_session{Session(model->decoder, read_options(options))};
+    });
+}
+
+void v2e_session_close(v2e_session *session) {
+    delete session;
+}
+
+v2e_status v2e_session_prefill(v2e_session *session, const v2e_segment *segments, size_t segment_count,
+                               size_t logit_rows, v2e_event_callback callback, void *user_data) {
+    return guard([&] {
+        require(session, "session");
+        session->session.prefill(segments, segment_count, logit_rows, {callback, user_data});
+    });
+}
+
+v2e_status v2e_session_logits(const v2e_session *session, size_t rows, float *logits) {
+    return guard([&] {
+        require(session, "session");
+        require(logits, "logits");
+        session->session.logits(rows, logits);
+    });
+}
+
+v2e_status v2e_session_generate(v2e_session *session, const v2e_generate_options *options, v2e_event_callback callback,
+                                void *user_data, v2e_stop_reason *reason) {
+    return guard([&] {
+        require(session, "session");
+        require(reason, "reason");
+        *reason = session->session.generate(read_options(options), {callback, user_data});
+    });
+}
+
+size_t v2e_session_length(const v2e_session *session) {
+    return session == nullptr ? 0 : session->session.length();
+}
+
+uint64_t v2e_session_kv_bytes(const v2e_session *session) {
+    return session == nullptr ? 0 : session->session.kv_bytes();
+}
+
+v2e_status v2e_session_truncate(v2e_session *session, size_t length) {
+    return guard([&] {
+        require(session, "session");
+        session->session.truncate(length);
+    });
+}
+
+void v2e_session_cancel(v2e_session *session) {
+    if (session != nullptr)
+        session->session.cancel();
+}
+
+void v2e_session_resume(v2e_session *session) {
+    if (session != nullptr)
+        session->session.resume();
+}

@@ -1,0 +1,261 @@
+#include "forward.hpp"
+
+#include "error.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+namespace v2e {
+namespace {
+
+constexpr size_t PARALLEL_FLOATS = 1 << 15;   // fewer are done before the other threads are awake
+constexpr size_t PARALLEL_PRODUCTS = 1 << 17; // of attention, likewise
+
+// Runs body(row) for every row; in parallel where `floats` a row make that worth while.
+template <class Body>
+void for_rows(ThreadPool &pool, size_t count, size_t floats, Body &&body) {
+    if (count < 2 || count * floats < PARALLEL_FLOATS) {
+        for (size_t row = 0; row < count; ++row)
+            body(row);
+        return;
+    }
+    const size_t tasks = std::min<size_t>(count, 4 * pool.threads());
+    pool.run(tasks, [&](size_t task) {
+        for (size_t row = count * task / tasks; row < count * (task + 1) / tasks; ++row)
+            body(row);
+    });
+}
+
+// A NaN or an infinity, noticed on any thread.
+class NumericCheck {
+  public:
+    void note(bool finite) {
+        if (!finite)
+            failed_.store(true, std::memory_order_relaxed);
+    }
+    void require(const std::string &stage) const {
+        if (failed_.load(std::memory_order_relaxed))
+            fail(V2E_ERROR_NUMERIC, "The decoder computed a NaN or an infinity in %s.", stage.c_str());
+    }
+
+  private:
+    std::atomic<bool> failed_{false};
+};
+
+std::string in_layer(const char *stage, size_t layer) {
+    return std::string("the ") + stage + " of layer " + std::to_string(layer);
+}
+
+// The chunk on its way through the layers. Rows before `first` are no longer needed: in the last layer only the keys
+// and values of most positions matter.
+class Chunk {
+  public:
+    Chunk(const Decoder &decoder, KvCache &cache, ForwardScratch &scratch, const ForwardCall &call)
+        : decoder_(decoder), config_(decoder.config()), kernels_(decoder.elementwise()), cache_(cache),
+          scratch_(scratch), call_(call) {}
+
+    void run() {
+        make_rotation();
+        for (size_t layer = 0; layer < config_.layers; ++layer) {
+            if (call_.cancelled != nullptr && call_.cancelled->load(std::memory_order_relaxed))
+                fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
+            project_qkv(layer);
+            if (layer + 1 == config_.layers)
+                first_ = call_.count - call_.logit_rows;
+            if (first_ == call_.count)
+                return;
+            attend(layer);
+            run_mlp(layer);
+        }
+        compute_logits();
+    }
+
+  private:
+    size_t rows() const { return call_.count - first_; }
+    float *hidden(size_t row) { return scratch_.hidden.data() + row * config_.hidden_size; }
+    float *normed(size_t row) { return scratch_.normed.data() + row * config_.hidden_size; }
+    float *qkv(size_t row) { return scratch_.qkv.data() + row * config_.qkv_size(); }
+
+    void make_rotation();
+    void normalise(const float *weight, const std::string &input_stage, const std::string &norm_stage);
+    void project_qkv(size_t layer);
+    void store_rows(size_t layer);
+    void attend(size_t layer);
+    void attend_heads(size_t layer);
+    void run_mlp(size_t layer);
+    void add_to_residual();
+    void compute_logits();
+
+    const Decoder &decoder_;
+    const DecoderConfig &config_;
+    const ElementwiseKernels &kernels_;
+    KvCache &cache_;
+    ForwardScratch &scratch_;
+    const ForwardCall &call_;
+    size_t first_ = 0;
+};
+
+// Angles in float32, as transformers has them; their cosine and sine rounded to float32.
+void Chunk::make_rotation() {
+    const std::vector<float> &frequencies = decoder_.inverse_frequencies();
+    const size_t half = frequencies.size();
+    for_rows(decoder_.pool(), call_.count, half * 32, [&](size_t row) {
+        const auto position = static_cast<float>(call_.position + row);
+        for (size_t k = 0; k < half; ++k) {
+            const auto angle = static_cast<double>(position * frequencies[k]);
+            scratch_.cosine[row * half + k] = static_cast<float>(std::cos(angle));
+            scratch_.sine[row * half + k] = static_cast<float>(std::sin(angle));
+        }
+    });
+}
+
+// RMSNorm after Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", of hidden into normed.
+void Chunk::normalise(const float *weight, const std::string &input_stage, const std::string &norm_stage) {
+    NumericCheck input, output;
+    for_rows(decoder_.pool(), rows(), config_.hidden_size, [&](size_t index) {
+        const size_t row = first_ + index;
+        const float sum = kernels_.square_sum(hidden(row), config_.hidden_size);
+        input.note(std::isfinite(sum));
+        const double mean = static_cast<double>(sum) / static_cast<double>(config_.hidden_size);
+        const auto factor = static_cast<float>(1.0 / std::sqrt(mean + config_.rms_norm_eps));
+        output.note(kernels_.scale(hidden(row), factor, weight, normed(row), config_.hidden_size));
+    });
+    input.require(input_stage);
+    output.require(norm_stage);
+}
+
+void Chunk::project_qkv(size_t layer) {
+    const DecoderLayer &weights = decoder_.layers()[layer];
+    normalise(weights.input_norm, layer == 0 ? "the input embeddings" : in_layer("MLP", layer - 1),
+              in_layer("input norm", layer));
+    decoder_.linear().apply(weights.qkv, normed(0), call_.count, config_.hidden_size, qkv(0), config_.qkv_size(),
+                            scratch_.linear);
+    store_rows(layer);
+}
+
+// Rotates queries and keys and puts keys and values into the cache.
+void Chunk::store_rows(size_t layer) {
+    const size_t head_size = config_.head_size, half = head_size / 2;
+    NumericCheck check;
+    for_rows(decoder_.pool(), call_.count, 2 * config_.qkv_size(), [&](size_t row) {
+        check.note(kernels_.is_finite(qkv(row), config_.qkv_size()));
+        kernels_.rotate(qkv(row), config_.heads + config_.kv_heads, head_size, scratch_.cosine.data() + row * half,
+                        scratch_.sine.data() + row * half);
+        const float *keys = qkv(row) + config_.query_size(); // (kv_heads, head_size), values behind
+        const float *values = keys + config_.kv_size();
+        for (size_t head = 0; head < config_.kv_heads; ++head) {
+            const size_t position = call_.position + row;
+            kernels_.store_key(keys + head * head_size, head_size, cache_.key(layer, head, position), cache_.half());
+            kernels_.store_value(values + head * head_size, head_size, cache_.value(layer, head, position),
+                                 cache_.half());
+        }
+    });
+    check.require(in_layer("query, key and value projection", layer));
+}
+
+void Chunk::attend(size_t layer) {
+    attend_heads(layer);
+    decoder_.linear().apply(decoder_.layers()[layer].output, scratch_.attended.data() + first_ * config_.query_size(),
+                            rows(), config_.query_size(), normed(first_), config_.hidden_size, scratch_.linear);
+    add_to_residual();
+}
+
+// Splits the rows into tasks of one kv head, some of its query heads and some neighbouring positions.
+void Chunk::attend_heads(size_t layer) {
+    const size_t group = config_.heads / config_.kv_heads, threads = decoder_.pool().threads();
+    size_t heads = std::min(group, MAX_ATTENTION_ROWS);
+    size_t positions = std::max<size_t>(1, MAX_ATTENTION_ROWS / heads);
+    const size_t blocks = (rows() + positions - 1) / positions;
+    if (config_.kv_heads * blocks < threads)
+        heads = std::min(heads, (config_.heads * blocks + threads - 1) / threads);
+    const size_t parts = (group + heads - 1) / heads;
+    const size_t tasks = config_.kv_heads * parts * blocks;
+
+    NumericCheck check;
+    const auto run_task = [&](size_t index, float *scratch) {
+        const size_t block = blocks - 1 - index / (config_.kv_heads * parts); // the longest tasks first
+        const size_t kv_head = index / parts % config_.kv_heads, part = index % parts;
+        const size_t row = first_ + block * positions;
+        const size_t head = kv_head * group + part * heads;
+        AttentionTask task{};
+        task.cache = cache_.view(layer, kv_head);
+        task.queries = qkv(row) + head * config_.head_size;
+        task.query_stride = config_.qkv_size();
+        task.output = scratch_.attended.data() + row * config_.query_size() + head * config_.head_size;
+        task.output_stride = config_.query_size();
+        task.first_position = call_.position + row;
+        task.positions = std::min(positions, call_.count - row);
+        task.heads = std::min(heads, group - part * heads);
+        task.head_size = config_.head_size;
+        task.score_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_size)));
+        check.note(decoder_.attention()(task, scratch));
+    };
+
+    const size_t products = rows() * (call_.position + call_.count) * config_.query_size();
+    const size_t workers = products < PARALLEL_PRODUCTS ? 1 : std::min(threads, tasks);
+    const size_t floats = attention_scratch_floats(config_.head_size);
+    std::atomic<size_t> next{0};
+    decoder_.pool().run(workers, [&](size_t worker) {
+        for (size_t index = next.fetch_add(1); index < tasks; index = next.fetch_add(1))
+            run_task(index, scratch_.attention.data() + worker * floats);
+    });
+    check.require(in_layer("attention", layer));
+}
+
+void Chunk::run_mlp(size_t layer) {
+    const DecoderLayer &weights = decoder_.layers()[layer];
+    const size_t middle = config_.intermediate_size;
+    normalise(weights.post_attention_norm, in_layer("attention output", layer), in_layer("post-attention norm", layer));
+    float *gate_up = scratch_.gate_up.data(); // (rows, 2 * intermediate_size)
+    decoder_.linear().apply(weights.gate_up, normed(first_), rows(), config_.hidden_size, gate_up, 2 * middle,
+                            scratch_.linear);
+    NumericCheck check;
+    for_rows(decoder_.pool(), rows(), 4 * middle, [&](size_t row) {
+        float *gate = gate_up + row * 2 * middle;
+        check.note(kernels_.swiglu(gate, gate + middle, middle));
+    });
+    check.require(in_layer("MLP activation", layer));
+    decoder_.linear().apply(weights.down, gate_up, rows(), 2 * middle, normed(first_), config_.hidden_size,
+                            scratch_.linear);
+    add_to_residual();
+}
+
+void Chunk::add_to_residual() {
+    for_rows(decoder_.pool(), rows(), config_.hidden_size,
+             [&](size_t index) { kernels_.add(hidden(first_ + index), normed(first_ + index), config_.hidden_size); });
+}
+
+void Chunk::compute_logits() {
+    normalise(decoder_.norm(), in_layer("MLP", config_.layers - 1), "the final norm");
+    decoder_.linear().apply(decoder_.head(), normed(first_), rows(), config_.hidden_size, call_.logits,
+                            config_.vocabulary_size, scratch_.linear);
+    NumericCheck check;
+    for_rows(decoder_.pool(), rows(), config_.vocabulary_size, [&](size_t index) {
+        check.note(kernels_.is_finite(call_.logits + index * config_.vocabulary_size, config_.vocabulary_size));
+    });
+    check.require("the logits");
+}
+
+} // namespace
+
+void ForwardScratch::reserve(const Decoder &decoder, size_t row_count) {
+    if (row_count <= rows)
+        return;
+    const DecoderConfig &config = decoder.config();
+    hidden.reserve(row_count * config.hidden_size);
+    normed.reserve(row_count * config.hidden_size);
+    qkv.reserve(row_count * config.qkv_size());
+    attended.reserve(row_count * config.query_size());
+    gate_up.reserve(row_count * 2 * config.intermediate_size);
+    cosine.reserve(row_count * config.head_size / 2);
+    sine.reserve(row_count * config.head_size / 2);
+    attention.reserve(decoder.pool().threads() * attention_scratch_floats(config.head_size));
+    rows = row_count;
+}
+
+void forward(const Decoder &decoder, KvCache &cache, ForwardScratch &scratch, const ForwardCall &call) {
+    Chunk(decoder, cache, scratch, call).run();
+}
+
+} // namespace v2e

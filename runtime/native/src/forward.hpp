@@ -1,0 +1,41 @@
+// One chunk of positions through the decoder.
+#pragma once
+
+#include "decoder.hpp"
+#include "kv_cache.hpp"
+#include "platform.hpp"
+
+#include <atomic>
+#include <cstddef>
+
+namespace v2e {
+
+// The activations of one chunk. Belongs to a session and is allocated for its largest chunk.
+struct ForwardScratch {
+    size_t rows = 0;
+    AlignedBuffer<float> hidden;    // (rows, hidden_size): the residual stream
+    AlignedBuffer<float> normed;    // (rows, hidden_size): after a norm; then what a block adds to the residual
+    AlignedBuffer<float> qkv;       // (rows, qkv_size)
+    AlignedBuffer<float> attended;  // (rows, query_size)
+    AlignedBuffer<float> gate_up;   // (rows, 2 * intermediate_size)
+    AlignedBuffer<float> cosine;    // (rows, head_size / 2)
+    AlignedBuffer<float> sine;      // (rows, head_size / 2)
+    AlignedBuffer<float> attention; // (threads, attention_scratch_floats)
+    LinearScratch linear;
+
+    void reserve(const Decoder &decoder, size_t row_count);
+};
+
+struct ForwardCall {
+    size_t position;                    // of the chunk's first row, in the session
+    size_t count;                       // rows of scratch.hidden that hold embeddings
+    size_t logit_rows;                  // of the chunk's end; 0 to count
+    float *logits;                      // (logit_rows, vocabulary_size)
+    const std::atomic<bool> *cancelled; // looked at in every layer; may be null
+};
+
+// Puts the chunk's keys and values into the cache, which has room for them, and computes the logits. The bits of a row
+// do not depend on the chunk that it is in. Fails with V2E_ERROR_CANCELLED and V2E_ERROR_NUMERIC.
+void forward(const Decoder &decoder, KvCache &cache, ForwardScratch &scratch, const ForwardCall &call);
+
+} // namespace v2e

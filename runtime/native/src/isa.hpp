@@ -1,0 +1,15 @@
+// Instruction sets: what this machine has, found out at run time.
+#pragma once
+
+#include "valley2.h"
+
+namespace v2e {
+
+// Whether both this build and this machine have it. V2E_ISA_AUTO and unknown values: false.
+bool isa_available(v2e_isa isa);
+// The fastest available one.
+v2e_isa best_isa();
+// "portable", "avx2", "avx512-vnni", "neon"; "auto" for V2E_ISA_AUTO; "unknown" otherwise.
+const char *isa_name(v2e_isa isa);
+
+} // namespace v2e

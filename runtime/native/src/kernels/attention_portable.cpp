@@ -1,0 +1,3 @@
+#include "kernels/simd_portable.hpp"
+
+#include "kernels/attention_impl.hpp"

@@ -1,0 +1,176 @@
+// Matrix products with AVX2, FMA and F16C.
+#include "kernels/linear_impl.hpp"
+
+#if defined(__x86_64__) || defined(_M_X64)
+
+#include <immintrin.h>
+
+namespace v2e {
+namespace {
+
+struct Avx2 {
+    static constexpr size_t LANES = 8;
+    static constexpr int ROWS = 5; // 5 x 2 sums, 2 weights, an activation and temporaries fit into 16 registers
+    static constexpr bool SIGNED_INT8 = true;
+    template <int R> static constexpr size_t vectors() { return R == 1 ? 4 : 2; }
+
+    using Int = __m256i;
+    using Float = __m256;
+
+    static Int set_int(int32_t value) { return _mm256_set1_epi32(value); }
+    static Int load_bytes(const uint8_t *bytes) {
+        return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(bytes)));
+    }
+    static Int add_int(Int a, Int b) { return _mm256_add_epi32(a, b); }
+    static Int subtract_int(Int a, Int b) { return _mm256_sub_epi32(a, b); }
+    static Int multiply_int(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
+    static Int max_int(Int a, Int b) { return _mm256_max_epi32(a, b); }
+    static Int shift_left_7(Int a) { return _mm256_slli_epi32(a, 7); }
+    static Int shift_right_7(Int a) { return _mm256_srai_epi32(a, 7); }
+    static int32_t reduce_max(Int a) {
+        __m128i half = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+        half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+        return _mm_cvtsi128_si32(half);
+    }
+    static int32_t reduce_add(Int a) {
+        __m128i half = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+        half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+        return _mm_cvtsi128_si32(half);
+    }
+    static void store_int8(int8_t *target, Int a) {
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i *>(target), _mm_packs_epi16(words, words));
+    }
+
+    static Float load(const float *source) { return _mm256_loadu_ps(source); }
+    static Float load_half(const uint16_t *source) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(source)));
+    }
+    static void store(float *target, Float a) { _mm256_storeu_ps(target, a); }
+    static Float broadcast(float value) { return _mm256_set1_ps(value); }
+    static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
+    static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+    static Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
+    static Int magnitude_bits(Float a) {
+        return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffffff));
+    }
+    static Int round(Float a) { return _mm256_cvtps_epi32(a); }
+    static void prefetch(const void *address) {
+        _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0);
+    }
+
+    static Int load_weights(const uint8_t *source) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(source));
+    }
+    static Int broadcast_quad(const int8_t *source) {
+        int32_t quad;
+        std::memcpy(&quad, source, sizeof quad);
+        return _mm256_set1_epi32(quad);
+    }
+
+    template <Source S, size_t R, size_t C>
+    static void dot(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride,
+                    size_t columns) {
+        for (size_t k = 0; k < columns; k += STEP) {
+            if constexpr (S == Source::int4_packed)
+                dot_packed(sums, weight + k * PANEL / 2, activations + k, stride);
+            else if constexpr (S == Source::int4_unpacked)
+                dot_int4(sums, weight + k * PANEL, activations + k, stride);
+            else
+                dot_int8(sums, weight + k * PANEL, activations + k, stride);
+        }
+    }
+
+    // 32 columns of int4: eight sums of two products, each at most 2 * 15 * 127, stay below 2^15, so that they can be
+    // added in 16 bits.
+    template <size_t R, size_t C>
+    static void widen(Int (&sums)[R][C], const Int (&words)[R][C]) {
+        const Int ones = _mm256_set1_epi16(1);
+        for (size_t r = 0; r < R; ++r)
+            for (size_t c = 0; c < C; ++c)
+                sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(words[r][c], ones));
+    }
+
+    template <size_t R, size_t C>
+    static void dot_packed(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
+        const Int mask = _mm256_set1_epi8(15);
+        Int words[R][C] = {};
+        for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4)
+            for (size_t c = 0; c < C; ++c) {
+                if (c % 2 == 0) // a cache line
+                    prefetch(weight + c * 32 + PREFETCH_BYTES);
+                const Int packed = load_weights(weight + c * 32);
+                const Int lower = _mm256_and_si256(packed, mask);
+                const Int upper = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
+                for (size_t r = 0; r < R; ++r) {
+                    const int8_t *a = activations + r * stride + k;
+                    const Int low_products = _mm256_maddubs_epi16(lower, broadcast_quad(a));
+                    const Int high_products = _mm256_maddubs_epi16(upper, broadcast_quad(a + 4));
+                    words[r][c] = _mm256_add_epi16(words[r][c], _mm256_add_epi16(low_products, high_products));
+                }
+            }
+        widen(sums, words);
+    }
+
+    template <size_t R, size_t C>
+    static void dot_int4(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
+        Int words[R][C] = {};
+        for (size_t k = 0; k < STEP; k += 4, weight += PANEL * 4) {
+            Int weights[C];
+            for (size_t c = 0; c < C; ++c)
+                weights[c] = load_weights(weight + c * 32);
+            for (size_t r = 0; r < R; ++r) {
+                const Int quad = broadcast_quad(activations + r * stride + k);
+                for (size_t c = 0; c < C; ++c)
+                    words[r][c] = _mm256_add_epi16(words[r][c], _mm256_maddubs_epi16(weights[c], quad));
+            }
+        }
+        widen(sums, words);
+    }
+
+    // maddubs wants one unsigned side: the weight's sign moves to the activation. 2 * 127 * 127 stays below 2^15.
+    template <size_t R, size_t C>
+    static void dot_int8(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
+        const Int ones = _mm256_set1_epi16(1);
+        const Int offset = _mm256_set1_epi8(-128);
+        for (size_t k = 0; k < STEP; k += 4, weight += PANEL * 4) {
+            Int weights[C], magnitudes[C];
+            for (size_t c = 0; c < C; ++c) {
+                if constexpr (R == 1)
+                    if (c % 2 == 0)
+                        prefetch(weight + c * 32 + PREFETCH_BYTES);
+                weights[c] = _mm256_xor_si256(load_weights(weight + c * 32), offset);
+                magnitudes[c] = _mm256_abs_epi8(weights[c]);
+            }
+            for (size_t r = 0; r < R; ++r) {
+                const Int quad = broadcast_quad(activations + r * stride + k);
+                for (size_t c = 0; c < C; ++c) {
+                    const Int words = _mm256_maddubs_epi16(magnitudes[c], _mm256_sign_epi8(quad, weights[c]));
+                    sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(words, ones));
+                }
+            }
+        }
+    }
+
+    static constexpr size_t STEP = 32; // columns
+    static constexpr size_t PREFETCH_BYTES = 4096;
+};
+
+} // namespace
+
+const LinearKernels *linear_kernels_avx2() {
+    static constexpr LinearKernels kernels = make_linear_kernels<Avx2>();
+    return &kernels;
+}
+
+} // namespace v2e
+
+#else
+
+const v2e::LinearKernels *v2e::linear_kernels_avx2() {
+    return nullptr;
+}
+
+#endif

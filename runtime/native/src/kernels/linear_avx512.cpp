@@ -1,0 +1,134 @@
+// Matrix products with AVX-512 and its int8 dot product (VNNI).
+#include "kernels/linear_impl.hpp"
+
+#if defined(__x86_64__) || defined(_M_X64)
+
+#include <immintrin.h>
+
+namespace v2e {
+namespace {
+
+struct Avx512 {
+    static constexpr size_t LANES = 16;
+    static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
+    static constexpr bool SIGNED_INT8 = false;
+    template <int R> static constexpr size_t vectors() { return 4; }
+
+    using Int = __m512i;
+    using Float = __m512;
+
+    static Int set_int(int32_t value) { return _mm512_set1_epi32(value); }
+    static Int load_bytes(const uint8_t *bytes) {
+        return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(bytes)));
+    }
+    static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
+    static Int subtract_int(Int a, Int b) { return _mm512_sub_epi32(a, b); }
+    static Int multiply_int(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
+    static Int max_int(Int a, Int b) { return _mm512_max_epi32(a, b); }
+    static Int shift_left_7(Int a) { return _mm512_slli_epi32(a, 7); }
+    static Int shift_right_7(Int a) { return _mm512_srai_epi32(a, 7); }
+    static int32_t reduce_max(Int a) { return _mm512_reduce_max_epi32(a); }
+    static int32_t reduce_add(Int a) { return _mm512_reduce_add_epi32(a); }
+    static void store_int8(int8_t *target, Int a) {
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(target), _mm512_cvtepi32_epi8(a));
+    }
+
+    static Float load(const float *source) { return _mm512_loadu_ps(source); }
+    static Float load_half(const uint16_t *source) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(source)));
+    }
+    static void store(float *target, Float a) { _mm512_storeu_ps(target, a); }
+    static Float broadcast(float value) { return _mm512_set1_ps(value); }
+    static Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
+    static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+    static Float to_float(Int a) { return _mm512_cvtepi32_ps(a); }
+    static Int magnitude_bits(Float a) {
+        return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff));
+    }
+    static Int round(Float a) { return _mm512_cvtps_epi32(a); }
+    static void prefetch(const void *address) {
+        _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0);
+    }
+
+    // sums + 4 products of unsigned weights and signed activations in each lane.
+    static Int dot4(Int sums, Int weights, Int activations) {
+#if defined(__GNUC__)
+        // GCC 12 surrounds the intrinsic with two register moves.
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(activations));
+        return sums;
+#else
+        return _mm512_dpbusd_epi32(sums, weights, activations);
+#endif
+    }
+
+    static Int load_weights(const uint8_t *source) { return _mm512_loadu_si512(source); }
+    static Int broadcast_quad(const int8_t *source) {
+        int32_t quad;
+        std::memcpy(&quad, source, sizeof quad);
+        return _mm512_set1_epi32(quad);
+    }
+
+    template <Source S, size_t R>
+    static void dot(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
+                    size_t columns) {
+        if constexpr (S == Source::int4_packed)
+            dot_packed(sums, weight, activations, stride, columns);
+        else
+            dot_bytes(sums, weight, activations, stride, columns);
+    }
+
+    template <size_t R>
+    static void dot_bytes(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
+                          size_t columns) {
+        for (size_t k = 0; k < columns; k += 4, weight += PANEL * 4) {
+            Int weights[4];
+            for (size_t c = 0; c < 4; ++c) {
+                if constexpr (R == 1)
+                    prefetch(weight + c * 64 + PREFETCH_BYTES);
+                weights[c] = load_weights(weight + c * 64);
+            }
+            for (size_t r = 0; r < R; ++r) {
+                const Int quad = broadcast_quad(activations + r * stride + k);
+                for (size_t c = 0; c < 4; ++c)
+                    sums[r][c] = dot4(sums[r][c], weights[c], quad);
+            }
+        }
+    }
+
+    template <size_t R>
+    static void dot_packed(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
+                           size_t columns) {
+        const Int mask = _mm512_set1_epi8(15);
+        for (size_t k = 0; k < columns; k += 8, weight += PANEL * 4)
+            for (size_t c = 0; c < 4; ++c) {
+                prefetch(weight + c * 64 + PREFETCH_BYTES);
+                const Int packed = load_weights(weight + c * 64);
+                const Int lower = _mm512_and_si512(packed, mask);
+                const Int upper = _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask);
+                for (size_t r = 0; r < R; ++r) {
+                    const int8_t *a = activations + r * stride + k;
+                    sums[r][c] = dot4(sums[r][c], lower, broadcast_quad(a));
+                    sums[r][c] = dot4(sums[r][c], upper, broadcast_quad(a + 4));
+                }
+            }
+    }
+
+    static constexpr size_t PREFETCH_BYTES = 4096;
+};
+
+} // namespace
+
+const LinearKernels *linear_kernels_avx512() {
+    static constexpr LinearKernels kernels = make_linear_kernels<Avx512>();
+    return &kernels;
+}
+
+} // namespace v2e
+
+#else
+
+const v2e::LinearKernels *v2e::linear_kernels_avx512() {
+    return nullptr;
+}
+
+#endif

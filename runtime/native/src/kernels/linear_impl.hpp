@@ -1,0 +1,309 @@
+// Loops around the inner products, shared by all instruction sets. Included once by each linear_<isa>.cpp, which passes
+// its vector operations as the type Isa:
+//   LANES                 int32 or float values in a vector
+//   ROWS                  most input rows in one register tile
+//   vectors<R>()          vectors of weight rows in a tile of R input rows
+//   SIGNED_INT8           int8 weights are read as q and not as q + 128
+//   dot<S>(sums, w, ...)  adds the products of one group of columns to int32 sums
+// and elementary operations on Float and Int vectors.
+//
+// Everything is in an unnamed namespace: these files are compiled for different processors, and the linker must not
+// merge their functions.
+#pragma once
+
+#include "kernels/linear_kernels.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace v2e {
+namespace {
+
+// How the weights of a group lie in front of the inner product.
+enum class Source {
+    int4_packed,   // as in the file
+    int4_unpacked, // one byte each, in the layout of int8
+    int8           // as in the file: q + 128
+};
+
+// Below this magnitude a group counts as zero: the reciprocal of its scale would overflow.
+constexpr float SMALLEST_MAGNITUDE = 1e-30f;
+constexpr float INT8_LIMIT = 127.0f;
+constexpr float INT16_LIMIT = 127.0f * 128.0f;
+constexpr int32_t INFINITY_BITS = 0x7f800000;
+
+// Columns of a panel that pass through the first-level cache together: 32 KiB of weights.
+constexpr size_t INTEGER_BLOCK = 512;
+constexpr size_t FLOAT_BLOCK = 128;
+
+inline float scalar_from_bits(int32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// (columns,) of one row. A group with a NaN or an infinity gets that as its scale and zeros as its integers, so that
+// the product is not finite either.
+template <class Isa>
+void quantize_row(const float *row, size_t columns, size_t group_size, int8_t *high, int8_t *low, float *scales,
+                  int32_t *sums) {
+    using Int = typename Isa::Int;
+    const float limit = high != nullptr ? INT16_LIMIT : INT8_LIMIT;
+    for (size_t begin = 0, group = 0; begin < columns; begin += group_size, ++group) {
+        const size_t end = begin + group_size;
+        // Bit patterns of magnitudes are ordered like the magnitudes, with NaN at the top.
+        Int largest = Isa::set_int(0);
+        for (size_t k = begin; k < end; k += Isa::LANES)
+            largest = Isa::max_int(largest, Isa::magnitude_bits(Isa::load(row + k)));
+        const int32_t largest_bits = Isa::reduce_max(largest);
+        const float magnitude = scalar_from_bits(largest_bits);
+        const bool finite = largest_bits < INFINITY_BITS;
+        if (!finite || magnitude < SMALLEST_MAGNITUDE) {
+            std::memset(low + begin, 0, group_size);
+            if (high != nullptr)
+                std::memset(high + begin, 0, group_size);
+            scales[group] = finite ? 0.0f : magnitude;
+            sums[group] = 0;
+            continue;
+        }
+        scales[group] = magnitude / limit;
+        const typename Isa::Float reciprocal = Isa::broadcast(limit / magnitude);
+        Int sum = Isa::set_int(0);
+        for (size_t k = begin; k < end; k += Isa::LANES) {
+            const Int value = Isa::round(Isa::multiply(Isa::load(row + k), reciprocal));
+            sum = Isa::add_int(sum, value);
+            if (high == nullptr) {
+                Isa::store_int8(low + k, value);
+                continue;
+            }
+            const Int upper = Isa::shift_right_7(Isa::add_int(value, Isa::set_int(64)));
+            Isa::store_int8(high + k, upper);
+            Isa::store_int8(low + k, Isa::subtract_int(value, Isa::shift_left_7(upper)));
+        }
+        sums[group] = Isa::reduce_add(sum);
+    }
+}
+
+template <class Isa> constexpr int32_t default_zero(Source source) {
+    return source != Source::int8 ? 8 : Isa::SIGNED_INT8 ? 0 : 128;
+}
+
+// Bytes of one column of a panel, times two: packed int4 has half a byte a weight.
+constexpr size_t panel_bytes(Source source, size_t columns) {
+    return source == Source::int4_packed ? columns * PANEL / 2 : columns * PANEL;
+}
+
+// What the sum of an output continues from: the earlier columns' sum, the bias or zero.
+template <class Isa>
+inline typename Isa::Float start_value(const PanelOutput &output, size_t row, size_t column, bool first) {
+    if (!first)
+        return Isa::load(output.values + row * output.stride + column);
+    return output.bias != nullptr ? Isa::load(output.bias + column) : Isa::broadcast(0.0f);
+}
+
+// products (R, C * LANES): sum over one group of (weight - zero) * activation.
+template <class Isa, Source S, bool TWO_PLANES, size_t R, size_t C>
+inline void integer_products(const IntegerPanel &panel, const IntegerRows &rows, size_t row, size_t group,
+                             size_t column, const uint8_t *weight, typename Isa::Int (&products)[R][C]) {
+    using Int = typename Isa::Int;
+    const size_t groups = panel.columns / panel.group_size;
+    const size_t offset = row * panel.columns + group * panel.group_size;
+    if constexpr (TWO_PLANES) {
+        for (size_t r = 0; r < R; ++r)
+            for (size_t c = 0; c < C; ++c)
+                products[r][c] = Isa::set_int(0);
+        Isa::template dot<S>(products, weight, rows.high + offset, panel.columns, panel.group_size);
+    }
+    // The zero point's share, -zero * sum(a).
+    for (size_t r = 0; r < R; ++r) {
+        const int32_t sum = rows.sums[(row + r) * groups + group];
+        for (size_t c = 0; c < C; ++c) {
+            const Int share = panel.zeros == nullptr
+                                  ? Isa::set_int(-default_zero<Isa>(S) * sum)
+                                  : Isa::multiply_int(Isa::load_bytes(panel.zeros + group * PANEL + column + c * Isa::LANES),
+                                                      Isa::set_int(-sum));
+            products[r][c] = TWO_PLANES ? Isa::add_int(Isa::shift_left_7(products[r][c]), share) : share;
+        }
+    }
+    Isa::template dot<S>(products, weight, rows.low + offset, panel.columns, panel.group_size);
+}
+
+// R input rows times 64 weight rows over the groups [first_group, last_group); weight: of first_group.
+template <class Isa, Source S, bool TWO_PLANES, int R>
+void integer_tile(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output, size_t row,
+                  size_t first_group, size_t last_group, const uint8_t *weight) {
+    using Int = typename Isa::Int;
+    using Float = typename Isa::Float;
+    constexpr size_t C = Isa::template vectors<R>(), LANES = Isa::LANES;
+    const size_t groups = panel.columns / panel.group_size;
+    for (size_t column = 0; column < PANEL; column += C * LANES)
+        for (size_t group = first_group; group < last_group; ++group) {
+            const uint8_t *w = weight + panel_bytes(S, (group - first_group) * panel.group_size) + column * 4;
+            Int products[R][C];
+            integer_products<Isa, S, TWO_PLANES>(panel, rows, row, group, column, w, products);
+            const uint16_t *weight_scales = panel.scales + group * PANEL + column;
+            Float scales[C];
+            for (size_t c = 0; c < C; ++c)
+                scales[c] = Isa::load_half(weight_scales + c * LANES);
+            // The sums stay in the output, which is in the cache: the products need all the registers.
+            for (size_t r = 0; r < R; ++r) {
+                const Float row_scale = Isa::broadcast(rows.scales[(row + r) * groups + group]);
+                for (size_t c = 0; c < C; ++c) {
+                    const size_t at = column + c * LANES;
+                    const Float start = start_value<Isa>(output, row + r, at, group == 0);
+                    const Float scale = Isa::multiply(scales[c], row_scale);
+                    Isa::store(output.values + (row + r) * output.stride + at,
+                               Isa::fma(Isa::to_float(products[r][c]), scale, start));
+                }
+            }
+        }
+}
+
+// The rows that are left, `count` <= R of them, in one tile of just that size.
+template <class Isa, Source S, bool TWO_PLANES, int R>
+void integer_rest(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output, size_t row,
+                  size_t first_group, size_t last_group, const uint8_t *weight) {
+    if constexpr (R > 0) {
+        if (rows.count - row == R)
+            integer_tile<Isa, S, TWO_PLANES, R>(panel, rows, output, row, first_group, last_group, weight);
+        else
+            integer_rest<Isa, S, TWO_PLANES, R - 1>(panel, rows, output, row, first_group, last_group, weight);
+    }
+}
+
+template <class Isa, Source S, bool TWO_PLANES>
+void integer_rows(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output, size_t first_group,
+                  size_t last_group, const uint8_t *weight) {
+    size_t row = 0;
+    for (; row + Isa::ROWS <= rows.count; row += Isa::ROWS)
+        integer_tile<Isa, S, TWO_PLANES, Isa::ROWS>(panel, rows, output, row, first_group, last_group, weight);
+    integer_rest<Isa, S, TWO_PLANES, Isa::ROWS - 1>(panel, rows, output, row, first_group, last_group, weight);
+}
+
+// Two columns of quads a step: byte (b, r, j) holds column 8b + j of row r below and column 8b + 4 + j above.
+inline void unpack_int4(const uint8_t *packed, size_t columns, uint8_t *unpacked) {
+    constexpr size_t STEP = PANEL * 4;
+    for (size_t k = 0; k < columns; k += 8, packed += STEP, unpacked += 2 * STEP)
+        for (size_t i = 0; i < STEP; ++i) {
+            unpacked[i] = packed[i] & 15;
+            unpacked[STEP + i] = packed[i] >> 4;
+        }
+}
+
+template <class Isa, bool TWO_PLANES>
+void multiply_planes(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output) {
+    const size_t groups = panel.columns / panel.group_size;
+    const bool int4 = panel.precision == Precision::int4;
+    if (rows.count <= Isa::ROWS) { // every weight is used once: stream
+        for (size_t group = 0; group < groups; ++group) {
+            const size_t column = group * panel.group_size;
+            if (int4)
+                integer_rows<Isa, Source::int4_packed, TWO_PLANES>(
+                    panel, rows, output, group, group + 1,
+                    panel.weight + panel_bytes(Source::int4_packed, column));
+            else
+                integer_rows<Isa, Source::int8, TWO_PLANES>(panel, rows, output, group, group + 1,
+                                                            panel.weight + panel_bytes(Source::int8, column));
+        }
+        return;
+    }
+    alignas(64) uint8_t unpacked[INTEGER_BLOCK * PANEL];
+    const size_t step = INTEGER_BLOCK / panel.group_size;
+    for (size_t group = 0; group < groups; group += step) {
+        const size_t last = group + step < groups ? group + step : groups;
+        const size_t column = group * panel.group_size;
+        if (int4) {
+            unpack_int4(panel.weight + panel_bytes(Source::int4_packed, column), (last - group) * panel.group_size,
+                        unpacked);
+            integer_rows<Isa, Source::int4_unpacked, TWO_PLANES>(panel, rows, output, group, last, unpacked);
+        } else {
+            integer_rows<Isa, Source::int8, TWO_PLANES>(panel, rows, output, group, last,
+                                                        panel.weight + panel_bytes(Source::int8, column));
+        }
+    }
+}
+
+template <class Isa>
+void multiply_integer(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output) {
+    if (rows.high != nullptr)
+        multiply_planes<Isa, true>(panel, rows, output);
+    else
+        multiply_planes<Isa, false>(panel, rows, output);
+}
+
+template <class Isa> typename Isa::Float load_weight(const float *weight) {
+    return Isa::load(weight);
+}
+
+template <class Isa> typename Isa::Float load_weight(const uint16_t *weight) {
+    return Isa::load_half(weight);
+}
+
+// R input rows times 64 weight rows over the columns [first, last): one chain of FMAs an output.
+template <class Isa, class Weight, int R>
+void float_tile(const Weight *weight, const FloatRows &rows, const PanelOutput &output, size_t row, size_t first,
+                size_t last) {
+    using Float = typename Isa::Float;
+    constexpr size_t C = Isa::template vectors<R>();
+    constexpr size_t LANES = Isa::LANES;
+    const float *input = rows.values + row * rows.stride;
+    for (size_t column = 0; column < PANEL; column += C * LANES) {
+        Float totals[R][C];
+        for (size_t r = 0; r < R; ++r)
+            for (size_t c = 0; c < C; ++c)
+                totals[r][c] = start_value<Isa>(output, row + r, column + c * LANES, first == 0);
+        for (size_t k = first; k < last; ++k) {
+            const Weight *w = weight + k * PANEL + column;
+            if constexpr (R == 1)
+                Isa::prefetch(w + C * LANES * 32);
+            Float weights[C];
+            for (size_t c = 0; c < C; ++c)
+                weights[c] = load_weight<Isa>(w + c * LANES);
+            for (size_t r = 0; r < R; ++r) {
+                const Float value = Isa::broadcast(input[r * rows.stride + k]);
+                for (size_t c = 0; c < C; ++c)
+                    totals[r][c] = Isa::fma(weights[c], value, totals[r][c]);
+            }
+        }
+        for (size_t r = 0; r < R; ++r)
+            for (size_t c = 0; c < C; ++c)
+                Isa::store(output.values + (row + r) * output.stride + column + c * LANES, totals[r][c]);
+    }
+}
+
+template <class Isa, class Weight, int R>
+void float_rest(const Weight *weight, const FloatRows &rows, const PanelOutput &output, size_t row, size_t first,
+                size_t last) {
+    if constexpr (R > 0) {
+        if (rows.count - row == R)
+            float_tile<Isa, Weight, R>(weight, rows, output, row, first, last);
+        else
+            float_rest<Isa, Weight, R - 1>(weight, rows, output, row, first, last);
+    }
+}
+
+template <class Isa, class Weight>
+void multiply_weights(const Weight *weight, size_t columns, const FloatRows &rows, const PanelOutput &output) {
+    for (size_t first = 0; first < columns; first += FLOAT_BLOCK) {
+        const size_t last = first + FLOAT_BLOCK < columns ? first + FLOAT_BLOCK : columns;
+        size_t row = 0;
+        for (; row + Isa::ROWS <= rows.count; row += Isa::ROWS)
+            float_tile<Isa, Weight, Isa::ROWS>(weight, rows, output, row, first, last);
+        float_rest<Isa, Weight, Isa::ROWS - 1>(weight, rows, output, row, first, last);
+    }
+}
+
+template <class Isa> void multiply_float(const FloatPanel &panel, const FloatRows &rows, const PanelOutput &output) {
+    if (panel.precision == Precision::fp16)
+        multiply_weights<Isa>(static_cast<const uint16_t *>(panel.weight), panel.columns, rows, output);
+    else
+        multiply_weights<Isa>(static_cast<const float *>(panel.weight), panel.columns, rows, output);
+}
+
+template <class Isa> constexpr LinearKernels make_linear_kernels() {
+    return {quantize_row<Isa>, multiply_integer<Isa>, multiply_float<Isa>};
+}
+
+} // namespace
+} // namespace v2e

@@ -1,0 +1,88 @@
+// The operating system, as far as the core needs it. platform.cpp is the only file with system calls.
+#pragma once
+
+#include <cstddef>
+#include <new>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+namespace v2e {
+
+// A file mapped read-only into memory. Fails with V2E_ERROR_BUNDLE when it cannot be.
+class MappedFile {
+public:
+    explicit MappedFile(const std::string &utf8_path);
+    ~MappedFile();
+    MappedFile(MappedFile &&other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    MappedFile &operator=(MappedFile &&other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        return *this;
+    }
+    MappedFile(const MappedFile &) = delete;
+    MappedFile &operator=(const MappedFile &) = delete;
+
+    const std::byte *data() const { return data_; }
+    size_t size() const { return size_; } // bytes
+
+private:
+    const std::byte *data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// Threads that this process may run at once: its CPU affinity and, on Linux, its CPU quota.
+unsigned usable_threads();
+
+// Whether an ARM processor has the int8 dot product instructions.
+bool has_arm_dot_product();
+
+// Throws std::bad_alloc. The alignment is a power of two.
+void *allocate_aligned(size_t bytes, size_t alignment);
+void free_aligned(void *memory) noexcept;
+
+// An owned array of plain values, aligned to a cache line. The values are not initialised.
+template <class T> class AlignedBuffer {
+    static_assert(std::is_trivially_copyable_v<T>);
+
+public:
+    static constexpr size_t ALIGNMENT = 64;
+
+    AlignedBuffer() = default;
+    explicit AlignedBuffer(size_t size) { reserve(size); }
+    ~AlignedBuffer() { free_aligned(data_); }
+    AlignedBuffer(AlignedBuffer &&other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    AlignedBuffer &operator=(AlignedBuffer &&other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        return *this;
+    }
+    AlignedBuffer(const AlignedBuffer &) = delete;
+    AlignedBuffer &operator=(const AlignedBuffer &) = delete;
+
+    // Makes room for at least `size` values. Growing loses the old ones.
+    void reserve(size_t size) {
+        if (size <= size_)
+            return;
+        if (size > static_cast<size_t>(-1) / sizeof(T))
+            throw std::bad_alloc();
+        free_aligned(std::exchange(data_, nullptr));
+        size_ = 0;
+        data_ = static_cast<T *>(allocate_aligned(size * sizeof(T), ALIGNMENT));
+        size_ = size;
+    }
+
+    T *data() { return data_; }
+    const T *data() const { return data_; }
+    size_t size() const { return size_; } // values
+    T &operator[](size_t index) { return data_[index]; }
+    const T &operator[](size_t index) const { return data_[index]; }
+
+private:
+    T *data_ = nullptr;
+    size_t size_ = 0;
+};
+
+} // namespace v2e

@@ -1,0 +1,13 @@
+// Bicubic resampling of 8-bit RGB, equal to Pillow's bit for bit (version 13; see is_vertical_first).
+#pragma once
+
+#include "geometry.hpp"
+
+#include <cstdint>
+
+namespace v2e {
+
+// source: (size.height, size.width, 3); destination: (new_size.height, new_size.width, 3).
+void resize(const uint8_t *source, Size size, uint8_t *destination, Size new_size);
+
+} // namespace v2e

@@ -1,0 +1,254 @@
+#include "session.hpp"
+
+#include "error.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace v2e {
+namespace {
+
+constexpr int32_t NO_TOKEN = -1;
+constexpr size_t DEFAULT_PREFILL_CHUNK = 256;
+constexpr size_t MOST_PREFILL_CHUNK = 1 << 16;
+
+bool wants_half_cache(const Decoder &decoder, uint32_t kv_precision) {
+    switch (kv_precision) {
+    case V2E_KV_AUTO:
+        return decoder.prefers_half_cache();
+    case V2E_KV_FP16:
+        return true;
+    case V2E_KV_FP32:
+        return false;
+    default:
+        fail(V2E_ERROR_INPUT, "kv_precision is %u, which is no v2e_kv_precision.", static_cast<unsigned>(kv_precision));
+    }
+}
+
+// Copies the positions of segments into the rows of a chunk, one chunk after the other.
+class SegmentReader {
+  public:
+    SegmentReader(const Decoder &decoder, const v2e_segment *segments) : decoder_(decoder), segment_(segments) {}
+
+    // The next `count` positions, which exist, to rows (count, hidden_size).
+    void read(size_t count, float *rows) {
+        const size_t hidden = decoder_.config().hidden_size;
+        while (count > 0) {
+            if (done_ == segment_->count) {
+                ++segment_;
+                done_ = 0;
+                continue;
+            }
+            const size_t step = std::min(count, segment_->count - done_);
+            if (segment_->tokens != nullptr)
+                decoder_.embed(segment_->tokens + done_, step, rows);
+            else
+                std::memcpy(rows, segment_->embeddings + done_ * hidden, step * hidden * sizeof(float));
+            rows += step * hidden;
+            done_ += step;
+            count -= step;
+        }
+    }
+
+  private:
+    const Decoder &decoder_;
+    const v2e_segment *segment_;
+    size_t done_ = 0; // positions of the segment
+};
+
+} // namespace
+
+// A call that changes the session. There is one at a time: a callback or another thread is refused.
+class Session::Turn {
+  public:
+    explicit Turn(Session &session) : session_(session) {
+        if (session.busy_.exchange(true))
+            fail(V2E_ERROR_INPUT, "The session is busy with another call.");
+    }
+    ~Turn() {
+        session_.cache_.trim(session_.length()); // pages that a failed call does not need
+        session_.busy_.store(false);
+    }
+    Turn(const Turn &) = delete;
+    Turn &operator=(const Turn &) = delete;
+
+  private:
+    Session &session_;
+};
+
+// Reports events with the time since the call began.
+class Session::Progress {
+  public:
+    Progress(EventSink sink, v2e_event_kind kind, uint64_t total)
+        : sink_(sink), kind_(kind), total_(total), begin_(std::chrono::steady_clock::now()) {}
+
+    // Returns false when the callback wants to stop.
+    bool report(uint64_t done, int32_t token) const {
+        if (sink_.callback == nullptr)
+            return true;
+        v2e_event event{};
+        event.struct_size = sizeof event;
+        event.kind = kind_;
+        event.done = done;
+        event.total = total_;
+        event.token = token;
+        const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin_;
+        event.elapsed_ms = elapsed.count();
+        return sink_.callback(&event, sink_.user_data) == 0;
+    }
+
+  private:
+    EventSink sink_;
+    v2e_event_kind kind_;
+    uint64_t total_;
+    std::chrono::steady_clock::time_point begin_;
+};
+
+Session::Session(const Decoder &decoder, const v2e_session_options &options)
+    : decoder_(decoder), context_length_(options.context_length), prefill_chunk_(options.prefill_chunk),
+      cache_(decoder.config().layers, decoder.config().kv_heads, decoder.config().head_size,
+             wants_half_cache(decoder, options.kv_precision)) {
+    const size_t most = decoder.config().max_context;
+    if (context_length_ == 0)
+        context_length_ = most;
+    if (context_length_ > most)
+        fail(V2E_ERROR_INPUT, "context_length is %zu, but the model was trained for %zu positions.", context_length_,
+             most);
+    if (prefill_chunk_ == 0)
+        prefill_chunk_ = DEFAULT_PREFILL_CHUNK;
+    if (prefill_chunk_ > MOST_PREFILL_CHUNK)
+        fail(V2E_ERROR_INPUT, "prefill_chunk is %zu; at most %zu positions are possible.", prefill_chunk_,
+             MOST_PREFILL_CHUNK);
+}
+
+size_t Session::count_positions(const v2e_segment *segments, size_t segment_count) const {
+    if (segments == nullptr && segment_count > 0)
+        fail(V2E_ERROR_INPUT, "segment_count is %zu but segments is NULL.", segment_count);
+    size_t total = 0;
+    for (size_t i = 0; i < segment_count; ++i) {
+        const v2e_segment &segment = segments[i];
+        if (segment.count == 0)
+            continue;
+        if ((segment.tokens == nullptr) == (segment.embeddings == nullptr))
+            fail(V2E_ERROR_INPUT, "Segment %zu must have either tokens or embeddings.", i);
+        if (segment.count > context_length_ - std::min(total, context_length_))
+            check_room(segment.count + total);
+        total += segment.count;
+        if (segment.tokens != nullptr)
+            decoder_.check_tokens(segment.tokens, segment.count);
+    }
+    if (total == 0)
+        fail(V2E_ERROR_INPUT, "There is nothing to prefill: the segments have no positions.");
+    check_room(total);
+    return total;
+}
+
+void Session::check_room(size_t positions) const {
+    if (positions > context_length_ || length() > context_length_ - positions)
+        fail(V2E_ERROR_BUDGET, "The prompt needs %zu positions after the %zu in use, but the context holds %zu.",
+             positions, length(), context_length_);
+}
+
+void Session::check_cancelled() const {
+    if (cancelled_.load(std::memory_order_relaxed))
+        fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
+}
+
+void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t logit_rows, EventSink sink) {
+    const Turn turn(*this);
+    const size_t total = count_positions(segments, segment_count);
+    const size_t kept = std::min(std::max<size_t>(logit_rows, 1), total);
+    const size_t first_kept = total - kept;
+    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const Progress progress(sink, V2E_EVENT_PREFILL, total);
+    check_cancelled();
+
+    std::vector<float> new_logits(kept * vocabulary);
+    tokens_.reserve(length() + total);
+    cache_.reserve(length() + total);
+    scratch_.reserve(decoder_, std::min(prefill_chunk_, total));
+    SegmentReader reader(decoder_, segments);
+    for (size_t done = 0; done < total;) {
+        ForwardCall call{};
+        call.position = length() + done;
+        call.count = std::min(prefill_chunk_, total - done);
+        const size_t end = done + call.count, first_row = std::max(done, first_kept); // with logits
+        call.logit_rows = end - std::min(end, first_row);
+        call.logits = new_logits.data() + (first_row - first_kept) * vocabulary;
+        call.cancelled = &cancelled_;
+        reader.read(call.count, scratch_.hidden.data()); // (count, hidden_size)
+        forward(decoder_, cache_, scratch_, call);
+        done = end;
+        if (!progress.report(done, 0))
+            fail(V2E_ERROR_CANCELLED, "The call was cancelled by its callback.");
+    }
+    for (size_t i = 0; i < segment_count; ++i)
+        for (size_t j = 0; j < segments[i].count; ++j)
+            tokens_.push_back(segments[i].tokens != nullptr ? segments[i].tokens[j] : NO_TOKEN);
+    logits_.swap(new_logits);
+}
+
+void Session::logits(size_t rows, float *target) const {
+    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const size_t kept = logits_.size() / vocabulary;
+    if (rows == 0 || rows > kept)
+        fail(V2E_ERROR_INPUT, "%zu rows of logits were asked for, but %zu are kept.", rows, kept);
+    std::copy(logits_.end() - static_cast<ptrdiff_t>(rows * vocabulary), logits_.end(), target);
+}
+
+// Appends a token whose place in the cache is reserved. It has been reported already, so nothing cancels it.
+void Session::decode(int32_t token) {
+    std::vector<float> previous;
+    previous.swap(logits_); // a failure leaves no logits to go on from
+    previous.resize(decoder_.config().vocabulary_size);
+    decoder_.embed(&token, 1, scratch_.hidden.data());
+    ForwardCall call{};
+    call.position = length();
+    call.count = 1;
+    call.logit_rows = 1;
+    call.logits = previous.data();
+    forward(decoder_, cache_, scratch_, call);
+    tokens_.push_back(token);
+    logits_.swap(previous);
+}
+
+v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink sink) {
+    const Turn turn(*this);
+    const size_t vocabulary = decoder_.config().vocabulary_size;
+    if (logits_.empty())
+        fail(V2E_ERROR_INPUT, "There are no logits to choose a token from; prefill at least one position first.");
+    Sampler sampler(options, vocabulary);
+    for (const int32_t token : tokens_)
+        if (token != NO_TOKEN)
+            sampler.remember(token);
+    const uint64_t most = options.max_new_tokens;
+    const Progress progress(sink, V2E_EVENT_TOKEN, most);
+    scratch_.reserve(decoder_, 1);
+    for (uint64_t done = 0; most == 0 || done < most;) {
+        check_cancelled();
+        const int32_t token = sampler.choose(logits_.data() + logits_.size() - vocabulary);
+        if (sampler.is_stop(token))
+            return V2E_STOP_TOKEN;
+        if (length() == context_length_)
+            return V2E_STOP_CONTEXT;
+        tokens_.reserve(length() + 1); // after the report nothing may fail for lack of memory
+        cache_.reserve(length() + 1);
+        ++done;
+        const bool go_on = progress.report(done, token);
+        decode(token);
+        sampler.remember(token);
+        if (!go_on)
+            fail(V2E_ERROR_CANCELLED, "The call was cancelled by its callback.");
+    }
+    return V2E_STOP_LENGTH;
+}
+
+void Session::truncate(size_t length) {
+    const Turn turn(*this);
+    if (length > this->length())
+        fail(V2E_ERROR_INPUT, "The session has %zu positions and cannot be truncated to %zu.", this->length(), length);
+    tokens_.resize(length);
+    logits_.clear();
+}
+
+} // namespace v2e

@@ -1,0 +1,58 @@
+// One conversation: its KV cache, its token ids and the logits from which the next token is chosen.
+#pragma once
+
+#include "decoder.hpp"
+#include "forward.hpp"
+#include "kv_cache.hpp"
+#include "sampler.hpp"
+#include "valley2.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace v2e {
+
+struct EventSink {
+    v2e_event_callback callback; // may be null
+    void *user_data;
+};
+
+// The methods mean what valley2.h says of the functions of the same names.
+class Session {
+  public:
+    Session(const Decoder &decoder, const v2e_session_options &options);
+
+    void prefill(const v2e_segment *segments, size_t segment_count, size_t logit_rows, EventSink sink);
+    void logits(size_t rows, float *target) const;
+    v2e_stop_reason generate(const v2e_generate_options &options, EventSink sink);
+    void truncate(size_t length);
+
+    size_t length() const { return tokens_.size(); }
+    uint64_t kv_bytes() const { return cache_.bytes(); }
+    void cancel() { cancelled_.store(true); }
+    void resume() { cancelled_.store(false); }
+
+  private:
+    class Turn;
+    class Progress;
+
+    size_t count_positions(const v2e_segment *segments, size_t segment_count) const;
+    void check_room(size_t positions) const;
+    void check_cancelled() const;
+    void decode(int32_t token);
+
+    const Decoder &decoder_;
+    size_t context_length_;
+    size_t prefill_chunk_;
+    KvCache cache_;
+    ForwardScratch scratch_;
+    std::vector<int32_t> tokens_; // one a position, NO_TOKEN for an embedding that the caller gave
+    std::vector<float> logits_;   // (kept rows, vocabulary_size)
+    std::atomic<bool> cancelled_{false};
+    std::atomic<bool> busy_{false};
+};
+
+} // namespace v2e

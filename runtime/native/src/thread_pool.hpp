@@ -1,0 +1,58 @@
+// Parallel regions on a fixed set of threads.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace v2e {
+
+// The caller of a region takes part in it. Between regions the workers spin for some tens of microseconds, so that the
+// next layer finds them awake, and then sleep. Several callers take turns.
+class ThreadPool {
+public:
+    explicit ThreadPool(unsigned threads); // the caller's own included; at least 1
+    ~ThreadPool();
+    ThreadPool(const ThreadPool &) = delete;
+    ThreadPool &operator=(const ThreadPool &) = delete;
+
+    unsigned threads() const { return static_cast<unsigned>(workers_.size()) + 1; }
+
+    // Calls body(task) for every task in [0, tasks), each once, on any thread, and returns when all are done.
+    // Tasks are claimed in rising order. The body must not throw and must not start a region itself.
+    template <class Body> void run(size_t tasks, Body &&body) {
+        using Plain = std::remove_reference_t<Body>;
+        run_region(tasks, [](void *context, size_t task) { (*static_cast<Plain *>(context))(task); },
+                   const_cast<void *>(static_cast<const void *>(std::addressof(body))));
+    }
+
+private:
+    using Call = void (*)(void *context, size_t task);
+
+    void run_region(size_t tasks, Call call, void *context);
+    void claim_tasks();
+    void work();
+    void wait_for_epoch(uint32_t seen);
+    void wait_for_workers();
+    void stop();
+
+    // gate_: OPEN while a region takes helpers, plus the number of workers that are inside. A worker that wakes too
+    // late finds it closed and goes back to sleep, so a region never waits for a worker that did nothing.
+    static constexpr uint32_t OPEN = uint32_t{1} << 31;
+
+    std::mutex callers_;
+    Call call_ = nullptr;
+    void *context_ = nullptr;
+    size_t tasks_ = 0;
+    alignas(64) std::atomic<size_t> next_{0};
+    alignas(64) std::atomic<uint32_t> gate_{0};
+    alignas(64) std::atomic<uint32_t> epoch_{0}; // counts regions; workers sleep on it
+    std::atomic<bool> stopping_{false};
+    std::vector<std::thread> workers_;
+};
+
+} // namespace v2e

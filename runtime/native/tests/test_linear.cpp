@@ -1,0 +1,281 @@
+// Matrix products against double arithmetic, at every instruction set that the machine has.
+#include "check.hpp"
+#include "isa.hpp"
+#include "kernels/linear.hpp"
+#include "random_matrix.hpp"
+
+#include <algorithm>
+#include <limits>
+
+using namespace v2e;
+
+namespace {
+
+constexpr v2e_isa ALL_ISAS[] = {V2E_ISA_PORTABLE, V2E_ISA_AVX2, V2E_ISA_AVX512_VNNI, V2E_ISA_NEON};
+
+template <class Body> void for_each_isa(Body &&body) {
+    for (const v2e_isa isa : ALL_ISAS)
+        if (isa_available(isa))
+            body(isa);
+}
+
+struct Setting {
+    v2e_isa isa = V2E_ISA_PORTABLE;
+    v2e_activations activations = V2E_ACTIVATIONS_INT8;
+    unsigned threads = 1;
+};
+
+// (count, rows)
+std::vector<float> multiply(const Setting &setting, const Matrix &matrix, const std::vector<float> &input, size_t count,
+                            LinearScratch &scratch) {
+    ThreadPool pool(setting.threads);
+    const Linear linear(setting.isa, setting.activations, pool);
+    std::vector<float> output(count * matrix.rows, std::numeric_limits<float>::quiet_NaN());
+    linear.apply(matrix, input.data(), count, matrix.columns, output.data(), matrix.rows, scratch);
+    return output;
+}
+
+std::vector<float> multiply(const Setting &setting, const Matrix &matrix, const std::vector<float> &input,
+                            size_t count) {
+    LinearScratch scratch;
+    return multiply(setting, matrix, input, count, scratch);
+}
+
+// (count, rows) in double, of input (count, columns) in double.
+std::vector<double> reference(const RandomMatrix &weights, const std::vector<double> &input, size_t count) {
+    const size_t rows = weights.matrix.rows, columns = weights.matrix.columns;
+    std::vector<double> output(count * rows);
+    for (size_t token = 0; token < count; ++token)
+        for (size_t row = 0; row < rows; ++row) {
+            double sum = weights.bias.empty() ? 0.0 : static_cast<double>(weights.bias[row]);
+            for (size_t column = 0; column < columns; ++column)
+                sum += input[token * columns + column] * weights.value(row, column);
+            output[token * rows + row] = sum;
+        }
+    return output;
+}
+
+double relative_error(const std::vector<float> &actual, const std::vector<double> &expected) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < actual.size(); ++i) {
+        difference += std::pow(actual[i] - expected[i], 2);
+        norm += std::pow(expected[i], 2);
+    }
+    return std::sqrt(difference / norm);
+}
+
+std::vector<double> widen(const std::vector<float> &values) {
+    return {values.begin(), values.end()};
+}
+
+// What the integer activations in the scratch stand for.
+std::vector<double> dequantize(const LinearScratch &scratch, const Matrix &matrix, size_t count, bool two_planes) {
+    std::vector<double> values(count * matrix.columns);
+    for (size_t i = 0; i < values.size(); ++i) {
+        const int integer = (two_planes ? 128 * scratch.high[i] : 0) + scratch.low[i];
+        const size_t token = i / matrix.columns, group = i % matrix.columns / matrix.group_size;
+        values[i] = integer * static_cast<double>(scratch.scales[token * matrix.groups() + group]);
+    }
+    return values;
+}
+
+struct Shape {
+    size_t rows, columns, count;
+};
+
+// Odd rows, every remainder of the register tiles, the block borders of columns.
+constexpr Shape SHAPES[] = {{1, 128, 1},    {64, 128, 2},  {63, 384, 3},   {65, 256, 4},  {130, 640, 5},
+                            {64, 1152, 6},  {70, 128, 7},  {128, 896, 8},  {5, 256, 9},   {96, 384, 10},
+                            {192, 128, 11}, {33, 512, 13}, {100, 640, 64}, {72, 256, 300}};
+
+RandomMatrixOptions options_for(const Shape &shape, Precision precision, size_t group_size, bool symmetric) {
+    RandomMatrixOptions options;
+    options.precision = precision;
+    options.rows = shape.rows;
+    options.columns = shape.columns;
+    options.group_size = group_size;
+    options.symmetric = symmetric;
+    options.bias = shape.rows % 2 == 0;
+    options.seed = static_cast<uint32_t>(shape.rows * 7 + shape.columns + shape.count);
+    return options;
+}
+
+void check_float(Precision precision) {
+    for (const Shape &shape : SHAPES)
+        for (const size_t columns : {shape.columns, shape.columns - 96}) {
+            const Shape odd{shape.rows, columns, shape.count};
+            const RandomMatrix weights = random_matrix(options_for(odd, precision, 0, true));
+            const std::vector<float> input = random_rows(odd.count, columns, 3);
+            const std::vector<double> expected = reference(weights, widen(input), odd.count);
+            for_each_isa([&](v2e_isa isa) {
+                const std::vector<float> actual =
+                    multiply({isa, V2E_ACTIVATIONS_INT8, 2}, weights.matrix, input, odd.count);
+                CHECK(relative_error(actual, expected) < 1e-6);
+            });
+        }
+}
+
+void check_quantized(Precision precision, size_t group_size, bool symmetric, v2e_activations activations) {
+    const bool two_planes = activations == V2E_ACTIVATIONS_INT16;
+    for (const Shape &shape : SHAPES) {
+        const size_t columns = shape.columns - (128 - group_size); // 32 alone as well, and odd numbers of groups
+        const Shape odd{shape.rows, columns, shape.count};
+        const RandomMatrix weights = random_matrix(options_for(odd, precision, group_size, symmetric));
+        const std::vector<float> input = random_rows(odd.count, columns, 4);
+        const std::vector<double> exact = reference(weights, widen(input), odd.count);
+        for_each_isa([&](v2e_isa isa) {
+            LinearScratch scratch;
+            const std::vector<float> actual =
+                multiply({isa, activations, 2}, weights.matrix, input, odd.count, scratch);
+            const std::vector<double> integers = dequantize(scratch, weights.matrix, odd.count, two_planes);
+            CHECK(relative_error(actual, reference(weights, integers, odd.count)) < 1e-6);
+            if (actual.size() >= 100) // fewer outputs may cancel by chance
+                CHECK(relative_error(actual, exact) < (two_planes ? 1e-4 : 1.2e-2));
+        });
+    }
+}
+
+bool same_bits(const std::vector<float> &a, const std::vector<float> &b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// The same tokens in one call, one by one, and in uneven chunks, on one to three threads.
+void check_identical_bits(const Setting &setting, const RandomMatrix &weights, size_t count) {
+    const size_t rows = weights.matrix.rows, columns = weights.matrix.columns;
+    const std::vector<float> input = random_rows(count, columns, 5);
+    const std::vector<float> whole = multiply(setting, weights.matrix, input, count);
+    for (const unsigned threads : {2u, 3u})
+        CHECK(same_bits(multiply({setting.isa, setting.activations, threads}, weights.matrix, input, count), whole));
+    for (const size_t chunk : {1u, 5u, 17u}) {
+        std::vector<float> pieces;
+        for (size_t first = 0; first < count; first += chunk) {
+            const size_t last = std::min(count, first + chunk);
+            const std::vector<float> part(input.begin() + static_cast<std::ptrdiff_t>(first * columns),
+                                          input.begin() + static_cast<std::ptrdiff_t>(last * columns));
+            const std::vector<float> output = multiply(setting, weights.matrix, part, last - first);
+            pieces.insert(pieces.end(), output.begin(), output.end());
+        }
+        CHECK(pieces.size() == count * rows);
+        CHECK(same_bits(pieces, whole));
+    }
+}
+
+} // namespace
+
+TEST(linear_fp32_equals_double_arithmetic) {
+    check_float(Precision::fp32);
+}
+
+TEST(linear_fp16_equals_double_arithmetic) {
+    check_float(Precision::fp16);
+}
+
+TEST(linear_int4_equals_double_arithmetic_on_its_operands) {
+    for (const size_t group_size : {32u, 64u, 128u})
+        for (const bool symmetric : {true, false})
+            check_quantized(Precision::int4, group_size, symmetric, V2E_ACTIVATIONS_INT8);
+}
+
+TEST(linear_int8_equals_double_arithmetic_on_its_operands) {
+    for (const size_t group_size : {32u, 64u, 128u})
+        check_quantized(Precision::int8, group_size, true, V2E_ACTIVATIONS_INT8);
+}
+
+TEST(linear_int16_activations_are_a_hundred_times_finer) {
+    check_quantized(Precision::int4, 128, false, V2E_ACTIVATIONS_INT16);
+    check_quantized(Precision::int4, 32, true, V2E_ACTIVATIONS_INT16);
+    check_quantized(Precision::int8, 64, true, V2E_ACTIVATIONS_INT16);
+}
+
+TEST(linear_survives_extreme_integers) {
+    // Every product at its limit: |q| = 127 or 15 and |a| = 127 with equal signs.
+    for (const Precision precision : {Precision::int4, Precision::int8}) {
+        RandomMatrix weights = random_matrix(options_for({64, 256, 1}, precision, 128, true));
+        for (size_t i = 0; i < weights.weight.size(); ++i)
+            weights.weight[i] = precision == Precision::int4 ? 0xff : (i / 4 % 2 == 0 ? 255 : 1);
+        const std::vector<float> input(7 * 256, -3.0f);
+        for_each_isa([&](v2e_isa isa) {
+            for (const v2e_activations activations : {V2E_ACTIVATIONS_INT8, V2E_ACTIVATIONS_INT16}) {
+                const std::vector<float> output = multiply({isa, activations, 1}, weights.matrix, input, 7);
+                for (size_t row = 0; row < 64; ++row) {
+                    double expected = static_cast<double>(weights.bias[row]);
+                    for (size_t group = 0; group < 2; ++group) {
+                        const double scale = float_from_half(weights.scales[group * PANEL + row]);
+                        const double q = precision == Precision::int4 ? 7 : (row % 2 == 0 ? 127 : -127);
+                        expected += 128 * q * scale * -3.0;
+                    }
+                    CHECK(std::fabs(output[6 * 64 + row] - expected) <= 1e-5 * std::fabs(expected));
+                }
+            }
+        });
+    }
+}
+
+TEST(linear_gives_the_same_bits_for_every_thread_count_and_split) {
+    for_each_isa([&](v2e_isa isa) {
+        for (const Precision precision : {Precision::int4, Precision::int8, Precision::fp16, Precision::fp32}) {
+            const RandomMatrix wide = random_matrix(options_for({450, 384, 1}, precision, 64, true));
+            check_identical_bits({isa, V2E_ACTIVATIONS_INT8, 1}, wide, 61);
+            check_identical_bits({isa, V2E_ACTIVATIONS_INT16, 1}, wide, 23);
+            const RandomMatrix narrow = random_matrix(options_for({66, 640, 1}, precision, 128, true));
+            check_identical_bits({isa, V2E_ACTIVATIONS_INT8, 1}, narrow, 300);
+        }
+    });
+}
+
+TEST(linear_respects_row_strides) {
+    const RandomMatrix weights = random_matrix(options_for({70, 128, 3}, Precision::int4, 128, false));
+    const std::vector<float> input = random_rows(3, 128, 6);
+    std::vector<float> spaced(3 * 150);
+    for (size_t row = 0; row < 3; ++row)
+        std::copy_n(input.data() + row * 128, 128, spaced.data() + row * 150);
+    for_each_isa([&](v2e_isa isa) {
+        ThreadPool pool(2);
+        const Linear linear(isa, V2E_ACTIVATIONS_INT8, pool);
+        LinearScratch scratch;
+        std::vector<float> output(3 * 80, -7.0f);
+        linear.apply(weights.matrix, spaced.data(), 3, 150, output.data(), 80, scratch);
+        const std::vector<float> dense = multiply({isa, V2E_ACTIVATIONS_INT8, 1}, weights.matrix, input, 3);
+        for (size_t row = 0; row < 3; ++row) {
+            CHECK(std::memcmp(output.data() + row * 80, dense.data() + row * 70, 70 * sizeof(float)) == 0);
+            for (size_t gap = 70; gap < 80; ++gap)
+                CHECK(output[row * 80 + gap] == -7.0f);
+        }
+    });
+}
+
+TEST(linear_zero_and_tiny_inputs_give_zero_products) {
+    const RandomMatrix weights = random_matrix(options_for({63, 128, 1}, Precision::int4, 32, false));
+    for_each_isa([&](v2e_isa isa) {
+        for (const float value : {0.0f, -0.0f, 1e-39f, 1e-31f}) {
+            const std::vector<float> input(2 * 128, value);
+            for (const float product : multiply({isa, V2E_ACTIVATIONS_INT16, 1}, weights.matrix, input, 2))
+                CHECK(product == 0.0f);
+        }
+    });
+}
+
+TEST(linear_carries_nan_and_infinity_into_every_output_of_their_row) {
+    for (const Precision precision : {Precision::int4, Precision::int8, Precision::fp32}) {
+        const RandomMatrix weights = random_matrix(options_for({64, 256, 1}, precision, 64, true));
+        for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
+            for_each_isa([&](v2e_isa isa) {
+                std::vector<float> input = random_rows(3, 256, 8);
+                input[256 + 77] = bad;
+                const std::vector<float> output = multiply({isa, V2E_ACTIVATIONS_INT8, 1}, weights.matrix, input, 3);
+                for (size_t row = 0; row < 64; ++row) {
+                    CHECK(std::isfinite(output[row]));
+                    CHECK(!std::isfinite(output[64 + row]));
+                    CHECK(std::isfinite(output[128 + row]));
+                }
+            });
+    }
+}
+
+TEST(linear_refuses_an_instruction_set_that_the_machine_lacks) {
+    ThreadPool pool(1);
+    for (const v2e_isa isa : ALL_ISAS)
+        if (!isa_available(isa))
+            CHECK_FAILS(V2E_ERROR_INPUT, isa_name(isa), Linear(isa, V2E_ACTIVATIONS_INT8, pool));
+    CHECK(Linear(V2E_ISA_AUTO, V2E_ACTIVATIONS_INT8, pool).isa() == best_isa());
+}
