@@ -1,0 +1,1 @@
+"""Build time: a Valley2 checkpoint becomes the files of a bundle."""

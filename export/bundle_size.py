@@ -1,0 +1,55 @@
+"""How much disk a bundle will take, before it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from valley2_edge.bundle import VisionPrecision
+from valley2_edge.export.checkpoint import Checkpoint
+from valley2_edge.export.decoder_layout import (
+    DecoderFormats,
+    decoder_metadata,
+    decoder_plan,
+    embeddings_metadata,
+    embeddings_plan,
+)
+from valley2_edge.export.layout import Shape, eagle_tensors, projector_tensors, siglip_tensors
+from valley2_edge.export.safetensors_stream import dtype_name, file_size
+from valley2_edge.export.selftest import LOGIT_ROWS
+from valley2_edge.export.tokenizer_files import tokenizer_files
+
+_GRAPH_BYTES = 1 << 20
+"""Of one ONNX graph without its weights, generously."""
+_SELFTEST_ROWS = 150
+"""Rows of features and tokens in the self-test, generously."""
+
+
+def bundle_size(checkpoint: Checkpoint, vision_precision: VisionPrecision, formats: DecoderFormats) -> int:
+    """Bytes of the bundle: exact for the decoder, from the shapes of the weights for the vision graphs.
+
+    Args:
+        checkpoint: Where the bundle comes from.
+        vision_precision: Of the stored vision weights.
+        formats: Of the decoder's matrices.
+
+    Raises:
+        CheckpointError: A file of the tokenizer is missing.
+        ExportError: A matrix does not divide into whole groups.
+    """
+    config = checkpoint.config
+    decoder = file_size(decoder_plan(config.decoder, formats), decoder_metadata(config.decoder, formats))
+    dtype = dtype_name(checkpoint.dtype("model.embed_tokens.weight"))
+    embeddings = file_size(embeddings_plan(config.decoder, dtype), embeddings_metadata())
+    towers = [siglip_tensors(config.siglip), projector_tensors(config.projector)]
+    if config.eagle is not None:
+        towers.append(eagle_tensors(config.eagle))
+    vision = sum(_weight_bytes(shapes, 2 if vision_precision == "fp16" else 4) + _GRAPH_BYTES for shapes in towers)
+    tokenizer = sum(path.stat().st_size for path in tokenizer_files(checkpoint.path))
+    width = config.siglip.hidden_size + 2 * config.decoder.hidden_size
+    selftest = 4 * (LOGIT_ROWS * config.decoder.vocab_size + _SELFTEST_ROWS * width)
+    return decoder + embeddings + vision + tokenizer + selftest
+
+
+def _weight_bytes(shapes: Mapping[str, Shape], item_bytes: int) -> int:
+    return item_bytes * sum(math.prod(shape) for shape in shapes.values())

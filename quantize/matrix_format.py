@@ -1,0 +1,55 @@
+"""How one matrix of the decoder is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from valley2_edge.bundle import DecoderPrecision
+from valley2_edge.errors import ExportError
+
+GROUP_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class MatrixFormat:
+    """Precision of a matrix and, for int4 and int8, how its groups are scaled."""
+
+    precision: DecoderPrecision
+    group_size: int = 128
+    """Columns that share a scale; fp16 and fp32 have none."""
+    symmetric: bool = False
+    """int4 only: True has no zero points. int8 is always symmetric."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("int4", "int8", "fp16", "fp32"):
+            raise ExportError(f"precision {self.precision!r} is unknown: choose int4, int8, fp16 or fp32")
+        if self.group_size not in GROUP_SIZES:
+            raise ExportError(f"group size {self.group_size} is not supported: choose 32, 64 or 128")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the matrix is stored as integers and scales."""
+        return self.precision in ("int4", "int8")
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether the groups have a stored zero point."""
+        return self.precision == "int4" and not self.symmetric
+
+    @property
+    def is_symmetric(self) -> bool:
+        """What the decoder file says about zero points: False only where they are stored."""
+        return not self.has_zeros
+
+    def check_columns(self, name: str, columns: int) -> None:
+        """Raises ExportError when the matrix does not divide into whole groups.
+
+        Args:
+            name: The matrix, for the message.
+            columns: Its input channels.
+        """
+        if self.quantized and columns % self.group_size:
+            raise ExportError(
+                f"{name} has {columns} columns, not a multiple of the group size {self.group_size}: "
+                "choose a smaller group"
+            )
