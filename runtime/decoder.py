@@ -1,0 +1,388 @@
+"""The native Qwen2.5 decoder as Python objects: a shareable `Decoder` and its `DecoderSession`s."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import enum
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from valley2_edge.errors import InputError, Valley2Error
+from valley2_edge.runtime.library import (
+    ACTIVATIONS_NUMBERS,
+    ISA_NUMBERS,
+    KV_PRECISION_NUMBERS,
+    GenerateOptionsStruct,
+    ModelDescriptionStruct,
+    ModelOptionsStruct,
+    SegmentStruct,
+    SessionOptionsStruct,
+    check,
+    library,
+)
+from valley2_edge.runtime.native_call import (
+    LARGEST_UINT64,
+    EventBridge,
+    float_pointer,
+    int32_pointer,
+    number_of,
+    token_array,
+    unsigned,
+)
+
+Segment = npt.NDArray[np.int32] | npt.NDArray[np.float32]
+"""Token ids (n,) int32, or embeddings (n, hidden_size) float32."""
+OnProgress = Callable[[int, int], bool | None]
+"""Called with (positions done, positions in all); returning False cancels."""
+OnToken = Callable[[int], bool | None]
+"""Called with every new token id; returning False cancels."""
+
+
+class StopReason(enum.Enum):
+    """Why `DecoderSession.generate` ended."""
+
+    TOKEN = 1
+    """The model chose a stop token, which is neither reported nor in the session."""
+    LENGTH = 2
+    """max_new_tokens were made."""
+    CONTEXT = 3
+    """The context is full."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderDescription:
+    """What a decoder is and what it costs; the fields of v2e_model_description."""
+
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary_size: int
+    max_context: int
+    """Positions that the model was trained for."""
+    threads: int
+    isa: str
+    weight_bytes: int
+    """Read for one decoded token."""
+    mapped_bytes: int
+    """Of the files mapped from disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions:
+    """How the next tokens are chosen; the fields of v2e_generate_options."""
+
+    max_new_tokens: int = 0
+    """0: until a stop token or the end of the context."""
+    temperature: float = 0.0
+    """0: greedy."""
+    top_k: int = 0
+    """0: off."""
+    top_p: float = 1.0
+    """0 or 1: off."""
+    min_p: float = 0.0
+    """0: off."""
+    repetition_penalty: float = 1.0
+    """0 or 1: off; over the session's token ids, prompt and answers."""
+    seed: int = 0
+    stop_tokens: tuple[int, ...] = ()
+
+
+class Decoder:
+    """A decoder whose weights are mapped from a bundle's `decoder` directory; immutable, shared by sessions.
+
+    Args:
+        directory: holds decoder.safetensors and embeddings.safetensors.
+        threads: of the native thread pool; 0: as many as the process may run on.
+        isa: instruction set of the kernels, a key of `ISA_NUMBERS`; "auto": the machine's best.
+        activations: of quantised matrices, "int8" or "int16".
+
+    Raises:
+        BundleError: a file is missing, damaged or not understood.
+        InputError: an option means nothing, or the machine lacks the instruction set.
+    """
+
+    def __init__(self, directory: Path, *, threads: int = 0, isa: str = "auto", activations: str = "int8") -> None:
+        self._handle: ctypes.c_void_p | None = None
+        self._lock = threading.RLock()
+        self._sessions = 0
+        self._closed = False
+        options = ModelOptionsStruct(
+            threads=unsigned("threads", threads),
+            isa=number_of("isa", isa, ISA_NUMBERS),
+            activations=number_of("activations", activations, ACTIVATIONS_NUMBERS),
+        )
+        handle = ctypes.c_void_p()
+        check(library().v2e_model_open(str(directory).encode(), ctypes.byref(options), ctypes.byref(handle)))
+        self._handle = handle
+        self.description = self._describe()
+
+    def _describe(self) -> DecoderDescription:
+        struct = ModelDescriptionStruct()
+        check(library().v2e_model_describe(self.handle, ctypes.byref(struct)))
+        names = [field.name for field in dataclasses.fields(DecoderDescription)]
+        values = {name: getattr(struct, name) for name in names}
+        values["isa"] = library().v2e_isa_name(struct.isa).decode()
+        return DecoderDescription(**values)
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """The v2e_model.
+
+        Raises:
+            Valley2Error: the decoder is closed.
+        """
+        if self._handle is None or self._closed:
+            raise Valley2Error("The decoder is closed.")
+        return self._handle
+
+    def embed(self, tokens: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Rows of the embedding table.
+
+        Args:
+            tokens: ids, (n,).
+
+        Returns:
+            (n, hidden_size) float32.
+
+        Raises:
+            InputError: an id is outside the vocabulary.
+        """
+        ids = token_array(tokens)
+        rows = np.empty((len(ids), self.description.hidden_size), np.float32)
+        check(library().v2e_model_embed(self.handle, int32_pointer(ids), len(ids), float_pointer(rows)))
+        return rows
+
+    def session(self, context_length: int = 0, kv_precision: str = "auto", prefill_chunk: int = 0) -> DecoderSession:
+        """A new, empty session.
+
+        Args:
+            context_length: most positions; 0: as many as the model was trained for. Memory grows with use.
+            kv_precision: storage of the KV cache, "fp16", "fp32" or "auto": fp32 for a decoder in fp32, else fp16.
+            prefill_chunk: positions computed together; 0: 256. Does not change the result.
+
+        Raises:
+            InputError: an option is out of range.
+        """
+        return DecoderSession(self, context_length, kv_precision, prefill_chunk)
+
+    def close(self) -> None:
+        """Gives the weights back, as soon as the last of its sessions is closed as well."""
+        with self._lock:
+            self._closed = True
+            self._free_if_unused()
+
+    def add_session(self) -> None:
+        """A session is open that needs the weights."""
+        with self._lock:
+            self._sessions += 1
+
+    def remove_session(self) -> None:
+        """A session that needed the weights is closed."""
+        with self._lock:
+            self._sessions -= 1
+            self._free_if_unused()
+
+    def _free_if_unused(self) -> None:
+        if self._closed and self._sessions == 0 and self._handle is not None:
+            handle, self._handle = self._handle, None
+            library().v2e_model_close(handle)
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()
+
+
+class DecoderSession:
+    """One conversation with a decoder. Belongs to one thread at a time; only `cancel` may come from another."""
+
+    def __init__(self, decoder: Decoder, context_length: int, kv_precision: str, prefill_chunk: int) -> None:
+        self._handle: ctypes.c_void_p | None = None
+        self._handle_lock = threading.Lock()
+        self._call_lock = threading.RLock()
+        self._running_in: int | None = None  # the thread of the call that runs
+        self._decoder = decoder
+        options = SessionOptionsStruct(
+            context_length=unsigned("context_length", context_length),
+            kv_precision=number_of("kv_precision", kv_precision, KV_PRECISION_NUMBERS),
+            prefill_chunk=unsigned("prefill_chunk", prefill_chunk),
+        )
+        handle = ctypes.c_void_p()
+        check(library().v2e_session_open(decoder.handle, ctypes.byref(options), ctypes.byref(handle)))
+        self._handle = handle
+        decoder.add_session()
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """The v2e_session.
+
+        Raises:
+            Valley2Error: the session is closed.
+        """
+        if self._handle is None:
+            raise Valley2Error("The session is closed.")
+        return self._handle
+
+    @contextmanager
+    def _call(self) -> Iterator[ctypes.c_void_p]:
+        """One call that runs for long; `close` from another thread waits for its end."""
+        with self._call_lock:
+            if self._running_in is not None:
+                raise Valley2Error("The session is in the middle of a call; its callbacks can only cancel.")
+            self._running_in = threading.get_ident()
+            try:
+                yield self.handle
+            finally:
+                self._running_in = None
+
+    @property
+    def length(self) -> int:
+        """Positions in the KV cache."""
+        return int(library().v2e_session_length(self.handle))
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that the KV cache holds now."""
+        return int(library().v2e_session_kv_bytes(self.handle))
+
+    def prefill(self, segments: Sequence[Segment], logit_rows: int = 1, on_progress: OnProgress | None = None) -> None:
+        """Appends segments to the session; after a failure or a cancellation it is as it was before.
+
+        Args:
+            segments: token ids (n,) int32 and embeddings (n, hidden_size) float32, in order.
+            logit_rows: of the last positions, kept for `logits`; at least one is always kept.
+            on_progress: called after every chunk.
+
+        Raises:
+            InputError: a segment has the wrong shape or an id outside the vocabulary.
+            BudgetError: the context or the memory does not suffice.
+            Cancelled: `cancel` was called or on_progress returned False.
+            NumericError: a NaN or an infinity; the text names the layer.
+        """
+        converted = [self._converted(segment) for segment in segments]
+        structs = (SegmentStruct * len(converted))(*(struct for struct, _ in converted))
+        rows = unsigned("logit_rows", logit_rows)
+        bridge = EventBridge(lambda event: on_progress(int(event.done), int(event.total)) if on_progress else None)
+        with self._call() as handle:
+            status = library().v2e_session_prefill(handle, structs, len(structs), rows, bridge.function, None)
+        bridge.finish(status)
+
+    def _converted(self, segment: Segment) -> tuple[SegmentStruct, Segment]:
+        """A segment as the header has it, and the array that it points into."""
+        array = np.asarray(segment)
+        if array.ndim == 1:
+            ids = token_array(array)
+            return SegmentStruct(tokens=int32_pointer(ids), count=len(ids)), ids
+        hidden_size = self._decoder.description.hidden_size
+        if array.ndim != 2 or array.shape[1] != hidden_size:
+            raise InputError(f"A segment must be ids (n,) or embeddings (n, {hidden_size}), not {array.shape}.")
+        rows = np.ascontiguousarray(array, dtype=np.float32)
+        return SegmentStruct(embeddings=float_pointer(rows), count=len(rows)), rows
+
+    def logits(self, rows: int = 1) -> npt.NDArray[np.float32]:
+        """The last rows of logits kept by the last prefill or decode step.
+
+        Returns:
+            (rows, vocabulary_size) float32.
+
+        Raises:
+            InputError: fewer rows are kept.
+        """
+        kept = np.empty((unsigned("rows", rows), self._decoder.description.vocabulary_size), np.float32)
+        check(library().v2e_session_logits(self.handle, rows, float_pointer(kept)))
+        return kept
+
+    def generate(self, options: GenerateOptions, on_token: OnToken | None = None) -> StopReason:
+        """Chooses tokens, reports each and decodes it; every reported token is in the session afterwards.
+
+        Raises:
+            InputError: an option is out of range, or nothing was prefilled before.
+            BudgetError: the memory does not suffice.
+            Cancelled: `cancel` was called or on_token returned False.
+            NumericError: a NaN or an infinity; the text names the layer.
+        """
+        stops = token_array(options.stop_tokens)
+        struct = GenerateOptionsStruct(
+            max_new_tokens=unsigned("max_new_tokens", options.max_new_tokens),
+            temperature=options.temperature,
+            top_k=unsigned("top_k", options.top_k),
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            seed=unsigned("seed", options.seed, LARGEST_UINT64),
+            stop_tokens=int32_pointer(stops),
+            stop_token_count=len(stops),
+        )
+        bridge = EventBridge(lambda event: on_token(int(event.token)) if on_token else None)
+        reason = ctypes.c_int()
+        with self._call() as handle:
+            status = library().v2e_session_generate(
+                handle, ctypes.byref(struct), bridge.function, None, ctypes.byref(reason)
+            )
+        bridge.finish(status)
+        return StopReason(reason.value)
+
+    def truncate(self, length: int) -> None:
+        """Forgets all positions from `length` on; prefill at least one before the next `generate`.
+
+        Raises:
+            InputError: the session is shorter.
+        """
+        with self._call() as handle:
+            status = library().v2e_session_truncate(handle, unsigned("length", length, LARGEST_UINT64))
+        check(status)
+
+    def cancel(self) -> None:
+        """Stops the running call, or else the next ones, until `resume`; legal from every thread."""
+        with self._handle_lock:
+            if self._handle is not None:
+                library().v2e_session_cancel(self._handle)
+
+    def resume(self) -> None:
+        """Ends the effect of `cancel`."""
+        library().v2e_session_resume(self.handle)
+
+    def close(self) -> None:
+        """Frees the KV cache. A call that runs in another thread is cancelled first.
+
+        Raises:
+            Valley2Error: called from a callback of the session's own call.
+        """
+        if self._running_in == threading.get_ident():
+            raise Valley2Error("A session cannot be closed by its own callback.")
+        self.cancel()
+        with self._call_lock, self._handle_lock:
+            if self._handle is None:
+                return
+            library().v2e_session_close(self._handle)
+            self._handle = None
+        self._decoder.remove_session()
+
+    def __enter__(self) -> DecoderSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()

@@ -1,0 +1,172 @@
+"""Reads a directory of reference outputs (docs/golden.md): which cases a variant has and what the reference computed.
+
+Nothing here knows the names of cases or variants: they are what `manifest.json` and `fwd/<variant>/` hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from valley2_edge.errors import InputError
+
+Array = npt.NDArray[Any]
+
+TILE_SCALE = 0.00392156862745098
+EAGLE_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
+EAGLE_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """What went into the reference in one case and what came out."""
+
+    name: str
+    pictures: list[npt.NDArray[np.uint8]]
+    """RGB, (height, width, 3)."""
+    history: list[dict[str, str]] | None
+    """Turns with `role` and `content`; None: the prompt's text was given as it is, without a picture."""
+    record: Mapping[str, Any]
+    """The case's entry in manifest.json."""
+    preprocessing: Mapping[str, Array]
+    forward: Mapping[str, Array]
+
+
+class Golden:
+    """A directory of reference outputs."""
+
+    def __init__(self, directory: Path) -> None:
+        """Reads the manifest.
+
+        Raises:
+            InputError: `directory` holds no reference outputs.
+        """
+        self.directory = directory
+        if not directory.is_dir():
+            raise InputError(f"{directory} is not a directory of reference outputs")
+        content = _read_json(directory / "manifest.json")
+        records = content.get("cases") if isinstance(content, dict) else None
+        if not isinstance(records, dict):
+            raise InputError(f'{directory / "manifest.json"} has no "cases"')
+        self._records: dict[str, dict[str, Any]] = records
+
+    def case_names(self, variant: str) -> list[str]:
+        """Cases of a variant, sorted.
+
+        Raises:
+            InputError: There are none.
+        """
+        folder = self.directory / "fwd" / variant
+        names = sorted(path.stem for path in folder.glob("*.safetensors")) if _is_plain_name(variant) else []
+        if not names:
+            known = ", ".join(sorted(path.name for path in (self.directory / "fwd").glob("*") if path.is_dir()))
+            raise InputError(
+                f"{self.directory} has no variant {variant!r}, only {known or 'none'}; name one with --variant"
+            )
+        return names
+
+    def case(self, variant: str, name: str, policy: str) -> GoldenCase:
+        """Reads one case.
+
+        Args:
+            variant: Folder under fwd/.
+            name: One of `case_names`.
+            policy: "hub" or "repo": whose preprocessing to expect.
+
+        Raises:
+            InputError: A file is missing or broken.
+        """
+        record = self._records.get(variant, {}).get(name)
+        if not isinstance(record, dict):
+            raise InputError(f"{self.directory / 'manifest.json'} does not describe case {name} of {variant}")
+        description = self.directory / "inputs" / f"{name}.json"
+        history, pictures = None, []
+        if description.exists():
+            history = _read_json(description)["chat_history"]
+            pictures = self._read_pictures(name)
+        forward = _read_tensors(self.directory / "fwd" / variant / f"{name}.safetensors")
+        return GoldenCase(name, pictures, history, record, self._read_preprocessing(name, policy), forward)
+
+    def geometry(self) -> list[dict[str, Any]]:
+        """Rows of geometry.json; none when there is no such file."""
+        path = self.directory / "geometry.json"
+        return list(_read_json(path)) if path.exists() else []
+
+    def checkpoint(self, variant: str) -> Path | None:
+        """The folder with a variant's config.json, if it has one of its own."""
+        folder = self.directory / "ckpt" / variant
+        return folder if (folder / "config.json").exists() else None
+
+    def _read_pictures(self, name: str) -> list[npt.NDArray[np.uint8]]:
+        path = self.directory / "inputs" / f"{name}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return [archive[f"image{index}"] for index in range(len(archive.files))]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+
+    def _read_preprocessing(self, name: str, policy: str) -> dict[str, Array]:
+        """Arrays of pre/ or, for hub, those of pre_hf/ over those that equal pre/'s and are left out."""
+        tensors: dict[str, Array] = {}
+        for folder in ("pre", "pre_hf") if policy == "hub" else ("pre",):
+            path = self.directory / folder / f"{name}.safetensors"
+            if path.exists():
+                tensors.update(_read_tensors(path))
+        return tensors
+
+
+def tiles_from_bytes(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The reference's SigLIP input, bit for bit.
+
+    Args:
+        tiles: (T, 3, S, S), 0 to 255.
+
+    Returns:
+        (T, 3, S, S) in [-1, 1].
+    """
+    half = np.float32(0.5)
+    scaled: npt.NDArray[np.float32] = (tiles * TILE_SCALE).astype(np.float32)
+    return (scaled - half) / half
+
+
+def patches_from_bytes(patches: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The reference's Eagle input without its second, equal temporal slice, bit for bit.
+
+    Args:
+        patches: (P, 3, 14, 14), 0 to 255.
+
+    Returns:
+        (P, 588), normalised.
+    """
+    scaled = (patches * (1 / 255)).astype(np.float32)
+    mean, std = EAGLE_MEAN[:, None, None], EAGLE_STD[:, None, None]
+    normalised: npt.NDArray[np.float32] = (scaled - mean) / std
+    return normalised.reshape(len(patches), -1)
+
+
+def _is_plain_name(name: str) -> bool:
+    return bool(name) and name not in (".", "..") and not any(mark in name for mark in "/\\:")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not readable JSON: {error}") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Array]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,206 @@
+"""A bundle in memory, ready to answer."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.errors import InputError
+from valley2_edge.policy import EaglePreset, PolicyName
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.engines import Engines
+from valley2_edge.runtime.images import ImageSource
+from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
+from valley2_edge.runtime.session import Session, VideoSource
+from valley2_edge.runtime.vision import VisionEncoder
+from valley2_edge.tokenizer import Tokenizer
+
+_SESSION_OPTIONS = frozenset(
+    {
+        "system",
+        "policy",
+        "strict",
+        "context_length",
+        "kv_precision",
+        "prefill_chunk",
+        "eagle",
+        "tiles",
+        "eagle_preset",
+        "eagle_max_tokens",
+        "eagle_min_tokens",
+    }
+)
+
+
+class Valley2:
+    """A loaded bundle. It is immutable and may be shared by threads; each conversation is a session of its own."""
+
+    def __init__(self, bundle: Bundle, engines: Engines) -> None:
+        self._bundle = bundle
+        self._engines = engines
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        threads: int = 0,
+        isa: str = "auto",
+        activations: str = "int8",
+        providers: Sequence[str] | None = None,
+        keep_vision: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> Valley2:
+        """Loads a bundle: checks its files, then maps the decoder's; the vision engines wait for the first picture.
+
+        Args:
+            directory: The bundle.
+            threads: For the decoder and the vision engines together; 0 is as many as the process may run on.
+            isa: Instruction set of the decoder: auto, portable, avx2, avx512-vnni or neon.
+            activations: Of quantised matrices: int8, or int16 for about 100 times finer at twice the arithmetic.
+            providers: ONNX Runtime's execution providers for the vision engines in order of preference; None is the
+                order that this machine offers.
+            keep_vision: Hold the vision engines between questions instead of loading them for each one with pictures.
+            on_progress: Told how far the check and the load are; an exception that it raises stops them.
+
+        Raises:
+            BundleError: The bundle is missing, damaged or of another version.
+            InputError: An option is out of range, or the machine lacks the instruction set or the provider.
+        """
+        report = on_progress or ignore_progress
+        bundle = open_bundle(Path(directory), progress=lambda done, total: report("check", done, total))
+        report("load", 0, 2)
+        tokenizer = Tokenizer(bundle.directory / "tokenizer")
+        report("load", 1, 2)
+        decoder = Decoder(bundle.directory / "decoder", threads=threads, isa=isa, activations=activations)
+        vision = VisionEncoder(bundle, threads=decoder.description.threads, providers=providers, keep=keep_vision)
+        report("load", 2, 2)
+        return cls(bundle, Engines(bundle.manifest.architecture, tokenizer, vision, decoder))
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that was loaded."""
+        return self._bundle
+
+    @property
+    def engines(self) -> Engines:
+        """The parts, for programs that measure or verify them one by one."""
+        return self._engines
+
+    def session(
+        self,
+        *,
+        system: str | None = None,
+        policy: PolicyName = "hub",
+        strict: bool = False,
+        think: bool = False,
+        context_length: int = 0,
+        kv_precision: str = "auto",
+        prefill_chunk: int = 0,
+        eagle: bool = True,
+        tiles: bool = True,
+        eagle_preset: EaglePreset = "balanced",
+        eagle_max_tokens: int | None = None,
+        eagle_min_tokens: int | None = None,
+    ) -> Session:
+        """Begins a conversation.
+
+        Args:
+            system: System prompt; None is the policy's default, an empty string an empty one.
+            policy: "hub" is the released processor, "repo" the repository's chat class.
+            strict: Reproduce the reference's surprises as well.
+            think: Ask for four-step answers.
+            context_length: Positions at most; 0 is what the model was trained for. Memory grows with use.
+            kv_precision: Of the KV cache: auto, fp16 or fp32.
+            prefill_chunk: Positions computed together; 0 is 256. It does not change the answer.
+            eagle: Run the Eagle branch, where the checkpoint has one.
+            tiles: Cut pictures into tiles where the policy says so.
+            eagle_preset: Cap of Eagle tokens: "fast" 256, "balanced" 729 (196 for each of several pictures or frames),
+                "document" 1280 or "full" 16384.
+            eagle_max_tokens: Another cap.
+            eagle_min_tokens: Least Eagle tokens of a picture; smaller ones are enlarged. None is 4.
+
+        Raises:
+            InputError: An option is out of range, or the model is closed.
+        """
+        if self._closed:
+            raise InputError("The model is closed.")
+        session = Session(
+            self._engines,
+            system=system,
+            policy=policy,
+            strict=strict,
+            think=think,
+            context_length=context_length,
+            kv_precision=kv_precision,
+            prefill_chunk=prefill_chunk,
+            eagle=eagle,
+            tiles=tiles,
+            eagle_preset=eagle_preset,
+            eagle_max_tokens=eagle_max_tokens,
+            eagle_min_tokens=eagle_min_tokens,
+        )
+        self._sessions.add(session)
+        return session
+
+    def chat(
+        self,
+        question: str,
+        *,
+        images: Sequence[ImageSource] = (),
+        video: VideoSource | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """Asks one question in a session of its own.
+
+        Args:
+            question: As in `Session.ask`.
+            images: As in `Session.ask`.
+            video: As in `Session.ask`.
+            **options: Those of `session` and of `Session.ask`.
+
+        Returns:
+            The pieces of the answer.
+
+        Raises:
+            InputError: An option is out of range.
+            TypeError: There is no option of that name.
+        """
+        session = self.session(**{name: options.pop(name) for name in _SESSION_OPTIONS & options.keys()})
+        try:
+            answer = session.ask(question, images=images, video=video, **options)
+        except BaseException:
+            session.close()
+            raise
+        return _until_closed(answer, session)
+
+    def close(self) -> None:
+        """Stops and closes all sessions and frees the model."""
+        if self._closed:
+            return
+        self._closed = True
+        for session in list(self._sessions):
+            session.close()
+        self._engines.close()
+
+    def __enter__(self) -> Valley2:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _until_closed(answer: Iterator[str], session: Session) -> Iterator[str]:
+    try:
+        yield from answer
+    finally:
+        session.close()

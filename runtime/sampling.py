@@ -1,0 +1,61 @@
+"""How an answer's tokens are chosen."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+
+from valley2_edge.errors import InputError
+
+_SEED_LIMIT = 2**64
+_SPLITMIX_INCREMENT = 0x9E3779B97F4A7C15
+_MAX_NEW_TOKENS_LIMIT = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The choices of one answer; the defaults are the reference's greedy decoding."""
+
+    max_new_tokens: int = 1024
+    temperature: float = 0.0
+    """0: greedy."""
+    top_k: int = 0
+    """0: off."""
+    top_p: float = 1.0
+    """0 or 1: off."""
+    min_p: float = 0.0
+    """0: off."""
+    repetition_penalty: float = 1.0
+    """1: off; over the session's token ids, prompts and answers."""
+    seed: int | None = None
+    """None: another one for every answer; statistics say which."""
+
+    def __post_init__(self) -> None:
+        _check("max_new_tokens", self.max_new_tokens, 1, _MAX_NEW_TOKENS_LIMIT)
+        _check("temperature", self.temperature, 0, math.inf)
+        _check("top_k", self.top_k, 0, _MAX_NEW_TOKENS_LIMIT)
+        _check("top_p", self.top_p, 0, 1)
+        _check("min_p", self.min_p, 0, 1)
+        _check("repetition_penalty", self.repetition_penalty, 0, math.inf)
+        if self.seed is not None:
+            _check("seed", self.seed, 0, _SEED_LIMIT - 1)
+
+    def chosen_seed(self) -> int:
+        """The seed, or a fresh one."""
+        return secrets.randbits(64) if self.seed is None else self.seed
+
+
+def seed_of_step(seed: int, step: int) -> int:
+    """The seed with which the core chooses token number `step` of an answer, in a call of its own.
+
+    It is the state that the core's generator, a SplitMix64 of one number a token, has after `step` tokens: the answer
+    is the one that a single call would give.
+    """
+    return (seed + step * _SPLITMIX_INCREMENT) % _SEED_LIMIT
+
+
+def _check(name: str, value: float, smallest: float, largest: float) -> None:
+    if not (smallest <= value <= largest and math.isfinite(value)):
+        upper = "" if math.isinf(largest) else f" and at most {largest}"
+        raise InputError(f"{name} must be at least {smallest}{upper}, not {value}.")

@@ -1,0 +1,361 @@
+"""A conversation with the model: questions about pictures in, pieces of the answers out."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+from valley2_edge import prompt
+from valley2_edge.errors import BudgetError, Cancelled, InputError, Valley2Error, Valley2Warning
+from valley2_edge.policy import EaglePreset, Policy, PolicyName
+from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.decoder import GenerateOptions, StopReason
+from valley2_edge.runtime.engines import Array, Engines, prompt_segments
+from valley2_edge.runtime.images import ImageSource, load_picture
+from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
+from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
+from valley2_edge.runtime.sampling import Sampling, seed_of_step
+from valley2_edge.runtime.stats import Statistics, peak_memory_bytes
+from valley2_edge.runtime.video import is_video, read_frames
+from valley2_edge.tokenizer import TextStream
+
+VideoSource = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class _Question:
+    text: str
+    images: Sequence[ImageSource]
+    video: VideoSource | None
+    frames: int
+    sampling: Sampling
+    report: ProgressCallback
+
+
+class AnswerStream(Iterator[str]):
+    """The pieces of one answer as they are made. It may be left at any time: what was yielded is in the context."""
+
+    def __init__(self, pieces: Generator[str, None, None], lock: threading.Lock, statistics: Statistics) -> None:
+        self._pieces = pieces
+        self._lock = lock
+        self.statistics = statistics
+        """Of this answer; complete when it has ended."""
+
+    def __next__(self) -> str:
+        with self._lock:
+            return next(self._pieces)
+
+    def close(self) -> None:
+        """Ends the answer here."""
+        with self._lock:
+            self.end()
+
+    def end(self) -> None:
+        """Ends the answer for a caller who holds the session's lock."""
+        self._pieces.close()
+
+
+class Session:
+    """One conversation; made by `Valley2.session`. It belongs to one thread at a time, apart from `cancel`."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        *,
+        system: str | None = None,
+        policy: PolicyName = "hub",
+        strict: bool = False,
+        think: bool = False,
+        context_length: int = 0,
+        kv_precision: str = "auto",
+        prefill_chunk: int = 0,
+        eagle: bool = True,
+        tiles: bool = True,
+        eagle_preset: EaglePreset = "balanced",
+        eagle_max_tokens: int | None = None,
+        eagle_min_tokens: int | None = None,
+    ) -> None:
+        self._engines = engines
+        self._model = engines.architecture
+        self._policy = Policy(policy, strict, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens)
+        self._layout = prompt.Layout(self._policy, self._model.picture.use_special_start_end_token)
+        self._system = system
+        self._think = think
+        self._context_length = context_length or engines.decoder.description.max_context
+        self._decoder = engines.decoder.session(context_length, kv_precision, prefill_chunk)
+        self._cancel = CancelToken()
+        self._lock = threading.Lock()
+        self._answer: weakref.ref[AnswerStream] | None = None
+        self._closed = False
+        self.statistics = Statistics()
+        """Of the last question."""
+
+    def ask(
+        self,
+        question: str,
+        *,
+        images: Sequence[ImageSource] = (),
+        video: VideoSource | None = None,
+        frames: int = 8,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        think: bool | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> AnswerStream:
+        """Asks a question; earlier questions, pictures and answers stay in the context.
+
+        The work is done while the result is iterated. A cancelled or failed question leaves no trace; an answer that
+        was cancelled or left half way stays as far as it came. A new question ends the answer before it.
+
+        Args:
+            question: Text; what looks like a control token in it stays text, unless the session is strict.
+            images: Paths, encoded bytes, Pillow images or uint8 arrays (height, width, 3); one path of a video counts
+                as `video`.
+            video: Path of a video instead of images.
+            frames: Frames to take of it.
+            max_new_tokens: Tokens of the answer at most.
+            temperature: 0 is greedy.
+            top_k: Most likely tokens to choose from; 0 is off.
+            top_p: Share of the probability to choose from; 0 or 1 is off.
+            min_p: Least probability, relative to the most likely token; 0 is off.
+            repetition_penalty: Above 1 disfavours tokens that occurred in the session; 1 is off.
+            seed: Of the choice when temperature is above 0; None takes another each time.
+            think: Ask for the four-step answer; None is the session's own setting.
+            on_progress: Told how far each stage is.
+
+        Returns:
+            The iterator of the answer's pieces. Iterating raises InputError for an unusable picture, BudgetError when
+            the context or the memory does not suffice, Cancelled, and NumericError.
+
+        Raises:
+            InputError: An option is out of range, or another thread is iterating an answer of this session.
+        """
+        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        if not isinstance(question, str):
+            raise InputError(f"The question must be text, not {type(question)}.")
+        if isinstance(images, (str, bytes, os.PathLike)):
+            raise InputError("images must be a list of pictures, not one picture.")
+        images, video = _sort_sources(images, video)
+        if not question.strip() and not images and video is None:
+            raise InputError("The question is empty.")
+        text = prompt.with_thinking(question) if (self._think if think is None else think) else question
+        turn = _Question(text, images, video, frames, sampling, on_progress or ignore_progress)
+        if not self._lock.acquire(blocking=False):
+            raise InputError("Another thread is iterating an answer of this session; a session answers one at a time.")
+        try:
+            if self._closed:
+                raise InputError("The session is closed.")
+            self._end_answer()
+            # From here on a cancel is meant for this question, even before it is iterated.
+            self._cancel.clear()
+            self._decoder.resume()
+            self.statistics = Statistics(context_length=self._context_length, seed=sampling.chosen_seed())
+            answer = AnswerStream(self._run(turn, self.statistics), self._lock, self.statistics)
+            self._answer = weakref.ref(answer)
+            return answer
+        finally:
+            self._lock.release()
+
+    def cancel(self) -> None:
+        """Stops the running answer from any thread: its iterator raises Cancelled; the session stays usable."""
+        self._cancel.cancel()
+
+    @property
+    def policy(self) -> Policy:
+        """The session's choices about pictures."""
+        return self._policy
+
+    @property
+    def context_used(self) -> int:
+        """Positions in the context."""
+        return self._decoder.length
+
+    def close(self) -> None:
+        """Frees the KV cache, after stopping what runs."""
+        self.cancel()
+        with self._lock:
+            if not self._closed:
+                self._end_answer()
+                self._closed = True
+                self._decoder.close()
+
+    def _end_answer(self) -> None:
+        answer = self._answer() if self._answer is not None else None
+        if answer is not None:
+            answer.end()
+
+    def _run(self, turn: _Question, statistics: Statistics) -> Generator[str, None, None]:
+        begin = time.perf_counter()
+        start = self._decoder.length
+        answering = False
+        try:
+            segments = self._prepare(turn, statistics)
+            self._prefill(segments, turn.report, statistics)
+            answering = True
+            yield from self._generate(turn, statistics, begin)
+        except BaseException as error:  # whatever it is, the cache must be good for the next question
+            failed = isinstance(error, Valley2Error) and not isinstance(error, Cancelled)
+            if (failed or not answering) and self._decoder.length > start:
+                self._decoder.truncate(start)
+            if isinstance(error, GeneratorExit):
+                statistics.stop = "stopped"
+            elif isinstance(error, (Cancelled, KeyboardInterrupt)):
+                statistics.stop = "cancelled"
+            raise
+        finally:
+            statistics.context_used = self._decoder.length
+            statistics.kv_bytes = self._decoder.kv_bytes
+            if statistics.pictures:
+                statistics.providers = dict(self._engines.vision.providers)
+            statistics.peak_memory_bytes = peak_memory_bytes()
+            statistics.total_seconds = time.perf_counter() - begin
+
+    def _prepare(self, turn: _Question, statistics: Statistics) -> list[Array]:
+        begin = time.perf_counter()
+        pictures = self._load_pictures(turn)
+        self._cancel.check()
+        ids = self._encode_prompt(turn.text, len(pictures))
+        pictures = self._used_pictures(pictures, ids.count(prompt.PICTURE_ID))
+        statistics.preprocess_seconds = time.perf_counter() - begin
+        statistics.text_tokens = len(ids) - len(pictures)
+        statistics.pictures = len(pictures)
+        statistics.tiles = sum(picture.geometry.tile_count for picture in pictures)
+        statistics.siglip_tokens = sum(picture.geometry.siglip_tokens for picture in pictures)
+        statistics.eagle_tokens = sum(picture.geometry.eagle_tokens for picture in pictures)
+        self._check_room(statistics)
+        encoded = self._engines.vision.encode(pictures, self._cancel, turn.report)
+        statistics.vision_load_seconds = encoded.times.load
+        statistics.preprocess_seconds += encoded.times.preprocess
+        statistics.siglip_seconds = encoded.times.siglip
+        statistics.projector_seconds = encoded.times.projector
+        statistics.eagle_seconds = encoded.times.eagle
+        return prompt_segments(ids, encoded.tokens)
+
+    def _load_pictures(self, turn: _Question) -> list[PreparedPicture]:
+        if turn.video is not None:
+            pixels = read_frames(turn.video, turn.frames)
+        else:
+            limit = self._policy.picture_limit()
+            if limit is not None and len(turn.images) > limit:
+                message = f"Only the first {limit} of {len(turn.images)} pictures are used, as the reference does."
+                warnings.warn(message, Valley2Warning, stacklevel=2)
+            pixels = []
+            for index, source in enumerate(turn.images[:limit]):
+                self._cancel.check()
+                name = None if isinstance(source, (str, os.PathLike)) else f"Picture {index + 1}"
+                pixels.append(load_picture(source, strict=self._policy.strict, name=name))
+        if not pixels and self._policy.strict and self._decoder.length == 0:
+            pixels = [black_picture()]
+        return prepare_pictures(pixels, self._model, self._policy, video=turn.video is not None)
+
+    def _encode_prompt(self, question: str, picture_count: int) -> list[int]:
+        if self._decoder.length == 0:
+            parts = prompt.build_first_turn(question, picture_count, self._system, self._layout)
+        else:
+            parts = prompt.build_next_turn(question, picture_count, self._layout)
+        return prompt.encode(parts, self._engines.tokenizer, self._policy.strict)
+
+    @staticmethod
+    def _used_pictures(pictures: list[PreparedPicture], places: int) -> list[PreparedPicture]:
+        """Strict alone, where the question's own `<image>` decide, can have another number of places."""
+        if places > len(pictures):
+            raise InputError(f"The question has {places} places for pictures, but there are {len(pictures)} pictures.")
+        if places < len(pictures):
+            message = f"Only the first {places} of {len(pictures)} pictures have a place in the question."
+            warnings.warn(message, Valley2Warning, stacklevel=2)
+        return pictures[:places]
+
+    def _check_room(self, statistics: Statistics) -> None:
+        free = self._context_length - self._decoder.length
+        if statistics.prompt_tokens < free:
+            return
+        vision = statistics.siglip_tokens + statistics.eagle_tokens
+        raise BudgetError(
+            f"The question needs {statistics.prompt_tokens} positions ({statistics.text_tokens} for text, {vision} for "
+            f"pictures) and one for the answer, but only {free} of the context's {self._context_length} are free."
+        )
+
+    def _prefill(
+        self,
+        segments: list[Array],
+        report: ProgressCallback,
+        statistics: Statistics,
+    ) -> None:
+        begin = time.perf_counter()
+
+        def prefill() -> None:
+            self._decoder.prefill(segments, on_progress=lambda done, total: report("prefill", done, total))
+
+        with self._cancel.stopping(self._decoder.cancel):
+            run_interruptibly(prefill, self._decoder.cancel)
+        statistics.prefill_seconds = time.perf_counter() - begin
+
+    def _generate(self, turn: _Question, statistics: Statistics, begin: float) -> Iterator[str]:
+        text = TextStream(self._engines.tokenizer)
+        for step in range(turn.sampling.max_new_tokens):
+            token = self._next_token(turn.sampling, step, statistics)
+            if token is None:
+                break
+            if step == 0:
+                statistics.first_token_seconds = time.perf_counter() - begin
+            statistics.new_tokens = step + 1
+            turn.report("decode", step + 1, turn.sampling.max_new_tokens)
+            piece = text.push(token)
+            if piece:
+                yield piece
+        else:
+            statistics.stop = "length"
+        rest = text.finish()
+        if rest:
+            yield rest
+
+    def _next_token(self, sampling: Sampling, step: int, statistics: Statistics) -> int | None:
+        """Chooses and decodes one token; None: the answer has ended.
+
+        One token a call, so that whatever the caller does between two pieces the cache holds exactly what he has seen.
+        """
+        chosen: list[int] = []
+        options = GenerateOptions(
+            max_new_tokens=1,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=seed_of_step(statistics.seed, step),
+            stop_tokens=self._model.stop_tokens,
+        )
+        begin = time.perf_counter()
+        with self._cancel.stopping(self._decoder.cancel):
+            reason = self._decoder.generate(options, chosen.append)
+        statistics.decode_seconds += time.perf_counter() - begin
+        if reason == StopReason.CONTEXT and not chosen:
+            statistics.stop = "context"
+            message = f"The answer ends here: the context of {self._context_length} positions is full."
+            warnings.warn(message, Valley2Warning, stacklevel=2)
+        elif reason == StopReason.TOKEN:
+            statistics.stop = "token"
+        return chosen[0] if chosen else None
+
+
+def _sort_sources(
+    images: Sequence[ImageSource], video: VideoSource | None
+) -> tuple[Sequence[ImageSource], VideoSource | None]:
+    videos = [source for source in images if isinstance(source, (str, os.PathLike)) and is_video(source)]
+    if not videos:
+        if video is not None and len(images):
+            raise InputError("One question can be about pictures or about a video, not about both.")
+        return list(images), video
+    if len(images) > 1 or video is not None:
+        raise InputError("One question can be about pictures or about one video, not about both.")
+    return [], videos[0]

@@ -1,0 +1,74 @@
+"""What one answer cost."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Literal
+
+StopReason = Literal["token", "length", "context", "cancelled", "stopped"]
+
+
+@dataclass
+class Statistics:
+    """Counts and times of one turn; filled while it runs. Times are seconds."""
+
+    pictures: int = 0
+    tiles: int = 0
+    """SigLIP tiles, global views included."""
+    siglip_tokens: int = 0
+    eagle_tokens: int = 0
+    text_tokens: int = 0
+    """Of the prompt, control tokens included."""
+    new_tokens: int = 0
+    """Of the answer, the closing token apart."""
+    vision_load_seconds: float = 0.0
+    """Opening the vision engines."""
+    preprocess_seconds: float = 0.0
+    """Reading pictures, tiling and patching them."""
+    siglip_seconds: float = 0.0
+    projector_seconds: float = 0.0
+    eagle_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    """Inside the core; the time in which the caller looks at the pieces is not counted."""
+    first_token_seconds: float | None = None
+    """From the question to the first token; None: there was none."""
+    total_seconds: float = 0.0
+    context_used: int = 0
+    """Positions in the KV cache after the turn."""
+    context_length: int = 0
+    kv_bytes: int = 0
+    peak_memory_bytes: int | None = None
+    """Largest resident memory of the process so far, mapped files included; None where the system does not tell."""
+    seed: int = 0
+    providers: dict[str, list[str]] = field(default_factory=dict)
+    """ONNX Runtime's providers by vision engine, as it reports them."""
+    stop: StopReason | None = None
+    """Why the answer ended: a stop token, max_new_tokens, a full context, cancelled, or the caller stopped iterating.
+    None: it has not ended, or it failed."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Positions that the prompt took: text and pictures."""
+        return self.text_tokens + self.siglip_tokens + self.eagle_tokens
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Speed of the prefill; 0 when there was none."""
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Speed of the decode; 0 when there was none."""
+        return self.new_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+
+def peak_memory_bytes() -> int | None:
+    """Largest resident memory of this process so far; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,143 @@
+"""Proves that a machine computes what it should: a bundle's own self-test, and the reference's outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from valley2_edge.bundle import Bundle
+from valley2_edge.config import ModelConfig
+from valley2_edge.errors import BundleError
+from valley2_edge.policy import Policy, PolicyName
+from valley2_edge.prompt import Layout, build_first_turn, encode, render
+from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.comparison import Array, Row, compare_relative, compare_rows, compare_values
+from valley2_edge.runtime.engines import Engines, prompt_segments
+from valley2_edge.runtime.golden import Golden
+from valley2_edge.runtime.golden_check import check_case
+from valley2_edge.runtime.golden_geometry import check_geometry
+from valley2_edge.runtime.images import load_picture
+from valley2_edge.runtime.model import Valley2
+from valley2_edge.runtime.preprocess import prepare_pictures
+from valley2_edge.selftest import SELFTEST_FILE, SELFTEST_PICTURE, SELFTEST_REFERENCE, SelfTest
+
+SELF_TEST = "self-test"
+
+
+def verify_golden(
+    bundle: Bundle,
+    golden: Golden,
+    variant: str,
+    policy: PolicyName,
+    architecture: ModelConfig | None = None,
+    threads: int = 0,
+) -> Iterator[Row]:
+    """Compares a bundle with the reference's outputs: the geometry table, then every case of a variant.
+
+    Args:
+        bundle: Checked.
+        golden: The reference's outputs.
+        variant: Which of them.
+        policy: Whose rules the variant follows; it runs strict and with the reference's own Eagle caps.
+        architecture: The variant's, where it uses the same weights with other settings; None: the bundle's.
+        threads: Of all engines; 0: as many as the process may run on.
+
+    Yields:
+        A row for each case and stage.
+
+    Raises:
+        InputError: The variant is not there, or a case is not complete.
+        BundleError: An engine cannot be loaded.
+    """
+    names = golden.case_names(variant)
+    table = golden.geometry()
+    if table:
+        yield check_geometry(table)
+    with Valley2.load(bundle.directory, threads=threads, keep_vision=True) as model:
+        engines = dataclasses.replace(model.engines, architecture=architecture or model.engines.architecture)
+        for name in names:
+            yield from check_case(golden.case(variant, name, policy), engines, Policy.of_reference(policy))
+
+
+def self_test(bundle: Bundle, threads: int = 0) -> Iterator[Row]:
+    """Asks the bundle's own question about its own picture and compares each stage with what the exporter computed.
+
+    Args:
+        bundle: Checked.
+        threads: Of all engines; 0: as many as the process may run on.
+
+    Yields:
+        A row for each stage.
+
+    Raises:
+        BundleError: The bundle has no self-test, or an engine cannot be loaded.
+    """
+    test, reference = _read_self_test(bundle)
+    with Valley2.load(bundle.directory, threads=threads, activations=test.activations, keep_vision=True) as model:
+        yield from _run_self_test(test, reference, bundle, model.engines)
+
+
+def _run_self_test(test: SelfTest, reference: dict[str, Array], bundle: Bundle, engines: Engines) -> Iterator[Row]:
+    architecture, vision = engines.architecture, engines.vision
+    policy = Policy(policy=test.policy, strict=test.strict, eagle_preset=test.eagle_preset)
+    picture = load_picture(bundle.path(SELFTEST_PICTURE), strict=test.strict)
+    (prepared,) = prepare_pictures([picture], architecture, policy)
+    layout = Layout(policy, architecture.picture.use_special_start_end_token)
+    parts = build_first_turn(test.question, 1, None, layout)
+    ids = encode(parts, engines.tokenizer, test.strict)
+    yield compare_values(SELF_TEST, "prompt", render(parts), test.prompt)
+    yield compare_values(SELF_TEST, "input_ids", ids, test.input_ids)
+    counts = (prepared.geometry.siglip_tokens, prepared.geometry.eagle_tokens)
+    yield compare_values(SELF_TEST, "picture tokens", counts, (test.siglip_tokens, test.eagle_tokens))
+    features = np.concatenate([vision.siglip(tile[None]) for tile in prepared.tiles()])  # (T, 729, C)
+    yield _compare_stride(test, "siglip_features", features, reference, test.tile_stride)
+    projected = np.concatenate([vision.project(tile[None]) for tile in features])  # (T, side * side, hidden)
+    yield _compare_stride(test, "projector_tokens", projected, reference, test.tile_stride)
+    if prepared.options.eagle:
+        eagle = vision.eagle(*prepared.patches())  # (P / 4, hidden)
+        yield _compare_stride(test, "eagle_tokens", eagle, reference, test.eagle_stride)
+    pictures = vision.encode([prepared], CancelToken()).tokens
+    yield from _check_decoder(test, reference, engines, prompt_segments(ids, pictures))
+
+
+def _check_decoder(
+    test: SelfTest, reference: dict[str, Array], engines: Engines, segments: list[Array]
+) -> Iterator[Row]:
+    embeddings = engines.embeddings(segments)  # (L, hidden)
+    yield compare_values(SELF_TEST, "prefill length", len(embeddings), test.prefill_length)
+    sums, norms = reference["embedding_sums"], reference["embedding_norms"]
+    tolerance = test.tolerances["input_embeddings"]
+    yield compare_rows(SELF_TEST, "input_embeddings", embeddings, sums, norms, tolerance)
+    session = engines.decoder.session(kv_precision="fp32")
+    try:
+        session.prefill(segments, logit_rows=test.logit_rows)
+        logits = session.logits(test.logit_rows)  # (logit_rows, vocabulary)
+    finally:
+        session.close()
+    yield compare_relative(SELF_TEST, "logits", logits, reference["logits"], test.tolerances["logits"])
+
+
+def _compare_stride(test: SelfTest, stage: str, found: Array, reference: dict[str, Array], stride: int) -> Row:
+    rows = found.reshape(-1, found.shape[-1])[::stride]
+    return compare_relative(SELF_TEST, stage, rows, reference[stage], test.tolerances[stage])  # type: ignore[index]
+
+
+def _read_self_test(bundle: Bundle) -> tuple[SelfTest, dict[str, Array]]:
+    path = bundle.path(SELFTEST_FILE)
+    try:
+        test = SelfTest.model_validate_json(path.read_text(encoding="utf-8"))
+        reference: dict[str, Array] = load_file(bundle.path(SELFTEST_REFERENCE))
+    except (OSError, SafetensorError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise BundleError(f"{path.parent} cannot be read: {first}.") from error
+    needed = {"siglip_features", "projector_tokens", "embedding_sums", "embedding_norms", "logits"}
+    needed |= {"eagle_tokens"} if bundle.manifest.architecture.eagle is not None else set()
+    missing = sorted(needed - set(reference))
+    if missing:
+        raise BundleError(f"{bundle.path(SELFTEST_REFERENCE)} lacks {missing[0]}.")
+    return test, reference

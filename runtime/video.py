@@ -1,0 +1,103 @@
+"""Frames of a video, evenly spread."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valley2_edge.errors import InputError
+
+VIDEO_EXTENSIONS = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".mts", ".m2ts"}
+)
+
+
+def is_video(path: object) -> bool:
+    """Whether a source is the path of a video, judged by its extension."""
+    return isinstance(path, (str, os.PathLike)) and Path(path).suffix.lower() in VIDEO_EXTENSIONS
+
+
+def read_frames(path: str | os.PathLike[str], frames: int = 8) -> list[NDArray[np.uint8]]:
+    """Reads frames spread evenly over a video, the first and the last included.
+
+    A video with fewer frames repeats some, as the reference's rule does.
+
+    Args:
+        path: The video file.
+        frames: How many.
+
+    Returns:
+        `frames` pictures, each (height, width, 3) uint8 RGB: the frames number int(linspace(0, count - 1, frames)).
+
+    Raises:
+        InputError: OpenCV is not installed, or the file is missing, no video, or has no readable frame.
+    """
+    if frames < 1:
+        raise InputError(f"frames must be at least 1, not {frames}.")
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no video at {path}.")
+    capture = _opencv().VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise InputError(f"{path} is not a video that OpenCV can read.")
+        return _spread(capture, path, frames)
+    finally:
+        capture.release()
+
+
+def _opencv() -> ModuleType:
+    # Read when OpenCV loads its backend: without it FFmpeg writes its own complaints to stderr.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    try:
+        import cv2
+    except ImportError as error:
+        raise InputError('Videos need OpenCV: pip install "valley2-edge[video]".') from error
+    module: ModuleType = cv2
+    return module
+
+
+def _spread(capture: Any, path: Path, frames: int) -> list[NDArray[np.uint8]]:
+    cv2 = _opencv()
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    pictures = _read_at(capture, _places(count, frames)) if count > 0 else None
+    if pictures is None:
+        # The container does not say how many frames there are, or promises more than it holds.
+        count = _count_frames(capture)
+        pictures = _read_at(capture, _places(count, frames)) if count > 0 else None
+    if pictures is None:
+        raise InputError(f"{path} has no readable frame.")
+    return pictures
+
+
+def _places(count: int, frames: int) -> list[int]:
+    return [int(place) for place in np.linspace(0, count - 1, frames)]
+
+
+def _read_at(capture: Any, places: list[int]) -> list[NDArray[np.uint8]] | None:
+    cv2 = _opencv()
+    pictures: list[NDArray[np.uint8]] = []
+    for index, place in enumerate(places):
+        if index and place == places[index - 1]:
+            pictures.append(pictures[-1])
+            continue
+        capture.set(cv2.CAP_PROP_POS_FRAMES, place)
+        found, frame = capture.read()
+        if not found:
+            return None
+        pictures.append(np.ascontiguousarray(frame[:, :, ::-1]))  # (height, width, BGR) to RGB
+    return pictures
+
+
+def _count_frames(capture: Any) -> int:
+    capture.set(_opencv().CAP_PROP_POS_FRAMES, 0)
+    count = 0
+    while capture.grab():
+        count += 1
+    return count

@@ -1,0 +1,65 @@
+"""Valley2 on the edge: load a bundle, ask about pictures, stream the answer.
+
+from valley2_edge import Valley2
+
+with Valley2.load("Valley2-DPO-int4") as model:
+    for piece in model.chat("What is this?", images=["picture.jpg"]):
+        print(piece, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from valley2_edge.errors import (
+    BudgetError,
+    BundleError,
+    Cancelled,
+    CheckpointError,
+    ExportError,
+    InputError,
+    NumericError,
+    Valley2Error,
+    Valley2Warning,
+)
+from valley2_edge.version import __version__
+
+if TYPE_CHECKING:
+    from valley2_edge.answer import Answer, parse_answer
+    from valley2_edge.runtime.model import Valley2
+    from valley2_edge.runtime.session import Session
+    from valley2_edge.runtime.stats import Statistics
+
+# Loaded on first use: the command line's --help, and the build-time half, need none of the engines.
+_LAZY = {
+    "Answer": "valley2_edge.answer",
+    "parse_answer": "valley2_edge.answer",
+    "Session": "valley2_edge.runtime.session",
+    "Statistics": "valley2_edge.runtime.stats",
+    "Valley2": "valley2_edge.runtime.model",
+}
+
+__all__ = [
+    "Answer",
+    "BudgetError",
+    "BundleError",
+    "Cancelled",
+    "CheckpointError",
+    "ExportError",
+    "InputError",
+    "NumericError",
+    "Session",
+    "Statistics",
+    "Valley2",
+    "Valley2Error",
+    "Valley2Warning",
+    "__version__",
+    "parse_answer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,1 @@
+"""The command `valley2_edge`: one file a command."""

@@ -1,0 +1,81 @@
+"""The options of `valley2_edge chat`; their names are those of `Valley2.load`, `Valley2.session` and `Session.ask`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from valley2_edge.policy import EaglePreset, PolicyName
+
+_MODEL = "Model"
+_PICTURES = "Pictures"
+_ANSWER = "Answer"
+
+BundleOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Without it $VALLEY2_BUNDLE, then the bundle exported last.", rich_help_panel=_MODEL
+    ),
+]
+Threads = Annotated[
+    int, typer.Option(help="Of all engines; 0: as many as the process may run on.", rich_help_panel=_MODEL)
+]
+Activations = Annotated[
+    Literal["int8", "int16"],
+    typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.", rich_help_panel=_MODEL),
+]
+ContextLength = Annotated[
+    int, typer.Option(help="Positions; 0: as many as the model was trained for.", rich_help_panel=_MODEL)
+]
+KvPrecision = Annotated[Literal["auto", "fp16", "fp32"], typer.Option(help="Of the KV cache.", rich_help_panel=_MODEL)]
+PrefillChunk = Annotated[
+    int,
+    typer.Option(help="Positions computed together; 0: 256. Does not change the answer.", rich_help_panel=_MODEL),
+]
+
+PolicyOption = Annotated[
+    PolicyName,
+    typer.Option(help="hub: the released processor; repo: the repository's chat class.", rich_help_panel=_PICTURES),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Reproduce the reference's surprises, too.", rich_help_panel=_PICTURES)
+]
+Eagle = Annotated[bool, typer.Option("--eagle/--no-eagle", help="Run the Eagle branch.", rich_help_panel=_PICTURES)]
+Tiles = Annotated[bool, typer.Option("--tiles/--no-tiles", help="Cut pictures into tiles.", rich_help_panel=_PICTURES)]
+EaglePresetOption = Annotated[
+    EaglePreset,
+    typer.Option(
+        help="Cap of Eagle tokens: 256, 729 (196 for each of several pictures or frames), 1280 or 16384.",
+        rich_help_panel=_PICTURES,
+    ),
+]
+EagleMaxTokens = Annotated[
+    int | None, typer.Option(help="Another cap of Eagle tokens for each picture.", rich_help_panel=_PICTURES)
+]
+EagleMinTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Least Eagle tokens of a picture, 4 when not given; smaller ones are enlarged.", rich_help_panel=_PICTURES
+    ),
+]
+Frames = Annotated[int, typer.Option(help="Frames to take of a video.", rich_help_panel=_PICTURES)]
+
+System = Annotated[str | None, typer.Option(help="System prompt.", rich_help_panel=_ANSWER)]
+Think = Annotated[bool, typer.Option("--think", help="Ask for a four-step answer.", rich_help_panel=_ANSWER)]
+MaxNewTokens = Annotated[int, typer.Option(help="Tokens of an answer at most.", rich_help_panel=_ANSWER)]
+Temperature = Annotated[float, typer.Option(help="0: greedy.", rich_help_panel=_ANSWER)]
+TopK = Annotated[int, typer.Option(help="Most likely tokens to choose from; 0: all.", rich_help_panel=_ANSWER)]
+TopP = Annotated[float, typer.Option(help="Share of the probability to choose from; 1: all.", rich_help_panel=_ANSWER)]
+MinP = Annotated[
+    float,
+    typer.Option(help="Least probability relative to the most likely token; 0: any.", rich_help_panel=_ANSWER),
+]
+RepetitionPenalty = Annotated[
+    float, typer.Option(help="Above 1 disfavours tokens that occurred; 1: off.", rich_help_panel=_ANSWER)
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Of the choice above temperature 0; another each time.", rich_help_panel=_ANSWER)
+]
+Stats = Annotated[bool, typer.Option("--stats", help="End with a table on stderr.", rich_help_panel=_ANSWER)]

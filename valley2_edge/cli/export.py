@@ -1,0 +1,91 @@
+"""`valley2_edge export`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from valley2_edge.bundle import DecoderPrecision, VisionPrecision, open_bundle
+from valley2_edge.cli.terminal import error_console, format_bytes, output_console, print_line, stage_progress
+from valley2_edge.errors import ExportError
+from valley2_edge.user_data import remember_bundle
+
+DEFAULT_CHECKPOINT = "bytedance-research/Valley2-DPO"
+BUILD_TIME_PACKAGES = ("torch", "transformers", "onnx")
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A directory with config.json and safetensors, or an id of the Hugging Face hub.")
+    ] = DEFAULT_CHECKPOINT,
+    precision: Annotated[DecoderPrecision, typer.Option(help="Of the decoder's matrices.")] = "int4",
+    vision_precision: Annotated[
+        VisionPrecision | None,
+        typer.Option(help="Of the stored vision weights; fp16, or fp32 with --precision fp32, when not given."),
+    ] = None,
+    group_size: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64 or 128.")] = 128,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric/--asymmetric", help="int4 without or with zero points.")
+    ] = False,
+    lm_head_precision: Annotated[
+        DecoderPrecision | None,
+        typer.Option(help="Of the output layer; int8 with --precision int4, else as --precision, when not given."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub checkpoint.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The bundle's directory; CHECKPOINT-PRECISION here when not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+) -> None:
+    """Export a Valley2 checkpoint to a bundle that needs no torch."""
+    require_build_time_packages()
+    from valley2_edge.export.pipeline import export_bundle
+
+    messages = error_console()
+    with stage_progress(messages) as progress:
+        directory = export_bundle(
+            checkpoint,
+            output,
+            precision=precision,
+            vision_precision=vision_precision,
+            group_size=group_size,
+            symmetric=symmetric,
+            lm_head_precision=lm_head_precision,
+            revision=revision,
+            overwrite=overwrite,
+            progress=progress,
+            announce=lambda sentence: print_line(messages, sentence),
+        )
+    _conclude(directory, messages)
+
+
+def _conclude(directory: Path, messages: Console) -> None:
+    # Hashes what export has just written, so that the first chat need not.
+    size = open_bundle(directory).size
+    print_line(output_console(), f"{directory}: {format_bytes(size)}")
+    try:
+        remember_bundle(directory)
+    except OSError as error:
+        named = f" --bundle {directory}"
+        print_line(messages, f"valley2_edge: warning: the bundle could not be remembered ({error.strerror})")
+    else:
+        named = ""
+    print_line(output_console(), f'Next: valley2_edge chat{named} picture.jpg "What is this?"')
+
+
+def require_build_time_packages() -> None:
+    """Fails before any work when the export extra is not installed.
+
+    Raises:
+        ExportError: A package is missing.
+    """
+    missing = [name for name in BUILD_TIME_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"export needs {', '.join(missing)}, which the base installation leaves out; "
+            "run `pip install valley2-edge[export]`"
+        )

@@ -1,0 +1,149 @@
+"""`valley2_edge verify`: does this machine compute what the exporter, or the reference, computed?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
+from valley2_edge.config import ModelConfig
+from valley2_edge.errors import InputError
+from valley2_edge.policy import PolicyName
+from valley2_edge.user_data import resolve_bundle
+
+if TYPE_CHECKING:
+    from valley2_edge.runtime.comparison import Row
+
+EXIT_FAILED = 1
+HUB_PREFIX = "hf_"
+"""How the names of variants begin that the hub's processor made."""
+
+
+def verify(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="The bundle; without it $VALLEY2_BUNDLE, then the one exported last."),
+    ] = None,
+    golden: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Compare with the reference's outputs in DIR instead.")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Which of the outputs; the name of the bundle's checkpoint when not given.")
+    ] = None,
+    policy: Annotated[
+        PolicyName | None,
+        typer.Option(help="Whose rules the variant follows; hub for names that begin with hf_, else repo."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Of all engines; 0: as many as the process may run on.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """Hash every file of a bundle and run its self-test, or compare it with reference outputs.
+
+    Exits with 1 when a row fails.
+    """
+    if golden is None and (variant is not None or policy is not None):
+        raise InputError("--variant and --policy choose among reference outputs; name them with --golden DIR")
+    console = error_console()
+    with stage_progress(console) as progress:
+        opened = open_bundle(
+            resolve_bundle(bundle), check="full", progress=lambda done, total: progress("checking files", done, total)
+        )
+    rows = _collect(_golden(opened, golden, variant, policy, threads) if golden else _self_test(opened, threads))
+    if as_json:
+        typer.echo(json.dumps([_as_json(row) for row in rows], indent=2))
+    else:
+        _print_table(opened, rows)
+    if not all(row.passed for row in rows):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def variant_architecture(bundle: ModelConfig, variant: ModelConfig, name: str) -> ModelConfig:
+    """The architecture to verify a variant with: the bundle's weights with the variant's picture settings.
+
+    Args:
+        bundle: What was exported.
+        variant: What the variant's own config.json says.
+        name: The variant's, for messages.
+
+    Raises:
+        InputError: They differ in more than how pictures become tiles and tokens, so the weights are others.
+    """
+    merged = bundle.model_copy(update={"picture": variant.picture})
+    for part in ("siglip", "projector", "eagle", "decoder"):
+        if getattr(merged, part) != getattr(variant, part):
+            raise InputError(
+                f"variant {name} is another model than the bundle: their {part} differs; "
+                f"export the variant's own checkpoint, or name another with --variant"
+            )
+    return merged
+
+
+def _self_test(bundle: Bundle, threads: int) -> Iterator[Row]:
+    from valley2_edge.runtime.verify import self_test
+
+    return self_test(bundle, threads)
+
+
+def _golden(
+    bundle: Bundle, directory: Path, variant: str | None, policy: PolicyName | None, threads: int
+) -> Iterator[Row]:
+    from valley2_edge.runtime.golden import Golden
+    from valley2_edge.runtime.verify import verify_golden
+
+    golden = Golden(directory)
+    name = variant or PurePosixPath(bundle.manifest.source.checkpoint).name
+    golden.case_names(name)
+    architecture, checkpoint = None, golden.checkpoint(name)
+    if checkpoint is not None:
+        # Needs none of the packages of the export extra.
+        from valley2_edge.export.checkpoint_config import read_model_config
+
+        architecture = variant_architecture(bundle.manifest.architecture, read_model_config(checkpoint), name)
+    chosen: PolicyName = policy or ("hub" if name.startswith(HUB_PREFIX) else "repo")
+    return verify_golden(bundle, golden, name, chosen, architecture, threads)
+
+
+def _collect(rows: Iterator[Row]) -> list[Row]:
+    console = error_console()
+    if not console.is_terminal:
+        return list(rows)
+    collected = []
+    with console.status("computing") as status:
+        for row in rows:
+            collected.append(row)
+            status.update(f"{row.case}: {row.stage}")
+    return collected
+
+
+def _as_json(row: Row) -> dict[str, object]:
+    # JSON has no infinity: a comparison that could not be made has no error.
+    error = row.error if math.isfinite(row.error) else None
+    return {**dataclasses.asdict(row), "error": error, "passed": row.passed}
+
+
+def _print_table(bundle: Bundle, rows: list[Row]) -> None:
+    console = output_console()
+    table = Table("case", "stage", "error", "tolerance", "result", "note")
+    for row in rows:
+        cells = (row.case, row.stage, _format(row.error), _format(row.tolerance), row.note)
+        case, stage, error, tolerance, note = (escape(cell) for cell in cells)
+        table.add_row(case, stage, error, tolerance, "pass" if row.passed else "[bold red]FAIL[/]", note)
+    console.print(table)
+    failed = sum(not row.passed for row in rows)
+    verdict = f"{failed} of {len(rows)} rows failed" if failed else f"all {len(rows)} rows passed"
+    print_line(console, f"{bundle.directory}: every file is intact, {verdict}")
+
+
+def _format(error: float) -> str:
+    if not math.isfinite(error):
+        return "-"
+    return f"{error:.0f}" if error == int(error) else f"{error:.1e}"

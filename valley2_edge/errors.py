@@ -1,0 +1,39 @@
+"""The errors that a caller of valley2_edge can meet."""
+
+from __future__ import annotations
+
+
+class Valley2Error(Exception):
+    """Base of every error that valley2_edge raises on purpose; its text is one clear sentence."""
+
+
+class InputError(Valley2Error):
+    """A picture, a video, a prompt or an option is not acceptable."""
+
+
+class BundleError(Valley2Error):
+    """A bundle is missing, damaged, or of a version that this release does not read."""
+
+
+class CheckpointError(Valley2Error):
+    """A checkpoint lacks a file or a tensor, or has one that it must not have."""
+
+
+class ExportError(Valley2Error):
+    """A bundle cannot be made from an otherwise good checkpoint."""
+
+
+class BudgetError(Valley2Error):
+    """The context, the memory or the disk does not suffice."""
+
+
+class NumericError(Valley2Error):
+    """A stage computed a NaN or an infinity; the text names the stage."""
+
+
+class Cancelled(Valley2Error):
+    """The caller cancelled; the session stays usable."""
+
+
+class Valley2Warning(UserWarning):
+    """Something the user should hear that does not stop the work: a fallback, a frame or a picture left out."""

@@ -1,0 +1,115 @@
+"""What a session decides about pictures: policy, tiling and Eagle caps (docs/valley2.md, "Policies")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from valley2_edge.config import ModelConfig
+from valley2_edge.errors import InputError
+from valley2_edge.runtime.pixels import GeometryOptions
+
+PolicyName = Literal["hub", "repo"]
+EaglePreset = Literal["fast", "balanced", "document", "full"]
+
+EAGLE_TOKEN_PIXELS = 28 * 28
+"""Pixels of the Eagle picture that become one token: a 2 x 2 block of 14-pixel patches."""
+EAGLE_MIN_TOKENS = 4
+EAGLE_MAX_TOKENS = 16384
+"""The first of the branch's two resizes never leaves more, whatever the caller's cap."""
+REPO_PICTURE_LIMIT = 8
+
+_SINGLE_CAPS: dict[EaglePreset, int] = {"fast": 256, "balanced": 729, "document": 1280, "full": EAGLE_MAX_TOKENS}
+_SEVERAL_CAPS: dict[EaglePreset, int] = {**_SINGLE_CAPS, "balanced": 196}
+_REFERENCE_CAPS: dict[PolicyName, int] = {"hub": EAGLE_MAX_TOKENS, "repo": 1280}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The choices of one session that change which pictures the model sees, and how."""
+
+    policy: PolicyName = "hub"
+    """hub: the released processor (a lone picture is tiled); repo: the repository's chat class (all are tiled)."""
+    strict: bool = False
+    """Reproduce the reference's surprises as well (docs/differences.md)."""
+    eagle: bool = True
+    """Run the Eagle branch, where the checkpoint has one."""
+    tiles: bool = True
+    """Cut pictures into tiles where the policy says so; False: one plain resize for each."""
+    eagle_preset: EaglePreset = "balanced"
+    eagle_max_tokens: int | None = None
+    """Eagle tokens of one picture at most; None: the preset's."""
+    eagle_min_tokens: int | None = None
+    """Eagle tokens of one picture at least (smaller pictures are enlarged); None: 4, or the cap when that is lower."""
+
+    def __post_init__(self) -> None:
+        if self.policy not in get_args(PolicyName):
+            raise InputError(f'policy must be "hub" or "repo", not {self.policy!r}.')
+        if self.eagle_preset not in get_args(EaglePreset):
+            names = ", ".join(get_args(EaglePreset))
+            raise InputError(f"eagle_preset must be one of {names}, not {self.eagle_preset!r}.")
+        for name, value in (
+            ("eagle_max_tokens", self.eagle_max_tokens),
+            ("eagle_min_tokens", self.eagle_min_tokens),
+        ):
+            if value is not None and not 1 <= value <= EAGLE_MAX_TOKENS:
+                raise InputError(f"{name} must be between 1 and {EAGLE_MAX_TOKENS}, not {value}.")
+        low, high = self.eagle_tokens(several=False)
+        if low > high:
+            raise InputError(f"eagle_min_tokens {low} is more than eagle_max_tokens {high}.")
+
+    @classmethod
+    def of_reference(cls, policy: PolicyName) -> Policy:
+        """The policy exactly as the reference runs it: strict, with the reference's own Eagle cap."""
+        return cls(policy=policy, strict=True, eagle_preset="full", eagle_max_tokens=_REFERENCE_CAPS[policy])
+
+    def eagle_tokens(self, several: bool) -> tuple[int, int]:
+        """The least and the most Eagle tokens of one picture.
+
+        Args:
+            several: The picture is one of several, or a frame of a video.
+        """
+        caps = _SEVERAL_CAPS if several else _SINGLE_CAPS
+        high = caps[self.eagle_preset] if self.eagle_max_tokens is None else self.eagle_max_tokens
+        if self.eagle_min_tokens is None:
+            return min(EAGLE_MIN_TOKENS, high), high
+        # A minimum that the caller names lifts a preset's cap.
+        return self.eagle_min_tokens, high if self.eagle_max_tokens is not None else max(high, self.eagle_min_tokens)
+
+    def tiled(self, model: ModelConfig, picture_count: int) -> bool:
+        """Whether the pictures of a turn are cut into tiles.
+
+        DIFFERS: the reference counts the pictures of the whole conversation; here those of the turn count, because
+        earlier turns are in the KV cache already.
+        """
+        if not (self.tiles and model.picture.anyres):
+            return False
+        return self.policy == "repo" or picture_count == 1 or not model.picture.only_crop_single_image
+
+    def geometry_options(self, model: ModelConfig, picture_count: int, video: bool = False) -> GeometryOptions:
+        """How each picture of a turn becomes tiles and patches.
+
+        Args:
+            model: The architecture.
+            picture_count: Pictures of the turn, frames included.
+            video: The turn has frames of a video.
+        """
+        low, high = self.eagle_tokens(several=video or picture_count > 1)
+        return GeometryOptions(
+            tile_size=model.siglip.image_size,
+            tokens_per_side=model.projector.tokens_per_side,
+            tiled=self.tiled(model, picture_count),
+            unpad=model.eagle is not None,
+            max_vision_token=model.picture.max_vision_token,
+            eagle=self.eagle and model.eagle is not None,
+            eagle_min_pixels=low * EAGLE_TOKEN_PIXELS,
+            eagle_max_pixels=high * EAGLE_TOKEN_PIXELS,
+            canvases=model.picture.canvases,
+        )
+
+    def picture_limit(self) -> int | None:
+        """Pictures of one turn at most; the rest is left out. None: no limit.
+
+        DIFFERS: only strict repo leaves pictures out after the eighth, as the reference does in silence.
+        """
+        return REPO_PICTURE_LIMIT if self.policy == "repo" and self.strict else None

@@ -1,0 +1,154 @@
+"""What valley2_edge remembers between runs, in the user's data directory.
+
+Two small JSON files: `last_bundle.json` names the bundle that was exported last, `verified_files.json` holds the
+files whose sha256 was computed before. Both may be deleted at any time; a broken one counts as absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from valley2_edge.errors import InputError
+
+BUNDLE_VARIABLE = "VALLEY2_BUNDLE"
+DATA_DIRECTORY_VARIABLE = "VALLEY2_DATA_DIR"
+_LAST_BUNDLE = "last_bundle.json"
+_VERIFIED_FILES = "verified_files.json"
+_VERIFIED_FILES_VERSION = 1
+
+
+def data_directory() -> Path:
+    """The directory that is ours: `$VALLEY2_DATA_DIR`, or else the platform's place for an application's data."""
+    override = os.environ.get(DATA_DIRECTORY_VARIABLE)
+    return Path(override) if override else platformdirs.user_data_path("valley2_edge", appauthor=False)
+
+
+def remember_bundle(directory: Path) -> None:
+    """Makes `directory` the bundle that `chat` uses when none is named.
+
+    Raises:
+        OSError: The user's data directory cannot be written.
+    """
+    _write_json(data_directory() / _LAST_BUNDLE, {"bundle": str(directory.resolve())})
+
+
+def last_bundle() -> Path | None:
+    """The bundle that was exported last, or None when none is remembered; it need not exist any more."""
+    content = _read_json(data_directory() / _LAST_BUNDLE)
+    bundle = content.get("bundle")
+    return Path(bundle) if isinstance(bundle, str) and bundle else None
+
+
+def resolve_bundle(bundle: str | Path | None = None) -> Path:
+    """Finds the bundle to use: the one named, else `$VALLEY2_BUNDLE`, else the one exported last.
+
+    Args:
+        bundle: What the user named, or None.
+
+    Raises:
+        InputError: Nothing names a bundle, or what is remembered is gone.
+    """
+    if bundle is not None:
+        return Path(bundle)
+    variable = os.environ.get(BUNDLE_VARIABLE)
+    if variable:
+        return Path(variable)
+    remembered = last_bundle()
+    if remembered is None:
+        raise InputError(
+            f"no bundle is known; name one with --bundle DIR or ${BUNDLE_VARIABLE}, "
+            "or make one with `valley2_edge export CHECKPOINT`"
+        )
+    if not remembered.is_dir():
+        raise InputError(f"the bundle exported last, {remembered}, is gone; name another with --bundle DIR")
+    return remembered
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """What the file system says about a file; any write to the file changes it."""
+
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp:
+        """Stamp of a file that exists.
+
+        Raises:
+            OSError: It does not.
+        """
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+class VerifiedFiles:
+    """Files whose sha256 was computed before, so that opening a bundle of many gigabytes again takes no time."""
+
+    def __init__(self) -> None:
+        """Reads the user's file; a missing or broken one is an empty memory."""
+        self._path = data_directory() / _VERIFIED_FILES
+        self._entries: dict[str, list[Any]] = {}
+        self._changed = False
+        content = _read_json(self._path)
+        entries = content.get("files")
+        if content.get("version") == _VERIFIED_FILES_VERSION and isinstance(entries, dict):
+            self._entries = {name: entry for name, entry in entries.items() if isinstance(entry, list)}
+
+    def sha256(self, path: Path, stamp: FileStamp) -> str | None:
+        """The sha256 computed when the file had this stamp, or None."""
+        entry = self._entries.get(str(path))
+        known = [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode]
+        if entry is None or len(entry) != 5 or entry[:4] != known or not isinstance(entry[4], str):
+            return None
+        return entry[4]
+
+    def remember(self, path: Path, stamp: FileStamp, sha256: str) -> None:
+        """Notes what was computed from a file that had `stamp` before it was read."""
+        self._entries[str(path)] = [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode, sha256]
+        self._changed = True
+
+    def save(self) -> None:
+        """Writes the memory back, without files that are gone."""
+        if not self._changed:
+            return
+        present = {name: entry for name, entry in self._entries.items() if Path(name).exists()}
+        # Only speed is lost when the directory is read-only or full: the next run hashes again.
+        with contextlib.suppress(OSError):
+            _write_json(self._path, {"version": _VERIFIED_FILES_VERSION, "files": present})
+        self._changed = False
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces a file as a whole: a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=1)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
