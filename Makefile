@@ -1,0 +1,51 @@
+# make demo | test | lint | format | bench | clean
+# Every target that needs Python shares one environment, .venv, made by the first that asks for it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+# The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these changes.
+NATIVE := $(shell find runtime/native -type f)
+CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp')
+PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmarks examples
+
+.PHONY: demo test lint format bench clean
+
+$(STAMP): pyproject.toml $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py build/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# mypy reads no editable install and the rooms lie under other names, so it is shown the package as it installs.
+lint: $(STAMP)
+	$(BIN)/ruff check $(PYTHON_ROOMS)
+	$(BIN)/ruff format --check $(PYTHON_ROOMS)
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	rm -rf build/typecheck && mkdir -p build/typecheck/valley2_edge
+	ln -s $(wildcard $(CURDIR)/valley2_edge/*) $(foreach room,runtime export quantize calibration,$(CURDIR)/$(room)) build/typecheck/valley2_edge
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p valley2_edge
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../benchmarks/*.py ../../examples/*.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix $(PYTHON_ROOMS)
+	$(BIN)/ruff format $(PYTHON_ROOMS)
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: $(STAMP)
+	$(BIN)/cmake -S runtime/native -B build/native-bench -DCMAKE_BUILD_TYPE=Release -DV2E_BENCHMARKS=ON
+	$(BIN)/cmake --build build/native-bench --parallel $(JOBS)
+	build/native-bench/benchmarks/valley2_kernel_bench
+	$(BIN)/python benchmarks/decode.py --layers 4 --precision int4
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,79 @@
+"""`valley2_edge export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from valley2_edge import user_data
+from valley2_edge.export import pipeline
+
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) -> dict[str, Any]:
+    """What the command hands to the exporter, which returns a bundle made before."""
+    seen: dict[str, Any] = {}
+
+    def export_bundle(checkpoint: str, output: Path | None, **options: Any) -> Path:
+        options["progress"]("decoder", 1, 2)
+        options["announce"]("It takes a while.")
+        seen.update(options, checkpoint=checkpoint, output=output)
+        return int4_bundle
+
+    monkeypatch.setattr(pipeline, "export_bundle", export_bundle)
+    monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "data"))
+    return seen
+
+
+def test_released_checkpoint_is_the_default(run, given: dict[str, Any]) -> None:
+    assert run("export").code == 0
+    assert given["checkpoint"] == "bytedance-research/Valley2-DPO"
+    assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int4", None, 128)
+    assert (given["output"], given["revision"], given["overwrite"]) == (None, None, False)
+
+
+def test_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
+    words = "--precision int8 --vision-precision fp32 --group-size 64 --symmetric --lm-head-precision fp16 --overwrite"
+    assert run("export", "x", *words.split(), "--output", "out", "--revision", "main").code == 0
+    assert (given["checkpoint"], given["output"], given["revision"]) == ("x", Path("out"), "main")
+    assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int8", "fp32", 64)
+    assert (given["symmetric"], given["lm_head_precision"], given["overwrite"]) == (True, "fp16", True)
+
+
+def test_bundle_is_remembered_and_the_next_step_said(run, given: dict[str, Any], int4_bundle: Path) -> None:
+    outcome = run("export", "x")
+    assert user_data.last_bundle() == int4_bundle
+    assert f"{int4_bundle}: " in outcome.stdout
+    assert "Next: valley2_edge chat picture.jpg" in outcome.stdout
+    assert outcome.stderr.splitlines() == ["decoder", "It takes a while."]
+
+
+def test_bundle_that_cannot_be_remembered_is_no_failure(
+    run, given: dict[str, Any], int4_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "file" / "data"))
+    outcome = run("export", "x")
+    assert outcome.code == 0
+    assert "could not be remembered" in outcome.stderr
+    assert f"chat --bundle {int4_bundle}" in outcome.stdout
+
+
+def test_missing_packages_are_named_with_the_extra(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import valley2_edge.cli.main  # noqa: F401
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    outcome = run("export", "x")
+    assert outcome.code == 2
+    assert "torch, transformers, onnx" in outcome.error
+    assert "pip install valley2-edge[export]" in outcome.error
+
+
+def test_unknown_precision_is_refused_before_any_work(run) -> None:
+    outcome = run("export", CHECKPOINT, "--precision", "int3")
+    assert outcome.code == 2
+    assert "int3" in outcome.error

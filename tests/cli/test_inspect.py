@@ -1,0 +1,45 @@
+"""`valley2_edge inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def test_table_names_components_and_source(run, int4_bundle: Path) -> None:
+    outcome = run("inspect", int4_bundle)
+    assert outcome.code == 0
+    assert outcome.stderr == ""
+    for word in (
+        "siglip",
+        "projector",
+        "eagle",
+        "decoder",
+        "int4",
+        "fp16",
+        "tokenizer",
+        "selftest",
+        "source: eagle_ovis",
+    ):
+        assert word in outcome.stdout
+
+
+def test_json_adds_up(run, int4_bundle: Path) -> None:
+    content = json.loads(run("inspect", int4_bundle, "--json").stdout)
+    on_disk = sum(
+        path.stat().st_size for path in int4_bundle.rglob("*") if path.is_file() and path.name != "valley2.json"
+    )
+    assert content["total_bytes"] == on_disk
+    assert sum(component["bytes"] for component in content["components"]) == on_disk
+    assert content["manifest"]["source"]["checkpoint"] == "eagle_ovis"
+
+
+def test_without_a_directory_the_variable_counts(run, int4_bundle: Path, monkeypatch) -> None:
+    monkeypatch.setenv("VALLEY2_BUNDLE", str(int4_bundle))
+    assert str(int4_bundle) in run("inspect").stdout
+
+
+def test_directory_that_is_no_bundle(run, tmp_path: Path) -> None:
+    outcome = run("inspect", tmp_path)
+    assert outcome.code == 2
+    assert "is not a bundle" in outcome.error

@@ -1,0 +1,239 @@
+"""From a checkpoint to a bundle: complete, refused with one sentence, or continued after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from valley2_edge.bundle import open_bundle
+from valley2_edge.errors import BudgetError, CheckpointError, ExportError
+from valley2_edge.export import vision
+from valley2_edge.export.bundle_size import bundle_size
+from valley2_edge.export.checkpoint import Checkpoint
+from valley2_edge.export.decoder import decoder_formats
+from valley2_edge.export.pipeline import export_bundle
+
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
+
+KILLED_EXPORT = """
+import os, signal, sys
+from pathlib import Path
+from valley2_edge.export.pipeline import export_bundle
+
+def progress(stage, done, total):
+    if stage == sys.argv[3] and done >= int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+export_bundle(sys.argv[1], Path(sys.argv[2]), progress=progress)
+"""
+
+
+class Stages:
+    """Remembers which components were really made."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        assert 0 <= done <= total
+        name = stage.partition(":")[0]
+        if name not in self.seen:
+            self.seen.append(name)
+
+
+def _contents(bundle: Path) -> dict[str, bytes]:
+    """Every file but the manifest's date, by path."""
+    contents = {path.relative_to(bundle).as_posix(): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    manifest = json.loads(contents.pop("valley2.json"))
+    manifest["source"].pop("created")
+    return contents | {"valley2.json": json.dumps(manifest).encode()}
+
+
+def _kill_export(output: Path, stage: str, done: int) -> None:
+    command = [sys.executable, "-c", KILLED_EXPORT, str(CHECKPOINT), str(output), stage, str(done)]
+    result = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, check=False)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+
+
+def test_the_bundle_opens_and_says_what_it_is(tiny_bundle: Path) -> None:
+    manifest = open_bundle(tiny_bundle, check="full").manifest
+    assert (manifest.source.checkpoint, manifest.source.revision) == ("eagle_ovis", None)
+    assert (manifest.decoder.precision, manifest.decoder.lm_head_precision) == ("int4", "int8")
+    assert (manifest.decoder.group_size, manifest.decoder.symmetric, manifest.decoder.method) == (128, False, "rtn")
+    assert manifest.siglip.precision == "fp16"
+    assert manifest.siglip.files[0] == "vision/siglip.onnx"
+    assert manifest.architecture.decoder.vocab_size == 679
+
+
+def test_the_error_of_every_component_and_matrix_is_recorded(tiny_bundle: Path) -> None:
+    manifest = open_bundle(tiny_bundle).manifest
+    errors = {matrix.name: matrix.relative_error for matrix in manifest.decoder.matrices}
+    assert len(errors) == 2 * 4 + 1
+    assert all(0.05 < error < 0.12 for name, error in errors.items() if name != "lm_head")
+    assert 0 < errors["lm_head"] < 0.01
+    assert manifest.quality["decoder_worst_relative_error"] == max(errors.values())
+    assert manifest.eagle is not None
+    assert 0 < manifest.eagle.relative_error < 5e-3
+    assert set(manifest.quality["selftest_vision_relative_error"]) == {
+        "siglip_features",
+        "projector_tokens",
+        "eagle_tokens",
+    }
+
+
+def test_the_tokenizer_is_copied_byte_for_byte(tiny_bundle: Path) -> None:
+    names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "merges.txt", "vocab.json"]
+    for name in names:
+        assert (tiny_bundle / "tokenizer" / name).read_bytes() == (CHECKPOINT / name).read_bytes()
+
+
+def test_the_manifest_lists_every_file_and_no_path_of_this_machine(tiny_bundle: Path) -> None:
+    listed = set(open_bundle(tiny_bundle).manifest.files)
+    assert listed == set(_contents(tiny_bundle)) - {"valley2.json"}
+    assert str(CHECKPOINT.parent) not in (tiny_bundle / "valley2.json").read_text()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills itself with a POSIX signal")
+@pytest.mark.parametrize(
+    ("stage", "done", "kept"),
+    [("eagle: weights", 3, ["siglip", "projector"]), ("selftest", 2, ["siglip", "projector", "eagle", "decoder"])],
+)
+def test_a_killed_export_goes_on_and_gives_the_same_bytes(
+    tiny_bundle: Path, tmp_path: Path, stage: str, done: int, kept: list[str]
+) -> None:
+    output = tmp_path / "tiny"
+    _kill_export(output, stage, done)
+    assert not output.exists()
+    stages = Stages()
+    export_bundle(CHECKPOINT, output, progress=stages)
+    assert not set(kept) & set(stages.seen)
+    assert stage.partition(":")[0] in stages.seen
+    assert _contents(output) == _contents(tiny_bundle)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+class _Interrupt(KeyboardInterrupt):
+    pass
+
+
+def _interrupt_at(stage: str) -> Any:
+    def progress(name: str, done: int, total: int) -> None:
+        if name == stage:
+            raise _Interrupt
+
+    return progress
+
+
+def test_other_options_discard_what_an_interrupted_export_left(tmp_path: Path) -> None:
+    with pytest.raises(_Interrupt):
+        export_bundle(CHECKPOINT, tmp_path / "tiny", progress=_interrupt_at("projector: weights"))
+    stages = Stages()
+    with pytest.raises(_Interrupt):
+        export_bundle(
+            CHECKPOINT, tmp_path / "tiny", group_size=64, progress=_both(stages, _interrupt_at("projector: weights"))
+        )
+    assert stages.seen == ["siglip", "projector"]
+
+
+def _both(*callbacks: Any) -> Any:
+    def progress(stage: str, done: int, total: int) -> None:
+        for callback in callbacks:
+            callback(stage, done, total)
+
+    return progress
+
+
+def test_the_output_is_named_after_checkpoint_and_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(_Interrupt):
+        export_bundle(CHECKPOINT, precision="fp16", progress=_interrupt_at("siglip: weights"))
+    assert [path.name for path in tmp_path.iterdir()] == [".eagle_ovis-fp16.partial"]
+
+
+def test_an_existing_output_is_refused_before_any_work(tiny_bundle: Path) -> None:
+    stages = Stages()
+    with pytest.raises(ExportError, match="exists: choose another --output or pass --overwrite"):
+        export_bundle(CHECKPOINT, tiny_bundle, progress=stages)
+    assert stages.seen == []
+
+
+def test_a_vision_error_that_is_too_large_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision, "relative_error", lambda *arguments: 0.02)
+    with pytest.raises(ExportError, match=r"siglip\.onnx in fp16 differs from torch by 2\.00e-02"):
+        export_bundle(CHECKPOINT, tmp_path / "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_lacks_a_tensor_leaves_nothing(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(CHECKPOINT, damaged)
+    index = damaged / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"].pop("model.norm.weight")
+    index.chmod(0o644)
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight"):
+        export_bundle(damaged, tmp_path / "tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int3"}, "precision 'int3' is unknown"),
+        ({"group_size": 48}, "group size 48 is not supported"),
+        ({"vision_precision": "int8"}, "vision precision 'int8' is unknown"),
+        ({"lm_head_precision": "int2"}, "precision 'int2' is unknown"),
+    ],
+)
+def test_an_unknown_option_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_bundle(CHECKPOINT, tmp_path / "tiny", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB; the bundle needs 6."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount command")
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_disk_that_is_too_small_is_refused_at_once(small_disk: Path) -> None:
+    stages = Stages()
+    with pytest.raises(BudgetError, match="free some space"):
+        export_bundle(CHECKPOINT, small_disk / "tiny", progress=stages)
+    assert stages.seen == []
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, 10**12))
+    with pytest.raises(BudgetError, match="is full: nothing was kept"):
+        export_bundle(CHECKPOINT, small_disk / "tiny")
+    assert list(small_disk.iterdir()) == []
+
+
+def test_the_size_is_estimated_from_above_and_closely(tiny_bundle: Path) -> None:
+    actual = sum(path.stat().st_size for path in tiny_bundle.rglob("*") if path.is_file())
+    with Checkpoint.open(CHECKPOINT) as checkpoint:
+        estimate = bundle_size(checkpoint, "fp16", decoder_formats("int4"))
+    assert actual <= estimate <= actual + 4 * 2**20

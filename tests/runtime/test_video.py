@@ -1,0 +1,129 @@
+"""Frames of a video."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from valley2_edge.errors import InputError
+from valley2_edge.runtime.video import is_video, read_frames
+
+
+def write_video(path: Path, frames: int) -> Path:
+    """A video whose frame number i is grey with value 10 * i, its red channel brighter by 5 * i."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    assert writer.isOpened()
+    for index in range(frames):
+        frame = np.full((48, 64, 3), 10 * index, np.uint8)
+        frame[:, :, 2] += 5 * index  # OpenCV's order is blue, green, red
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "clip.avi", 15)
+
+
+@pytest.mark.parametrize(
+    ("frames", "places"), [(1, [0]), (2, [0, 14]), (8, [0, 2, 4, 6, 8, 10, 12, 14]), (4, [0, 4, 9, 14])]
+)
+def test_frames_are_spread_evenly(video: Path, frames: int, places: list[int]) -> None:
+    pictures = read_frames(video, frames)
+    assert len(pictures) == frames
+    for picture, place in zip(pictures, places, strict=True):
+        assert picture.shape == (48, 64, 3)
+        assert picture.dtype == np.uint8
+        assert abs(float(picture[:, :, 1].mean()) - 10 * place) < 4
+
+
+def test_frames_are_rgb(video: Path) -> None:
+    last = read_frames(video, 2)[-1].astype(float)
+    assert last[:, :, 0].mean() > last[:, :, 2].mean() + 50
+
+
+def test_short_video_repeats_frames(tmp_path: Path) -> None:
+    pictures = read_frames(write_video(tmp_path / "short.avi", 2), 4)
+    assert len(pictures) == 4
+    np.testing.assert_array_equal(pictures[0], pictures[2])
+
+
+class OptimisticCapture:
+    """A video of 15 frames whose container promises another number."""
+
+    promised = 20
+
+    def __init__(self, path: str) -> None:
+        self.place = 0
+
+    def isOpened(self) -> bool:  # noqa: N802, the name is OpenCV's
+        return True
+
+    def get(self, prop: int) -> float:
+        return self.promised
+
+    def set(self, prop: int, value: int) -> None:
+        self.place = value
+
+    def grab(self) -> bool:
+        self.place += 1
+        return self.place <= 15
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        found = self.grab()
+        return found, np.full((4, 4, 3), self.place - 1, np.uint8) if found else None
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("promised", [20, 0, -1])
+def test_container_that_does_not_know_its_frames(video: Path, monkeypatch: pytest.MonkeyPatch, promised: int) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", OptimisticCapture)
+    monkeypatch.setattr(OptimisticCapture, "promised", promised)
+    assert [int(picture[0, 0, 0]) for picture in read_frames(video, 3)] == [0, 7, 14]
+
+
+@pytest.mark.parametrize(("name", "content"), [("text.mp4", "no video"), ("empty.avi", ""), ("letter.mkv", "Dear")])
+def test_unreadable_video_is_one_sentence(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    # In a process of its own: FFmpeg takes its level of noise from the first use.
+    program = (
+        "import sys; from valley2_edge.errors import InputError; from valley2_edge.runtime.video import read_frames\n"
+        "try: read_frames(sys.argv[1])\n"
+        "except InputError as error: sys.stdout.write(str(error))"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert finished.stdout == f"{path} is not a video that OpenCV can read."
+    assert finished.stderr == ""
+
+
+def test_missing_video(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no video"):
+        read_frames(tmp_path / "none.mp4")
+
+
+def test_at_least_one_frame(video: Path) -> None:
+    with pytest.raises(InputError, match="frames must be at least 1"):
+        read_frames(video, 0)
+
+
+def test_without_opencv_the_error_says_what_to_install(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(InputError, match=r"valley2-edge\[video\]"):
+        read_frames(video)
+
+
+def test_videos_are_known_by_their_extension() -> None:
+    assert is_video("a/b.MP4")
+    assert is_video(Path("b.webm"))
+    assert not is_video("b.gif")
+    assert not is_video(b"b.mp4")
