@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST_ARGS ?=
 
-# The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these changes.
+# The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these
+# changes. The build tools stay in the environment, because an isolated build compiles everything anew each time.
 NATIVE := $(shell find runtime/native -type f)
 CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp')
 PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmarks examples
@@ -16,7 +17,8 @@ PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmark
 
 $(STAMP): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet 'scikit-build-core>=1.1,<2' cmake ninja
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[all,dev]'
 	touch $@
 
 demo: $(STAMP)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from onnx import TensorProto, helper
+from onnx import GraphProto, TensorProto, helper
 
 from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.onnx_graph import Graph
@@ -122,7 +122,7 @@ def attention(
     # (pictures, heads, tokens, head size)
     values = graph.node("Transpose", [value], name + ".values", perm=[0, 2, 1, 3])
     body = _attention_body(name, keys, values, heads, blocks.size, head_size)
-    mixed = graph.node("Scan", [query], name + ".mixed_blocks", body=body, num_scan_inputs=1)
+    mixed = graph.scan(graph.scalar(0.0), query, name + ".mixed_blocks", body)
     # (blocks, pictures, heads, block, head size) -> (pictures, blocks, block, heads, head size)
     mixed = graph.node("Transpose", [mixed], name + ".mixed_queries", perm=[1, 0, 3, 2, 4])
     tokens = -1 if blocks.count is None else blocks.count * blocks.size
@@ -134,16 +134,26 @@ def attention(
     return graph.node("Slice", [mixed, *ends], name + ".mixed_without_padding")
 
 
-def _attention_body(name: str, keys: str, values: str, heads: int, block: int, head_size: int) -> object:
-    """The Scan's body; `keys` and `values` are captured from outside."""
+def _attention_body(name: str, keys: str, values: str, heads: int, block: int, head_size: int) -> GraphProto:
+    """The Scan's body; `keys` and `values` are captured from outside.
+
+    TensorRT's parser refuses a Scan that carries nothing from one step to the next, so a number is carried.
+    """
+    carried, kept = name + ".carried", name + ".kept"
     query, mixed = name + ".query_block", name + ".mixed_block"
     scores, probabilities = name + ".scores", name + ".probabilities"
     nodes = [
+        helper.make_node("Identity", [carried], [kept], name=kept),
         helper.make_node("MatMul", [query, keys], [scores], name=scores),
         helper.make_node("Softmax", [scores], [probabilities], name=probabilities, axis=-1),
         helper.make_node("MatMul", [probabilities, values], [mixed], name=mixed),
     ]
     shape = (None, heads, block, head_size)
-    inputs = [helper.make_tensor_value_info(query, TensorProto.FLOAT, shape)]
-    outputs = [helper.make_tensor_value_info(mixed, TensorProto.FLOAT, shape)]
+    inputs, outputs = (
+        [
+            helper.make_tensor_value_info(number, TensorProto.FLOAT, ()),
+            helper.make_tensor_value_info(part, TensorProto.FLOAT, shape),
+        ]
+        for number, part in ((carried, query), (kept, mixed))
+    )
     return helper.make_graph(nodes, name + ".body", inputs, outputs)

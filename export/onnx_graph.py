@@ -79,6 +79,12 @@ class Graph:
         self._nodes.append(helper.make_node("Split", [value], outputs, name=name, axis=axis, num_outputs=len(parts)))
         return outputs
 
+    def scan(self, carried: str, value: str, name: str, body: onnx.GraphProto) -> str:
+        """Adds a Scan over the first axis of `value` whose body takes and gives (carried number, part)."""
+        outputs = [name + ".carried", name]
+        self._nodes.append(helper.make_node("Scan", [carried, value], outputs, name=name, body=body, num_scan_inputs=1))
+        return name
+
     def integers(self, *values: int) -> str:
         """Adds an int64 vector, such as the target of a Reshape; equal ones are shared."""
         return self._inline("integers." + "_".join(str(value) for value in values), np.array(values, np.int64))

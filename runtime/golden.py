@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from valley2_edge.errors import InputError
+from valley2_edge.prompt import Message, Role
 
 Array = npt.NDArray[Any]
 
@@ -32,8 +33,8 @@ class GoldenCase:
     name: str
     pictures: list[npt.NDArray[np.uint8]]
     """RGB, (height, width, 3)."""
-    history: list[dict[str, str]] | None
-    """Turns with `role` and `content`; None: the prompt's text was given as it is, without a picture."""
+    history: list[Message] | None
+    """None: the prompt's text was given as it is, without a picture."""
     record: Mapping[str, Any]
     """The case's entry in manifest.json."""
     preprocessing: Mapping[str, Array]
@@ -88,9 +89,10 @@ class Golden:
         if not isinstance(record, dict):
             raise InputError(f"{self.directory / 'manifest.json'} does not describe case {name} of {variant}")
         description = self.directory / "inputs" / f"{name}.json"
-        history, pictures = None, []
+        history: list[Message] | None = None
+        pictures: list[npt.NDArray[np.uint8]] = []
         if description.exists():
-            history = _read_json(description)["chat_history"]
+            history = _read_history(description)
             pictures = self._read_pictures(name)
         forward = _read_tensors(self.directory / "fwd" / variant / f"{name}.safetensors")
         return GoldenCase(name, pictures, history, record, self._read_preprocessing(name, policy), forward)
@@ -163,6 +165,18 @@ def _read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path} is not readable JSON: {error}") from error
+
+
+def _read_history(path: Path) -> list[Message]:
+    content = _read_json(path)
+    turns = content.get("chat_history") if isinstance(content, dict) else None
+    try:
+        messages = [Message(turn["role"], turn["content"]) for turn in turns or []]
+    except (KeyError, TypeError):
+        messages = []
+    if not messages or any(message.role not in get_args(Role) for message in messages):
+        raise InputError(f'{path} has no "chat_history" of turns with role and content')
+    return messages
 
 
 def _read_tensors(path: Path) -> dict[str, Array]:

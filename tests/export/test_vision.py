@@ -169,6 +169,8 @@ def test_graph_stays_within_what_tensorrt_reads(exported: Path, component: str) 
     assert opset.domain == "" and opset.version <= 21
     assert all(node.domain == "" for node in model.graph.node)
     assert not any(node.op_type.startswith("Sequence") for node in model.graph.node)
+    # A Scan that carries nothing is refused as an invalid node
+    assert all(len(node.input) == 2 for node in model.graph.node if node.op_type == "Scan")
 
 
 @pytest.mark.parametrize(("component", "layers"), [("siglip", 2), ("eagle", 2)])
@@ -179,8 +181,8 @@ def test_attention_is_only_computed_block_by_block(exported: Path, component: st
     assert not any(node.op_type == "Softmax" for node in model.graph.node)
     for scan in scans:
         (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
-        assert [node.op_type for node in body.node] == ["MatMul", "Softmax", "MatMul"]
-        block = body.input[0].type.tensor_type.shape.dim[2].dim_value
+        assert [node.op_type for node in body.node] == ["Identity", "MatMul", "Softmax", "MatMul"]
+        block = body.input[1].type.tensor_type.shape.dim[2].dim_value
         assert 0 < block <= 243
 
 

@@ -118,6 +118,7 @@ class Chatter:
                     **self.ask_options,
                 )
                 print_answer(answer, self.session_options["think"])
+            self._show_speed()
         finally:
             self._show_providers()
             if self.stats:
@@ -133,6 +134,13 @@ class Chatter:
         from valley2_edge.cli.stats_table import stats_table
 
         self.messages.print(stats_table(self._session.statistics, sampled=self.ask_options["temperature"] > 0))
+
+    def _show_speed(self) -> None:
+        # On a terminal the live line had to make room for the answer itself.
+        statistics = self._session.statistics
+        if self.messages.is_terminal and not self.stats:
+            speed = f"{statistics.decode_tokens_per_second:.1f} tokens/s"
+            print_line(self.messages, f"{statistics.new_tokens} tokens, {speed}")
 
     def _show_providers(self) -> None:
         """Says once what ONNX Runtime really gave each engine."""

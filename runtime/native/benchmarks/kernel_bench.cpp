@@ -1,5 +1,5 @@
-// valley2_kernel_bench [THREADS] [ISA]: matrix products at the shapes of a 7B decoder, as shares of what the machine can
-// read and multiply at most. Every round measures the limits right before and after; the figures are medians.
+// valley2_kernel_bench [THREADS] [ISA]: matrix products at the shapes of a 7B decoder, as shares of what the machine
+// can read and multiply at most. Every round measures the limits right before and after; the figures are medians.
 #include "isa.hpp"
 #include "kernels/linear.hpp"
 #include "probes.hpp"
@@ -20,7 +20,8 @@ struct Shape {
     size_t rows, columns;
 };
 
-constexpr Shape SHAPES[] = {{"qkv", 4608, 3584}, {"output", 3584, 3584}, {"gate_up", 37888, 3584}, {"down", 3584, 18944}};
+constexpr Shape SHAPES[] = {
+    {"qkv", 4608, 3584}, {"output", 3584, 3584}, {"gate_up", 37888, 3584}, {"down", 3584, 18944}};
 constexpr size_t COLD_LAYERS = 3; // together far larger than the caches
 constexpr int ROUNDS = 9;
 constexpr size_t PROBE_BYTES = size_t{512} << 20;
@@ -61,7 +62,7 @@ RandomMatrix fast_matrix(const Shape &shape, Precision precision) {
 }
 
 class Bench {
-public:
+  public:
     Bench(v2e_isa isa, unsigned threads) : isa_(isa), pool_(threads), probe_(PROBE_BYTES) {
         std::fill_n(probe_.data(), probe_.size(), uint8_t{1});
     }
@@ -76,7 +77,7 @@ public:
             measure(name, matrices, activations, count, shape_count);
     }
 
-private:
+  private:
     void measure(const char *name, const std::vector<RandomMatrix> &matrices, v2e_activations activations, size_t count,
                  size_t shape_count) {
         const Linear linear(isa_, activations, pool_);

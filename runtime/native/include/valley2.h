@@ -79,28 +79,28 @@ V2E_API const char *v2e_version(void);
 
 typedef struct v2e_geometry_options {
     size_t struct_size;
-    uint32_t tile_size;         /* pixels, side of a SigLIP tile: 384 */
-    uint32_t tokens_per_side;   /* side of a tile's token grid after the projector: 14 */
-    uint32_t tiled;             /* 1: global view and tiles; 0: one plain resize */
-    uint32_t unpad;             /* 1: stitch the tiles and drop the padding (Eagle variants); 0: tiles one by one */
-    uint32_t max_vision_token;  /* cap on one picture's SigLIP tokens */
-    uint32_t eagle;             /* 1: the checkpoint has an Eagle branch */
-    uint64_t eagle_min_pixels;  /* of the second resize; 28 * 28 pixels are one token */
+    uint32_t tile_size;        /* pixels, side of a SigLIP tile: 384 */
+    uint32_t tokens_per_side;  /* side of a tile's token grid after the projector: 14 */
+    uint32_t tiled;            /* 1: global view and tiles; 0: one plain resize */
+    uint32_t unpad;            /* 1: stitch the tiles and drop the padding (Eagle variants); 0: tiles one by one */
+    uint32_t max_vision_token; /* cap on one picture's SigLIP tokens */
+    uint32_t eagle;            /* 1: the checkpoint has an Eagle branch */
+    uint64_t eagle_min_pixels; /* of the second resize; 28 * 28 pixels are one token */
     uint64_t eagle_max_pixels;
-    const uint32_t *canvases;   /* (canvas_count, 2): candidate canvas width, height in pixels, in order of preference */
+    const uint32_t *canvases; /* (canvas_count, 2): candidate canvas width, height in pixels, in order of preference */
     size_t canvas_count;
 } v2e_geometry_options;
 
 typedef struct v2e_geometry {
     size_t struct_size;
-    uint32_t width, height;               /* of the picture, pixels */
-    uint32_t grid_columns, grid_rows;     /* tiles of the chosen canvas; 0, 0 when not tiled */
+    uint32_t width, height;                 /* of the picture, pixels */
+    uint32_t grid_columns, grid_rows;       /* tiles of the chosen canvas; 0, 0 when not tiled */
     uint32_t resized_width, resized_height; /* of the picture on the canvas, pixels */
-    uint32_t paste_x, paste_y;            /* its upper left corner on the canvas, pixels */
-    uint32_t tile_count;                  /* global view included */
-    uint32_t kept_x, kept_y;              /* un-padded part of the stitched token map, tokens */
+    uint32_t paste_x, paste_y;              /* its upper left corner on the canvas, pixels */
+    uint32_t tile_count;                    /* global view included */
+    uint32_t kept_x, kept_y;                /* un-padded part of the stitched token map, tokens */
     uint32_t kept_columns, kept_rows;
-    uint32_t pooled_columns, pooled_rows; /* after max_vision_token: of the kept map, or of every tile when unpad is 0 */
+    uint32_t pooled_columns, pooled_rows; /* after the cap: of the kept map, or of each tile without unpad */
     uint32_t siglip_tokens;               /* of the whole picture, global view included */
     uint32_t fetch_width, fetch_height;   /* after the first Eagle resize, pixels; 0 without Eagle */
     uint32_t eagle_width, eagle_height;   /* after the second, pixels */
@@ -183,11 +183,11 @@ typedef struct v2e_model_description {
     uint32_t kv_heads;
     uint32_t head_size;
     uint32_t vocabulary_size;
-    uint32_t max_context;   /* positions the model was trained for */
+    uint32_t max_context; /* positions the model was trained for */
     uint32_t threads;
-    uint32_t isa;           /* v2e_isa, the one in use */
-    uint64_t weight_bytes;  /* read for one decoded token: layers, norms and lm_head */
-    uint64_t mapped_bytes;  /* of the files mapped from disk */
+    uint32_t isa;          /* v2e_isa, the one in use */
+    uint64_t weight_bytes; /* read for one decoded token: layers, norms and lm_head */
+    uint64_t mapped_bytes; /* of the files mapped from disk */
 } v2e_model_description;
 
 typedef struct v2e_model v2e_model;

@@ -30,7 +30,8 @@ void set_last_error(const char *message) noexcept;
 const char *last_error() noexcept;
 
 // Runs body at the C boundary: every exception becomes a status, its text the thread's last error.
-template <class Body> v2e_status guard(Body &&body) noexcept {
+template <class Body>
+v2e_status guard(Body &&body) noexcept {
     try {
         std::forward<Body>(body)();
         return V2E_OK;
@@ -50,7 +51,8 @@ template <class Body> v2e_status guard(Body &&body) noexcept {
 }
 
 // A caller's options struct in the library's size: the fields that an older caller does not know are zero.
-template <class Options> Options read_options(const Options *given) {
+template <class Options>
+Options read_options(const Options *given) {
     if (given == nullptr || given->struct_size < sizeof given->struct_size)
         fail(V2E_ERROR_INPUT, "An options struct is missing or its struct_size is not set.");
     Options options{};

@@ -71,8 +71,7 @@ X86Features detect() {
     features.avx2 = (saved & AVX_STATE) == AVX_STATE && fma && f16c && avx2;
     const bool f = bit(extended.ebx, 16), dq = bit(extended.ebx, 17), bw = bit(extended.ebx, 30);
     const bool vl = bit(extended.ebx, 31), vnni = bit(extended.ecx, 11);
-    features.avx512_vnni =
-        features.avx2 && (saved & AVX512_STATE) == AVX512_STATE && f && dq && bw && vl && vnni;
+    features.avx512_vnni = features.avx2 && (saved & AVX512_STATE) == AVX512_STATE && f && dq && bw && vl && vnni;
     return features;
 }
 

@@ -9,7 +9,7 @@ namespace v2e {
 
 // Recursive descent over the text. Positions in messages are byte offsets.
 class JsonParser {
-public:
+  public:
     JsonParser(std::string_view text, const std::string &document) : text_(text), document_(document) {}
 
     Json parse() {
@@ -20,7 +20,7 @@ public:
         return value;
     }
 
-private:
+  private:
     static constexpr int MAX_DEPTH = 64;
 
     [[noreturn]] void refuse(const char *reason) const {

@@ -11,7 +11,7 @@ namespace v2e {
 
 // One JSON value. An accessor of the wrong kind fails with V2E_ERROR_BUNDLE, naming the document.
 class Json {
-public:
+  public:
     enum class Kind { null, boolean, number, string, array, object };
 
     // `document` names the text in error messages, for example "decoder.safetensors: config".
@@ -29,7 +29,7 @@ public:
     bool contains(std::string_view key) const;
     const Json &at(std::string_view key) const;
 
-private:
+  private:
     friend class JsonParser;
     [[noreturn]] void fail_kind(const char *expected) const;
 

@@ -9,7 +9,7 @@ constexpr size_t ALIGNMENT = 64;
 constexpr uint64_t MAX_SIDE = uint64_t{1} << 31; // keeps every product of sizes within 64 bits
 
 class MatrixReader {
-public:
+  public:
     MatrixReader(const SafetensorsFile &file, const std::string &name) : file_(file), name_(name) {}
 
     // Data of a tensor whose dtype and shape are as expected; adds its size to the matrix.
@@ -65,7 +65,7 @@ public:
         fail(V2E_ERROR_BUNDLE, "%s: matrix '%s' %s.", file_.path().c_str(), name_.c_str(), reason);
     }
 
-private:
+  private:
     const SafetensorsFile &file_;
     const std::string &name_;
 };

@@ -47,7 +47,7 @@ std::wstring wide_path(const std::string &utf8_path) {
 }
 
 class OwnedHandle {
-public:
+  public:
     explicit OwnedHandle(HANDLE handle) : handle_(handle) {}
     ~OwnedHandle() {
         if (valid())
@@ -58,7 +58,7 @@ public:
     bool valid() const { return handle_ != nullptr && handle_ != INVALID_HANDLE_VALUE; }
     HANDLE get() const { return handle_; }
 
-private:
+  private:
     HANDLE handle_;
 };
 
@@ -126,7 +126,7 @@ bool has_arm_dot_product() {
 namespace {
 
 class FileDescriptor {
-public:
+  public:
     explicit FileDescriptor(int descriptor) : descriptor_(descriptor) {}
     ~FileDescriptor() {
         if (descriptor_ >= 0)
@@ -136,7 +136,7 @@ public:
     FileDescriptor &operator=(const FileDescriptor &) = delete;
     int get() const { return descriptor_; }
 
-private:
+  private:
     int descriptor_;
 };
 

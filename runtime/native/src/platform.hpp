@@ -11,7 +11,7 @@ namespace v2e {
 
 // A file mapped read-only into memory. Fails with V2E_ERROR_BUNDLE when it cannot be.
 class MappedFile {
-public:
+  public:
     explicit MappedFile(const std::string &utf8_path);
     ~MappedFile();
     MappedFile(MappedFile &&other) noexcept
@@ -27,7 +27,7 @@ public:
     const std::byte *data() const { return data_; }
     size_t size() const { return size_; } // bytes
 
-private:
+  private:
     const std::byte *data_ = nullptr;
     size_t size_ = 0;
 };
@@ -43,10 +43,11 @@ void *allocate_aligned(size_t bytes, size_t alignment);
 void free_aligned(void *memory) noexcept;
 
 // An owned array of plain values, aligned to a cache line. The values are not initialised.
-template <class T> class AlignedBuffer {
+template <class T>
+class AlignedBuffer {
     static_assert(std::is_trivially_copyable_v<T>);
 
-public:
+  public:
     static constexpr size_t ALIGNMENT = 64;
 
     AlignedBuffer() = default;
@@ -80,7 +81,7 @@ public:
     T &operator[](size_t index) { return data_[index]; }
     const T &operator[](size_t index) const { return data_[index]; }
 
-private:
+  private:
     T *data_ = nullptr;
     size_t size_ = 0;
 };

@@ -29,7 +29,7 @@ uint64_t read_little_endian(const std::byte *bytes) {
 }
 
 class HeaderReader {
-public:
+  public:
     HeaderReader(const std::string &path, const std::byte *data, uint64_t data_bytes)
         : path_(path), data_(data), data_bytes_(data_bytes) {}
 
@@ -42,7 +42,7 @@ public:
         return tensors;
     }
 
-private:
+  private:
     struct Range {
         uint64_t begin, end;
         std::string name;

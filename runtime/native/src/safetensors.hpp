@@ -19,7 +19,7 @@ struct TensorView {
 
 // All failures are V2E_ERROR_BUNDLE and name the file.
 class SafetensorsFile {
-public:
+  public:
     explicit SafetensorsFile(const std::string &utf8_path);
 
     const TensorView &tensor(const std::string &name) const;
@@ -29,7 +29,7 @@ public:
     const std::string &path() const { return path_; }
     size_t mapped_bytes() const { return file_.size(); }
 
-private:
+  private:
     std::string path_;
     MappedFile file_;
     std::map<std::string, TensorView> tensors_;

@@ -24,7 +24,8 @@ void pause_processor() {
 }
 
 // Spins until ready() or until SPIN_TIME is over; returns ready().
-template <class Ready> bool spin_until(Ready &&ready) {
+template <class Ready>
+bool spin_until(Ready &&ready) {
     const auto deadline = std::chrono::steady_clock::now() + SPIN_TIME;
     do {
         for (int i = 0; i < PAUSES_PER_CLOCK_READ; ++i) {

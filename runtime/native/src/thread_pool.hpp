@@ -14,7 +14,7 @@ namespace v2e {
 // The caller of a region takes part in it. Between regions the workers spin for some tens of microseconds, so that the
 // next layer finds them awake, and then sleep. Several callers take turns.
 class ThreadPool {
-public:
+  public:
     explicit ThreadPool(unsigned threads); // the caller's own included; at least 1
     ~ThreadPool();
     ThreadPool(const ThreadPool &) = delete;
@@ -24,13 +24,15 @@ public:
 
     // Calls body(task) for every task in [0, tasks), each once, on any thread, and returns when all are done.
     // Tasks are claimed in rising order. The body must not throw and must not start a region itself.
-    template <class Body> void run(size_t tasks, Body &&body) {
+    template <class Body>
+    void run(size_t tasks, Body &&body) {
         using Plain = std::remove_reference_t<Body>;
-        run_region(tasks, [](void *context, size_t task) { (*static_cast<Plain *>(context))(task); },
-                   const_cast<void *>(static_cast<const void *>(std::addressof(body))));
+        run_region(
+            tasks, [](void *context, size_t task) { (*static_cast<Plain *>(context))(task); },
+            const_cast<void *>(static_cast<const void *>(std::addressof(body))));
     }
 
-private:
+  private:
     using Call = void (*)(void *context, size_t task);
 
     void run_region(size_t tasks, Call call, void *context);

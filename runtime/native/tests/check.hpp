@@ -34,7 +34,8 @@ inline void report(const char *file, int line, const char *text) {
 }
 
 // Whether body throws a Failure of the status whose sentence contains the words.
-template <class Body> bool fails_with(v2e_status status, const char *words, Body &&body) {
+template <class Body>
+bool fails_with(v2e_status status, const char *words, Body &&body) {
     try {
         body();
     } catch (const v2e::Failure &failure) {
@@ -61,5 +62,5 @@ template <class Body> bool fails_with(v2e_status status, const char *words, Body
 #define CHECK_FAILS(status, words, ...)                                                                                \
     do {                                                                                                               \
         if (!check::fails_with(status, words, [&] { __VA_ARGS__; }))                                                   \
-            check::report(__FILE__, __LINE__, "another failure, or none, instead of: " #status);                                             \
+            check::report(__FILE__, __LINE__, "another failure, or none, instead of: " #status);                       \
     } while (false)

@@ -35,7 +35,7 @@ struct RandomMatrixOptions {
 };
 
 class MatrixPacker {
-public:
+  public:
     explicit MatrixPacker(const RandomMatrixOptions &options) : options_(options), random_(options.seed) {
         Matrix &matrix = result_.matrix;
         matrix.precision = options.precision;
@@ -63,7 +63,7 @@ public:
         return std::move(result_);
     }
 
-private:
+  private:
     void pack_floats() {
         Matrix &matrix = result_.matrix;
         const size_t count = matrix.panels() * matrix.columns * PANEL;

@@ -9,7 +9,7 @@
 #include <string>
 
 class TemporaryFile {
-public:
+  public:
     explicit TemporaryFile(const std::string &content) {
         static std::atomic<unsigned> counter{0};
         const auto stamp = std::chrono::steady_clock::now().time_since_epoch().count();
@@ -26,7 +26,7 @@ public:
 
     std::string path() const { return path_.string(); }
 
-private:
+  private:
     std::filesystem::path path_;
 };
 

@@ -28,7 +28,7 @@ TEST(half_has_the_values_of_ieee_754) {
 }
 
 TEST(half_rounds_to_nearest_even) {
-    CHECK(half_from_float(1.0f + std::ldexp(1.0f, -11)) == 0x3c00);        // a tie goes to the even neighbour
+    CHECK(half_from_float(1.0f + std::ldexp(1.0f, -11)) == 0x3c00); // a tie goes to the even neighbour
     CHECK(half_from_float(1.0f + 3 * std::ldexp(1.0f, -11)) == 0x3c02);
     CHECK(half_from_float(std::nextafter(1.0f + std::ldexp(1.0f, -11), 2.0f)) == 0x3c01);
     CHECK(half_from_float(65519.0f) == 0x7bff);

@@ -42,10 +42,10 @@ TEST(json_decodes_strings) {
 
 TEST(json_refuses_what_the_grammar_does_not_allow) {
     const char *const malformed[] = {
-        "",       " ",          "{",         "[1",        "[1,]",     "{\"a\":1,}", "{\"a\" 1}", "{a:1}",
-        "tru",    "nul",        "NaN",       "Infinity",  "+1",       "01",         "1.",        ".5",
-        "1e",     "1e+",        "-",         "1 2",       "[1 2]",    "\"abc",      "\"\\x\"",   "\"\\u12g4\"",
-        "'a'",    "{\"a\":1}x", "[1]//",     "\"a\nb\"",  "\"\\\"",   "1e999",      "[,]",       "{\"a\":1,\"a\":2}",
+        "",        " ",          "{",     "[1",       "[1,]",   "{\"a\":1,}", "{\"a\" 1}", "{a:1}",
+        "tru",     "nul",        "NaN",   "Infinity", "+1",     "01",         "1.",        ".5",
+        "1e",      "1e+",        "-",     "1 2",      "[1 2]",  "\"abc",      "\"\\x\"",   "\"\\u12g4\"",
+        "'a'",     "{\"a\":1}x", "[1]//", "\"a\nb\"", "\"\\\"", "1e999",      "[,]",       "{\"a\":1,\"a\":2}",
         "\"\\u12",
     };
     for (const char *text : malformed)
@@ -53,9 +53,10 @@ TEST(json_refuses_what_the_grammar_does_not_allow) {
 }
 
 TEST(json_refuses_text_that_is_not_utf8) {
-    const char *const malformed[] = {"\"\x80\"",         "\"\xc0\xaf\"",         "\"\xe0\x80\xaf\"", "\"\xed\xa0\x80\"",
-                                     "\"\xf5\x80\x80\x80\"", "\"\xf0\x80\x80\x80\"", "\"\xc3\"",         "\"\\ud800\"",
-                                     "\"\\udc00\"",      "\"\\ud800\\u0041\""};
+    const char *const malformed[] = {"\"\x80\"",          "\"\xc0\xaf\"",         "\"\xe0\x80\xaf\"",
+                                     "\"\xed\xa0\x80\"",  "\"\xf5\x80\x80\x80\"", "\"\xf0\x80\x80\x80\"",
+                                     "\"\xc3\"",          "\"\\ud800\"",          "\"\\udc00\"",
+                                     "\"\\ud800\\u0041\""};
     for (const char *text : malformed)
         CHECK_FAILS(V2E_ERROR_BUNDLE, "the test", parse(text));
 }

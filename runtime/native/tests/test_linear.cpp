@@ -13,7 +13,8 @@ namespace {
 
 constexpr v2e_isa ALL_ISAS[] = {V2E_ISA_PORTABLE, V2E_ISA_AVX2, V2E_ISA_AVX512_VNNI, V2E_ISA_NEON};
 
-template <class Body> void for_each_isa(Body &&body) {
+template <class Body>
+void for_each_isa(Body &&body) {
     for (const v2e_isa isa : ALL_ISAS)
         if (isa_available(isa))
             body(isa);

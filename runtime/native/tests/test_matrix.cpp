@@ -64,14 +64,14 @@ TEST(matrix_refuses_descriptions_that_make_no_sense) {
 }
 
 TEST(matrix_refuses_tensors_that_do_not_fit) {
-    CHECK_FAILS(V2E_ERROR_BUNDLE, "'m.weight' has another shape",
-                MatrixFile::described(
-                    R"({"precision":"int4","rows":129,"columns":64,"group_size":32,"symmetric":false})")
-                    .load());
-    CHECK_FAILS(V2E_ERROR_BUNDLE, "'m.bias' has another shape",
-                MatrixFile::described(
-                    R"({"precision":"int4","rows":99,"columns":64,"group_size":32,"symmetric":false})")
-                    .load());
+    CHECK_FAILS(
+        V2E_ERROR_BUNDLE, "'m.weight' has another shape",
+        MatrixFile::described(R"({"precision":"int4","rows":129,"columns":64,"group_size":32,"symmetric":false})")
+            .load());
+    CHECK_FAILS(
+        V2E_ERROR_BUNDLE, "'m.bias' has another shape",
+        MatrixFile::described(R"({"precision":"int4","rows":99,"columns":64,"group_size":32,"symmetric":false})")
+            .load());
     MatrixFile file;
     file.weight_dtype = "I8";
     CHECK_FAILS(V2E_ERROR_BUNDLE, "dtype I8 instead of U8", file.load());

@@ -19,10 +19,11 @@ void open_parts(const std::string &header, const std::string &data) {
 } // namespace
 
 TEST(safetensors_reads_tensors_and_metadata) {
-    const TemporaryFile file(safetensors_bytes(
-        R"({"__metadata__":{"format":"pt"},"b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]},)"
-        R"("a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"empty":{"dtype":"F16","shape":[0,4],"data_offsets":[8,8]}}   )",
-        std::string("\0\0\x80\x3f\0\0\0\x40xyz", 11)));
+    const TemporaryFile file(
+        safetensors_bytes(R"({"__metadata__":{"format":"pt"},"b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]},)"
+                          R"("a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},)"
+                          R"("empty":{"dtype":"F16","shape":[0,4],"data_offsets":[8,8]}}   )",
+                          std::string("\0\0\x80\x3f\0\0\0\x40xyz", 11)));
     const SafetensorsFile tensors(file.path());
     const TensorView &a = tensors.tensor("a");
     CHECK(a.dtype == "F32" && a.bytes == 8);
@@ -63,7 +64,8 @@ TEST(safetensors_refuses_a_broken_header) {
 
 TEST(safetensors_refuses_broken_entries) {
     const auto open_entry = [](const std::string &entry) { open_parts("{\"t\":" + entry + "}", "12345678"); };
-    CHECK_FAILS(V2E_ERROR_BUNDLE, "unknown dtype 'F4'", open_entry(R"({"dtype":"F4","shape":[8],"data_offsets":[0,8]})"));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "unknown dtype 'F4'",
+                open_entry(R"({"dtype":"F4","shape":[8],"data_offsets":[0,8]})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "lacks 'dtype'", open_entry(R"({"shape":[8],"data_offsets":[0,8]})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "lacks 'shape'", open_entry(R"({"dtype":"U8","data_offsets":[0,8]})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "lacks 'data_offsets'", open_entry(R"({"dtype":"U8","shape":[8]})"));
@@ -72,8 +74,10 @@ TEST(safetensors_refuses_broken_entries) {
     CHECK_FAILS(V2E_ERROR_BUNDLE, "whole number", open_entry(R"({"dtype":"U8","shape":[-8],"data_offsets":[0,8]})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "whole number", open_entry(R"({"dtype":"U8","shape":[8.0],"data_offsets":[0,8]})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "two data offsets", open_entry(R"({"dtype":"U8","shape":[8],"data_offsets":[0]})"));
-    CHECK_FAILS(V2E_ERROR_BUNDLE, "outside of the file", open_entry(R"({"dtype":"U8","shape":[9],"data_offsets":[0,9]})"));
-    CHECK_FAILS(V2E_ERROR_BUNDLE, "outside of the file", open_entry(R"({"dtype":"U8","shape":[8],"data_offsets":[8,0]})"));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "outside of the file",
+                open_entry(R"({"dtype":"U8","shape":[9],"data_offsets":[0,9]})"));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "outside of the file",
+                open_entry(R"({"dtype":"U8","shape":[8],"data_offsets":[8,0]})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "disagree with its shape",
                 open_entry(R"({"dtype":"F32","shape":[1],"data_offsets":[0,8]})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "overflows",

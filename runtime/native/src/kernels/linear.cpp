@@ -11,7 +11,7 @@ namespace v2e {
 namespace {
 
 constexpr size_t TASKS_PER_THREAD = 4;        // enough for threads of unequal speed
-constexpr size_t TASK_BYTES = 128 * 1024;     // of weights, at least, when the matrix has them
+constexpr size_t PANELS_PER_TASK = 4;         // at most: they share the input rows in the second-level cache
 constexpr size_t ROWS_PER_TASK = 24;          // of input, at least: full register tiles
 constexpr size_t SERIAL_PRODUCTS = 64 * 1024; // below this a parallel region costs more than it saves
 constexpr size_t SERIAL_VALUES = 32 * 1024;   // to quantise
@@ -45,12 +45,13 @@ struct TaskPlan {
 
 TaskPlan plan_tasks(const Matrix &matrix, size_t count, unsigned threads) {
     const size_t panels = matrix.panels();
-    TaskPlan plan{panels, count, 1, 1};
-    if (threads == 1 || matrix.rows * matrix.columns * count < SERIAL_PRODUCTS)
+    TaskPlan plan{PANELS_PER_TASK, count, 1, divide_up(panels, PANELS_PER_TASK)};
+    if (threads == 1)
         return plan;
+    if (matrix.rows * matrix.columns * count < SERIAL_PRODUCTS)
+        return {panels, count, 1, 1};
     const size_t wanted = TASKS_PER_THREAD * threads;
-    const size_t panel_bytes = std::max<size_t>(matrix.weight_bytes / panels, 1);
-    plan.panels_per_task = std::clamp<size_t>(panels / wanted, 1, divide_up(TASK_BYTES, panel_bytes));
+    plan.panels_per_task = std::clamp<size_t>(panels / wanted, 1, PANELS_PER_TASK);
     const size_t panel_blocks = divide_up(panels, plan.panels_per_task);
     if (panel_blocks < wanted)
         plan.rows_per_task = std::max(ROWS_PER_TASK, divide_up(count, divide_up(wanted, panel_blocks)));
@@ -70,37 +71,55 @@ struct Product {
     const LinearKernels &kernels;
     bool two_planes;
 
-    // Input rows [first, last) times one panel.
-    void multiply(size_t panel, size_t first, size_t last) const {
-        const size_t valid = std::min(PANEL, matrix.rows - panel * PANEL);
-        const bool partial = valid < PANEL;
-        alignas(64) float padded_bias[PANEL] = {};
-        const float *bias = matrix.bias == nullptr ? nullptr : matrix.bias + panel * PANEL;
-        if (partial && bias != nullptr) {
-            std::copy_n(bias, valid, padded_bias);
-            bias = padded_bias;
+    // Input rows [first, last) times the panels [first_panel, last_panel).
+    void multiply(size_t first_panel, size_t last_panel, size_t first, size_t last) const {
+        const bool partial = last_panel * PANEL > matrix.rows;
+        const size_t whole = last_panel - (partial ? 1 : 0);
+        if (whole > first_panel) {
+            const float *bias = matrix.bias == nullptr ? nullptr : matrix.bias + first_panel * PANEL;
+            multiply_panels(first_panel, whole, first, last,
+                            {output + first * output_stride + first_panel * PANEL, output_stride, bias});
         }
-        float *const direct = output + first * output_stride + panel * PANEL;
-        const PanelOutput target = partial ? PanelOutput{scratch.partial.data() + first * PANEL, PANEL, bias}
-                                           : PanelOutput{direct, output_stride, bias};
-        if (matrix.quantized())
-            multiply_integer(panel, first, last, target);
-        else
-            multiply_float(panel, first, last, target);
         if (partial)
-            for (size_t row = first; row < last; ++row)
-                std::copy_n(scratch.partial.data() + row * PANEL, valid, output + row * output_stride + panel * PANEL);
+            multiply_partial(whole, first, last);
     }
 
-    void multiply_integer(size_t panel, size_t first, size_t last, const PanelOutput &target) const {
+    // The last panel, when it has fewer than 64 rows, by way of the scratch.
+    void multiply_partial(size_t panel, size_t first, size_t last) const {
+        const size_t valid = matrix.rows - panel * PANEL;
+        alignas(64) float bias[PANEL] = {};
+        if (matrix.bias != nullptr)
+            std::copy_n(matrix.bias + panel * PANEL, valid, bias);
+        multiply_panels(panel, panel + 1, first, last,
+                        {scratch.partial.data() + first * PANEL, PANEL, matrix.bias == nullptr ? nullptr : bias});
+        for (size_t row = first; row < last; ++row)
+            std::copy_n(scratch.partial.data() + row * PANEL, valid, output + row * output_stride + panel * PANEL);
+    }
+
+    void multiply_panels(size_t first_panel, size_t last_panel, size_t first, size_t last,
+                         const PanelOutput &target) const {
+        if (matrix.quantized())
+            multiply_integer(first_panel, last_panel, first, last, target);
+        else
+            for (size_t panel = first_panel; panel < last_panel; ++panel) {
+                const size_t offset = (panel - first_panel) * PANEL;
+                multiply_float(
+                    panel, first, last,
+                    {target.values + offset, target.stride, target.bias == nullptr ? nullptr : target.bias + offset});
+            }
+    }
+
+    void multiply_integer(size_t first_panel, size_t last_panel, size_t first, size_t last,
+                          const PanelOutput &target) const {
         const size_t columns = matrix.columns, groups = matrix.groups();
         const size_t bytes = matrix.precision == Precision::int4 ? columns * PANEL / 2 : columns * PANEL;
-        const IntegerPanel weights{static_cast<const uint8_t *>(matrix.weight) + panel * bytes,
-                                   matrix.scales + panel * groups * PANEL,
-                                   matrix.zeros == nullptr ? nullptr : matrix.zeros + panel * groups * PANEL,
-                                   matrix.precision,
-                                   columns,
-                                   matrix.group_size};
+        const IntegerPanels weights{static_cast<const uint8_t *>(matrix.weight) + first_panel * bytes,
+                                    matrix.scales + first_panel * groups * PANEL,
+                                    matrix.zeros == nullptr ? nullptr : matrix.zeros + first_panel * groups * PANEL,
+                                    matrix.precision,
+                                    columns,
+                                    matrix.group_size,
+                                    last_panel - first_panel};
         const IntegerRows rows{two_planes ? scratch.high.data() + first * columns : nullptr,
                                scratch.low.data() + first * columns, scratch.scales.data() + first * groups,
                                scratch.sums.data() + first * groups, last - first};
@@ -133,16 +152,16 @@ void Linear::apply(const Matrix &matrix, const float *input, size_t count, size_
         quantize(matrix, input, count, input_stride, scratch);
     if (matrix.rows % PANEL != 0)
         scratch.partial.reserve(count * PANEL);
-    const Product product{matrix,        input,   count,     input_stride, output,
-                          output_stride, scratch, *kernels_, activations_ == V2E_ACTIVATIONS_INT16};
+    const Product product{matrix,       input,     count,
+                          input_stride, output,    output_stride,
+                          scratch,      *kernels_, activations_ == V2E_ACTIVATIONS_INT16};
     const TaskPlan plan = plan_tasks(matrix, count, pool_.threads());
     pool_.run(plan.tasks, [&](size_t task) {
         const size_t first_row = task % plan.row_blocks * plan.rows_per_task;
         const size_t last_row = std::min(count, first_row + plan.rows_per_task);
         const size_t first_panel = task / plan.row_blocks * plan.panels_per_task;
         const size_t last_panel = std::min(matrix.panels(), first_panel + plan.panels_per_task);
-        for (size_t panel = first_panel; panel < last_panel; ++panel)
-            product.multiply(panel, first_row, last_row);
+        product.multiply(first_panel, last_panel, first_row, last_row);
     });
 }
 

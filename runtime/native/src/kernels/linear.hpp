@@ -26,7 +26,7 @@ struct LinearScratch {
 // The same token gives the same bits for every thread count and every split of the tokens into calls: each output is
 // one chain of additions in the order of the columns.
 class Linear {
-public:
+  public:
     // Fails with V2E_ERROR_INPUT for an instruction set that the machine lacks. AUTO takes the best one.
     Linear(v2e_isa isa, v2e_activations activations, ThreadPool &pool);
 
@@ -37,7 +37,7 @@ public:
     void apply(const Matrix &matrix, const float *input, size_t count, size_t input_stride, float *output,
                size_t output_stride, LinearScratch &scratch) const;
 
-private:
+  private:
     void quantize(const Matrix &matrix, const float *input, size_t count, size_t input_stride,
                   LinearScratch &scratch) const;
 

@@ -12,7 +12,10 @@ struct Avx2 {
     static constexpr size_t LANES = 8;
     static constexpr int ROWS = 5; // 5 x 2 sums, 2 weights, an activation and temporaries fit into 16 registers
     static constexpr bool SIGNED_INT8 = true;
-    template <int R> static constexpr size_t vectors() { return R == 1 ? 4 : 2; }
+    template <int R>
+    static constexpr size_t vectors() {
+        return R == 1 ? 4 : 2;
+    }
 
     using Int = __m256i;
     using Float = __m256;
@@ -57,9 +60,7 @@ struct Avx2 {
         return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffffff));
     }
     static Int round(Float a) { return _mm256_cvtps_epi32(a); }
-    static void prefetch(const void *address) {
-        _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0);
-    }
+    static void prefetch(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0); }
 
     static Int load_weights(const uint8_t *source) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(source));

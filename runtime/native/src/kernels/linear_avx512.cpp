@@ -12,7 +12,10 @@ struct Avx512 {
     static constexpr size_t LANES = 16;
     static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
     static constexpr bool SIGNED_INT8 = false;
-    template <int R> static constexpr size_t vectors() { return 4; }
+    template <int R>
+    static constexpr size_t vectors() {
+        return 4;
+    }
 
     using Int = __m512i;
     using Float = __m512;
@@ -46,9 +49,7 @@ struct Avx512 {
         return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff));
     }
     static Int round(Float a) { return _mm512_cvtps_epi32(a); }
-    static void prefetch(const void *address) {
-        _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0);
-    }
+    static void prefetch(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0); }
 
     // sums + 4 products of unsigned weights and signed activations in each lane.
     static Int dot4(Int sums, Int weights, Int activations) {

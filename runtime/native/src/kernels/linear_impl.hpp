@@ -85,13 +85,34 @@ void quantize_row(const float *row, size_t columns, size_t group_size, int8_t *h
     }
 }
 
-template <class Isa> constexpr int32_t default_zero(Source source) {
+template <class Isa>
+constexpr int32_t default_zero(Source source) {
     return source != Source::int8 ? 8 : Isa::SIGNED_INT8 ? 0 : 128;
 }
 
-// Bytes of one column of a panel, times two: packed int4 has half a byte a weight.
+// Bytes of some columns of a panel: packed int4 has half a byte a weight.
 constexpr size_t panel_bytes(Source source, size_t columns) {
     return source == Source::int4_packed ? columns * PANEL / 2 : columns * PANEL;
+}
+
+// One panel of several.
+struct IntegerPanel {
+    const uint8_t *weight;
+    const uint16_t *scales; // (groups, 64)
+    const uint8_t *zeros;   // (groups, 64) or null
+    size_t columns;
+    size_t group_size;
+};
+
+inline IntegerPanel panel_of(const IntegerPanels &panels, Source source, size_t index) {
+    const size_t scales = panels.columns / panels.group_size * PANEL;
+    return {panels.weight + index * panel_bytes(source, panels.columns), panels.scales + index * scales,
+            panels.zeros == nullptr ? nullptr : panels.zeros + index * scales, panels.columns, panels.group_size};
+}
+
+inline PanelOutput output_of(const PanelOutput &output, size_t index) {
+    return {output.values + index * PANEL, output.stride,
+            output.bias == nullptr ? nullptr : output.bias + index * PANEL};
 }
 
 // What the sum of an output continues from: the earlier columns' sum, the bias or zero.
@@ -116,13 +137,13 @@ inline void integer_products(const IntegerPanel &panel, const IntegerRows &rows,
         Isa::template dot<S>(products, weight, rows.high + offset, panel.columns, panel.group_size);
     }
     // The zero point's share, -zero * sum(a).
+    const uint8_t *zeros = panel.zeros == nullptr ? nullptr : panel.zeros + group * PANEL + column;
     for (size_t r = 0; r < R; ++r) {
         const int32_t sum = rows.sums[(row + r) * groups + group];
         for (size_t c = 0; c < C; ++c) {
-            const Int share = panel.zeros == nullptr
+            const Int share = zeros == nullptr
                                   ? Isa::set_int(-default_zero<Isa>(S) * sum)
-                                  : Isa::multiply_int(Isa::load_bytes(panel.zeros + group * PANEL + column + c * Isa::LANES),
-                                                      Isa::set_int(-sum));
+                                  : Isa::multiply_int(Isa::load_bytes(zeros + c * Isa::LANES), Isa::set_int(-sum));
             products[r][c] = TWO_PLANES ? Isa::add_int(Isa::shift_left_7(products[r][c]), share) : share;
         }
     }
@@ -191,52 +212,68 @@ inline void unpack_int4(const uint8_t *packed, size_t columns, uint8_t *unpacked
         }
 }
 
-template <class Isa, bool TWO_PLANES>
-void multiply_planes(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output) {
-    const size_t groups = panel.columns / panel.group_size;
-    const bool int4 = panel.precision == Precision::int4;
-    if (rows.count <= Isa::ROWS) { // every weight is used once: stream
-        for (size_t group = 0; group < groups; ++group) {
-            const size_t column = group * panel.group_size;
-            if (int4)
-                integer_rows<Isa, Source::int4_packed, TWO_PLANES>(
-                    panel, rows, output, group, group + 1,
-                    panel.weight + panel_bytes(Source::int4_packed, column));
-            else
-                integer_rows<Isa, Source::int8, TWO_PLANES>(panel, rows, output, group, group + 1,
-                                                            panel.weight + panel_bytes(Source::int8, column));
-        }
-        return;
+// Few input rows: the weights stream by, each is used at once.
+template <class Isa, Source S, bool TWO_PLANES>
+void stream_panels(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
+    const size_t groups = panels.columns / panels.group_size;
+    for (size_t index = 0; index < panels.panels; ++index) {
+        const IntegerPanel panel = panel_of(panels, S, index);
+        for (size_t group = 0; group < groups; ++group)
+            integer_rows<Isa, S, TWO_PLANES>(panel, rows, output_of(output, index), group, group + 1,
+                                             panel.weight + panel_bytes(S, group * panel.group_size));
     }
+}
+
+// Many input rows: a block of columns of one panel stays in the first-level cache while all rows pass, and the same
+// columns of the rows stay in the second-level cache while the panels pass.
+template <class Isa, Source S, bool TWO_PLANES>
+void block_panels(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
     alignas(64) uint8_t unpacked[INTEGER_BLOCK * PANEL];
-    const size_t step = INTEGER_BLOCK / panel.group_size;
+    const size_t groups = panels.columns / panels.group_size, step = INTEGER_BLOCK / panels.group_size;
     for (size_t group = 0; group < groups; group += step) {
         const size_t last = group + step < groups ? group + step : groups;
-        const size_t column = group * panel.group_size;
-        if (int4) {
-            unpack_int4(panel.weight + panel_bytes(Source::int4_packed, column), (last - group) * panel.group_size,
-                        unpacked);
-            integer_rows<Isa, Source::int4_unpacked, TWO_PLANES>(panel, rows, output, group, last, unpacked);
-        } else {
-            integer_rows<Isa, Source::int8, TWO_PLANES>(panel, rows, output, group, last,
-                                                        panel.weight + panel_bytes(Source::int8, column));
+        for (size_t index = 0; index < panels.panels; ++index) {
+            const IntegerPanel panel = panel_of(panels, S, index);
+            const PanelOutput target = output_of(output, index);
+            const uint8_t *weight = panel.weight + panel_bytes(S, group * panel.group_size);
+            if constexpr (S == Source::int4_packed) {
+                unpack_int4(weight, (last - group) * panel.group_size, unpacked);
+                integer_rows<Isa, Source::int4_unpacked, TWO_PLANES>(panel, rows, target, group, last, unpacked);
+            } else {
+                integer_rows<Isa, S, TWO_PLANES>(panel, rows, target, group, last, weight);
+            }
         }
     }
+}
+
+template <class Isa, Source S, bool TWO_PLANES>
+void multiply_source(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
+    if (rows.count <= Isa::ROWS)
+        stream_panels<Isa, S, TWO_PLANES>(panels, rows, output);
+    else
+        block_panels<Isa, S, TWO_PLANES>(panels, rows, output);
 }
 
 template <class Isa>
-void multiply_integer(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output) {
-    if (rows.high != nullptr)
-        multiply_planes<Isa, true>(panel, rows, output);
+void multiply_integer(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
+    const bool int4 = panels.precision == Precision::int4, two_planes = rows.high != nullptr;
+    if (int4 && two_planes)
+        multiply_source<Isa, Source::int4_packed, true>(panels, rows, output);
+    else if (int4)
+        multiply_source<Isa, Source::int4_packed, false>(panels, rows, output);
+    else if (two_planes)
+        multiply_source<Isa, Source::int8, true>(panels, rows, output);
     else
-        multiply_planes<Isa, false>(panel, rows, output);
+        multiply_source<Isa, Source::int8, false>(panels, rows, output);
 }
 
-template <class Isa> typename Isa::Float load_weight(const float *weight) {
+template <class Isa>
+typename Isa::Float load_weight(const float *weight) {
     return Isa::load(weight);
 }
 
-template <class Isa> typename Isa::Float load_weight(const uint16_t *weight) {
+template <class Isa>
+typename Isa::Float load_weight(const uint16_t *weight) {
     return Isa::load_half(weight);
 }
 
@@ -294,14 +331,16 @@ void multiply_weights(const Weight *weight, size_t columns, const FloatRows &row
     }
 }
 
-template <class Isa> void multiply_float(const FloatPanel &panel, const FloatRows &rows, const PanelOutput &output) {
+template <class Isa>
+void multiply_float(const FloatPanel &panel, const FloatRows &rows, const PanelOutput &output) {
     if (panel.precision == Precision::fp16)
         multiply_weights<Isa>(static_cast<const uint16_t *>(panel.weight), panel.columns, rows, output);
     else
         multiply_weights<Isa>(static_cast<const float *>(panel.weight), panel.columns, rows, output);
 }
 
-template <class Isa> constexpr LinearKernels make_linear_kernels() {
+template <class Isa>
+constexpr LinearKernels make_linear_kernels() {
     return {quantize_row<Isa>, multiply_integer<Isa>, multiply_float<Isa>};
 }
 

@@ -17,21 +17,23 @@ struct IntegerRows {
     size_t count;
 };
 
-// Where the products of one panel go: (count, 64) with a stride in floats, started from the bias (64,) or from zero.
+// Where the products go: (count, panels * 64) with a stride in floats, started from the bias (panels * 64,) or from
+// zero.
 struct PanelOutput {
     float *values;
     size_t stride;
     const float *bias; // null: zero
 };
 
-// One panel of an int4 or int8 matrix.
-struct IntegerPanel {
+// Neighbouring panels of an int4 or int8 matrix.
+struct IntegerPanels {
     const uint8_t *weight;
-    const uint16_t *scales; // (groups, 64)
-    const uint8_t *zeros;   // (groups, 64) or null
+    const uint16_t *scales; // (panels, groups, 64)
+    const uint8_t *zeros;   // (panels, groups, 64) or null
     Precision precision;
     size_t columns;
     size_t group_size;
+    size_t panels;
 };
 
 // One panel of an fp16 or fp32 matrix.
@@ -51,7 +53,7 @@ struct LinearKernels {
     // One row to integers: high is null for int8 activations. scales and sums: (groups,).
     void (*quantize_row)(const float *row, size_t columns, size_t group_size, int8_t *high, int8_t *low, float *scales,
                          int32_t *sums);
-    void (*multiply_integer)(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output);
+    void (*multiply_integer)(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output);
     void (*multiply_float)(const FloatPanel &panel, const FloatRows &rows, const PanelOutput &output);
 };
 

@@ -12,7 +12,10 @@ struct Neon {
     static constexpr size_t LANES = 4;
     static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
     static constexpr bool SIGNED_INT8 = true;
-    template <int R> static constexpr size_t vectors() { return 4; }
+    template <int R>
+    static constexpr size_t vectors() {
+        return 4;
+    }
 
     using Int = int32x4_t;
     using Float = float32x4_t;

@@ -9,7 +9,10 @@ struct Portable {
     static constexpr size_t LANES = 16;
     static constexpr int ROWS = 4;
     static constexpr bool SIGNED_INT8 = false;
-    template <int R> static constexpr size_t vectors() { return 1; }
+    template <int R>
+    static constexpr size_t vectors() {
+        return 1;
+    }
 
     struct Int {
         int32_t values[LANES];
@@ -18,7 +21,8 @@ struct Portable {
         float values[LANES];
     };
 
-    template <class Result, class Function> static Result each(Function &&function) {
+    template <class Result, class Function>
+    static Result each(Function &&function) {
         Result result;
         for (size_t i = 0; i < LANES; ++i)
             result.values[i] = function(i);
