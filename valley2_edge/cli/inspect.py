@@ -96,9 +96,15 @@ def _print_tables(bundle: Bundle, rows: list[ComponentRow]) -> None:
     if source.calibration_sha256:
         facts["calibration"] = source.calibration_sha256
     for name, value in manifest.quality.items():
-        facts[f"quality: {name}"] = str(value)
+        facts[f"quality: {name}"] = _written(value)
     for name, value in facts.items():
         print_line(console, f"{name}: {value}")
+
+
+def _written(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_written(part)}" for name, part in value.items())
+    return f"{value:.1e}" if isinstance(value, float) else str(value)
 
 
 def _rounding(manifest: Manifest) -> str:
