@@ -1,0 +1,156 @@
+"""Questions about two or three cards: difference spotting and multi-image understanding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+from valley2_edge.ecom.card import Form, draw_card, random_style
+from valley2_edge.ecom.product import (
+    BADGES,
+    COLOURS,
+    KINDS,
+    MAX_COUNT,
+    MAX_RATING,
+    Product,
+    Split,
+    format_price,
+    names,
+    prices,
+    random_product,
+)
+from valley2_edge.ecom.scene import Choice, Open, Scene, another, choice
+
+ORDINALS = ("the first", "the second", "the third")
+NONE = "none of them"
+ALL_EQUAL = "all the same"
+ATTRIBUTES = ("colour", "product", "count", "name", "price", "stars", "badge")
+
+_FORMS: tuple[Form, ...] = ("square", "tall", "wide")
+_FORM_SHARES = (0.6, 0.2, 0.2)
+_ASK_DIFFERENCE = ("What differs between the pictures?", "What has changed?")
+
+
+def pair_scene(random: Random, split: Split) -> Scene:
+    """Draws two cards that differ in one attribute."""
+    first = random_product(random, split)
+    first = first if first.badge is not None else replace(first, badge=random.choice(BADGES))
+    attribute = random.choice(ATTRIBUTES)
+    second = _changed(random, first, attribute, split)
+    form = random.choices(_FORMS, _FORM_SHARES)[0]
+    # The same layout twice: a colour or a size that wanders would be a second difference.
+    style = random_style(random, form)
+    pictures = (draw_card(first, style), draw_card(second, style))
+    labels = [f"the {name}" for name in ATTRIBUTES]
+    right = f"the {attribute}"
+    difference = choice(random, "difference_spotting", _ASK_DIFFERENCE, right, labels)
+    values = f"{_value(first, attribute)} and {_value(second, attribute)}"
+    opens = [
+        Open("difference", "Compare the pictures.", f"{right}: {values}"),
+        *_reading(random, (first, second)),
+    ]
+    more = choice(random, "difference_spotting", _ASK_DIFFERENCE, right, labels)
+    return Scene(pictures, False, f"{right}: {values}", (difference, more), tuple(opens))
+
+
+def triple_scene(random: Random, split: Split) -> Scene:
+    """Draws three cards, of which a question singles out one, or none."""
+    form = random.choices(_FORMS, _FORM_SHARES)[0]
+    products = [random_product(random, split) for _ in ORDINALS]
+    place = random.randrange(len(ORDINALS) + 1)  # the last: none
+    sought = random_product(random, split)
+    products = _arrange(random, products, sought, place)
+    counts = random.sample(range(1, MAX_COUNT + 1), 4)
+    products = [replace(product, count=count) for product, count in zip(products, counts, strict=False)]
+    equal_prices = random.random() < 0.25
+    if equal_prices:
+        products = [replace(product, price_cents=products[0].price_cents) for product in products]
+    pictures = tuple(draw_card(product, random_style(random, form)) for product in products)
+    choices = [
+        _which(f"Which picture shows the {sought.colour} {sought.kind}?", place, NONE),
+        _count(random, counts),
+        _extreme(random, products),
+    ]
+    listing = ", ".join(f"{product.colour} {product.kind}" for product in products)
+    opens = [Open("list", "What is in each picture?", listing), *_reading(random, products)]
+    return Scene(pictures, False, listing, tuple(choices), tuple(opens))
+
+
+def _which(question: str, place: int, otherwise: str) -> Choice:
+    options = [*ORDINALS, otherwise]
+    right = options.pop(place)
+    return Choice("multi_image_understanding", question, right, (options[0], options[1], options[2]))
+
+
+def _count(random: Random, counts: list[int]) -> Choice:
+    place = random.randrange(4)  # the fourth count is the one that no picture shows
+    return _which(f"Which picture shows {counts[place]} of its product?", place, NONE)
+
+
+def _extreme(random: Random, products: list[Product]) -> Choice:
+    values = [product.price_cents for product in products]
+    lowest = random.random() < 0.5
+    question = "Which picture has the lowest price?" if lowest else "Which picture has the highest price?"
+    if len(set(values)) == 1:
+        return _which(question, len(values), ALL_EQUAL)
+    return _which(question, values.index(min(values) if lowest else max(values)), ALL_EQUAL)
+
+
+def _arrange(random: Random, products: list[Product], sought: Product, place: int) -> list[Product]:
+    """Puts the sought colour and kind at `place`; the others share one of the two at most."""
+    arranged = []
+    for index, product in enumerate(products):
+        if index == place:
+            arranged.append(replace(product, colour=sought.colour, kind=sought.kind))
+        elif random.random() < 0.5:
+            colour = another(random, list(COLOURS), sought.colour)
+            arranged.append(replace(product, colour=colour, kind=sought.kind))
+        else:
+            arranged.append(replace(product, colour=sought.colour, kind=another(random, KINDS, sought.kind)))
+    return arranged
+
+
+def _changed(random: Random, product: Product, attribute: str, split: Split) -> Product:
+    if attribute == "colour":
+        return replace(product, colour=another(random, list(COLOURS), product.colour))
+    if attribute == "product":
+        return replace(product, kind=another(random, KINDS, product.kind))
+    if attribute == "count":
+        return replace(product, count=another(random, range(1, MAX_COUNT + 1), product.count))
+    if attribute == "name":
+        return replace(product, name=another(random, names(split), product.name or ""))
+    if attribute == "price":
+        return replace(product, price_cents=another(random, prices(split), product.price_cents))
+    if attribute == "stars":
+        return replace(product, rating=another(random, range(1, MAX_RATING + 1), product.rating or 0))
+    return replace(product, badge=another(random, BADGES, product.badge or ""))
+
+
+def _value(product: Product, attribute: str) -> str:
+    values = {
+        "colour": product.colour,
+        "product": product.kind,
+        "count": str(product.count),
+        "name": product.name,
+        "price": format_price(product.price_cents),
+        "stars": str(product.rating),
+        "badge": product.badge,
+    }
+    return values[attribute] or ""
+
+
+def _reading(random: Random, products: list[Product] | tuple[Product, ...]) -> list[Open]:
+    """Short questions about one of the pictures."""
+    questions = {
+        "price": "What is the price in {0} picture?",
+        "name": "What is the name in {0} picture?",
+        "colour": "What colour is {0} product?",
+        "product": "What is in {0} picture?",
+        "count": "How many items are in {0} picture?",
+        "stars": "How many stars has {0} picture?",
+    }
+    opens = []
+    for attribute in random.sample(list(questions), 4):
+        index = random.randrange(len(products))
+        opens.append(Open("several", questions[attribute].format(ORDINALS[index]), _value(products[index], attribute)))
+    return opens
