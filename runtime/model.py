@@ -16,7 +16,8 @@ from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.session import Session, VideoSource
+from valley2_edge.runtime.session import Session
+from valley2_edge.runtime.video import VideoSource
 from valley2_edge.runtime.vision import VisionEncoder
 from valley2_edge.tokenizer import Tokenizer
 

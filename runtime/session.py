@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import warnings
@@ -16,15 +15,14 @@ from valley2_edge.policy import EaglePreset, Policy, PolicyName
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.decoder import GenerateOptions, StopReason
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
-from valley2_edge.runtime.images import ImageSource, load_picture
+from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.sampling import Sampling, seed_of_step
+from valley2_edge.runtime.sources import load_pictures, sort_sources
 from valley2_edge.runtime.stats import Statistics, peak_memory_bytes
-from valley2_edge.runtime.video import is_video, read_frames
+from valley2_edge.runtime.video import VideoSource
 from valley2_edge.tokenizer import TextStream
-
-VideoSource = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -120,9 +118,11 @@ class Session:
         Args:
             question: Text; what looks like a control token in it stays text, unless the session is strict.
             images: Paths, encoded bytes, Pillow images or uint8 arrays (height, width, 3); one path of a video counts
-                as `video`.
-            video: Path of a video instead of images.
-            frames: Frames to take of it.
+                as `video`. An animated picture gives its first frame here.
+            video: Instead of images: the path of a video or of an animated picture (.gif, .webp, .png), or a list of
+                frames, each as an image may be.
+            frames: Frames to take of it at most. A video file gives exactly as many, even if it has fewer and they
+                repeat, as the reference has it; an animated picture or a list gives no frame twice.
             max_new_tokens: Tokens of the answer at most.
             temperature: 0 is greedy.
             top_k: Most likely tokens to choose from; 0 is off.
@@ -143,9 +143,7 @@ class Session:
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
         if not isinstance(question, str):
             raise InputError(f"The question must be text, not {type(question)}.")
-        if isinstance(images, (str, bytes, os.PathLike)):
-            raise InputError("images must be a list of pictures, not one picture.")
-        images, video = _sort_sources(images, video)
+        images, video = sort_sources(images, video)
         if not question.strip() and not images and video is None:
             raise InputError("The question is empty.")
         text = prompt.with_thinking(question) if (self._think if think is None else think) else question
@@ -242,18 +240,7 @@ class Session:
         return prompt_segments(ids, encoded.tokens)
 
     def _load_pictures(self, turn: _Question) -> list[PreparedPicture]:
-        if turn.video is not None:
-            pixels = read_frames(turn.video, turn.frames)
-        else:
-            limit = self._policy.picture_limit()
-            if limit is not None and len(turn.images) > limit:
-                message = f"Only the first {limit} of {len(turn.images)} pictures are used, as the reference does."
-                warnings.warn(message, Valley2Warning, stacklevel=2)
-            pixels = []
-            for index, source in enumerate(turn.images[:limit]):
-                self._cancel.check()
-                name = None if isinstance(source, (str, os.PathLike)) else f"Picture {index + 1}"
-                pixels.append(load_picture(source, strict=self._policy.strict, name=name))
+        pixels = load_pictures(turn.images, turn.video, turn.frames, self._policy, self._cancel)
         if not pixels and self._policy.strict and self._decoder.length == 0:
             pixels = [black_picture()]
         return prepare_pictures(pixels, self._model, self._policy, video=turn.video is not None)
@@ -346,16 +333,3 @@ class Session:
         elif reason == StopReason.TOKEN:
             statistics.stop = "token"
         return chosen[0] if chosen else None
-
-
-def _sort_sources(
-    images: Sequence[ImageSource], video: VideoSource | None
-) -> tuple[Sequence[ImageSource], VideoSource | None]:
-    videos = [source for source in images if isinstance(source, (str, os.PathLike)) and is_video(source)]
-    if not videos:
-        if video is not None and len(images):
-            raise InputError("One question can be about pictures or about a video, not about both.")
-        return list(images), video
-    if len(images) > 1 or video is not None:
-        raise InputError("One question can be about pictures or about one video, not about both.")
-    return [], videos[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_process import start
+from PIL import Image
 
 from valley2_edge import Valley2, user_data
 
@@ -41,6 +42,18 @@ def test_several_pictures(run, fp32_bundle: Path, picture: Path) -> None:
     outcome = run("chat", picture, picture, "Which?", "--bundle", fp32_bundle, "--max-new-tokens", 3, "--stats")
     assert outcome.code == 0
     assert "2 pictures" in outcome.stderr
+
+
+def test_animated_picture_is_a_video_when_it_is_named_so(run, fp32_bundle: Path, tmp_path: Path) -> None:
+    first, *rest = [Image.new("RGB", (60, 40), (80 * index, 0, 0)) for index in range(3)]
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=rest)
+    words = ("--bundle", fp32_bundle, "--max-new-tokens", 2, "--stats")
+    assert "3 pictures" in run("chat", "What happens?", "--video", tmp_path / "clip.gif", *words).stderr
+    picture = run("chat", tmp_path / "clip.gif", "What is it?", *words).stderr
+    assert "1 picture" in picture and "only the first is used" in picture
+    both = run("chat", tmp_path / "clip.gif", "What?", "--video", tmp_path / "clip.gif", *words)
+    assert "not about both" in both.error
+    assert "there is no picture or video at" in run("chat", "What?", "--video", tmp_path / "none.gif", *words).error
 
 
 def test_stats_tell_the_tokens_of_each_branch(run, fp32_bundle: Path, picture: Path) -> None:

@@ -76,6 +76,15 @@ def test_pictures_add_up_for_the_next_question(talk, recorder: Recorder, tmp_pat
     assert recorder.calls == [("both?", Media(files)), ("more?", Media())]
 
 
+def test_video_command_makes_an_animated_picture_move(talk, recorder: Recorder, tmp_path: Path) -> None:
+    file = tmp_path / "a.gif"
+    file.touch()
+    said = talk(f"/video {file}", f"/image {file}", "what happens?", f"/image {file}", "what is it?", "/video")
+    assert recorder.calls == [("what happens?", Media(video=file)), ("what is it?", Media([file]))]
+    assert "not about both" in said
+    assert "name one video" in said
+
+
 def test_missing_picture_is_said_and_not_added(talk, recorder: Recorder) -> None:
     assert "no picture or video at nope.jpg" in talk("/image nope.jpg", "x")
     assert recorder.calls == [("x", Media())]

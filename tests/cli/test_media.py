@@ -82,3 +82,14 @@ def test_typed_paths(folder: Path, text: str, files: list[str]) -> None:
 
 def test_lone_quote_is_part_of_the_name() -> None:
     assert words_of_paths("grandma's.jpg") == [Path("grandma's.jpg")]
+
+
+def test_named_video_is_a_video_whatever_it_ends_with() -> None:
+    assert Media().joined(Media(video=Path("a.gif"))) == Media(video=Path("a.gif"))
+    assert Media([Path("a.gif")]).joined(Media()) == Media([Path("a.gif")])
+
+
+@pytest.mark.parametrize("first", [Media([Path("a.jpg")]), Media(video=Path("a.mp4"))])
+def test_named_video_stands_alone(first: Media) -> None:
+    with pytest.raises(InputError, match="one question can be about"):
+        first.joined(Media(video=Path("b.gif")))

@@ -153,11 +153,32 @@ def test_switched_off_branches_and_caps(model: Valley2) -> None:
 
 def test_video_is_frames(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [picture(640, 480, seed) for seed in range(3)]
-    monkeypatch.setattr("valley2_edge.runtime.session.read_frames", lambda path, count: frames[:count])
+    monkeypatch.setattr("valley2_edge.runtime.video.read_frames", lambda path, count: frames[:count])
     for given in ({"video": tmp_path / "clip.bin"}, {"images": [tmp_path / "clip.mp4"]}):
         list(session.ask("What happens?", frames=3, max_new_tokens=1, **given))
         assert (session.statistics.pictures, session.statistics.tiles) == (3, 3)
         assert session.statistics.eagle_tokens <= 3 * 196
+
+
+def test_list_of_frames_is_a_video(session: Session) -> None:
+    frames = [picture(640, 480, seed) for seed in range(5)]
+    given: list[Any] = [frames, [Image.fromarray(frame) for frame in frames]]
+    for video in given:
+        list(session.ask("What happens?", video=video, frames=3, max_new_tokens=1))
+        assert (session.statistics.pictures, session.statistics.tiles) == (3, 3)
+        assert session.statistics.eagle_tokens <= 3 * 196
+    list(session.ask("What happens?", video=frames[:2], max_new_tokens=1))
+    assert session.statistics.pictures == 2
+
+
+def test_animated_picture_moves_as_a_video_only(session: Session, tmp_path: Path) -> None:
+    first, *rest = [Image.fromarray(picture(seed=seed)) for seed in range(3)]
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=rest)
+    list(session.ask("What happens?", video=tmp_path / "clip.gif", max_new_tokens=1))
+    assert session.statistics.pictures == 3
+    with pytest.warns(Valley2Warning, match="only the first"):
+        list(session.ask("What is it?", images=[tmp_path / "clip.gif"], max_new_tokens=1))
+    assert session.statistics.pictures == 1
 
 
 def test_thinking_is_the_sessions_choice_or_the_questions(model: Valley2) -> None:

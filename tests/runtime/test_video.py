@@ -9,9 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.video import is_video, read_frames
+from valley2_edge.runtime.images import ImageSource
+from valley2_edge.runtime.video import is_video, load_frames, read_frames
 
 
 def write_video(path: Path, frames: int) -> Path:
@@ -127,3 +129,86 @@ def test_videos_are_known_by_their_extension() -> None:
     assert is_video(Path("b.webm"))
     assert not is_video("b.gif")
     assert not is_video(b"b.mp4")
+
+
+def grey(value: int, width: int = 6, height: int = 4) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def values(pictures: list[np.ndarray]) -> list[int]:
+    return [int(picture[0, 0, 0]) for picture in pictures]
+
+
+def write_animation(path: Path, frames: int) -> Path:
+    """An animation without loss whose frame number i is grey with value 20 * i."""
+    first, *rest = [Image.fromarray(grey(20 * index)) for index in range(frames)]
+    first.save(path, save_all=True, append_images=rest, duration=100, lossless=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"), [(1, [0]), (2, [0, 9]), (3, [0, 4, 9]), (10, list(range(10))), (99, list(range(10)))]
+)
+def test_listed_frames_are_spread_and_never_repeated(frames: int, expected: list[int]) -> None:
+    assert values(load_frames([grey(value) for value in range(10)], frames)) == expected
+
+
+def test_listed_frames_may_be_of_every_kind(tmp_path: Path) -> None:
+    Image.fromarray(grey(3)).save(tmp_path / "frame.png")
+    encoded = (tmp_path / "frame.png").read_bytes()
+    sources: list[ImageSource] = [grey(1), Image.fromarray(grey(2)), tmp_path / "frame.png", encoded]
+    assert values(load_frames(tuple(sources))) == [1, 2, 3, 3]
+
+
+def test_unusable_frame_is_named() -> None:
+    with pytest.raises(InputError, match="Frame 2 must be uint8"):
+        load_frames([grey(1), np.zeros((4, 6, 3))])
+
+
+@pytest.mark.parametrize("source", [b"GIF89a", 7, np.zeros((3, 4, 6, 3), np.uint8)])
+def test_what_is_no_video_is_refused(source: object) -> None:
+    with pytest.raises(InputError, match="must be a path or a list of frames"):
+        load_frames(source)  # type: ignore[arg-type]
+
+
+def test_empty_list_is_refused() -> None:
+    with pytest.raises(InputError, match="no frame"):
+        load_frames([])
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.webp", "clip.png"])
+def test_animated_pictures_need_no_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    path = write_animation(tmp_path / name, 6)
+    assert values(load_frames(path, 8)) == [0, 20, 40, 60, 80, 100]
+    assert values(load_frames(str(path), 3)) == [0, 40, 100]
+
+
+def test_partial_frames_are_shown_whole(tmp_path: Path) -> None:
+    """GIF stores only the part that changes; a frame is what a viewer shows."""
+    frames = [Image.fromarray(grey(0, 40, 30)) for _ in range(3)]
+    for index in (1, 2):
+        frames[index].paste((255, 255, 255), (0, 0, 10 * index, 5))
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    for found, expected in zip(load_frames(tmp_path / "clip.gif"), frames, strict=True):
+        np.testing.assert_array_equal(found, np.asarray(expected))
+
+
+def test_still_picture_as_a_video_has_one_frame(tmp_path: Path) -> None:
+    assert len(load_frames(write_animation(tmp_path / "still.png", 1))) == 1
+
+
+def test_damaged_animation_is_one_sentence(tmp_path: Path) -> None:
+    path = write_animation(tmp_path / "clip.gif", 6)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"clip\.gif"):
+        load_frames(path)
+    path.write_text("no picture")
+    with pytest.raises(InputError, match="no animated picture that Pillow can read"):
+        load_frames(path)
+    with pytest.raises(InputError, match="no animated picture at"):
+        load_frames(tmp_path / "none.gif")
+
+
+def test_video_files_still_repeat_frames_as_the_reference_does(tmp_path: Path) -> None:
+    assert len(load_frames(write_video(tmp_path / "short.avi", 2), 4)) == 4

@@ -54,6 +54,7 @@ def chat(
     eagle_preset: options.EaglePresetOption = "balanced",
     eagle_max_tokens: options.EagleMaxTokens = None,
     eagle_min_tokens: options.EagleMinTokens = None,
+    video: options.Video = None,
     frames: options.Frames = 8,
     system: options.System = None,
     think: options.Think = False,
@@ -69,6 +70,7 @@ def chat(
     """Chat about pictures or a video; the answer goes to stdout, all else to stderr."""
     given = locals()
     media, question = split_words(words or [])
+    media = media.joined(Media(video=video))
     media.check_presence()
     directory = resolve_bundle(bundle)
     from valley2_edge.runtime.model import Valley2

@@ -60,7 +60,15 @@ EagleMinTokens = Annotated[
         help="Least Eagle tokens of a picture, 4 when not given; smaller ones are enlarged.", rich_help_panel=_PICTURES
     ),
 ]
-Frames = Annotated[int, typer.Option(help="Frames to take of a video.", rich_help_panel=_PICTURES)]
+Video = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="A video by its name, whatever it ends with; an animated GIF, WebP or PNG moves only here.",
+        rich_help_panel=_PICTURES,
+    ),
+]
+Frames = Annotated[int, typer.Option(help="Frames to take of a video at most.", rich_help_panel=_PICTURES)]
 
 System = Annotated[str | None, typer.Option(help="System prompt.", rich_help_panel=_ANSWER)]
 Think = Annotated[bool, typer.Option("--think", help="Ask for a four-step answer.", rich_help_panel=_ANSWER)]

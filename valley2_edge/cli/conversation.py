@@ -13,7 +13,8 @@ from valley2_edge.cli.terminal import print_line
 from valley2_edge.errors import Cancelled, InputError, Valley2Error
 
 HELP = (
-    "Ask about the pictures; /image PATH adds a picture or a video to the next question, /reset begins anew, "
+    "Ask about the pictures; /image PATH adds a picture or a video to the next question, /video PATH a "
+    "video or an animated picture, /reset begins anew, "
     "/stats shows what the last answer cost, /quit or end of file ends. Ctrl-C stops an answer."
 )
 
@@ -61,7 +62,10 @@ class Conversation:
         if not line:
             return
         if command == "/image":
-            self._add(rest.strip())
+            self._add(sort_media(words_of_paths(rest.strip())), "name a picture or a video: /image PATH")
+        elif command == "/video":
+            paths = words_of_paths(rest.strip())
+            self._add(Media(video=paths[0] if len(paths) == 1 else None), "name one video: /video PATH")
         elif line == "/reset":
             self._reset()
             self._media = Media()
@@ -75,11 +79,10 @@ class Conversation:
             media, self._media = self._media, Media()
             self._ask(line, media)
 
-    def _add(self, path: str) -> None:
-        files = words_of_paths(path)
-        if not files:
-            raise InputError("name a picture or a video: /image PATH")
-        media = sort_media([*self._media.files, *files])
+    def _add(self, added: Media, usage: str) -> None:
+        if not added.files:
+            raise InputError(usage)
+        media = self._media.joined(added)
         media.check_presence()
         self._media = media
 

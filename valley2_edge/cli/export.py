@@ -11,16 +11,20 @@ from rich.console import Console
 
 from valley2_edge.bundle import DecoderPrecision, VisionPrecision, open_bundle
 from valley2_edge.cli.terminal import error_console, format_bytes, output_console, print_line, stage_progress
-from valley2_edge.errors import ExportError
+from valley2_edge.errors import ExportError, InputError
 from valley2_edge.user_data import remember_bundle
 
 DEFAULT_CHECKPOINT = "bytedance-research/Valley2-DPO"
+DECIDED_BY_DECODER = ("precision", "group_size", "symmetric")
+"""Options that say how to round the layers, which a decoder from elsewhere answers itself."""
 BUILD_TIME_PACKAGES = ("torch", "transformers", "onnx")
 
 
 def export(
+    context: typer.Context,
     checkpoint: Annotated[
-        str, typer.Argument(help="A directory with config.json and safetensors, or an id of the Hugging Face hub.")
+        str,
+        typer.Argument(help="A directory with config.json and safetensors, an id of the Hugging Face hub, or nano."),
     ] = DEFAULT_CHECKPOINT,
     precision: Annotated[DecoderPrecision, typer.Option(help="Of the decoder's matrices.")] = "int4",
     vision_precision: Annotated[
@@ -35,6 +39,10 @@ def export(
         DecoderPrecision | None,
         typer.Option(help="Of the output layer; int8 with --precision int4, else as --precision, when not given."),
     ] = None,
+    decoder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A GPTQ checkpoint whose decoder takes the place of the checkpoint's own."),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub checkpoint.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="The bundle's directory; CHECKPOINT-PRECISION here when not given.")
@@ -45,6 +53,8 @@ def export(
     require_build_time_packages()
     from valley2_edge.export.pipeline import export_bundle
 
+    if decoder is not None:
+        _refuse_rounding_options(context)
     messages = error_console()
     with stage_progress(messages) as progress:
         directory = export_bundle(
@@ -55,12 +65,20 @@ def export(
             group_size=group_size,
             symmetric=symmetric,
             lm_head_precision=lm_head_precision,
+            decoder=decoder,
             revision=revision,
             overwrite=overwrite,
             progress=progress,
             announce=lambda sentence: print_line(messages, sentence),
         )
     _conclude(directory, messages)
+
+
+def _refuse_rounding_options(context: typer.Context) -> None:
+    for name in DECIDED_BY_DECODER:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise InputError(f"--{name.replace('_', '-')} does not go with --decoder, which is rounded already")
 
 
 def _conclude(directory: Path, messages: Console) -> None:

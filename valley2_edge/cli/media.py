@@ -28,6 +28,19 @@ class Media:
         """All of them."""
         return self.pictures if self.video is None else [self.video]
 
+    def joined(self, other: Media) -> Media:
+        """Both together.
+
+        Raises:
+            InputError: Several videos, or a video beside pictures.
+        """
+        if self.video is not None and other.video is not None:
+            raise InputError("one question can be about one video, not 2")
+        media = Media([*self.pictures, *other.pictures], self.video or other.video)
+        if media.video is not None and media.pictures:
+            raise InputError("one question can be about pictures or about a video, not about both")
+        return media
+
     def check_presence(self) -> None:
         """Fails for a mistyped name, before anything large is loaded.
 
@@ -60,7 +73,7 @@ def split_words(words: Sequence[str]) -> tuple[Media, str | None]:
 
 
 def sort_media(files: Sequence[Path]) -> Media:
-    """Separates pictures from a video.
+    """Separates pictures from a video; an animated picture counts as a picture here.
 
     Raises:
         InputError: Several videos, or a video beside pictures.
@@ -69,9 +82,7 @@ def sort_media(files: Sequence[Path]) -> Media:
     pictures = [file for file in files if not is_video(file)]
     if len(videos) > 1:
         raise InputError(f"one question can be about one video, not {len(videos)}")
-    if videos and pictures:
-        raise InputError("one question can be about pictures or about a video, not about both")
-    return Media(pictures, videos[0] if videos else None)
+    return Media(pictures).joined(Media(video=videos[0] if videos else None))
 
 
 def words_of_paths(text: str) -> list[Path]:

@@ -1,0 +1,198 @@
+"""`valley2_edge eval`: how good a bundle's answers are, and what another bundle of the same model loses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from valley2_edge.cli.answer_view import ProgressLine
+from valley2_edge.cli.terminal import error_console, output_console, print_line
+from valley2_edge.errors import InputError
+from valley2_edge.user_data import resolve_bundle
+
+if TYPE_CHECKING:
+    from valley2_edge.ecom.question import Question
+    from valley2_edge.evaluation.scoring import Score
+    from valley2_edge.runtime.model import Valley2
+
+app = typer.Typer()
+
+Questions = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.jsonl", help="Your own questions (docs/evaluation.md) instead of the built-in ones."),
+]
+Count = Annotated[int, typer.Option(min=1, help="Built-in questions of each task.")]
+Seed = Annotated[int, typer.Option(help="Of the built-in questions.")]
+Tasks = Annotated[
+    str | None, typer.Option(metavar="TASK,...", help="Which tasks, by commas; all of them when not given.")
+]
+Threads = Annotated[int, typer.Option(min=0, help="Of all engines; 0: as many as the process may run on.")]
+Activations = Annotated[
+    Literal["int8", "int16"], typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def entry(context: typer.Context) -> None:
+    """Measure how good a bundle's answers are."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("ecom-vqa")
+def ecom_vqa(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="[BUNDLE]", help="The bundle; without it $VALLEY2_BUNDLE, then the one exported last."),
+    ] = None,
+    questions: Questions = None,
+    count: Count = 50,
+    seed: Seed = 0,
+    tasks: Tasks = None,
+    think: Annotated[bool, typer.Option("--think", help="Ask for four-step answers; the conclusion counts.")] = False,
+    eagle: Annotated[
+        bool, typer.Option("--eagle/--no-eagle", help="The Eagle branch; without it its tokens are left out.")
+    ] = True,
+    tiles: Annotated[
+        bool, typer.Option("--tiles/--no-tiles", help="The SigLIP tiles; without them their features are zeros.")
+    ] = True,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Without any picture: what guessing gives.")] = False,
+    threads: Threads = 0,
+    activations: Activations = "int8",
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask questions with four options, each in four orders; a question counts when all four answers are right."""
+    if text_only and not (eagle and tiles):
+        raise InputError("--text-only shows no picture, so --no-eagle and --no-tiles have nothing to switch off")
+    from valley2_edge.cli.eval_view import print_score, question_progress, score_as_json
+    from valley2_edge.evaluation.ablation import inquiry_of
+    from valley2_edge.evaluation.chart import check_picture_path, save_score
+    from valley2_edge.evaluation.run import ask_all
+    from valley2_edge.evaluation.scoring import score
+
+    if picture is not None:
+        check_picture_path(picture)
+    asked = _questions(questions, count, seed, tasks)
+    directory = resolve_bundle(bundle)
+    begin = time.perf_counter()
+    with (
+        _load(directory, threads, activations) as model,
+        inquiry_of(model, eagle=eagle, tiles=tiles) as inquiry,
+        question_progress() as progress,
+    ):
+        outcomes = ask_all(inquiry, asked, think=think, text_only=text_only, on_progress=progress)
+    result, seconds = score(outcomes), time.perf_counter() - begin
+    what = _describe(questions, seed, eagle, tiles, text_only, think)
+    if picture is not None:
+        save_score(result, picture, directory.resolve().name, f"{what}, {result.count} questions")
+    if as_json:
+        settings = {"bundle": str(directory), "what": what, "seconds": round(seconds, 3)}
+        typer.echo(json.dumps({**score_as_json(result), **settings}, indent=2))
+        return
+    console = output_console()
+    print_score(console, result)
+    print_line(console, f"{directory}: {what}, {seconds:.1f} s; {_unparsed(result)}random letters give 0.4 %")
+
+
+@app.command("compare")
+def compare_bundles(
+    first: Annotated[Path, typer.Argument(metavar="A", help="The bundle to measure against.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The other one, of the same model.")],
+    questions: Questions = None,
+    count: Count = 20,
+    seed: Seed = 0,
+    tasks: Tasks = None,
+    reading: Annotated[
+        int, typer.Option(min=0, help="Built-in free-form questions, for the character error rate; 0: none.")
+    ] = 100,
+    threads: Threads = 0,
+    activations: Activations = "int8",
+    as_json: AsJson = False,
+) -> None:
+    """Ask two bundles the same questions: agreement, divergence of their distributions, and reading errors."""
+    from valley2_edge.cli.eval_view import comparison_as_json, print_comparison, question_progress
+    from valley2_edge.ecom.benchmark import ocr_questions
+    from valley2_edge.evaluation.ablation import inquiry_of
+    from valley2_edge.evaluation.compare import check_comparable, compare
+
+    asked, read = _questions(questions, count, seed, tasks), ocr_questions(reading, seed)
+    with _load(first, threads, activations) as model_a, _load(second, threads, activations) as model_b:
+        check_comparable(model_a, model_b)
+        with inquiry_of(model_a) as inquiry_a, inquiry_of(model_b) as inquiry_b, question_progress() as progress:
+            comparison = compare(inquiry_a, inquiry_b, asked, read, on_progress=progress)
+    if as_json:
+        settings = {"a": str(first), "b": str(second)}
+        typer.echo(json.dumps({**comparison_as_json(comparison), **settings}, indent=2))
+        return
+    console = output_console()
+    print_comparison(console, comparison)
+    counts = f"{comparison.questions} questions in four orders, {comparison.open_questions} free-form ones"
+    print_line(console, f"A is {first}, B is {second}; {counts}, {comparison.positions} positions of A's answers")
+
+
+@app.command("write")
+def write(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Is made.")],
+    count: Count = 5,
+    seed: Seed = 0,
+    tasks: Tasks = None,
+) -> None:
+    """Write built-in questions as a JSONL file with PNG pictures: a pattern for questions of your own."""
+    from valley2_edge.evaluation.questions_file import write_questions
+
+    questions = _questions(None, count, seed, tasks)
+    print_line(output_console(), f"{write_questions(directory, questions)}: {len(questions)} questions")
+
+
+def _questions(path: Path | None, count: int, seed: int, tasks: str | None) -> list[Question]:
+    wanted = [task.strip() for task in tasks.split(",") if task.strip()] if tasks is not None else None
+    if path is None:
+        from valley2_edge.ecom.benchmark import benchmark_questions
+        from valley2_edge.ecom.question import TASKS
+
+        return benchmark_questions(count, seed, _checked(wanted, TASKS))
+    from valley2_edge.evaluation.questions_file import read_questions
+
+    questions = read_questions(path)
+    chosen = _checked(wanted, list(dict.fromkeys(question.task for question in questions)))
+    return [question for question in questions if question.task in chosen]
+
+
+def _checked(wanted: list[str] | None, known: Sequence[str]) -> Sequence[str]:
+    if wanted is None:
+        return known
+    unknown = [task for task in wanted if task not in known]
+    if unknown or not wanted:
+        raise InputError(f"there is no task {unknown[0] if unknown else 'named'}; there are {', '.join(known)}")
+    return [task for task in known if task in wanted]
+
+
+def _load(directory: Path, threads: int, activations: str) -> Valley2:
+    from valley2_edge.runtime.model import Valley2
+
+    with contextlib.closing(ProgressLine(error_console())) as line:
+        return Valley2.load(directory, threads=threads, activations=activations, keep_vision=True, on_progress=line)
+
+
+def _describe(questions: Path | None, seed: int, eagle: bool, tiles: bool, text_only: bool, think: bool) -> str:
+    """What was asked, and how, in a few words."""
+    words = [f"seed {seed}" if questions is None else questions.name]
+    switches = (
+        (text_only, "text only"),
+        (not eagle, "without Eagle"),
+        (not tiles, "without SigLIP"),
+        (think, "four steps"),
+    )
+    return ", ".join([*words, *(name for on, name in switches if on)])
+
+
+def _unparsed(result: Score) -> str:
+    return f"{result.unparsed} answers name no letter; " if result.unparsed else ""
