@@ -1,4 +1,4 @@
-# make demo | test | lint | format | bench | clean
+# make demo | test | lint | format | bench | nano | clean
 # Every target that needs Python shares one environment, .venv, made by the first that asks for it.
 PYTHON ?= python3
 VENV := .venv
@@ -6,14 +6,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST_ARGS ?=
+# Of the training of valley2-nano, and more of its options (nano/train.py --help).
+NANO_MINUTES ?= 600
+NANO_ARGS ?=
 
 # The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these
 # changes. The build tools stay in the environment, because an isolated build compiles everything anew each time.
 NATIVE := $(shell find runtime/native -type f)
 CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp')
-PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmarks examples
+PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmarks examples nano
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench nano clean
 
 $(STAMP): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +39,9 @@ lint: $(STAMP)
 	ln -s $(wildcard $(CURDIR)/valley2_edge/*) $(foreach room,runtime export quantize calibration,$(CURDIR)/$(room)) build/typecheck/valley2_edge
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p valley2_edge
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../benchmarks/*.py ../../examples/*.py
+	ln -s $(CURDIR)/nano/valley2_nano build/typecheck/valley2_nano
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p valley2_nano
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../nano/*.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix $(PYTHON_ROOMS)
@@ -47,6 +53,11 @@ bench: $(STAMP)
 	$(BIN)/cmake --build build/native-bench --parallel $(JOBS)
 	build/native-bench/benchmarks/valley2_kernel_bench
 	$(BIN)/python benchmarks/decode.py --layers 4 --precision int4
+
+# From nothing to the checkpoint and the bundle that the package carries: hours. Run again, it goes on where it stopped.
+nano: $(STAMP)
+	$(BIN)/python nano/train.py --output build/nano --minutes $(NANO_MINUTES) $(if $(wildcard build/nano/state.pt),--resume) $(NANO_ARGS)
+	$(BIN)/python nano/publish.py build/nano/checkpoint
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache

@@ -124,10 +124,23 @@ def write_synthetic_checkpoint(
             shutil.copyfile(tokenizer / name, directory / name)
     shapes = required_tensors(config) | (pooling_head_tensors(config.siglip) if pooling_head else {})
     _write_shards(directory, _cut(shapes, shard_bytes), seed, progress or (lambda stage, done, total: None))
+    # The config comes last: a directory with a config is complete
+    write_config_files(directory, config)
+
+
+def write_config_files(directory: Path, config: ModelConfig) -> None:
+    """Writes generation_config.json, vision_geometry.json where sizes are not the released ones, and config.json.
+
+    Args:
+        directory: An existing directory.
+        config: The architecture.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
     _write_json(directory / "generation_config.json", _generation_config(config))
     if (geometry := _vision_geometry(config)) is not None:
         _write_json(directory / "vision_geometry.json", geometry)
-    # The config comes last: a directory with a config is complete
     _write_json(directory / "config.json", released_config(config))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ _ADDED_TOKENS = (
 ADDED_TOKEN_COUNT = len(_ADDED_TOKENS)
 """36: the vocabulary of a checkpoint is this much larger than the tokenizer's base."""
 
-_SPLIT_PATTERN = (
+SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+"""Qwen2's cut of a text before the merges: words with the character before them, digits one by one."""
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -54,15 +56,42 @@ def write_tokenizer(directory: Path, base_size: int = RELEASED_BASE_SIZE) -> tup
     """
     if base_size < 256:
         raise ValueError(f"A byte-level vocabulary has at least 256 entries, not {base_size}.")
-    added = [_added_token(base_size + offset, text, special) for offset, (text, special) in enumerate(_ADDED_TOKENS)]
     merges = list(islice(_merges(), base_size - 256))
-    symbols = [*_byte_symbols(), *(left + right for left, right in merges)]
-    _write_json(directory / "tokenizer.json", _tokenizer(added, symbols, merges))
+    symbols = [*byte_symbols(), *(left + right for left, right in merges)]
+    return write_tokenizer_files(directory, BaseVocabulary(symbols, merges))[1]
+
+
+@dataclass(frozen=True)
+class BaseVocabulary:
+    """A byte-level BPE without its special tokens."""
+
+    symbols: list[str]
+    """Of every entry, in the order of their ids."""
+    merges: list[tuple[str, str]]
+    """In order of preference."""
+
+
+def write_tokenizer_files(directory: Path, base: BaseVocabulary) -> tuple[int, tuple[int, int]]:
+    """Writes tokenizer.json and tokenizer_config.json; the special tokens follow the base in the released order.
+
+    Args:
+        directory: An existing directory.
+        base: What stands before the special tokens.
+
+    Returns:
+        Entries with the special tokens, and the ids of `<|im_end|>` and `<|endoftext|>`.
+
+    Raises:
+        OSError: The files cannot be written.
+    """
+    size = len(base.symbols)
+    added = [_added_token(size + offset, text, special) for offset, (text, special) in enumerate(_ADDED_TOKENS)]
+    _write_json(directory / "tokenizer.json", _tokenizer(added, base.symbols, base.merges))
     _write_json(directory / "tokenizer_config.json", _tokenizer_config(added))
-    return base_size + 2, base_size
+    return size + len(added), (size + 2, size)
 
 
-def _byte_symbols() -> list[str]:
+def byte_symbols() -> list[str]:
     """The printable stand-in of each byte in the byte-level alphabet (GPT-2), in the order of the bytes."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
     stand_ins = iter(range(256, 512))
@@ -86,7 +115,7 @@ def _added_token(identifier: int, text: str, special: bool) -> dict[str, Any]:
 
 def _tokenizer(added: list[dict[str, Any]], symbols: list[str], merges: list[tuple[str, str]]) -> dict[str, Any]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": _SPLIT_PATTERN}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated", "invert": False}
     return {
         "version": "1.0",
         "truncation": None,

@@ -18,7 +18,9 @@ def shown(question: Question, rotation: int) -> list[str]:
 
 
 def test_prompt_is_the_question_four_options_and_what_to_answer_with() -> None:
-    assert QUESTION.prompt(2) == "What does it cost?\nA. $1\nB. $2\nC. $3\nD. $4\nAnswer with the letter."
+    shown = "What does it cost?\nA. $1\nB. $2\nC. $3\nD. $4\n"
+    assert QUESTION.prompt(2) == shown + "Answer with the option and its letter."
+    assert QUESTION.right_answer(2) == "$3 (C)"
 
 
 @pytest.mark.parametrize("answer", range(4))

@@ -10,7 +10,7 @@ import pytest
 
 from valley2_edge.ecom.question import LETTERS, Question
 from valley2_edge.errors import InputError
-from valley2_edge.evaluation.run import LETTER_TOKENS, THINK_TOKENS, ask_all
+from valley2_edge.evaluation.run import CHOICE_TOKENS, THINK_TOKENS, ask_all
 from valley2_edge.evaluation.scoring import score
 from valley2_edge.runtime.images import ImageSource, load_picture
 from valley2_edge.runtime.inquiry import Reply
@@ -93,7 +93,7 @@ def test_four_steps_may_be_longer() -> None:
     model = FakeModel(lambda options: "A")
     ask_all(model, questions(1))
     ask_all(model, questions(1), think=True)
-    assert model.limits == {LETTER_TOKENS, THINK_TOKENS}
+    assert model.limits == {CHOICE_TOKENS, THINK_TOKENS}
 
 
 def test_progress_counts_questions() -> None:

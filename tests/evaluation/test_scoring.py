@@ -18,6 +18,8 @@ from valley2_edge.evaluation.scoring import CHANCE, Outcome, chosen_letter, scor
         ("B. red", "B"),
         ("The answer is C, not D.", "C"),
         ("Answer: B", "B"),
+        ("$24.95 (B)", "B"),
+        ("A red mug (C)", "C"),
         ("b", None),
         ("E", None),
         ("", None),
@@ -29,7 +31,7 @@ from valley2_edge.evaluation.scoring import CHANCE, Outcome, chosen_letter, scor
         ("<SUMMARY>A or B</SUMMARY><REASONING>It is A", None),
     ],
 )
-def test_first_capital_letter_that_stands_alone(answer: str, letter: str | None) -> None:
+def test_letter_in_brackets_or_else_the_first_capital_that_stands_alone(answer: str, letter: str | None) -> None:
     assert chosen_letter(answer) == letter
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from PIL import Image
 
 from valley2_edge.ecom.product import Split
-from valley2_edge.ecom.question import LETTERS, Question
+from valley2_edge.ecom.question import Question
 from valley2_edge.ecom.scene import Choice, Scene
 from valley2_edge.ecom.several import pair_scene, triple_scene
 from valley2_edge.ecom.single import single_scene
@@ -31,14 +31,21 @@ SCENES: dict[str, _Maker] = {
 }
 """The kinds of pictures and clips by name."""
 
-_SHARES: dict[Stage, dict[str, float]] = {
-    "broad": {"single": 0.56, "pair": 0.11, "triple": 0.11, "motion": 0.05, "show": 0.06, "badge": 0.05, "steps": 0.06},
+_Shares = dict[str, float]
+_SHARES: dict[Stage, _Shares] = {
+    "broad": {"single": 0.5, "pair": 0.12, "triple": 0.12, "motion": 0.06, "show": 0.07, "badge": 0.06, "steps": 0.07},
     "annealing": {
-        "single": 0.46, "pair": 0.13, "triple": 0.13, "motion": 0.06, "show": 0.08, "badge": 0.06, "steps": 0.08,
+        "single": 0.42, "pair": 0.15, "triple": 0.14, "motion": 0.06, "show": 0.08, "badge": 0.07, "steps": 0.08,
     },
 }  # fmt: skip
-_TURNS = {"single": 8, "pair": 5, "triple": 6, "motion": 4, "show": 5, "badge": 4, "steps": 5}
-_CHOICE_SHARE: dict[Stage, float] = {"broad": 0.5, "annealing": 0.7}
+_FIRST_SHARES: _Shares = {
+    "single": 0.86, "pair": 0.03, "triple": 0.03, "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02,
+}  # fmt: skip
+_FIRST_DIALOGUES = 6000
+"""Nearly all about one picture: reading comes before comparing."""
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+_TURNS = {"single": 9, "pair": 5, "triple": 6, "motion": 4, "show": 5, "badge": 4, "steps": 5}
+_CHOICE_SHARE: dict[Stage, float] = {"broad": 0.55, "annealing": 0.7}
 _THINK_SHARE: dict[Stage, float] = {"broad": 0.01, "annealing": 0.04}
 
 
@@ -62,8 +69,8 @@ def training_dialogue(seed: int, index: int, stage: Stage) -> Dialogue:
         stage: "broad", or "annealing": more of the benchmark's kind of question.
     """
     random = Random(f"training {seed} {index} {stage}")
-    shares = _SHARES[stage]
-    kind = random.choices(list(shares), list(shares.values()))[0]
+    shares = _SHARES[stage] if stage == "annealing" or index >= _FIRST_DIALOGUES else _FIRST_SHARES
+    kind = _spread_kind(index, shares)
     scene = SCENES[kind](random, "training")
     turns = []
     for _ in range(_TURNS[kind]):
@@ -71,7 +78,7 @@ def training_dialogue(seed: int, index: int, stage: Stage) -> Dialogue:
             turns.append(thinking_turn(random, scene, random.choice(scene.choices)))
         elif random.random() < _CHOICE_SHARE[stage]:
             question, answer = _ask(random, random.choice(scene.choices))
-            turns.append((question.prompt(answer), LETTERS[answer]))
+            turns.append((question.prompt(answer), question.right_answer(answer)))
         else:
             asked = random.choice(scene.opens)
             turns.append((asked.question, asked.answer))
@@ -81,10 +88,10 @@ def training_dialogue(seed: int, index: int, stage: Stage) -> Dialogue:
 def thinking_turn(random: Random, scene: Scene, asked: Choice) -> tuple[str, str]:
     """A choice behind the think prompt, with an answer in the four tagged steps."""
     question, answer = _ask(random, asked)
-    letter = LETTERS[answer]
+    letter = question.right_letter(answer)
     steps = (
         f"<SUMMARY>{asked.question}</SUMMARY><CAPTION>{scene.caption}</CAPTION>"
-        f"<REASONING>{asked.right} is {letter}</REASONING><CONCLUSION>{letter}</CONCLUSION>"
+        f"<REASONING>{asked.right} ({letter})</REASONING><CONCLUSION>{letter}</CONCLUSION>"
     )
     return with_thinking(question.prompt(answer)), steps
 
@@ -94,6 +101,16 @@ def text_corpus(count: int) -> Iterator[str]:
     for index in range(count):
         for question, answer in training_dialogue(0, index, "annealing").turns:
             yield f"{question}\n{answer}"
+
+
+def _spread_kind(index: int, shares: _Shares) -> str:
+    """The kind of a sample: any few neighbours in the sequence have nearly the shares of the whole."""
+    place = index * _GOLDEN_RATIO % 1 * sum(shares.values())
+    for kind, share in shares.items():
+        place -= share
+        if place < 0:
+            return kind
+    return kind
 
 
 def _ask(random: Random, asked: Choice) -> tuple[Question, int]:

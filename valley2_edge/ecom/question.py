@@ -24,6 +24,8 @@ TASKS: tuple[str, ...] = (
 LETTERS = "ABCD"
 """The names of the four options, in the order in which they are shown."""
 
+INSTRUCTION = "Answer with the option and its letter."
+
 
 @dataclass(frozen=True)
 class Question:
@@ -52,7 +54,7 @@ class Question:
             raise InputError(f"Question {self.identifier} has pictures and a video; it may have one of them.")
 
     def prompt(self, rotation: int = 0) -> str:
-        """The text that the model is asked: the question, four lines "A. ..", then "Answer with the letter.".
+        """The text that the model is asked: the question, four lines "A. ..", then `INSTRUCTION`.
 
         The options keep their cyclic order: the list is turned until the right one stands at letter `rotation`.
 
@@ -66,7 +68,7 @@ class Question:
         turn = self.answer - rotation
         shown = [self.options[(place + turn) % len(LETTERS)] for place in range(len(LETTERS))]
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, shown, strict=True)]
-        return "\n".join([self.question, *lines, "Answer with the letter."])
+        return "\n".join([self.question, *lines, INSTRUCTION])
 
     def right_letter(self, rotation: int = 0) -> str:
         """The letter of the right option in `prompt(rotation)`.
@@ -77,6 +79,14 @@ class Question:
         if not 0 <= rotation < len(LETTERS):
             raise InputError(f"rotation must be 0 to 3, not {rotation}.")
         return LETTERS[rotation]
+
+    def right_answer(self, rotation: int = 0) -> str:
+        """The answer that `prompt(rotation)` asks for: "$24.95 (B)".
+
+        Raises:
+            InputError: rotation is not 0 to 3.
+        """
+        return f"{self.options[self.answer]} ({self.right_letter(rotation)})"
 
 
 @dataclass(frozen=True)

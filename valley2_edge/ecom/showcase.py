@@ -42,13 +42,13 @@ def write_showcase(directory: Path) -> list[Exhibit]:
     for (task, number), names in zip(_CHOSEN, _FILES, strict=True):
         drawn = benchmark_questions(number + 1, tasks=(task,))[number]
         files = tuple(directory / name for name in names)
-        if drawn.video is None:
-            for picture, file in zip(drawn.images, files, strict=True):
-                _still(picture).save(file)
-        else:
+        if isinstance(drawn.video, tuple):
             first, *rest = (_still(frame) for frame in drawn.video)
             first.save(files[0], save_all=True, append_images=rest, duration=_FRAME_MS, loop=0, lossless=True)
-        images, video = ((), files[0]) if drawn.video is not None else (files, None)
+        else:
+            for picture, file in zip(drawn.images, files, strict=True):
+                _still(picture).save(file)
+        images, video = (files, None) if drawn.video is None else ((), files[0])
         asked = Question(drawn.identifier, task, drawn.question, drawn.options, drawn.answer, images, video)
         exhibits.append(Exhibit(asked, files, asked.prompt(drawn.answer), asked.right_letter(drawn.answer)))
     return exhibits

@@ -13,7 +13,7 @@ from valley2_edge.ecom.question import LETTERS, OpenQuestion, Question
 from valley2_edge.errors import InputError
 from valley2_edge.evaluation.edit_distance import edit_distance
 from valley2_edge.evaluation.intervals import Estimate, bootstrap_ratio
-from valley2_edge.evaluation.run import LETTER_TOKENS, Progress, show_pictures
+from valley2_edge.evaluation.run import CHOICE_TOKENS, Progress, show_pictures
 from valley2_edge.evaluation.scoring import ROTATIONS, Outcome, Score, chosen_letter, score
 from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
@@ -151,10 +151,10 @@ def _ask_both(first: Inquiry, second: Inquiry, question: Question) -> tuple[tupl
     divergence = Divergence()
     for rotation in range(ROTATIONS):
         text = question.prompt(rotation)
-        answer = first.ask(text, max_new_tokens=LETTER_TOKENS)
+        answer = first.ask(text, max_new_tokens=CHOICE_TOKENS)
         divergence += diverge(first.logits(text, answer.tokens), second.logits(text, answer.tokens))
         letters[0].append(chosen_letter(answer.text))
-        letters[1].append(chosen_letter(second.ask(text, max_new_tokens=LETTER_TOKENS).text))
+        letters[1].append(chosen_letter(second.ask(text, max_new_tokens=CHOICE_TOKENS).text))
     one, other = (Outcome(question.identifier, question.task, tuple(chosen)) for chosen in letters)
     return (one, other), divergence
 

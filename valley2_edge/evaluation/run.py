@@ -12,8 +12,8 @@ from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.inquiry import Reply
 from valley2_edge.runtime.video import VideoSource
 
-LETTER_TOKENS = 8
-"""Of an answer that is a letter, at most."""
+CHOICE_TOKENS = 32
+"""Of an answer that is an option and its letter, at most."""
 THINK_TOKENS = 512
 """Of an answer in four steps, at most."""
 
@@ -62,7 +62,7 @@ def ask_all(
         questions: In the order in which they are asked.
         think: Ask for four-step answers.
         text_only: Leave the pictures out.
-        max_new_tokens: Of each answer at most; None is 8, or 512 for four-step answers.
+        max_new_tokens: Of each answer at most; None is 32, or 512 for four-step answers.
         on_progress: Told how many are answered.
 
     Returns:
@@ -71,7 +71,7 @@ def ask_all(
     Raises:
         InputError: A question's pictures are unusable.
     """
-    limit = max_new_tokens or (THINK_TOKENS if think else LETTER_TOKENS)
+    limit = max_new_tokens or (THINK_TOKENS if think else CHOICE_TOKENS)
     outcomes = []
     for done, question in enumerate(questions):
         if on_progress is not None:

@@ -17,19 +17,21 @@ CHANCE = 1 / len(LETTERS) ** ROTATIONS
 CONTENT_GUESS = 1 / len(LETTERS)
 """Cyclic accuracy of who guesses an option by its content, and the same one in every order."""
 
-_LETTER = re.compile(rf"\b[{LETTERS}]\b")
+_IN_BRACKETS = re.compile(rf"\(([{LETTERS}])\)")
+_ALONE = re.compile(rf"\b([{LETTERS}])\b")
 
 
 def chosen_letter(answer: str) -> str | None:
-    """The option that an answer names: its first capital A, B, C or D that stands alone, as in "B", "(B)" or "B. red".
+    """The option that an answer names: "(B)" in brackets, or else its first A to D that stands alone ("B. red").
 
     Of a four-step answer the conclusion counts alone.
 
     Returns:
         The letter, or None when there is none, which counts as wrong.
     """
-    found = _LETTER.search(parse_answer(answer).final)
-    return found.group() if found else None
+    final = parse_answer(answer).final
+    found = _IN_BRACKETS.search(final) or _ALONE.search(final)
+    return found.group(1) if found else None
 
 
 @dataclass(frozen=True)

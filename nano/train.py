@@ -1,0 +1,107 @@
+"""Trains valley2-nano from nothing on generated pictures, and writes it as a checkpoint in the released layout.
+
+    python nano/train.py --output build/nano --minutes 600
+    python nano/train.py --output build/nano --minutes 600 --resume       # after an interruption
+    python nano/train.py --output build/nano --minutes 900 --resume       # longer; see --from-broad
+
+OUTPUT/log.jsonl gets a line every 20 steps; OUTPUT/state.pt and OUTPUT/checkpoint/ are renewed every five minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+# OpenMP's threads must not spin while another process has the core; read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from valley2_edge.ecom.dialogue import text_corpus
+from valley2_edge.export.checkpoint_config import read_json
+from valley2_nano.schedule import Schedule
+from valley2_nano.sizes import NanoSizes
+from valley2_nano.tokenizer import LARGEST_BASE_SIZE, train_tokenizer
+from valley2_nano.training import TrainingOptions, options_record, train
+
+CORPUS_TEXTS = 4_000
+
+
+def main() -> None:
+    """Trains as the command line says."""
+    arguments = _parser().parse_args()
+    if (arguments.minutes is None) == (arguments.steps is None):
+        sys.exit("Give either --minutes or --steps.")
+    if arguments.batch % arguments.processes:
+        sys.exit(f"--batch {arguments.batch} is not a multiple of --processes {arguments.processes}.")
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    if arguments.from_broad:
+        shutil.copyfile(output / "state-broad.pt", output / "state.pt")
+    resume = arguments.resume or arguments.from_broad
+    if not resume and (output / "state.pt").exists():
+        sys.exit(f"{output} holds a training run; --resume goes on with it.")
+    options = _options(arguments, output, resume)
+    (output / "rendezvous").unlink(missing_ok=True)
+    record = json.dumps(options_record(options), indent=2, default=str)
+    (output / "options.json").write_text(record + "\n", encoding="utf-8")
+    if options.processes == 1:
+        train(0, options)
+    else:
+        torch.multiprocessing.spawn(train, (options,), nprocs=options.processes)
+
+
+def _options(arguments: argparse.Namespace, output: Path, resume: bool) -> TrainingOptions:
+    schedule = Schedule(
+        arguments.rate, arguments.warmup, arguments.annealing_share, arguments.minutes, arguments.steps
+    )
+    vocabulary = output / "tokenizer" / "vocabulary.json"
+    if not vocabulary.is_file():
+        vocabulary.parent.mkdir(exist_ok=True)
+        texts = (text for text in text_corpus(CORPUS_TEXTS))
+        size, stop = train_tokenizer(vocabulary.parent, texts, LARGEST_BASE_SIZE)
+        vocabulary.write_text(json.dumps({"size": size, "stop_tokens": stop}), encoding="utf-8")
+    values = read_json(vocabulary)
+    return TrainingOptions(
+        output=output,
+        config=NanoSizes().config(values["size"], tuple(values["stop_tokens"])),
+        schedule=schedule,
+        seed=arguments.seed,
+        batch=arguments.batch,
+        processes=arguments.processes,
+        threads=arguments.threads,
+        device=arguments.device,
+        muon=arguments.optimizer == "muon",
+        weight_decay=arguments.weight_decay,
+        compiled=arguments.compile,
+        resume=resume,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="directory of the run")
+    parser.add_argument("--minutes", type=float, help="training time of all runs in this directory together")
+    parser.add_argument("--steps", type=int, help="steps instead of minutes; the result depends on the seed only")
+    parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/state.pt")
+    parser.add_argument("--from-broad", action="store_true", help="go on from the end of the broad stage")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=32, help="dialogues of a step")
+    parser.add_argument("--processes", type=int, default=2, help="training processes, one for each core")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
+    parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
+    parser.add_argument("--weight-decay", type=float, default=0.02)
+    parser.add_argument("--warmup", type=int, default=100, help="steps")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="fuse small operations")
+    parser.add_argument("--annealing-share", type=float, default=0.25, help="of the whole training, at its end")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
