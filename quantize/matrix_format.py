@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import ExportError
 
 GROUP_SIZES = (32, 64, 128)
+
+Code = Literal["uniform", "nf4"]
+"""What the four bits of an int4 weight mean: a level of equal steps, or an index into the table of nf4.py."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,18 @@ class MatrixFormat:
     """Columns that share a scale; fp16 and fp32 have none."""
     symmetric: bool = False
     """int4 only: True has no zero points. int8 is always symmetric."""
+    code: Code = "uniform"
+    """int4 only. nf4 has no zero points, whatever `symmetric` says."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("int4", "int8", "fp16", "fp32"):
             raise ExportError(f"precision {self.precision!r} is unknown: choose int4, int8, fp16 or fp32")
         if self.group_size not in GROUP_SIZES:
             raise ExportError(f"group size {self.group_size} is not supported: choose 32, 64 or 128")
+        if self.code not in ("uniform", "nf4"):
+            raise ExportError(f"code {self.code!r} is unknown: choose uniform or nf4")
+        if self.code == "nf4" and self.precision != "int4":
+            raise ExportError(f"nf4 is a code of four bits: it cannot be stored as {self.precision}")
 
     @property
     def quantized(self) -> bool:
@@ -34,7 +44,7 @@ class MatrixFormat:
     @property
     def has_zeros(self) -> bool:
         """Whether the groups have a stored zero point."""
-        return self.precision == "int4" and not self.symmetric
+        return self.precision == "int4" and not self.symmetric and self.code == "uniform"
 
     @property
     def is_symmetric(self) -> bool:

@@ -1,0 +1,167 @@
+"""GPTQ here against GPTQModel: the same weights and calibration inputs, the error of the output of each.
+
+    pip install gptqmodel==7.6.0 "torch<2.14"     # into an environment that has valley2-edge
+    GPTQMODEL_CPU_WORKERS=2 python benchmarks/compare_gptqmodel.py
+
+Without --tensors the inputs are synthetic: correlated, with a spectrum that falls, columns of very different size and
+some outliers. Both sides are measured with the fp16 scales that they store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+
+import torch
+from safetensors.torch import load_file
+
+from valley2_edge.quantize.error import relative_output_error, relative_weight_error
+from valley2_edge.quantize.gptq import GptqOptions
+from valley2_edge.quantize.hessian import Hessian
+from valley2_edge.quantize.matrix_format import MatrixFormat
+from valley2_edge.quantize.method import Method, quantize_matrix, rounding_method
+from valley2_edge.quantize.rtn import dequantize_rows
+
+BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A matrix and its inputs."""
+
+    weights: torch.Tensor
+    """(rows, columns) float32."""
+    calibration: torch.Tensor
+    """(tokens, columns) float32."""
+    held_out: torch.Tensor
+    """(tokens, columns) float32, for measuring alone."""
+
+
+def synthetic_problem(rows: int, columns: int, tokens: int, seed: int) -> Problem:
+    """Weights with a few large values, and inputs whose second moment is far from diagonal."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    rank = columns // 4
+    mixing = normal(rank, columns) / rank**0.5
+    spectrum = torch.arange(1, rank + 1).float() ** -0.5
+    sizes = torch.exp(0.7 * normal(columns))  # of the columns
+    sizes[torch.randperm(columns, generator=generator)[: max(1, columns // 200)]] *= 4
+
+    def inputs() -> torch.Tensor:
+        return (2 * (normal(tokens, rank) * spectrum) @ mixing + 0.2 * normal(tokens, columns)) * sizes
+
+    large = torch.where(torch.rand(rows, columns, generator=generator) < 0.002, 5.0, 1.0)
+    return Problem(0.02 * normal(rows, columns) * torch.exp(0.2 * normal(columns)) * large, inputs(), inputs())
+
+
+def quantize_here(problem: Problem, matrix_format: MatrixFormat, method: Method) -> torch.Tensor:
+    """(rows, columns) float32: the stored weights of this project's method."""
+    hessian = Hessian(problem.weights.shape[1], "matrix")
+    for batch in torch.split(problem.calibration, BATCH):
+        hessian.add(batch)
+    rows, _ = quantize_matrix(problem.weights, matrix_format, hessian, "matrix", method)
+    return dequantize_rows(rows, matrix_format)
+
+
+def quantize_there(problem: Problem, matrix_format: MatrixFormat, **options: object) -> torch.Tensor:
+    """(rows, columns) float32: the stored weights of GPTQModel."""
+    from gptqmodel.quantization import QuantizeConfig
+    from gptqmodel.quantization.gptq import GPTQ
+
+    rows, columns = problem.weights.shape
+    layer = torch.nn.Linear(columns, rows, bias=False)
+    layer.weight.data = problem.weights.clone()
+    config = QuantizeConfig(
+        bits=4,
+        group_size=matrix_format.group_size,
+        sym=matrix_format.symmetric,
+        damp_percent=GptqOptions().damping,
+        offload_to_disk=False,
+        **options,
+    )
+    task = GPTQ(layer, config)
+    task.quantizer.configure(perchannel=True)
+    for batch in torch.split(problem.calibration, BATCH):
+        task.add_batch(batch[None], batch[None])
+    restored, scales, zeros, groups, *_ = task.quantize()
+    scales, zeros = scales.float()[:, groups.long()], zeros.float()[:, groups.long()]  # (rows, columns)
+    levels = torch.round(restored.float() / scales + zeros)
+    return (levels - zeros) * scales.half().float()
+
+
+def compare(problem: Problem, matrix_format: MatrixFormat) -> list[tuple[str, float, float, float, float]]:
+    """Name, error of the weights, of the output, of the output on held-out inputs, and seconds of each method."""
+    columns = problem.weights.shape[1]
+    seen, unseen = Hessian(columns, "matrix"), Hessian(columns, "matrix")
+    seen.add(problem.calibration)
+    unseen.add(problem.held_out)
+    runs = {
+        "rtn": lambda: quantize_here(problem, matrix_format, rounding_method("rtn")),
+        "gptqmodel, columns in order": lambda: quantize_there(
+            problem, matrix_format, desc_act=False, act_group_aware=False
+        ),
+        "gptqmodel, group-aware order": lambda: quantize_there(
+            problem, matrix_format, desc_act=False, act_group_aware=True
+        ),
+        "gptqmodel, activation order": lambda: quantize_there(
+            problem, matrix_format, desc_act=True, act_group_aware=False
+        ),
+        "gptqmodel, activation order, mse": lambda: quantize_there(
+            problem, matrix_format, desc_act=True, act_group_aware=False, mse=2.4
+        ),
+    }
+    for order in ("columns", "groups", "activation"):
+        for search in (False, True):
+            method = rounding_method("gptq", GptqOptions(order=order, scale_search=search))
+            name = f"here, order {order}{', scale search' if search else ''}"
+            runs[name] = lambda method=method: quantize_here(problem, matrix_format, method)
+    results = []
+    for name, run in runs.items():
+        start = time.perf_counter()
+        stored = run()
+        seconds = time.perf_counter() - start
+        errors = [relative_output_error(problem.weights, stored, hessian) for hessian in (seen, unseen)]
+        results.append((name, relative_weight_error(problem.weights, stored), *errors, seconds))
+    return results
+
+
+def main() -> int:
+    """Prints one table for each format."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--columns", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tensors", type=Path, help="safetensors with weights, calibration and held_out")
+    options = parser.parse_args()
+    try:
+        import gptqmodel
+    except ImportError:
+        print("gptqmodel is not installed: pip install gptqmodel==7.6.0", file=sys.stderr)
+        return 2
+    torch.set_num_threads(options.threads)
+    if options.tensors is not None:
+        problem = Problem(**{name: tensor.float() for name, tensor in load_file(options.tensors).items()})
+    else:
+        problem = synthetic_problem(options.rows, options.columns, options.tokens, options.seed)
+    print(f"{tuple(problem.weights.shape)}, {len(problem.calibration)} tokens, gptqmodel {gptqmodel.__version__}")
+    for group_size, symmetric in ((128, True), (128, False), (32, True)):
+        print(f"\nint4, groups of {group_size}, {'symmetric' if symmetric else 'asymmetric'}")
+        print(f"{'':34}{'weights':>9}{'output':>9}{'held out':>9}{'seconds':>9}")
+        for name, weights, seen, unseen, seconds in compare(problem, MatrixFormat("int4", group_size, symmetric)):
+            print(f"{name:34}{weights:9.4f}{seen:9.4f}{unseen:9.4f}{seconds:9.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Scales that minimise the error of the output instead of covering the whole range."""
+
+from __future__ import annotations
+
+import torch
+
+from valley2_edge.quantize.grid import Grid, fit_grid
+from valley2_edge.quantize.matrix_format import MatrixFormat
+
+SHRINK_FACTORS = tuple(1 - 0.03 * step for step in range(21))
+"""The whole range first: where two are equally good it stays."""
+
+
+_CHUNK = 1 << 15  # weights that are searched together: their temporaries stay in the second-level cache
+
+
+def search_grid(groups: torch.Tensor, importance: torch.Tensor, matrix_format: MatrixFormat, name: str) -> Grid:
+    """For each group the grid of a shrunk range with the smallest sum of importance * (weight - level)^2.
+
+    Args:
+        groups: (rows, groups, group_size) float32 weights.
+        importance: (groups, group_size) float32: what a squared error costs in each column.
+        matrix_format: int4 with equal steps, or int8.
+        name: The matrix, for messages.
+
+    Returns:
+        Scales and zeros (rows, groups).
+
+    Raises:
+        ExportError: A weight is not finite, or a scale exceeds fp16.
+    """
+    step = max(1, _CHUNK // groups[0].numel())
+    grids = [_search_rows(rows, importance, matrix_format, name) for rows in torch.split(groups, step)]
+    zeros = [grid.zeros for grid in grids if isinstance(grid.zeros, torch.Tensor)]
+    return Grid(
+        torch.cat([grid.scales for grid in grids]),
+        torch.cat(zeros) if zeros else grids[0].zeros,
+        grids[0].lowest,
+        grids[0].highest,
+    )
+
+
+def _search_rows(groups: torch.Tensor, importance: torch.Tensor, matrix_format: MatrixFormat, name: str) -> Grid:
+    low, high = torch.aminmax(groups, dim=-1)  # (rows, groups) each
+    best = fit_grid(low, high, matrix_format, name)
+    smallest = _cost(groups, importance, best)
+    for factor in SHRINK_FACTORS[1:]:
+        grid = fit_grid(low * factor, high * factor, matrix_format, name)
+        cost = _cost(groups, importance, grid)
+        better = cost < smallest
+        smallest = torch.where(better, cost, smallest)
+        best = _select(better, grid, best)
+    return best
+
+
+def _cost(groups: torch.Tensor, importance: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(rows, groups) float32."""
+    errors = grid.weights(grid.round(groups)).sub_(groups)
+    return errors.square_().mul_(importance).sum(dim=-1)
+
+
+def _select(better: torch.Tensor, grid: Grid, best: Grid) -> Grid:
+    zeros = best.zeros
+    if isinstance(grid.zeros, torch.Tensor) and isinstance(zeros, torch.Tensor):
+        zeros = torch.where(better, grid.zeros, zeros)
+    return Grid(torch.where(better, grid.scales, best.scales), zeros, best.lowest, best.highest)
