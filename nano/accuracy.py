@@ -1,6 +1,6 @@
 """Scores a checkpoint in torch on held-out questions: cyclic accuracy of each task, with branches switched off.
 
-    python nano/accuracy.py build/nano/checkpoint --count 50 --views all no_tiles no_eagle text_only
+python nano/accuracy.py build/nano/checkpoint --count 50 --views all no_tiles no_eagle text_only
 """
 
 from __future__ import annotations

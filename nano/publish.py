@@ -1,6 +1,6 @@
 """Puts a trained checkpoint, and its int4 bundle, where the package finds them by the name nano.
 
-    python nano/publish.py build/nano/checkpoint
+python nano/publish.py build/nano/checkpoint
 """
 
 from __future__ import annotations

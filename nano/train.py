@@ -1,6 +1,7 @@
 """Trains valley2-nano from nothing on generated pictures, and writes it as a checkpoint in the released layout.
 
-    python nano/train.py --output build/nano --minutes 600
+    python nano/pretrain.py --output build/nano --minutes 12              # the vision towers
+    python nano/train.py --output build/nano --minutes 600               # all of it
     python nano/train.py --output build/nano --minutes 600 --resume       # after an interruption
     python nano/train.py --output build/nano --minutes 900 --resume       # longer; see --from-broad
 
@@ -21,14 +22,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from valley2_edge.ecom.dialogue import text_corpus
-from valley2_edge.export.checkpoint_config import read_json
+from valley2_nano.run_files import prepare_tokenizer
 from valley2_nano.schedule import Schedule
-from valley2_nano.sizes import NanoSizes
-from valley2_nano.tokenizer import LARGEST_BASE_SIZE, train_tokenizer
 from valley2_nano.training import TrainingOptions, options_record, train
-
-CORPUS_TEXTS = 4_000
 
 
 def main() -> None:
@@ -56,19 +52,10 @@ def main() -> None:
 
 
 def _options(arguments: argparse.Namespace, output: Path, resume: bool) -> TrainingOptions:
-    schedule = Schedule(
-        arguments.rate, arguments.warmup, arguments.annealing_share, arguments.minutes, arguments.steps
-    )
-    vocabulary = output / "tokenizer" / "vocabulary.json"
-    if not vocabulary.is_file():
-        vocabulary.parent.mkdir(exist_ok=True)
-        texts = (text for text in text_corpus(CORPUS_TEXTS))
-        size, stop = train_tokenizer(vocabulary.parent, texts, LARGEST_BASE_SIZE)
-        vocabulary.write_text(json.dumps({"size": size, "stop_tokens": stop}), encoding="utf-8")
-    values = read_json(vocabulary)
+    schedule = Schedule(arguments.rate, arguments.warmup, arguments.annealing_share, arguments.minutes, arguments.steps)
     return TrainingOptions(
         output=output,
-        config=NanoSizes().config(values["size"], tuple(values["stop_tokens"])),
+        config=prepare_tokenizer(output),
         schedule=schedule,
         seed=arguments.seed,
         batch=arguments.batch,
@@ -77,6 +64,7 @@ def _options(arguments: argparse.Namespace, output: Path, resume: bool) -> Train
         device=arguments.device,
         muon=arguments.optimizer == "muon",
         weight_decay=arguments.weight_decay,
+        tower_factor=arguments.tower_factor,
         compiled=arguments.compile,
         resume=resume,
     )
@@ -96,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
+    parser.add_argument("--tower-factor", type=float, default=0.25, help="learning rate of the towers, relative")
     parser.add_argument("--weight-decay", type=float, default=0.02)
     parser.add_argument("--warmup", type=int, default=100, help="steps")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="fuse small operations")

@@ -16,9 +16,7 @@ from valley2_nano.model import Valley2Nano
 WEIGHTS = "model.safetensors"
 
 
-def write_checkpoint(
-    directory: Path, model: Valley2Nano, tokenizer: Path, kind: torch.dtype = torch.bfloat16
-) -> None:
+def write_checkpoint(directory: Path, model: Valley2Nano, tokenizer: Path, kind: torch.dtype = torch.bfloat16) -> None:
     """Writes a checkpoint that replaces the one at the same place once it is complete.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,6 +13,11 @@ from torch.nn import functional
 
 from valley2_edge.config import DecoderConfig
 from valley2_nano.layers import Linear, RmsNorm, gather_once, linear, rotate, scatter_once
+
+PREFIX_BUCKET = 32
+TURN_BUCKET = 16
+HIDDEN = -1e9
+"""A score that leaves nothing after the softmax."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,19 @@ class DecoderLayer(nn.Module):
         self.self_attn, self.mlp = _Attention(config), _Mlp(config)
         self.sizes = config.num_attention_heads, config.num_key_value_heads, config.head_size
 
-    def forward(self, value: Tensor, rotation: tuple[Tensor, Tensor], layout: AttentionLayout, kind: torch.dtype) -> Tensor:
-        """(rows, size) fp32 to the same."""
-        joined = self.before(value, rotation, kind)
-        return self.after(value, attend(joined, layout, self.sizes), kind)
+    def forward(
+        self,
+        value: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        layout: AttentionLayout,
+        kind: torch.dtype,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """(rows, size) fp32 to the same, or to the kept rows (n,) of it alone."""
+        mixed = attend(self.before(value, rotation, kind), layout, self.sizes)
+        if kept is not None:
+            value, mixed = value.index_select(0, kept), mixed.index_select(0, kept)
+        return self.after(value, mixed, kind)
 
     def before(self, value: Tensor, rotation: tuple[Tensor, Tensor], kind: torch.dtype) -> Tensor:
         """(rows, size) to rotated queries, rotated keys, and values: (rows, heads + 2 * kv heads, head size)."""
@@ -79,27 +94,44 @@ class DecoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class AttentionLayout:
-    """Where the rows lie while attention runs: each dialogue's turns are padded to the longest of them."""
+    """Where the rows lie while attention runs: prefixes and turns are padded to a few lengths.
+
+    The kernels of the matrix products are made anew for every shape, which would take a fifth of the time.
+    """
 
     spans: Sequence[Span]
-    heights: list[int]
-    """Padded rows of each dialogue."""
+    sizes: list[tuple[int, int]]
+    """(padded rows of the prefix, padded rows of all turns) of each dialogue, in order."""
     places: Tensor
-    """(rows,) int64: the padded row of each row."""
+    """(rows,) int64: the padded row of each row; those beyond the dialogues' are padding themselves."""
+    padding: int
+    """Rows beyond the dialogues'."""
+
+    @property
+    def height(self) -> int:
+        """All padded rows."""
+        return sum(map(sum, self.sizes)) + self.padding
 
     @classmethod
-    def of(cls, spans: Sequence[Span], device: torch.device) -> AttentionLayout:
-        """Plans the padding of a packed sequence."""
-        heights, places, start = [], [], 0
+    def of(cls, spans: Sequence[Span], rows: int, device: torch.device) -> AttentionLayout:
+        """Plans the padding of a packed sequence of so many rows."""
+        sizes, places, start = [], [], 0
         for span in spans:
-            longest = max(span.turns)
+            longest = _raised(max(span.turns), TURN_BUCKET)
+            prefix = _raised(span.prefix, PREFIX_BUCKET)
             places.append(np.arange(start, start + span.prefix))
-            start += span.prefix
-            for rows in span.turns:
-                places.append(np.arange(start, start + rows))
+            start += prefix
+            for turn in span.turns:
+                places.append(np.arange(start, start + turn))
                 start += longest
-            heights.append(span.prefix + longest * len(span.turns))
-        return cls(spans, heights, torch.from_numpy(np.concatenate(places)).to(device))
+            sizes.append((prefix, longest * len(span.turns)))
+        padding = rows - sum(map(len, places))
+        places.append(np.arange(start, start + padding))
+        return cls(spans, sizes, torch.from_numpy(np.concatenate(places)).to(device), padding)
+
+
+def _raised(count: int, bucket: int) -> int:
+    return -(-count // bucket) * bucket
 
 
 def attend(joined: Tensor, layout: AttentionLayout, sizes: tuple[int, int, int]) -> Tensor:
@@ -113,44 +145,56 @@ def attend(joined: Tensor, layout: AttentionLayout, sizes: tuple[int, int, int])
     Returns:
         (rows, heads * head size).
     """
-    padded = scatter_once(joined.flatten(1), layout.places, sum(layout.heights))
+    padded = scatter_once(joined.flatten(1), layout.places, layout.height)
+    *parts, padding = padded.split([*chain.from_iterable(layout.sizes), layout.padding])
     mixed = []
-    for span, part in zip(layout.spans, padded.split(layout.heights), strict=True):
-        prefix, turns = part.split([span.prefix, part.shape[0] - span.prefix])
-        mixed += _attend_span(prefix[None], turns.unflatten(0, (len(span.turns), -1)), sizes)
+    for span, prefix, turns in zip(layout.spans, parts[::2], parts[1::2], strict=True):
+        mixed += _attend_dialogue(prefix[None], turns.unflatten(0, (len(span.turns), -1)), span.prefix, sizes)
+    mixed.append(padding[:, : sizes[0] * sizes[2]])
     return gather_once(torch.cat(mixed), layout.places)
 
 
-def _attend_span(prefix: Tensor, turns: Tensor, sizes: tuple[int, int, int]) -> list[Tensor]:
-    """One dialogue's prefix (1, rows, channels) and turns (turns, rows, channels); results (rows, heads * head size)."""
+def _attend_dialogue(
+    prefix: Tensor, turns: Tensor, prefix_rows: int, sizes: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """One dialogue's attention.
+
+    Args:
+        prefix: (1, padded rows, channels), queries, keys and values of all heads side by side.
+        turns: (turns, padded rows, channels).
+        prefix_rows: Rows of the prefix that are no padding.
+        sizes: Heads, kv heads, head size.
+
+    Returns:
+        For the prefix (padded rows, heads * head size) and for the turns (turns * padded rows, heads * head size).
+    """
+    kv_heads, group = sizes[1], sizes[0] // sizes[1]
     query, key, values = _heads(prefix, sizes)
-    own = _causal(query @ key.transpose(-1, -2))
-    mixed = [_flat(torch.softmax(own, -1) @ values, prefix)]
-    count, length = turns.shape[:2]
+    own = torch.bmm(query[:, 0], key[:, 0].transpose(1, 2))
+    height, (count, length) = prefix.shape[1], turns.shape[:2]
+    column = torch.arange(height + length, device=prefix.device)
+    row = column[:height, None].repeat(group, 1)
+    mixed = torch.bmm(torch.softmax(own.masked_fill(column[:height] > row, HIDDEN), -1), values[:, 0])
     turn_query, turn_key, turn_values = _heads(turns, sizes)
     # The prefix's keys are the same for all turns: one product of all their queries
-    scores = (turn_query.flatten(1, 2) @ key[:, 0].transpose(-1, -2)).unflatten(1, (count, -1))
-    own = _causal(turn_query @ turn_key.transpose(-1, -2))
-    shared, own = torch.softmax(torch.cat([scores, own], -1), -1).split([key.shape[2], length], -1)
-    result = (shared.flatten(1, 2) @ values[:, 0]).unflatten(1, (count, -1)) + own @ turn_values
-    return [*mixed, _flat(result, turns)]
+    shared = torch.bmm(turn_query.flatten(1, 2), key[:, 0].transpose(1, 2)).unflatten(1, (count, -1))
+    own = torch.bmm(turn_query.flatten(0, 1), turn_key.flatten(0, 1).transpose(1, 2)).unflatten(0, (kv_heads, count))
+    row = column[:length, None].repeat(group, 1)
+    hidden = ((column >= prefix_rows) & (column < height)) | (column - height > row)
+    weights = torch.softmax(torch.cat([shared, own], -1).masked_fill(hidden, HIDDEN), -1)
+    shared = torch.bmm(weights[..., :height].flatten(1, 2), values[:, 0]).unflatten(1, (count, -1))
+    own = torch.bmm(weights[..., height:].flatten(0, 1), turn_values.flatten(0, 1)).unflatten(0, (kv_heads, count))
+    return _flat(mixed[:, None], prefix), _flat(shared + own, turns)
 
 
 def _heads(joined: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (kv heads, parts, heads of a group * rows, head size), keys and values (kv heads, parts, rows, ...)."""
     heads, kv_heads, head_size = sizes
-    parts, rows, _ = joined.shape
+    parts = joined.shape[0]
     query, key, values = joined.unflatten(-1, (-1, head_size)).split([heads, kv_heads, kv_heads], 2)
     grouped = query.unflatten(2, (kv_heads, -1)).permute(2, 0, 3, 1, 4) * head_size**-0.5
     grouped = grouped.reshape(kv_heads, parts, -1, head_size)
     return grouped, key.permute(2, 0, 1, 3).contiguous(), values.permute(2, 0, 1, 3).contiguous()
-
-
-def _causal(scores: Tensor) -> Tensor:
-    """Hides later keys: (kv heads, parts, heads of a group * rows, rows)."""
-    rows = scores.shape[-1]
-    mask = torch.full((rows, rows), float("-inf"), dtype=scores.dtype, device=scores.device).triu(1)
-    return (scores.unflatten(2, (-1, rows)) + mask).flatten(2, 3)
 
 
 def _flat(mixed: Tensor, like: Tensor) -> Tensor:
@@ -172,10 +216,21 @@ class Decoder(nn.Module):
         self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def run(self, value: Tensor, positions: Tensor, layout: AttentionLayout, kind: torch.dtype) -> Tensor:
-        """Input embeddings (rows, size) fp32 and positions (rows,) to hidden states (rows, size) before the norm."""
+    def run(self, value: Tensor, positions: Tensor, layout: AttentionLayout, kind: torch.dtype, kept: Tensor) -> Tensor:
+        """Runs all layers.
+
+        Args:
+            value: (rows, size) fp32, the input embeddings.
+            positions: (rows,).
+            layout: Of the rows.
+            kind: Type of the matrix products.
+            kept: (n,) rows whose hidden states are wanted; the last layer's MLP runs over no others.
+
+        Returns:
+            (n, size) fp32, before the final norm.
+        """
         angles = (positions.float()[:, None] * self.frequencies)[:, None]  # (rows, 1, head size / 2)
         rotation = angles.cos(), angles.sin()
-        for layer in self.layers:
-            value = layer(value, rotation, layout, kind)
+        for index, layer in enumerate(self.layers):
+            value = layer(value, rotation, layout, kind, kept if index + 1 == len(self.layers) else None)
         return value

@@ -39,7 +39,7 @@ class RmsNorm(nn.Module):
 
 
 def linear(value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """value (..., inputs) times weight (outputs, inputs) transposed, plus bias, all in the type of the value."""
+    """Value (..., inputs) times weight (outputs, inputs) transposed, plus bias, all in the type of the value."""
     return functional.linear(value, weight.to(value.dtype), None if bias is None else bias.to(value.dtype))
 
 
@@ -102,6 +102,24 @@ class _Scatter(torch.autograd.Function):
         return gradient.index_select(0, places), None, None
 
 
+def pixels_linear(pixels: Tensor, weight: Tensor, scale: Tensor, offset: Tensor, kind: torch.dtype) -> Tensor:
+    """A linear layer on pixels that are normalised by the weights instead of one by one.
+
+    Args:
+        pixels: (rows, inputs) int8, the 8-bit values less 128: bf16 holds them exactly.
+        weight: (outputs, inputs).
+        scale: (inputs,) or (): the normalised value is pixel * scale + offset.
+        offset: As the scale.
+        kind: Type of the product.
+
+    Returns:
+        (rows, outputs) fp32.
+    """
+    scaled = (weight * scale).to(kind)
+    constant = (scaled.float() * (offset / scale)).sum(1)  # (outputs,): of the rounded weights, so that both agree
+    return functional.linear(pixels.to(kind), scaled).float() + constant
+
+
 def scatter_once(value: Tensor, places: Tensor, height: int) -> Tensor:
     """A table of zeros with value[i] in row places[i].
 
@@ -117,16 +135,18 @@ def scatter_once(value: Tensor, places: Tensor, height: int) -> Tensor:
     return table
 
 
-def mix(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
+def mix(joined: Tensor) -> Tensor:
     """Full attention written out, which trains several times faster on a CPU than the fused kernel's backward pass.
 
     Args:
-        query: (groups, tokens, head size).
-        key: As the query.
-        values: As the query.
+        joined: Queries, keys and values (pictures, tokens, 3, heads, head size).
 
     Returns:
-        (groups, tokens, head size).
+        (pictures * tokens, heads * head size).
     """
+    pictures, heads = joined.shape[0], joined.shape[3]
+    # Each (pictures * heads, tokens, head size)
+    query, key, values = joined.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
     scores = torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2))
-    return torch.bmm(torch.softmax(scores, -1), values)
+    mixed = torch.bmm(torch.softmax(scores, -1), values)
+    return mixed.unflatten(0, (pictures, heads)).transpose(1, 2).flatten(2).flatten(0, 1)

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from valley2_edge.config import ModelConfig
 from valley2_nano.decoder import AttentionLayout, Decoder, DecoderLayer
 from valley2_nano.layers import Linear, gather_once
 from valley2_nano.packing import PackedBatch
-from valley2_nano.samples import EAGLE_DEVIATION, EAGLE_MEAN
 from valley2_nano.vision import EagleBlock, EagleTower, Projector, SiglipLayer, SiglipModel
 
 TEMPORAL_WEIGHT = "model.qwen2vl_vision_tower.patch_embed.proj.weight"
 EMBEDDING_DEVIATION = 0.1
+TARGET_BUCKET = 64
+"""The last MLP and the output head run over a multiple of this many rows, see packing.py."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,11 @@ class Valley2Nano(nn.Module):
         self.config = config
         self.model = _Body(config)
         self.lm_head = Linear(config.decoder.hidden_size, config.decoder.vocab_size, bias=False)
-        deviation = torch.tensor(EAGLE_DEVIATION).repeat_interleave(14 * 14)
-        self.eagle_deviation: Tensor
-        self.eagle_mean: Tensor
-        self.register_buffer("eagle_deviation", deviation, persistent=False)  # (588,)
-        self.register_buffer("eagle_mean", torch.tensor(EAGLE_MEAN).repeat_interleave(14 * 14), persistent=False)
         self._initialise()
 
-    def forward(self, batch: PackedBatch, kind: torch.dtype = torch.float32, switches: Switches | None = None) -> Tensor:
+    def forward(
+        self, batch: PackedBatch, kind: torch.dtype = torch.float32, switches: Switches | None = None
+    ) -> Tensor:
         """Logits (targets, vocabulary) in fp32 of the rows that predict an answer's tokens.
 
         Args:
@@ -73,10 +72,11 @@ class Valley2Nano(nn.Module):
             switches: Which branches the decoder gets; None: both.
         """
         value = gather_once(self.tokens(batch, kind, switches or Switches()), batch.order).float()
-        layout = AttentionLayout.of(batch.spans, value.device)
-        hidden = self.model.run(value, batch.positions, layout, kind)
-        rows = hidden.index_select(0, batch.target_rows)
-        logits: Tensor = self.lm_head(self.model.norm(rows, kind))
+        layout = AttentionLayout.of(batch.spans, len(batch.order), value.device)
+        count = len(batch.target_rows)
+        kept = functional.pad(batch.target_rows, (0, -count % TARGET_BUCKET))
+        hidden = self.model.run(value, batch.positions, layout, kind, kept)
+        logits: Tensor = self.lm_head(self.model.norm(hidden, kind))[:count]
         return logits.float()
 
     def compile_parts(self) -> None:
@@ -90,12 +90,14 @@ class Valley2Nano(nn.Module):
         """The table that `batch.order` picks from: text tokens, SigLIP tokens tile by tile, Eagle tokens."""
         parts = [self.model.embed_tokens(batch.text).to(kind)]
         if len(batch.tile_patches):
-            pixels = batch.tile_patches.float() / 127.5 - 1
-            tokens = self.model.mm_projector(self.model.vision_tower.vision_tower.vision_model(pixels, kind))
+            tokens = self.model.mm_projector(
+                self.model.vision_tower.vision_tower.vision_model(batch.tile_patches, kind)
+            )
             parts.append(tokens if switches.siglip else torch.zeros_like(tokens))
         if len(batch.eagle_patches):
-            pixels = (batch.eagle_patches.float() / 255 - self.eagle_mean) / self.eagle_deviation
-            tokens = self.model.qwen2vl_vision_tower(pixels, batch.eagle_positions, batch.eagle_groups, kind)
+            tokens = self.model.qwen2vl_vision_tower(
+                batch.eagle_patches, batch.eagle_positions, batch.eagle_groups, kind
+            )
             parts.append(tokens if switches.eagle else torch.zeros_like(tokens))
         return torch.cat(parts)
 

@@ -28,9 +28,9 @@ class PackedBatch:
     """One step's dialogues."""
 
     tile_patches: Tensor
-    """(tiles * patches of a tile, 3 * patch * patch) uint8."""
+    """(tiles * patches of a tile, 3 * patch * patch) int8, the 8-bit values less 128; the last tiles may be padding."""
     eagle_patches: Tensor
-    """(patches, 588) uint8, pictures with equally many patches side by side."""
+    """(patches, 588) int8, pictures with equally many patches side by side, then padding."""
     eagle_positions: Tensor
     """(patches, 2) int16."""
     eagle_groups: tuple[tuple[int, int], ...]
@@ -38,7 +38,8 @@ class PackedBatch:
     text: Tensor
     """(text tokens,) int64."""
     order: Tensor
-    """(rows,) int64: which of [text tokens, tiles' tokens, Eagle tokens] stands in each row."""
+    """(rows,) int64: which of [text tokens, tiles' tokens, Eagle tokens] stands in each row, none twice; the rows after
+    those of the dialogues are padding, text that nothing looks at."""
     positions: Tensor
     """(rows,) int64."""
     spans: tuple[Span, ...]
@@ -77,6 +78,11 @@ class _Rows:
 
 _SIGLIP_TABLE, _EAGLE_TABLE = 1 << 40, 1 << 41
 
+# Everything is padded to a few sizes: a matrix product's kernel is made anew for every shape.
+_ROW_BUCKET = 256
+_PATCH_BUCKET = 256
+_TILE_BUCKET = 4
+
 
 def pack(samples: Sequence[Sample], tokens_per_tile: int, patches_per_tile: int) -> PackedBatch:
     """Packs dialogues.
@@ -104,13 +110,15 @@ def pack(samples: Sequence[Sample], tokens_per_tile: int, patches_per_tile: int)
         ]  # fmt: skip
         number += len(sample.pictures)
         spans.append(_add_sample(rows, targets, sample, vision))
+    rows.add(_text(rows, [0] * (-rows.count % _ROW_BUCKET)), 0)
     order = np.concatenate(rows.order)
-    tile_tokens = int(tile_starts[-1])
+    arrays = _vision_arrays(pictures, eagle_order, _TILE_BUCKET * patches_per_tile)
+    tile_tokens = len(arrays["tile_patches"]) // patches_per_tile * tokens_per_tile
     eagle, siglip = order >= _EAGLE_TABLE, (order >= _SIGLIP_TABLE) & (order < _EAGLE_TABLE)
     order[siglip] += len(rows.text) - _SIGLIP_TABLE
     order[eagle] += len(rows.text) + tile_tokens - _EAGLE_TABLE
     weights = np.concatenate(targets.weights) if targets.weights else np.zeros(0)
-    arrays = {
+    arrays |= {
         "text": np.array(rows.text, np.int64),
         "order": order,
         "positions": np.concatenate(rows.positions),
@@ -121,7 +129,7 @@ def pack(samples: Sequence[Sample], tokens_per_tile: int, patches_per_tile: int)
         "turn_ends": np.array(targets.turn_ends, np.int64),
     }
     return PackedBatch(
-        **{name: torch.from_numpy(array) for name, array in (arrays | _vision_arrays(pictures, eagle_order)).items()},
+        **{name: torch.from_numpy(array) for name, array in arrays.items()},
         eagle_groups=_groups([len(pictures[index].eagle_patches) for index in eagle_order]),
         spans=tuple(spans),
     )
@@ -198,15 +206,22 @@ def _groups(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((int(count), int(value)) for value, count in zip(values, counts, strict=True) if value)
 
 
-def _vision_arrays(pictures: Sequence[PictureInput], eagle_order: Sequence[int]) -> dict[str, NDArray[np.generic]]:
+def _vision_arrays(
+    pictures: Sequence[PictureInput], eagle_order: Sequence[int], tile_rows: int
+) -> dict[str, NDArray[np.generic]]:
     if not pictures:
         return {
-            "tile_patches": np.zeros((0, 0), np.uint8),
-            "eagle_patches": np.zeros((0, 0), np.uint8),
+            "tile_patches": np.zeros((0, 0), np.int8),
+            "eagle_patches": np.zeros((0, 0), np.int8),
             "eagle_positions": np.zeros((0, 2), np.int16),
         }
     return {
-        "tile_patches": np.concatenate([picture.tile_patches for picture in pictures]),
-        "eagle_patches": np.concatenate([pictures[index].eagle_patches for index in eagle_order]),
-        "eagle_positions": np.concatenate([pictures[index].eagle_positions for index in eagle_order]),
+        "tile_patches": _padded([picture.tile_patches for picture in pictures], tile_rows),
+        "eagle_patches": _padded([pictures[index].eagle_patches for index in eagle_order], _PATCH_BUCKET),
+        "eagle_positions": _padded([pictures[index].eagle_positions for index in eagle_order], _PATCH_BUCKET),
     }
+
+
+def _padded(parts: Sequence[NDArray[np.generic]], bucket: int) -> NDArray[np.generic]:
+    missing = -sum(map(len, parts)) % bucket
+    return np.concatenate([*parts, np.zeros((missing, parts[0].shape[1]), parts[0].dtype)])

@@ -17,6 +17,7 @@ from valley2_edge.runtime.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.tokenizer import END_OF_TURN, Tokenizer
 
 Bytes = NDArray[np.uint8]
+Signed = NDArray[np.int8]
 Numbers = NDArray[np.int64]
 
 # docs/valley2.md, "Patches"
@@ -29,13 +30,13 @@ _EAGLE_DEVIATION = np.repeat(np.array(EAGLE_DEVIATION, np.float32), 14 * 14)
 
 @dataclass(frozen=True)
 class PictureInput:
-    """What the towers take in of one picture; pixels are 8 bit, so that batches travel cheaply between processes."""
+    """What the towers take in of one picture; pixels are the 8-bit values less 128, not normalised yet."""
 
-    tile_patches: Bytes
+    tile_patches: Signed
     """(tiles * patches of a tile, 3 * patch * patch), each [channel][y][x]."""
     stitched: Numbers
     """(SigLIP tokens,): which of the tiles' projected tokens stand in the prompt, in order."""
-    eagle_patches: Bytes
+    eagle_patches: Signed
     """(patches, 588)."""
     eagle_positions: NDArray[np.int16]
     """(patches, 2)."""
@@ -65,12 +66,13 @@ class SampleMaker:
     Args:
         tokenizer: The model's.
         config: The architecture.
+        policy: How pictures are cut; None is a session's default.
     """
 
-    def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
+    def __init__(self, tokenizer: Tokenizer, config: ModelConfig, policy: Policy | None = None) -> None:
         self._tokenizer = tokenizer
         self._config = config
-        self._policy = Policy()
+        self._policy = policy or Policy()
         self._layout = Layout(self._policy, config.picture.use_special_start_end_token)
 
     def sample(
@@ -100,12 +102,12 @@ class SampleMaker:
         return TurnInput(tuple(prompt), (*ids, self._tokenizer.control_id(END_OF_TURN)))
 
     def _picture(self, picture: PreparedPicture) -> PictureInput:
-        tiles = np.rint((picture.tiles() + 1) * np.float32(127.5)).astype(np.uint8)  # (tiles, 3, size, size)
+        tiles = np.rint((picture.tiles() + 1) * np.float32(127.5) - 128).astype(np.int8)  # (tiles, 3, size, size)
         patches, positions = picture.patches()
         return PictureInput(
             tile_patches=_cut(tiles, self._config.siglip.patch_size, self._config.siglip.patches_per_side),
             stitched=_stitched(picture, len(tiles)),
-            eagle_patches=np.rint((patches * _EAGLE_DEVIATION + _EAGLE_MEAN) * 255).astype(np.uint8),
+            eagle_patches=np.rint((patches * _EAGLE_DEVIATION + _EAGLE_MEAN) * 255 - 128).astype(np.int8),
             eagle_positions=positions.astype(np.int16),
         )
 
@@ -125,7 +127,7 @@ def picture_places(ids: Sequence[int]) -> int:
     return sum(identifier == PICTURE_ID for identifier in ids)
 
 
-def _cut(tiles: Bytes, patch: int, side: int) -> Bytes:
+def _cut(tiles: Signed, patch: int, side: int) -> Signed:
     """(tiles, 3, size, size) to (tiles * side * side, 3 * patch * patch); what does not fill a patch is dropped."""
     kept = tiles[:, :, : side * patch, : side * patch]
     cut = kept.reshape(len(tiles), 3, side, patch, side, patch).transpose(0, 2, 4, 1, 3, 5)

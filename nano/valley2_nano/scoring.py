@@ -39,7 +39,11 @@ class TaskScore:
 
 
 def score(
-    model: Valley2Nano, tokenizer: Tokenizer, questions: Sequence[Question], view: str = "all", kind: torch.dtype = torch.bfloat16
+    model: Valley2Nano,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    view: str = "all",
+    kind: torch.dtype = torch.bfloat16,
 ) -> dict[str, TaskScore]:
     """Asks every question in its four orders.
 

@@ -1,4 +1,4 @@
-"""Trains valley2-nano's byte-level BPE and writes it with the released special tokens (docs/valley2.md, "Tokenizer")."""
+"""Trains a byte-level BPE and writes it with the released special tokens (docs/valley2.md, "Tokenizer")."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -45,6 +44,8 @@ class TrainingOptions:
     device: str
     muon: bool
     weight_decay: float
+    tower_factor: float
+    """Share of the learning rate for the vision towers, which were trained before."""
     compiled: bool
     """Fuse elementwise work with torch.compile."""
     resume: bool
@@ -58,6 +59,11 @@ class TrainingOptions:
     def state(self) -> Path:
         """The state that `resume` goes on from."""
         return self.output / "state.pt"
+
+    @property
+    def towers(self) -> Path:
+        """Vision towers that were trained before; a new run begins from them."""
+        return self.output / "towers.pt"
 
 
 def train(rank: int, options: TrainingOptions) -> None:
@@ -87,11 +93,16 @@ class _Run:
         self.device = torch.device(options.device)
         torch.manual_seed(options.seed)
         self.model = Valley2Nano(options.config).to(self.device)
-        self.optimizer = Optimizer(self.model, muon=options.muon, weight_decay=options.weight_decay)
+        self.optimizer = Optimizer(
+            self.model, muon=options.muon, weight_decay=options.weight_decay, tower_factor=options.tower_factor
+        )
         self.step, self.index, self.minutes = 0, 0, 0.0
         self.annealing = False
         if options.resume:
             self._load()
+        else:
+            towers = torch.load(options.towers, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(self.model.state_dict() | towers)
         if options.compiled:
             self.model.compile_parts()
         self.source = self._source()
@@ -161,9 +172,10 @@ class _Run:
             letters = (batch.answer_lengths == LETTER_TOKENS) & first
             others = batch.answer_lengths != LETTER_TOKENS
             right = (logits.argmax(-1) == batch.targets).float()
-            values = [loss, losses[letters].sum(), right[letters].sum(), letters.sum(),
-                      losses[others].sum(), right[others].sum(), others.sum(), torch.tensor(len(batch.order))]  # fmt: skip
-            return [float(value) for value in values]
+            values = [loss]
+            for kind in (letters, others):
+                values += [losses[kind].sum(), right[kind].sum(), kind.sum()]
+            return [*(float(value) for value in values), float(len(batch.order))]
 
     def _exchange(self, numbers: list[float]) -> list[float]:
         """Averages the gradients over the processes and sums the numbers."""
@@ -247,7 +259,7 @@ class _Log:
 def _write_state(path: Path, state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def options_record(options: TrainingOptions) -> dict[str, Any]:

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from valley2_edge.config import EagleConfig, ProjectorConfig, SiglipConfig
-from valley2_nano.layers import LayerNorm, Linear, linear, mix, rotate
+from valley2_nano.layers import LayerNorm, Linear, linear, mix, pixels_linear, rotate
+from valley2_nano.samples import EAGLE_DEVIATION, EAGLE_MEAN
 
 PICTURE_CHANNELS = 3
 OVIS_EPSILON = 1e-5
 QUICK_GELU_SLOPE = 1.702
-VOCABULARY_SHARPNESS = 2.0
+VOCABULARY_SHARPNESS = 0.25
 """Gain at the start of the norm before the visual softmax: a flat one would make all tokens the same mean."""
-EMBEDDING_DEVIATION = 0.5
+EMBEDDING_DEVIATION = 2.0
 
 
 class _Attention(nn.Module):
@@ -38,6 +39,8 @@ class _Mlp(nn.Module):
 
 
 class SiglipLayer(nn.Module):
+    """One layer, in the steps before and after the attention."""
+
     def __init__(self, config: SiglipConfig) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.layer_norm_eps
@@ -48,7 +51,11 @@ class SiglipLayer(nn.Module):
 
     def forward(self, value: Tensor, kind: torch.dtype) -> Tensor:
         """(tiles * tokens, size) fp32 to the same."""
-        return self.after(value, _mix(self.before(value, kind), self.tokens, self.heads), kind)
+        return self.after(value, self._mix(self.before(value, kind)), kind)
+
+    def _mix(self, joined: Tensor) -> Tensor:
+        parts = joined.view(-1, self.tokens, 3, self.heads, joined.shape[1] // 3 // self.heads)
+        return mix(parts)
 
     def before(self, value: Tensor, kind: torch.dtype) -> Tensor:
         """(rows, size) to queries, keys and values (rows, 3 * size)."""
@@ -61,26 +68,22 @@ class SiglipLayer(nn.Module):
         return value + self.mlp.fc2(wide)
 
 
-def _mix(joined: Tensor, tokens: int, heads: int) -> Tensor:
-    """Full attention inside each run of `tokens` rows: (rows, 3 * size) to (rows, size)."""
-    size = joined.shape[1] // 3
-    # (3, pictures, heads, tokens, head size)
-    parts = joined.view(-1, tokens, 3, heads, size // heads).permute(2, 0, 3, 1, 4).flatten(1, 2)
-    query, key, values = parts.unbind(0)  # each (pictures * heads, tokens, head size)
-    return mix(query, key, values).unflatten(0, (-1, heads)).transpose(1, 2).reshape(-1, size)
-
-
 class _SiglipEmbeddings(nn.Module):
     def __init__(self, config: SiglipConfig) -> None:
         super().__init__()
         size, patch = config.hidden_size, config.patch_size
         self.patch_embedding = nn.Conv2d(PICTURE_CHANNELS, size, patch, patch)
         self.position_embedding = nn.Embedding(config.patches_per_side**2, size)
+        # Of a pixel less 128: v = u / 127.5 - 1 (docs/valley2.md, "Tiles")
+        self.pixel_scale: Tensor
+        self.pixel_offset: Tensor
+        self.register_buffer("pixel_scale", torch.tensor(1 / 127.5), persistent=False)
+        self.register_buffer("pixel_offset", torch.tensor(128 / 127.5 - 1), persistent=False)
 
     def forward(self, patches: Tensor, kind: torch.dtype) -> Tensor:
-        """(tiles * tokens, 3 * patch * patch) to (tiles * tokens, size) fp32; the convolution as one product."""
+        """int8 (tiles * tokens, 3 * patch * patch) to (tiles * tokens, size) fp32; the convolution as one product."""
         weight = self.patch_embedding.weight.flatten(1)
-        value = linear(patches.to(kind), weight, self.patch_embedding.bias).float()
+        value = pixels_linear(patches, weight, self.pixel_scale, self.pixel_offset, kind) + self.patch_embedding.bias
         positions = self.position_embedding.weight  # (tokens, size)
         return (value.view(-1, *positions.shape) + positions).flatten(0, 1)
 
@@ -101,7 +104,7 @@ class SiglipModel(nn.Module):
         self.post_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, patches: Tensor, kind: torch.dtype) -> Tensor:
-        """Normalised patches (tiles * tokens, 3 * patch * patch) to features (tiles * tokens, size) of the type."""
+        """Patches (tiles * tokens, 3 * patch * patch) int8 to features (tiles * tokens, size) of the type."""
         value = self.embeddings(patches, kind)
         for layer in self.encoder.layers:
             value = layer(value, kind)
@@ -139,6 +142,8 @@ class _EagleAttention(nn.Module):
 
 
 class EagleBlock(nn.Module):
+    """One layer, in the steps before and after the attention."""
+
     def __init__(self, config: EagleConfig) -> None:
         super().__init__()
         size, eps = config.embed_dim, config.layer_norm_eps
@@ -152,10 +157,11 @@ class EagleBlock(nn.Module):
         """(patches, size) fp32 to the same; attention stays inside each picture."""
         joined = self.before(value, rotation, kind)
         mixed = []
-        for part, (pictures, patches) in zip(joined.split([a * b for a, b in groups]), groups, strict=True):
-            # Each (pictures * heads, patches, head size)
-            group = part.unflatten(0, (pictures, patches)).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
-            mixed.append(mix(*group).unflatten(0, (pictures, -1)).transpose(1, 2).flatten(2).flatten(0, 1))
+        used = [pictures * patches for pictures, patches in groups]
+        *parts, padding = joined.split([*used, len(joined) - sum(used)])
+        for part, (pictures, patches) in zip(parts, groups, strict=True):
+            mixed.append(mix(part.unflatten(0, (pictures, patches))))
+        mixed.append(padding[:, 0].flatten(1))
         return self.after(value, torch.cat(mixed), kind)
 
     def before(self, value: Tensor, rotation: tuple[Tensor, Tensor], kind: torch.dtype) -> Tensor:
@@ -206,6 +212,14 @@ class EagleTower(nn.Module):
         frequencies = 1.0 / config.rope_theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
         self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
+        deviation, mean = torch.tensor(EAGLE_DEVIATION), torch.tensor(EAGLE_MEAN)
+        pixels = config.patch_size**2
+        self.pixel_scale: Tensor
+        self.pixel_offset: Tensor
+        # Of a pixel less 128, (588,) each
+        self.register_buffer("pixel_scale", (1 / 255 / deviation).repeat_interleave(pixels), persistent=False)
+        offset = ((128 / 255 - mean) / deviation).repeat_interleave(pixels)
+        self.register_buffer("pixel_offset", offset, persistent=False)
 
     def forward(
         self, patches: Tensor, positions: Tensor, groups: Sequence[tuple[int, int]], kind: torch.dtype
@@ -213,7 +227,7 @@ class EagleTower(nn.Module):
         """Tokens of all pictures of a batch.
 
         Args:
-            patches: (patches, 588) normalised, pictures one after the other.
+            patches: (patches, 588) int8, pictures one after the other; rows beyond the groups' are padding.
             positions: (patches, 2), row and column in the picture's grid.
             groups: (pictures, patches of each) of neighbouring pictures with equally many patches, in order.
             kind: Type of the matrix products.
@@ -223,7 +237,7 @@ class EagleTower(nn.Module):
         """
         angles = (positions.float()[:, :, None] * self.frequencies).flatten(1)[:, None]  # (patches, 1, head size / 2)
         rotation = angles.cos(), angles.sin()
-        value = self.patch_embed.proj(patches.to(kind)).float()
+        value = pixels_linear(patches, self.patch_embed.proj.weight, self.pixel_scale, self.pixel_offset, kind)
         for block in self.blocks:
             value = block(value, rotation, groups, kind)
         tokens: Tensor = self.merger(value, kind)

@@ -58,4 +58,6 @@ def maker(tokenizer_directory: Path, model: Valley2Nano) -> SampleMaker:
 def pictures() -> list[NDArray[np.uint8]]:
     """Noise: one picture of three tiles, two of other sizes."""
     random = np.random.default_rng(0)
-    return [random.integers(0, 256, (height, width, 3), np.uint8) for height, width in ((200, 290), (168, 168), (60, 90))]
+    return [
+        random.integers(0, 256, (height, width, 3), np.uint8) for height, width in ((200, 290), (168, 168), (60, 90))
+    ]

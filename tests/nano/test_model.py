@@ -27,7 +27,9 @@ Picture = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
-def engines(model: Valley2Nano, tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+def engines(
+    model: Valley2Nano, tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engines]:
     root = tmp_path_factory.mktemp("exported")
     write_checkpoint(root / "checkpoint", model, tokenizer_directory, torch.float32)
     with Valley2.load(export_bundle(root / "checkpoint", root / "bundle", precision="fp32")) as loaded:
@@ -74,12 +76,16 @@ def test_a_branch_that_is_switched_off_changes_the_answer(
 ) -> None:
     batch = batch_of(maker, model, pictures[:1], ["What is the price?", "And the colour?"])
     with torch.no_grad():
-        views = [model(batch, switches=switches) for switches in (Switches(), Switches(siglip=False), Switches(eagle=False))]
+        views = [
+            model(batch, switches=switches) for switches in (Switches(), Switches(siglip=False), Switches(eagle=False))
+        ]
     assert (views[0] - views[1]).abs().max() > 1e-3
     assert (views[0] - views[2]).abs().max() > 1e-3
 
 
-def test_a_blind_model_does_not_see_the_picture(model: Valley2Nano, maker: SampleMaker, pictures: list[Picture]) -> None:
+def test_a_blind_model_does_not_see_the_picture(
+    model: Valley2Nano, maker: SampleMaker, pictures: list[Picture]
+) -> None:
     blind = Switches(siglip=False, eagle=False)
     other = [255 - pictures[0]]
     with torch.no_grad():

@@ -26,6 +26,8 @@ BADGE_COLOURS = {"NEW": (20, 110, 190), "SALE": (200, 20, 60), "ECO": (30, 130, 
 _BACKGROUNDS = ((250, 250, 250), (242, 236, 224), (226, 236, 244), (232, 242, 228), (244, 230, 234), (214, 216, 220))
 _INK = (25, 25, 30)
 _STAR = (225, 160, 10)
+_ASCENT, _CAP_HEIGHT = 0.97, 0.71
+"""Of the typeface, in heights of a line."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -42,6 +44,16 @@ class Style:
     text_scale: float
     bold: bool
     jitter: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where something stands on a card: a letter, a star, a product."""
+
+    labels: tuple[str, ...]
+    """What it is: a character, "star" or "no star", or a product's kind and colour."""
+    box: tuple[float, float, float, float]
+    """Left, top, right and bottom in pixels."""
 
 
 def random_style(random: Random, form: Form) -> Style:
@@ -73,31 +85,35 @@ def shifted_colour(name: str, shift: tuple[int, int, int]) -> tuple[int, int, in
     return (_clamp(red + shift[0]), _clamp(green + shift[1]), _clamp(blue + shift[2]))
 
 
-def draw_card(product: Product, style: Style) -> Image.Image:
+def draw_card(product: Product, style: Style, marks: list[Mark] | None = None) -> Image.Image:
     """Draws a card.
 
     Args:
         product: What to show; attributes that are None stay away.
         style: How.
+        marks: Gets what stands where, for a vision tower to learn from.
 
     Returns:
         The picture, mode RGB.
     """
     picture = Image.new("RGB", (style.width, style.height), style.background)
+    marks = [] if marks is None else marks
     if style.form == "wide":
         icons, text = (0, 0, style.width // 2, style.height), (style.width // 2, 0, style.width, style.height)
     else:
         share = 0.62 if product.name is None else 0.5
         middle = int(style.height * share)
         icons, text = (0, 0, style.width, middle), (0, middle, style.width, style.height)
-    _draw_icons(picture, product, style, icons)
-    _draw_lines(picture, product, style, text)
+    _draw_icons(picture, product, style, icons, marks)
+    _draw_lines(picture, product, style, text, marks)
     if product.badge is not None:
-        _draw_badge(picture, product.badge, style)
+        _draw_badge(picture, product.badge, style, marks)
     return picture
 
 
-def _draw_icons(picture: Image.Image, product: Product, style: Style, area: tuple[int, int, int, int]) -> None:
+def _draw_icons(
+    picture: Image.Image, product: Product, style: Style, area: tuple[int, int, int, int], marks: list[Mark]
+) -> None:
     left, top, right, bottom = area
     width, height = right - left, bottom - top
     columns, rows = _grid(product.count, width / height)
@@ -109,6 +125,8 @@ def _draw_icons(picture: Image.Image, product: Product, style: Style, area: tupl
         centre_y = top + height * (2 * row + 1) / (2 * rows)
         corner = (int(centre_x - side / 2), int(centre_y - side / 2))
         paste_icon(picture, product.kind, colour, corner, side)
+        box = (corner[0], corner[1], corner[0] + side, corner[1] + side)
+        marks.append(Mark((product.kind, product.colour), box))
 
 
 def _grid(count: int, aspect: float) -> tuple[int, int]:
@@ -118,7 +136,9 @@ def _grid(count: int, aspect: float) -> tuple[int, int]:
     return (count, 1) if aspect > 1.2 or count == 1 else (2, (count + 1) // 2)
 
 
-def _draw_lines(picture: Image.Image, product: Product, style: Style, area: tuple[int, int, int, int]) -> None:
+def _draw_lines(
+    picture: Image.Image, product: Product, style: Style, area: tuple[int, int, int, int], marks: list[Mark]
+) -> None:
     scale = style.text_scale * (1.35 if style.form == "large" else 1.0)
     name_size, price_size, star = round(22 * scale), round(25 * scale), round(15 * scale)
     if style.form == "tiny":
@@ -134,18 +154,37 @@ def _draw_lines(picture: Image.Image, product: Product, style: Style, area: tupl
     stroke = 0.5 if style.bold else 0.0
     for text, size in lines:
         draw.text((centre, y), text, font=font(size), fill=_INK, anchor="ma", stroke_width=stroke, stroke_fill=_INK)
+        marks += _glyphs(text, size, (centre - draw.textlength(text, font=font(size)) / 2, y))
         y += size + 4
     if product.rating is not None:
         width = MAX_RATING * (star + 2)
-        paste_stars(picture, product.rating, MAX_RATING, (centre - width // 2, y + 1), star, _STAR)
+        first = centre - width // 2
+        paste_stars(picture, product.rating, MAX_RATING, (first, y + 1), star, _STAR)
+        for index in range(MAX_RATING):
+            x = first + index * (star + 2)
+            label = "star" if index < product.rating else "no star"
+            marks.append(Mark((label,), (x, y + 1, x + star, y + 1 + star)))
 
 
-def _draw_badge(picture: Image.Image, badge: str, style: Style) -> None:
+def _glyphs(text: str, size: int, corner: tuple[float, float]) -> list[Mark]:
+    """The characters of a line whose left upper corner is given, each between its neighbours and cap height high."""
+    line = Image.new("L", (1, 1))
+    draw = ImageDraw.Draw(line)
+    ends = [corner[0] + draw.textlength(text[:count], font=font(size)) for count in range(len(text) + 1)]
+    base = corner[1] + _ASCENT * size
+    return [
+        Mark((character,), (ends[index], base - _CAP_HEIGHT * size, ends[index + 1], base))
+        for index, character in enumerate(text)
+    ]
+
+
+def _draw_badge(picture: Image.Image, badge: str, style: Style, marks: list[Mark]) -> None:
     size = 22 if style.form == "large" else 16
     draw = ImageDraw.Draw(picture)
     width = int(draw.textlength(badge, font=font(size))) + 8
     draw.rectangle((0, 0, width, size + 5), fill=BADGE_COLOURS[badge])
     draw.text((4, 1), badge, font=font(size), fill=(255, 255, 255))
+    marks += _glyphs(badge, size, (4, 1))
 
 
 def _clamp(value: int) -> int:

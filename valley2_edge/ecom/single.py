@@ -22,7 +22,7 @@ from valley2_edge.ecom.product import (
 from valley2_edge.ecom.scene import Choice, Open, Scene, another, choice, grid_choice, window
 
 FORMS: tuple[Form, ...] = ("square", "tall", "wide", "tiny", "large")
-_FORM_SHARES = (0.34, 0.22, 0.22, 0.14, 0.08)
+FORM_SHARES = (0.34, 0.22, 0.22, 0.14, 0.08)
 
 ASK_PRICE = ("What is the price?", "How much does it cost?")
 ASK_NAME = ("What is the name?", "What is it called?")
@@ -38,7 +38,7 @@ ASK_ATTRIBUTES = ("List the attributes as JSON.",)
 
 def single_scene(random: Random, split: Split) -> Scene:
     """Draws a card of random form with all that can be asked about it."""
-    form = random.choices(FORMS, _FORM_SHARES)[0]
+    form = random.choices(FORMS, FORM_SHARES)[0]
     product = random_product(random, split, full=form != "tiny")
     picture = draw_card(product, random_style(random, form))
     choices = [*_seen(random, product), *_read(random, product, split), *_understood(random, product, split)]
