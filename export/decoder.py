@@ -53,6 +53,16 @@ class TensorSource(Protocol):
         """Rows start..stop of a tensor in its stored dtype."""
 
 
+class RoundedSource(TensorSource, Protocol):
+    """A decoder whose layers are rounded already."""
+
+    parts: list[DecoderMatrix | DecoderNorm]
+    """The parts with the names of its own tensors, in file order."""
+
+    def quantized_rows(self, matrix: DecoderMatrix) -> QuantizedRows | None:
+        """The integers of a matrix; None where it has floats."""
+
+
 def decoder_formats(
     precision: DecoderPrecision,
     *,
@@ -113,12 +123,64 @@ def export_decoder(
     with SafetensorsStream(path, plan, decoder_metadata(config, formats)) as stream:
         for part in parts:
             if isinstance(part, DecoderNorm):
-                _check_shape(source, (part.weight,), (config.hidden_size,), part.name)
-                stream.write(part.name, [_finite(source.tensor(part.weight).to(torch.float32), part.name)])
+                _write_norm(stream, source, part, config)
                 continue
             errors.append(_write_matrix(stream, source, part, formats.of(part.name)))
             if progress is not None:
                 progress("decoder", len(errors), total)
+    return errors
+
+
+def export_rounded_decoder(
+    source: RoundedSource,
+    config: DecoderConfig,
+    directory: Path,
+    formats: DecoderFormats,
+    progress: Progress | None = None,
+    reference: TensorSource | None = None,
+) -> list[MatrixError]:
+    """Writes decoder/decoder.safetensors from a decoder that is rounded already.
+
+    Args:
+        source: Where the decoder comes from; what it has as floats is stored as `formats` says.
+        config: The decoder's sizes.
+        directory: The bundle that is being made.
+        formats: How the matrices are stored.
+        progress: Called after every matrix.
+        reference: The unrounded decoder, to measure what rounding cost; None: nothing is measured.
+
+    Returns:
+        What rounding cost each matrix, in file order; empty without a reference.
+
+    Raises:
+        CheckpointError: A tensor is missing or misshapen.
+        ExportError: A matrix cannot be stored in its format; the message names it.
+        OSError: The file cannot be written.
+    """
+    path = directory / DECODER_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    total = sum(isinstance(part, DecoderMatrix) for part in source.parts)
+    errors: list[MatrixError] = []
+    done = 0
+    plan = decoder_plan(config, formats)
+    with SafetensorsStream(path, plan, decoder_metadata(config, formats)) as stream:
+        for part, original in zip(source.parts, decoder_parts(config), strict=True):
+            if isinstance(part, DecoderNorm):
+                _write_norm(stream, source, part, config)
+                continue
+            rows = source.quantized_rows(part)
+            if rows is None:
+                error = _write_matrix(stream, source, part, formats.of(part.name))
+            else:
+                exact = None
+                if reference is not None and isinstance(original, DecoderMatrix):
+                    exact = _row_blocks(reference, original)
+                error = _write_rows(stream, source, part, formats.of(part.name), rows, exact)
+            if reference is not None:
+                errors.append(error)
+            done += 1
+            if progress is not None:
+                progress("decoder", done, total)
     return errors
 
 
@@ -155,12 +217,49 @@ def export_embeddings(
         stream.write(EMBEDDINGS_TENSOR, blocks())
 
 
+def _write_norm(stream: SafetensorsStream, source: TensorSource, norm: DecoderNorm, config: DecoderConfig) -> None:
+    _check_shape(source, (norm.weight,), (config.hidden_size,), norm.name)
+    stream.write(norm.name, [_finite(source.tensor(norm.weight).to(torch.float32), norm.name)])
+
+
 def _write_matrix(
     stream: SafetensorsStream, source: TensorSource, matrix: DecoderMatrix, matrix_format: MatrixFormat
 ) -> MatrixError:
     _check_shape(source, matrix.weights, (matrix.rows, matrix.columns), matrix.name)
     packer = _MatrixPacker(matrix.name, matrix_format)
     stream.write(f"{matrix.name}.weight", map(packer.panels, _row_blocks(source, matrix)))
+    return _finish_matrix(stream, source, matrix, matrix_format, packer)
+
+
+def _write_rows(
+    stream: SafetensorsStream,
+    source: TensorSource,
+    matrix: DecoderMatrix,
+    matrix_format: MatrixFormat,
+    rows: QuantizedRows,
+    exact: Iterator[torch.Tensor] | None,
+) -> MatrixError:
+    """Writes a matrix that is rounded already; `exact`: blocks of the unrounded rows, to measure the error."""
+    packer = _MatrixPacker(matrix.name, matrix_format)
+
+    def panels() -> Iterator[torch.Tensor]:
+        for first in range(0, matrix.rows, _BLOCK_ROWS):
+            span = slice(first, first + _BLOCK_ROWS)
+            zeros = None if rows.zeros is None else rows.zeros[span]
+            block = QuantizedRows(rows.values[span], rows.scales[span], zeros)
+            yield packer.rounded_panels(block, None if exact is None else next(exact))
+
+    stream.write(f"{matrix.name}.weight", panels())
+    return _finish_matrix(stream, source, matrix, matrix_format, packer)
+
+
+def _finish_matrix(
+    stream: SafetensorsStream,
+    source: TensorSource,
+    matrix: DecoderMatrix,
+    matrix_format: MatrixFormat,
+    packer: _MatrixPacker,
+) -> MatrixError:
     if matrix_format.quantized:
         stream.write(f"{matrix.name}.scales", packer.scales)
     if matrix_format.has_zeros:
@@ -202,6 +301,12 @@ class _MatrixPacker:
             raise ExportError(f"{self._name} has weights too large for fp16: choose fp32 for it")
         self._record(block, stored.to(torch.float32))
         return pack_floats(stored)
+
+    def rounded_panels(self, rows: QuantizedRows, exact: torch.Tensor | None) -> torch.Tensor:
+        """Panels of the next rows, which are rounded already; the error is measured where the exact rows are given."""
+        if exact is not None:
+            self._record(exact, dequantize_rows(rows, self._format))
+        return self._pack(rows)
 
     def _pack(self, rows: QuantizedRows) -> torch.Tensor:
         self.scales.append(pack_groups(rows.scales))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -12,6 +13,7 @@ from typing import Any
 
 from valley2_edge.bundle import (
     FORMAT_VERSION,
+    Bundle,
     DecoderComponent,
     DecoderPrecision,
     Manifest,
@@ -20,16 +22,29 @@ from valley2_edge.bundle import (
     VisionComponent,
     VisionPrecision,
 )
-from valley2_edge.errors import ExportError
+from valley2_edge.errors import ExportError, Valley2Warning
 from valley2_edge.export.bundle_size import bundle_size
 from valley2_edge.export.bundle_writer import BundleWriter
 from valley2_edge.export.checkpoint import Checkpoint
-from valley2_edge.export.decoder import decoder_formats, export_decoder, export_embeddings
+from valley2_edge.export.decoder import decoder_formats, export_decoder, export_embeddings, export_rounded_decoder
 from valley2_edge.export.decoder_layout import DECODER_FILE, EMBEDDINGS_FILE, DecoderFormats
+from valley2_edge.export.gptq_config import read_gptq_config
+from valley2_edge.export.gptq_source import GptqDecoder
 from valley2_edge.export.hub import resolve_checkpoint
+from valley2_edge.export.report import REPORT_FILE, ReportData, render_report
+from valley2_edge.export.rounding import (
+    Rounding,
+    RoundingOptions,
+    check_limit,
+    judge,
+    resolve_rounding,
+    round_with_calibration,
+    workspace_bytes,
+)
 from valley2_edge.export.selftest import write_selftest
 from valley2_edge.export.tokenizer_files import copy_tokenizer
 from valley2_edge.export.vision import ComponentName, export_vision
+from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.version import __version__
 
 Progress = Callable[[str, int, int], None]
@@ -38,17 +53,25 @@ Announce = Callable[[str], None]
 """Called with a sentence for the user."""
 
 
+_ANOTHER_MODEL = 0.6
+"""Relative error of a matrix above which it is hardly the checkpoint's own, rounded."""
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What decides the bytes of a bundle, beside the checkpoint."""
 
     vision_precision: VisionPrecision
     formats: DecoderFormats
+    rounding: Rounding
+    rounded: GptqDecoder | None = None
+    """A decoder from elsewhere."""
 
     def fingerprint(self, checkpoint: Checkpoint) -> str:
         identity = {
             "checkpoint": [checkpoint.name, checkpoint.revision, checkpoint.fingerprint()],
-            "plan": asdict(self),
+            "plan": [self.vision_precision, asdict(self.formats), self.rounding.identity()],
+            "decoder": None if self.rounded is None else self.rounded.fingerprint(),
             "tool": [__version__, FORMAT_VERSION],
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -63,6 +86,8 @@ def export_bundle(
     group_size: int = 128,
     symmetric: bool = False,
     lm_head_precision: DecoderPrecision | None = None,
+    rounding: RoundingOptions | None = None,
+    decoder: Path | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -75,16 +100,20 @@ def export_bundle(
 
     Args:
         checkpoint: A directory, or a hub id.
-        output: The bundle's directory; None: CHECKPOINT-PRECISION in the current directory.
+        output: The bundle's directory; None: CHECKPOINT-PRECISION in the current directory, CHECKPOINT-gptq with a
+            decoder from elsewhere.
         precision: Of the decoder's layers.
         vision_precision: Of the stored vision weights; None: fp32 with an fp32 decoder, else fp16.
         group_size: Columns that share a scale, for int4 and int8: 32, 64 or 128.
         symmetric: int4 without zero points: 1 byte less for each group, a slightly larger error.
         lm_head_precision: Of the output layer; None: int8 with an int4 decoder, else the decoder's own.
+        rounding: Method, calibration set and measured quality (docs/quantization.md); None: to the nearest, unmeasured.
+        decoder: A GPTQ checkpoint whose decoder takes the place of the checkpoint's own (docs/interchange.md). The
+            precision, group size and symmetry of its layers are its own; the arguments for them are not used.
         revision: Branch, tag or commit of a hub checkpoint.
         overwrite: Replace a bundle that exists.
         progress: Called with a stage's name, the steps done and the steps in all.
-        announce: Called with a sentence before a download.
+        announce: Called with a sentence before a download, and after every layer that takes long.
 
     Returns:
         The bundle's directory.
@@ -93,7 +122,8 @@ def export_bundle(
         CheckpointError: The checkpoint is missing or not as the model needs it.
         ExportError: An option is not supported, the output exists, or a component came out too inexact.
         BudgetError: The disk cannot hold the download or the bundle.
-        NumericError: A stage of the self-test computed a NaN or an infinity.
+        InputError: The calibration set is unusable, or an option of `rounding` is out of range.
+        NumericError: A stage computed a NaN or an infinity.
     """
     formats = decoder_formats(
         precision, group_size=group_size, symmetric=symmetric, lm_head_precision=lm_head_precision
@@ -102,18 +132,39 @@ def export_bundle(
         vision_precision = "fp32" if precision == "fp32" else "fp16"
     if vision_precision not in ("fp16", "fp32"):
         raise ExportError(f"vision precision {vision_precision!r} is unknown: choose fp16 or fp32")
-    plan = _Plan(vision_precision, formats)
+    if decoder is not None:
+        read_gptq_config(decoder)  # a mistake is seen before a download
+    resolved = resolve_rounding(rounding or RoundingOptions(), precision, decoder is not None)
     directory = resolve_checkpoint(checkpoint, revision, progress, announce)
     with Checkpoint.open(directory) as opened:
-        name = f"{opened.name.rpartition('/')[2]}-{precision}"
+        plan = _Plan(vision_precision, formats, resolved)
+        if decoder is not None:
+            plan = _plan_with_decoder(plan, GptqDecoder(decoder, opened.config.decoder), lm_head_precision)
+        name = f"{opened.name.rpartition('/')[2]}-{precision if decoder is None else 'gptq'}"
         target = Path(name if output is None else output).resolve()
         with BundleWriter(target, plan.fingerprint(opened), overwrite=overwrite) as writer:
-            writer.check_space(bundle_size(opened, vision_precision, formats))
-            manifest = _write_components(opened, writer, plan, progress or _silent)
+            size = bundle_size(opened, plan.vision_precision, plan.formats)
+            writer.check_space(size + workspace_bytes(opened, resolved, size))
+            manifest = _write_components(opened, writer, plan, progress or _silent, announce or _unheard)
             return writer.publish(manifest)
 
 
-def _write_components(checkpoint: Checkpoint, writer: BundleWriter, plan: _Plan, progress: Progress) -> Manifest:
+def _plan_with_decoder(plan: _Plan, decoder: GptqDecoder, lm_head_precision: DecoderPrecision | None) -> _Plan:
+    """Layers stay as they are rounded; an output layer of floats is rounded as export does it."""
+    formats = decoder.formats
+    if not decoder.output_rounded:
+        formats = formats.with_lm_head(MatrixFormat(lm_head_precision or "int8", formats.layers.group_size))
+    elif lm_head_precision not in (None, formats.lm_head.precision):
+        raise ExportError(
+            f"the lm_head of {decoder.path} is rounded to {formats.lm_head.precision} already: it cannot become "
+            f"{lm_head_precision}"
+        )
+    return _Plan(plan.vision_precision, formats, plan.rounding, decoder)
+
+
+def _write_components(
+    checkpoint: Checkpoint, writer: BundleWriter, plan: _Plan, progress: Progress, announce: Announce
+) -> Manifest:
     config = checkpoint.config
 
     def vision(component: ComponentName) -> VisionComponent:
@@ -125,12 +176,8 @@ def _write_components(checkpoint: Checkpoint, writer: BundleWriter, plan: _Plan,
         )
         return VisionComponent(**facts)
 
-    def decoder(directory: Path) -> dict[str, Any]:
-        errors = export_decoder(checkpoint, config.decoder, directory, plan.formats, progress)
-        return {"matrices": [error.model_dump() for error in errors]}
-
     def embeddings(directory: Path) -> dict[str, Any]:
-        export_embeddings(checkpoint, config.decoder, directory, progress)
+        export_embeddings(plan.rounded or checkpoint, config.decoder, directory, progress)
         return {}
 
     def tokenizer(directory: Path) -> dict[str, Any]:
@@ -140,52 +187,141 @@ def _write_components(checkpoint: Checkpoint, writer: BundleWriter, plan: _Plan,
     def selftest(directory: Path) -> dict[str, Any]:
         return dict(write_selftest(checkpoint, directory, plan.formats.quantized, progress))
 
-    siglip, projector = vision("siglip"), vision("projector")
-    eagle = None if config.eagle is None else vision("eagle")
-    matrices = [MatrixError(**error) for error in writer.component("decoder", decoder)["matrices"]]
+    manifest = Manifest(
+        architecture=config,
+        siglip=vision("siglip"),
+        projector=vision("projector"),
+        eagle=None if config.eagle is None else vision("eagle"),
+        decoder=_decoder_component(plan, plan.formats.layers, []),
+        files=writer.files(),
+        source=_source(checkpoint, plan),
+    )
+    decoder_facts = writer.component(
+        "decoder", lambda directory: _make_decoder(checkpoint, directory, writer, plan, manifest, progress, announce)
+    )
+    matrices = [MatrixError(**error) for error in decoder_facts["matrices"]]
+    manifest.decoder = _decoder_component(plan, MatrixFormat(*decoder_facts["layers"]), matrices)
+    manifest.quality = _quality(matrices)
+    if plan.rounded is not None:
+        manifest.quality["decoder_source"] = plan.rounded.path.resolve().name
+        _warn_of_another_model(plan.rounded, matrices)
     writer.component("embeddings", embeddings)
     writer.component("tokenizer", tokenizer)
-    selftest_errors = writer.component("selftest", selftest)
-    return Manifest(
-        architecture=config,
-        siglip=siglip,
-        projector=projector,
-        eagle=eagle,
-        decoder=_decoder_component(plan, matrices),
-        files=writer.files(),
-        source=Source(
-            checkpoint=checkpoint.name,
-            revision=checkpoint.revision,
-            tool_version=__version__,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        ),
-        quality=_quality(matrices, selftest_errors),
+    manifest.quality["selftest_vision_relative_error"] = writer.component("selftest", selftest)
+    if plan.formats.quantized:
+        manifest.files = writer.files()
+        manifest.quality |= writer.component(
+            "report",
+            lambda directory: _make_report(checkpoint, directory, writer, plan, manifest, decoder_facts, progress),
+        )
+        check_limit(manifest.quality, plan.rounding)
+    manifest.files = writer.files()
+    return manifest
+
+
+def _make_decoder(
+    checkpoint: Checkpoint,
+    directory: Path,
+    writer: BundleWriter,
+    plan: _Plan,
+    manifest: Manifest,
+    progress: Progress,
+    announce: Announce,
+) -> dict[str, Any]:
+    """Writes the decoder; its facts are the error of each matrix, the layers' format, and how it was rounded."""
+    config, formats, rounding = checkpoint.config.decoder, plan.formats, {}
+    by_name: dict[str, dict[str, Any]] = {}
+    if plan.rounded is not None:
+        errors = export_rounded_decoder(plan.rounded, config, directory, formats, progress, reference=checkpoint)
+    elif plan.rounding.calibration is None:
+        errors = export_decoder(checkpoint, config, directory, formats, progress)
+    else:
+        bundle = Bundle(directory, manifest)
+        found = round_with_calibration(checkpoint, bundle, plan.rounding, formats, writer.workspace, progress, announce)
+        formats, rounding = found.formats, found.facts
+        by_name = {record["name"]: record for record in rounding.pop("matrices")}
+        errors = export_rounded_decoder(found.layers, config, directory, formats, _silent, reference=checkpoint)
+    for error in errors:
+        record = by_name.get(error.name, {})
+        error.output_error, error.note = record.get("output_error"), record.get("fallback")
+        if formats.of(error.name).quantized and formats.of(error.name).group_size != formats.layers.group_size:
+            error.group_size = formats.of(error.name).group_size
+    return {
+        "matrices": [error.model_dump() for error in errors],
+        "layers": [formats.layers.precision, formats.layers.group_size, formats.layers.symmetric],
+        "rounding": rounding,
+    }
+
+
+def _make_report(
+    checkpoint: Checkpoint,
+    directory: Path,
+    writer: BundleWriter,
+    plan: _Plan,
+    manifest: Manifest,
+    decoder_facts: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measures the bundle where that is asked for, and writes the report; its facts are the figures."""
+    measured = judge(checkpoint, Bundle(directory, manifest), plan.rounding, writer.workspace, progress)
+    figures: dict[str, Any] = {} if measured is None else measured.figures()
+    if decoder_facts["rounding"]:
+        figures["calibration"] = decoder_facts["rounding"]["calibration"]
+    data = ReportData(manifest.source, manifest.decoder, manifest.files, figures, decoder_facts["rounding"])
+    (directory / REPORT_FILE).write_text(render_report(data), "utf-8")
+    return figures
+
+
+def _source(checkpoint: Checkpoint, plan: _Plan) -> Source:
+    calibration = plan.rounding.calibration
+    return Source(
+        checkpoint=checkpoint.name,
+        revision=checkpoint.revision,
+        tool_version=__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        calibration_sha256=None if calibration is None else calibration.sha256,
     )
 
 
-def _decoder_component(plan: _Plan, matrices: list[MatrixError]) -> DecoderComponent:
-    layers, lm_head, quantized = plan.formats.layers, plan.formats.lm_head, plan.formats.quantized
+def _decoder_component(plan: _Plan, layers: MatrixFormat, matrices: list[MatrixError]) -> DecoderComponent:
+    lm_head, quantized = plan.formats.lm_head, plan.formats.quantized
+    method = plan.rounding.method if quantized else "none"
     return DecoderComponent(
         precision=layers.precision,
         lm_head_precision=lm_head.precision,
         group_size=layers.group_size if quantized else 0,
         symmetric=layers.is_symmetric and lm_head.is_symmetric,
-        method="rtn" if quantized else "none",
+        method=method if plan.rounded is None else plan.rounded.method,
         files=[DECODER_FILE, EMBEDDINGS_FILE],
         matrices=matrices,
     )
 
 
-def _quality(matrices: list[MatrixError], selftest_errors: dict[str, Any]) -> dict[str, Any]:
+def _warn_of_another_model(decoder: GptqDecoder, matrices: list[MatrixError]) -> None:
+    """Rounding to four bits moves a matrix by a tenth or two of its norm; training moves it by less."""
+    worst = max(matrices, key=lambda error: error.relative_error)
+    if worst.relative_error > _ANOTHER_MODEL:
+        warnings.warn(
+            f"{worst.name} of {decoder.path} is {worst.relative_error:.2f} of its norm away from the checkpoint's: "
+            "it may be the decoder of another model",
+            Valley2Warning,
+            stacklevel=2,
+        )
+
+
+def _quality(matrices: list[MatrixError]) -> dict[str, Any]:
     worst = max(matrices, key=lambda error: error.relative_error)
     mean = sum(error.relative_error for error in matrices) / len(matrices)
     return {
         "decoder_mean_relative_error": float(f"{mean:.6g}"),
         "decoder_worst_matrix": worst.name,
         "decoder_worst_relative_error": worst.relative_error,
-        "selftest_vision_relative_error": selftest_errors,
     }
 
 
 def _silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def _unheard(sentence: str) -> None:
     pass

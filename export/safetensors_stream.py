@@ -1,8 +1,8 @@
 """A safetensors file written tensor by tensor, so that it never has to fit in memory.
 
-The format (https://github.com/huggingface/safetensors#format): 8 bytes header size, a JSON header, the data. Ours adds
-one rule, which standard readers do not notice: every tensor begins at a multiple of 64 bytes of the file, so that
-kernels can use a mapping of it directly. The header is padded with spaces; odd-sized tensors are followed by a
+The format (https://github.com/huggingface/safetensors#format): 8 bytes header size, a JSON header, the data. A bundle's
+files add one rule, which standard readers do not notice: every tensor begins at a multiple of 64 bytes of the file, so
+that kernels can use a mapping of it directly. The header is padded with spaces; odd-sized tensors are followed by a
 `_pad.<n>` tensor.
 """
 
@@ -23,8 +23,14 @@ from valley2_edge.errors import ExportError
 ALIGNMENT = 64
 """Bytes."""
 
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+    "I32": torch.int32,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items() if name != "I32"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class TensorPlan:
 
     name: str
     dtype: str
-    """F32, F16, BF16 or U8."""
+    """F32, F16, BF16, U8 or I32."""
     shape: tuple[int, ...]
 
     @property
@@ -55,10 +61,10 @@ def dtype_name(dtype: torch.dtype) -> str:
     return _NAMES[dtype]
 
 
-def file_size(tensors: Sequence[TensorPlan], metadata: Mapping[str, str]) -> int:
+def file_size(tensors: Sequence[TensorPlan], metadata: Mapping[str, str], *, padded: bool = True) -> int:
     """Bytes of the file that these tensors make."""
-    padded = _with_padding(tensors)
-    return len(_header(padded, metadata)) + sum(plan.size for plan in padded)
+    plan = _with_padding(tensors) if padded else tensors
+    return len(_header(plan, metadata)) + sum(tensor.size for tensor in plan)
 
 
 class SafetensorsStream:
@@ -68,11 +74,14 @@ class SafetensorsStream:
         path: The file, replaced if it exists.
         tensors: Every tensor, in the order in which they will be written.
         metadata: Strings for the header's `__metadata__`.
+        padded: Whether `_pad.<n>` tensors keep the others at multiples of 64 bytes.
     """
 
-    def __init__(self, path: Path, tensors: Sequence[TensorPlan], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, tensors: Sequence[TensorPlan], metadata: Mapping[str, str], *, padded: bool = True
+    ) -> None:
         self._path = path
-        self._plan = _with_padding(tensors)
+        self._plan = _with_padding(tensors) if padded else list(tensors)
         self._metadata = dict(metadata)
         self._next = 0
         self._stream: BinaryIO | None = None

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from valley2_edge.config import ModelConfig
-from valley2_edge.errors import ExportError, NumericError
+from valley2_edge.errors import BundleError, ExportError, NumericError
 from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder_reference import StoredDecoder, reference_logits
 from valley2_edge.export.onnx_session import open_session
@@ -38,6 +40,8 @@ LOGIT_TOLERANCE = 1e-4
 QUANTIZED_LOGIT_TOLERANCE = 5e-3
 """Activations are rounded to int16 as well: 1.6e-4 with two layers of random weights, more with outliers."""
 
+_VISION_STAGES = ("siglip_features", "projector_tokens", "eagle_tokens")
+
 Floats = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 
@@ -49,6 +53,15 @@ class _Vision:
     siglip_features: Floats  # (tiles, patches, C)
     projector_tokens: Floats  # (tiles, tokens, hidden)
     eagle_tokens: Floats | None  # (eagle tokens, hidden)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the decoder makes of the prompt."""
+
+    siglip_tokens: int
+    embeddings: Floats  # (L, hidden)
+    logits: Floats  # (logit rows, vocabulary)
 
 
 @dataclass(frozen=True)
@@ -99,16 +112,8 @@ def write_selftest(
     layout = Layout(policy, wrapped=config.picture.use_special_start_end_token)
     parts = build_first_turn(QUESTION, 1, None, layout)
     input_ids = encode(parts, Tokenizer(directory / "tokenizer"))
-    decoder = StoredDecoder(directory)
-    picture_tokens = stitch_tiles(found.projector_tokens, inputs.geometry, inputs.options)  # (siglip tokens, hidden)
-    siglip_tokens = len(picture_tokens)
-    if found.eagle_tokens is not None:
-        picture_tokens = np.concatenate([picture_tokens, found.eagle_tokens])
-    embeddings = _embed(decoder, input_ids, picture_tokens)  # (L, hidden)
-    logits = reference_logits(
-        decoder, torch.from_numpy(embeddings), LOGIT_ROWS, lambda done, total: report("selftest", 2 + done, steps)
-    ).numpy()
-    _write_reference(directory, expected, embeddings, logits)
+    answer = _decode(directory, inputs, found, input_ids, lambda done, total: report("selftest", 2 + done, steps))
+    _write_reference(directory, _strided(expected), answer)
     selftest = SelfTest(
         question=QUESTION,
         policy=policy.policy,
@@ -118,15 +123,58 @@ def write_selftest(
         input_ids=input_ids,
         tile_stride=TILE_STRIDE,
         eagle_stride=EAGLE_STRIDE,
-        siglip_tokens=siglip_tokens,
+        siglip_tokens=answer.siglip_tokens,
         eagle_tokens=0 if found.eagle_tokens is None else len(found.eagle_tokens),
-        prefill_length=len(embeddings),
+        prefill_length=len(answer.embeddings),
         logit_rows=LOGIT_ROWS,
         activations="int16",
         tolerances=_tolerances(errors, quantized),
     )
     (directory / SELFTEST_FILE).write_text(selftest.model_dump_json(indent=2) + "\n", "utf-8")
     return {stage: float(f"{error:.6g}") for stage, error in errors.items()}
+
+
+def renew_selftest(
+    directory: Path, config: ModelConfig, previous: Path, quantized: bool, progress: Progress | None = None
+) -> None:
+    """Writes selftest/ for a bundle that has the vision half of another one and a decoder of its own.
+
+    Args:
+        directory: The bundle under construction, with vision/, decoder/ and tokenizer/.
+        config: The architecture of both bundles.
+        previous: The bundle whose vision/ and tokenizer/ it has; the vision half of its self-test is kept.
+        quantized: Whether a matrix of the decoder is; it decides the tolerance on the logits.
+        progress: Called with the stage "selftest", the steps done and the steps in all.
+
+    Raises:
+        BundleError: The previous self-test cannot be read.
+        ExportError: The bundle's vision graphs do not run.
+        NumericError: A stage computes a NaN or an infinity.
+        OSError: A file cannot be written.
+    """
+    report = progress or (lambda stage, done, total: None)
+    try:
+        test = SelfTest.model_validate_json((previous / SELFTEST_FILE).read_text("utf-8"))
+        reference = load_file(previous / SELFTEST_REFERENCE)
+        picture = (previous / SELFTEST_PICTURE).read_bytes()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BundleError(f"the self-test of {previous} cannot be read: {str(error).splitlines()[0]}") from error
+    (directory / SELFTEST_PICTURE).parent.mkdir(exist_ok=True)
+    (directory / SELFTEST_PICTURE).write_bytes(picture)
+    inputs = _prepare(directory, config, Policy(policy=test.policy, strict=test.strict, eagle_preset=test.eagle_preset))
+    found = _vision_by_bundle(directory, inputs)
+    answer = _decode(directory, inputs, found, test.input_ids, lambda done, total: report("selftest", done, total))
+    _write_reference(directory, {name: reference[name] for name in _VISION_STAGES if name in reference}, answer)
+    tolerance = QUANTIZED_LOGIT_TOLERANCE if quantized else LOGIT_TOLERANCE
+    renewed = test.model_copy(
+        update={
+            "siglip_tokens": answer.siglip_tokens,
+            "prefill_length": len(answer.embeddings),
+            "logit_rows": LOGIT_ROWS,
+            "tolerances": {**test.tolerances, "logits": tolerance},
+        }
+    )
+    (directory / SELFTEST_FILE).write_text(renewed.model_dump_json(indent=2) + "\n", "utf-8")
 
 
 def _prepare(directory: Path, config: ModelConfig, policy: Policy) -> _Inputs:
@@ -191,23 +239,41 @@ def _tolerances(errors: dict[SelfTestStage, float], quantized: bool) -> dict[Sel
     return tolerances
 
 
-def _embed(decoder: StoredDecoder, input_ids: list[int], picture_tokens: Floats) -> Floats:
+def _decode(
+    directory: Path, inputs: _Inputs, found: _Vision, input_ids: list[int], on_layer: Callable[[int, int], None]
+) -> _Answer:
+    """What torch makes of the bundle's own tokens and its dequantised decoder."""
+    decoder = StoredDecoder(directory)
+    picture_tokens = stitch_tiles(found.projector_tokens, inputs.geometry, inputs.options)  # (siglip tokens, hidden)
+    siglip_tokens = len(picture_tokens)
+    if found.eagle_tokens is not None:
+        picture_tokens = np.concatenate([picture_tokens, found.eagle_tokens])
     before, after = (decoder.embed(run).numpy() for run in split_at_pictures(input_ids))
-    return np.concatenate([before, picture_tokens, after])
+    embeddings = np.concatenate([before, picture_tokens, after])  # (L, hidden)
+    logits = reference_logits(decoder, torch.from_numpy(embeddings), LOGIT_ROWS, on_layer).numpy()
+    return _Answer(siglip_tokens, embeddings, _finite(logits, "decoder"))
 
 
-def _write_reference(directory: Path, expected: _Vision, embeddings: Floats, logits: Floats) -> None:
-    rows = embeddings.astype(np.float64)
-    features, tokens = expected.siglip_features, expected.projector_tokens
+def _strided(vision: _Vision) -> dict[str, Floats]:
+    """The rows of the vision stages that a self-test keeps."""
+    features, tokens = vision.siglip_features, vision.projector_tokens
     tensors = {
         "siglip_features": features.reshape(-1, features.shape[-1])[::TILE_STRIDE],
         "projector_tokens": tokens.reshape(-1, tokens.shape[-1])[::TILE_STRIDE],
+    }
+    if vision.eagle_tokens is not None:
+        tensors["eagle_tokens"] = vision.eagle_tokens[::EAGLE_STRIDE]
+    return tensors
+
+
+def _write_reference(directory: Path, vision: dict[str, Floats], answer: _Answer) -> None:
+    rows = answer.embeddings.astype(np.float64)
+    tensors = {
+        **vision,
         "embedding_sums": rows.sum(axis=1),
         "embedding_norms": np.linalg.norm(rows, axis=1),
-        "logits": _finite(logits, "decoder"),
+        "logits": answer.logits,
     }
-    if expected.eagle_tokens is not None:
-        tensors["eagle_tokens"] = expected.eagle_tokens[::EAGLE_STRIDE]
     plan = [TensorPlan(name, "F32", tensor.shape) for name, tensor in tensors.items()]
     with SafetensorsStream(directory / SELFTEST_REFERENCE, plan, {"format": "valley2-selftest"}) as stream:
         for name, tensor in tensors.items():

@@ -10,6 +10,21 @@ import typer
 from rich.console import Console
 
 from valley2_edge.bundle import DecoderPrecision, VisionPrecision, open_bundle
+from valley2_edge.cli.rounding_options import (
+    AverageBits,
+    Calibration,
+    CalibrationSamples,
+    ColumnOrderOption,
+    Damping,
+    MaxKl,
+    Memory,
+    MethodOption,
+    PictureWeightOption,
+    QualitySamples,
+    ScaleSearch,
+    TextOnly,
+    make_rounding_options,
+)
 from valley2_edge.cli.terminal import error_console, format_bytes, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.user_data import remember_bundle
@@ -39,6 +54,18 @@ def export(
         DecoderPrecision | None,
         typer.Option(help="Of the output layer; int8 with --precision int4, else as --precision, when not given."),
     ] = None,
+    method: MethodOption = None,
+    calibration: Calibration = None,
+    calibration_samples: CalibrationSamples = 128,
+    text_only_calibration: TextOnly = False,
+    picture_weight: PictureWeightOption = None,
+    column_order: ColumnOrderOption = None,
+    scale_search: ScaleSearch = None,
+    damping: Damping = None,
+    average_bits: AverageBits = None,
+    memory: Memory = "8GiB",
+    quality_samples: QualitySamples = None,
+    max_kl: MaxKl = None,
     decoder: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="A GPTQ checkpoint whose decoder takes the place of the checkpoint's own."),
@@ -55,6 +82,20 @@ def export(
 
     if decoder is not None:
         _refuse_rounding_options(context)
+    rounding = make_rounding_options(
+        method=method,
+        calibration=calibration,
+        calibration_samples=calibration_samples,
+        text_only=text_only_calibration,
+        picture_weight=picture_weight,
+        order=column_order,
+        scale_search=scale_search,
+        damping=damping,
+        average_bits=average_bits,
+        memory=memory,
+        quality_samples=quality_samples,
+        max_kl=max_kl,
+    )
     messages = error_console()
     with stage_progress(messages) as progress:
         directory = export_bundle(
@@ -65,6 +106,7 @@ def export(
             group_size=group_size,
             symmetric=symmetric,
             lm_head_precision=lm_head_precision,
+            rounding=rounding,
             decoder=decoder,
             revision=revision,
             overwrite=overwrite,
