@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST_ARGS ?=
-# Of the training of valley2-nano, and more of its options (nano/train.py --help).
+# Of the training of valley2-nano: its towers, then all of it, and more options of the latter (nano/train.py --help).
+TOWER_MINUTES ?= 11
 NANO_MINUTES ?= 600
 NANO_ARGS ?=
 
@@ -56,6 +57,7 @@ bench: $(STAMP)
 
 # From nothing to the checkpoint and the bundle that the package carries: hours. Run again, it goes on where it stopped.
 nano: $(STAMP)
+	test -f build/nano/towers.pt || $(BIN)/python nano/pretrain.py --output build/nano --minutes $(TOWER_MINUTES)
 	$(BIN)/python nano/train.py --output build/nano --minutes $(NANO_MINUTES) $(if $(wildcard build/nano/state.pt),--resume) $(NANO_ARGS)
 	$(BIN)/python nano/publish.py build/nano/checkpoint
 

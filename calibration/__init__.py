@@ -1,1 +1,1 @@
-"""Calibration sets and activation capture, for rounding methods that need them; the present one, rtn, does not."""
+"""Build time: calibration sets, and what a decoder's layers see of them."""

@@ -16,6 +16,7 @@ from valley2_edge.bundle import MANIFEST_NAME, FileEntry, Manifest, read_manifes
 from valley2_edge.errors import BudgetError, BundleError, ExportError, Valley2Error
 
 PROGRESS_NAME = "progress.json"
+WORKSPACE_NAME = "workspace"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 
 
@@ -61,9 +62,18 @@ class BundleWriter:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
+    def workspace(self) -> Path:
+        """A directory in which a long component keeps its own steps: it survives a kill, and goes when it is published.
+
+        Whoever uses it makes it. What an earlier run left in it had the same fingerprint.
+        """
+        return self.directory / WORKSPACE_NAME
+
+    @property
     def finished_bytes(self) -> int:
-        """Bytes of the components that are kept from an earlier run."""
-        return sum(entry["size"] for component in self._finished.values() for entry in component["files"].values())
+        """Bytes that are kept from an earlier run."""
+        kept: int = sum(entry["size"] for component in self._finished.values() for entry in component["files"].values())
+        return kept + sum(path.stat().st_size for path in self.workspace.rglob("*") if path.is_file())
 
     def check_space(self, needed_bytes: int) -> None:
         """Fails before anything large is written when the disk cannot hold the bundle.
@@ -136,6 +146,8 @@ class BundleWriter:
             self._write_json(MANIFEST_NAME, manifest.model_dump(mode="json"))
             self._check_output()
             (self.directory / PROGRESS_NAME).unlink(missing_ok=True)
+            if self.workspace.exists():
+                shutil.rmtree(self.workspace)
             for directory in (self.directory, *(path for path in self.directory.rglob("*") if path.is_dir())):
                 _flush_directory(directory)
             if self.output.exists():
@@ -192,7 +204,7 @@ class BundleWriter:
 
     def _files(self) -> Iterator[Path]:
         for path in self.directory.rglob("*"):
-            if path.is_file() and path != self.directory / PROGRESS_NAME:
+            if path.is_file() and path != self.directory / PROGRESS_NAME and self.workspace not in path.parents:
                 yield path
 
     def _write_json(self, name: str, content: object) -> None:

@@ -208,7 +208,7 @@ def _write_components(
     writer.component("embeddings", embeddings)
     writer.component("tokenizer", tokenizer)
     manifest.quality["selftest_vision_relative_error"] = writer.component("selftest", selftest)
-    if plan.formats.quantized:
+    if plan.formats.quantized or plan.rounding.quality_samples:
         manifest.files = writer.files()
         manifest.quality |= writer.component(
             "report",

@@ -44,7 +44,8 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_tokenizer(arguments.output)
     (arguments.output / "rendezvous").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_train, (arguments,), nprocs=arguments.processes)
+    spawn = torch.multiprocessing.spawn  # type: ignore[attr-defined]
+    spawn(_train, (arguments,), nprocs=arguments.processes)
 
 
 def _train(rank: int, arguments: argparse.Namespace) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 # OpenMP's threads must not spin while another process has the core; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Room for a matrix product's kernel for each of the few thousand shapes that occur.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 import torch
 
@@ -48,7 +50,7 @@ def main() -> None:
     if options.processes == 1:
         train(0, options)
     else:
-        torch.multiprocessing.spawn(train, (options,), nprocs=options.processes)
+        torch.multiprocessing.spawn(train, (options,), nprocs=options.processes)  # type: ignore[attr-defined,no-untyped-call]
 
 
 def _options(arguments: argparse.Namespace, output: Path, resume: bool) -> TrainingOptions:

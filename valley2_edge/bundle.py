@@ -58,6 +58,12 @@ class MatrixError(_Strict):
     precision: DecoderPrecision
     relative_error: float
     """Norm of the weight difference over norm of the weight."""
+    group_size: int | None = None
+    """Columns that share a scale; None where it is the decoder's own, or there is none."""
+    output_error: float | None = None
+    """Norm of the output difference over norm of the output on the calibration set; None without one."""
+    note: str | None = None
+    """What went otherwise than asked when it was rounded."""
 
 
 class DecoderComponent(_Strict):
@@ -68,7 +74,7 @@ class DecoderComponent(_Strict):
     group_size: int
     symmetric: bool
     method: str
-    """Rounding method: "rtn", or "none" for fp16 and fp32."""
+    """Rounding method: "rtn", "gptq", or "none" for fp16 and fp32."""
     files: list[str]
     matrices: list[MatrixError] = Field(default_factory=list)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import Empty
 from typing import Literal
 
 import torch
@@ -22,6 +23,8 @@ from valley2_nano.samples import SampleMaker
 Stage = Literal["broad", "annealing"]
 AHEAD = 3
 """Batches that may wait."""
+PATIENCE_SECONDS = 5.0
+"""Between two looks at whether the process is alive."""
 NICENESS = 5
 """The data give way to the training, which is what a processor is short of."""
 
@@ -60,7 +63,8 @@ def batches(plan: BatchPlan, annealing: Connection | None = None) -> Iterator[St
     """
     maker = SampleMaker(Tokenizer(plan.tokenizer), plan.config)
     tokens, patches = plan.config.projector.tokens_per_side**2, plan.config.siglip.patches_per_side**2
-    index, stage = plan.first, "broad"
+    index = plan.first
+    stage: Stage = "broad"
     while True:
         if (plan.annealing_from is not None and index >= plan.annealing_from) or (annealing and annealing.poll()):
             stage = "annealing"
@@ -92,12 +96,9 @@ class BatchProcess:
         """
         while True:
             try:
-                return pickle.loads(self._queue.get(timeout=5))
-            except Exception as error:
-                import queue
-
-                if not isinstance(error, queue.Empty):
-                    raise
+                batch: StagedBatch = pickle.loads(self._queue.get(timeout=PATIENCE_SECONDS))
+                return batch
+            except Empty:
                 if not self._process.is_alive():
                     raise RuntimeError("The process that makes the batches has ended.") from None
 

@@ -81,7 +81,7 @@ class DecoderLayer(nn.Module):
         parts = (self.self_attn.q_proj, self.self_attn.k_proj, self.self_attn.v_proj)
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         joined = linear(self.input_layernorm(value, kind), weight, bias).view(value.shape[0], -1, head_size)
-        turned, values = joined.split([heads + kv_heads, kv_heads], 1)
+        turned, values = torch.split(joined, [heads + kv_heads, kv_heads], 1)
         return torch.cat([rotate(turned, *rotation), values], 1)
 
     def after(self, value: Tensor, mixed: Tensor, kind: torch.dtype) -> Tensor:
@@ -89,7 +89,8 @@ class DecoderLayer(nn.Module):
         value = value + self.self_attn.o_proj(mixed)
         norm = self.post_attention_layernorm(value, kind)
         gate, up = linear(norm, torch.cat([self.mlp.gate_proj.weight, self.mlp.up_proj.weight])).chunk(2, -1)
-        return value + self.mlp.down_proj(functional.silu(gate) * up)
+        narrow: Tensor = self.mlp.down_proj(functional.silu(gate) * up)
+        return value + narrow
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,10 @@ def attend(joined: Tensor, layout: AttentionLayout, sizes: tuple[int, int, int])
         (rows, heads * head size).
     """
     padded = scatter_once(joined.flatten(1), layout.places, layout.height)
-    *parts, padding = padded.split([*chain.from_iterable(layout.sizes), layout.padding])
-    mixed = []
+    *parts, padding = torch.split(padded, [*chain.from_iterable(layout.sizes), layout.padding])
+    mixed: list[Tensor] = []
     for span, prefix, turns in zip(layout.spans, parts[::2], parts[1::2], strict=True):
-        mixed += _attend_dialogue(prefix[None], turns.unflatten(0, (len(span.turns), -1)), span.prefix, sizes)
+        mixed += _attend_dialogue(prefix[None], torch.unflatten(turns, 0, (len(span.turns), -1)), span.prefix, sizes)
     mixed.append(padding[:, : sizes[0] * sizes[2]])
     return gather_once(torch.cat(mixed), layout.places)
 
@@ -177,22 +178,24 @@ def _attend_dialogue(
     mixed = torch.bmm(torch.softmax(own.masked_fill(column[:height] > row, HIDDEN), -1), values[:, 0])
     turn_query, turn_key, turn_values = _heads(turns, sizes)
     # The prefix's keys are the same for all turns: one product of all their queries
-    shared = torch.bmm(turn_query.flatten(1, 2), key[:, 0].transpose(1, 2)).unflatten(1, (count, -1))
-    own = torch.bmm(turn_query.flatten(0, 1), turn_key.flatten(0, 1).transpose(1, 2)).unflatten(0, (kv_heads, count))
+    shared = torch.bmm(turn_query.flatten(1, 2), key[:, 0].transpose(1, 2))
+    own = torch.bmm(turn_query.flatten(0, 1), turn_key.flatten(0, 1).transpose(1, 2))
+    scores = [torch.unflatten(shared, 1, (count, -1)), torch.unflatten(own, 0, (kv_heads, count))]
     row = column[:length, None].repeat(group, 1)
     hidden = ((column >= prefix_rows) & (column < height)) | (column - height > row)
-    weights = torch.softmax(torch.cat([shared, own], -1).masked_fill(hidden, HIDDEN), -1)
-    shared = torch.bmm(weights[..., :height].flatten(1, 2), values[:, 0]).unflatten(1, (count, -1))
-    own = torch.bmm(weights[..., height:].flatten(0, 1), turn_values.flatten(0, 1)).unflatten(0, (kv_heads, count))
-    return _flat(mixed[:, None], prefix), _flat(shared + own, turns)
+    weights = torch.softmax(torch.cat(scores, -1).masked_fill(hidden, HIDDEN), -1)
+    shared = torch.bmm(weights[..., :height].flatten(1, 2), values[:, 0])
+    own = torch.bmm(weights[..., height:].flatten(0, 1), turn_values.flatten(0, 1))
+    both = torch.unflatten(shared, 1, (count, -1)) + torch.unflatten(own, 0, (kv_heads, count))
+    return _flat(mixed[:, None], prefix), _flat(both, turns)
 
 
 def _heads(joined: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (kv heads, parts, heads of a group * rows, head size), keys and values (kv heads, parts, rows, ...)."""
     heads, kv_heads, head_size = sizes
     parts = joined.shape[0]
-    query, key, values = joined.unflatten(-1, (-1, head_size)).split([heads, kv_heads, kv_heads], 2)
-    grouped = query.unflatten(2, (kv_heads, -1)).permute(2, 0, 3, 1, 4) * head_size**-0.5
+    query, key, values = torch.split(torch.unflatten(joined, -1, (-1, head_size)), [heads, kv_heads, kv_heads], 2)
+    grouped = torch.unflatten(query, 2, (kv_heads, -1)).permute(2, 0, 3, 1, 4) * head_size**-0.5
     grouped = grouped.reshape(kv_heads, parts, -1, head_size)
     return grouped, key.permute(2, 0, 1, 3).contiguous(), values.permute(2, 0, 1, 3).contiguous()
 
@@ -200,7 +203,7 @@ def _heads(joined: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, Tensor,
 def _flat(mixed: Tensor, like: Tensor) -> Tensor:
     """(kv heads, parts, heads of a group * rows, head size) to (parts * rows, heads * head size)."""
     rows = like.shape[1]
-    return mixed.unflatten(2, (-1, rows)).permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
+    return torch.unflatten(mixed, 2, (-1, rows)).permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
 
 
 class Decoder(nn.Module):

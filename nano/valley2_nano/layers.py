@@ -43,6 +43,17 @@ def linear(value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(value, weight.to(value.dtype), None if bias is None else bias.to(value.dtype))
 
 
+def present(value: Tensor | None) -> Tensor:
+    """A tensor that torch's types call optional.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    if value is None:
+        raise ValueError("A layer has no bias.")
+    return value
+
+
 def rotate(value: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotates channel i with channel i + half.
 
@@ -149,4 +160,4 @@ def mix(joined: Tensor) -> Tensor:
     query, key, values = joined.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
     scores = torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2))
     mixed = torch.bmm(torch.softmax(scores, -1), values)
-    return mixed.unflatten(0, (pictures, heads)).transpose(1, 2).flatten(2).flatten(0, 1)
+    return torch.unflatten(mixed, 0, (pictures, heads)).transpose(1, 2).flatten(2).flatten(0, 1)

@@ -83,8 +83,9 @@ class Valley2Nano(nn.Module):
         """Fuses the elementwise work around the matrix products (torch.compile); takes a minute or two at the start."""
         for module in self.modules():
             if isinstance(module, (DecoderLayer, EagleBlock, SiglipLayer)):
-                module.before = torch.compile(module.before, dynamic=True)
-                module.after = torch.compile(module.after, dynamic=True)
+                # Assigned as attributes of the instance, not as methods of its class
+                vars(module)["before"] = torch.compile(module.before, dynamic=True)
+                vars(module)["after"] = torch.compile(module.after, dynamic=True)
 
     def tokens(self, batch: PackedBatch, kind: torch.dtype, switches: Switches) -> Tensor:
         """The table that `batch.order` picks from: text tokens, SigLIP tokens tile by tile, Eagle tokens."""

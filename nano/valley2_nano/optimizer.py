@@ -98,7 +98,9 @@ class _Muon(torch.optim.Optimizer):
             state = self.state[matrix]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(matrix)
-            gradient: Tensor = matrix.grad
+            gradient = matrix.grad
+            if gradient is None:
+                raise ValueError("A matrix has no gradient.")
             momentum = state["momentum_buffer"].lerp_(gradient, 1 - _MOMENTUM)
             if owner == rank:
                 updates.append(_orthogonal(gradient.lerp(momentum, _MOMENTUM)))
@@ -108,7 +110,7 @@ class _Muon(torch.optim.Optimizer):
             return updates
         flat = torch.cat([update.flatten() for update in updates])
         distributed.all_reduce(flat)
-        parts = flat.split([matrix.numel() for matrix in matrices])
+        parts = torch.split(flat, [matrix.numel() for matrix in matrices])
         return [part.view_as(matrix) for part, matrix in zip(parts, matrices, strict=True)]
 
 

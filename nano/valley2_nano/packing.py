@@ -8,7 +8,8 @@ shared prefix in addition).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +57,9 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same on another device."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        return PackedBatch(**(values | tensors))
 
 
 @dataclass
@@ -84,13 +85,16 @@ _PATCH_BUCKET = 256
 _TILE_BUCKET = 4
 
 
-def pack(samples: Sequence[Sample], tokens_per_tile: int, patches_per_tile: int) -> PackedBatch:
+def pack(
+    samples: Sequence[Sample], tokens_per_tile: int, patches_per_tile: int, *, bucketed: bool = True
+) -> PackedBatch:
     """Packs dialogues.
 
     Args:
         samples: At least one.
         tokens_per_tile: The projector's.
         patches_per_tile: SigLIP's.
+        bucketed: Fill rows, patches and tiles up to one of a few sizes.
     """
     pictures = [picture for sample in samples for picture in sample.pictures]
     tile_starts = _starts([len(picture.tile_patches) // patches_per_tile * tokens_per_tile for picture in pictures])
@@ -110,9 +114,10 @@ def pack(samples: Sequence[Sample], tokens_per_tile: int, patches_per_tile: int)
         ]  # fmt: skip
         number += len(sample.pictures)
         spans.append(_add_sample(rows, targets, sample, vision))
-    rows.add(_text(rows, [0] * (-rows.count % _ROW_BUCKET)), 0)
+    rows.add(_text(rows, [0] * (-rows.count % (_ROW_BUCKET if bucketed else 1))), 0)
     order = np.concatenate(rows.order)
-    arrays = _vision_arrays(pictures, eagle_order, _TILE_BUCKET * patches_per_tile)
+    patch_bucket, tile_bucket = (_PATCH_BUCKET, _TILE_BUCKET) if bucketed else (1, 1)
+    arrays = _vision_arrays(pictures, eagle_order, tile_bucket * patches_per_tile, patch_bucket)
     tile_tokens = len(arrays["tile_patches"]) // patches_per_tile * tokens_per_tile
     eagle, siglip = order >= _EAGLE_TABLE, (order >= _SIGLIP_TABLE) & (order < _EAGLE_TABLE)
     order[siglip] += len(rows.text) - _SIGLIP_TABLE
@@ -207,7 +212,7 @@ def _groups(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _vision_arrays(
-    pictures: Sequence[PictureInput], eagle_order: Sequence[int], tile_rows: int
+    pictures: Sequence[PictureInput], eagle_order: Sequence[int], tile_rows: int, patch_bucket: int
 ) -> dict[str, NDArray[np.generic]]:
     if not pictures:
         return {
@@ -217,8 +222,8 @@ def _vision_arrays(
         }
     return {
         "tile_patches": _padded([picture.tile_patches for picture in pictures], tile_rows),
-        "eagle_patches": _padded([pictures[index].eagle_patches for index in eagle_order], _PATCH_BUCKET),
-        "eagle_positions": _padded([pictures[index].eagle_positions for index in eagle_order], _PATCH_BUCKET),
+        "eagle_patches": _padded([pictures[index].eagle_patches for index in eagle_order], patch_bucket),
+        "eagle_positions": _padded([pictures[index].eagle_positions for index in eagle_order], patch_bucket),
     }
 
 

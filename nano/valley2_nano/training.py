@@ -165,7 +165,7 @@ class _Run:
         logits = self.model(batch, torch.bfloat16)
         losses = functional.cross_entropy(logits, batch.targets, reduction="none")  # (targets,)
         loss = (losses * batch.weights).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         with torch.no_grad():
             first = torch.ones_like(batch.targets, dtype=torch.bool)
             first[1:] = batch.target_rows[1:] != batch.target_rows[:-1] + 1
@@ -184,7 +184,7 @@ class _Run:
         gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
         flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor(numbers)])
         distributed.all_reduce(flat)
-        parts: tuple[Tensor, ...] = flat[: -len(numbers)].split([gradient.numel() for gradient in gradients])
+        parts: tuple[Tensor, ...] = torch.split(flat[: -len(numbers)], [gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient)).div_(self.options.processes)
         return [float(number) for number in flat[-len(numbers) :]]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from valley2_edge.config import EagleConfig, ProjectorConfig, SiglipConfig
-from valley2_nano.layers import LayerNorm, Linear, linear, mix, pixels_linear, rotate
+from valley2_nano.layers import LayerNorm, Linear, linear, mix, pixels_linear, present, rotate
 from valley2_nano.samples import EAGLE_DEVIATION, EAGLE_MEAN
 
 PICTURE_CHANNELS = 3
@@ -65,7 +65,8 @@ class SiglipLayer(nn.Module):
         """Adds the attention's result (rows, size) and the MLP to the residual (rows, size)."""
         value = value + self.self_attn.out_proj(mixed)
         wide = functional.gelu(self.mlp.fc1(self.layer_norm2(value, kind)), approximate="tanh")
-        return value + self.mlp.fc2(wide)
+        narrow: Tensor = self.mlp.fc2(wide)
+        return value + narrow
 
 
 class _SiglipEmbeddings(nn.Module):
@@ -83,7 +84,8 @@ class _SiglipEmbeddings(nn.Module):
     def forward(self, patches: Tensor, kind: torch.dtype) -> Tensor:
         """int8 (tiles * tokens, 3 * patch * patch) to (tiles * tokens, size) fp32; the convolution as one product."""
         weight = self.patch_embedding.weight.flatten(1)
-        value = pixels_linear(patches, weight, self.pixel_scale, self.pixel_offset, kind) + self.patch_embedding.bias
+        value = pixels_linear(patches, weight, self.pixel_scale, self.pixel_offset, kind)
+        value = value + present(self.patch_embedding.bias)
         positions = self.position_embedding.weight  # (tokens, size)
         return (value.view(-1, *positions.shape) + positions).flatten(0, 1)
 
@@ -119,17 +121,18 @@ class Projector(nn.Module):
         super().__init__()
         size, width = config.input_size, config.mlp_hidden_dim
         self.conv = nn.Conv2d(size, size, 3, 2, 1)
-        self.mlp = nn.ModuleList([Linear(size, width, bias=False), LayerNorm(width, eps=OVIS_EPSILON)])
+        norm = LayerNorm(width, eps=OVIS_EPSILON)
+        self.mlp = nn.ModuleList([Linear(size, width, bias=False), norm])
         self.embedding = nn.Embedding(width, config.output_size)
         self.side = side
-        nn.init.constant_(self.mlp[1].weight, VOCABULARY_SHARPNESS)
+        nn.init.constant_(norm.weight, VOCABULARY_SHARPNESS)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_DEVIATION)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (tiles * side * side, size) to tokens (tiles * tokens, decoder size)."""
         kind, size = features.dtype, features.shape[1]
         maps = features.view(-1, self.side, self.side, size).permute(0, 3, 1, 2)
-        reduced = functional.conv2d(maps, self.conv.weight.to(kind), self.conv.bias.to(kind), 2, 1)
+        reduced = functional.conv2d(maps, self.conv.weight.to(kind), present(self.conv.bias).to(kind), 2, 1)
         scores = self.mlp[0](reduced.permute(0, 2, 3, 1).reshape(-1, size))
         probabilities = torch.softmax(self.mlp[1](scores.float()), -1).to(kind)
         return linear(probabilities, self.embedding.weight.t())
@@ -158,9 +161,9 @@ class EagleBlock(nn.Module):
         joined = self.before(value, rotation, kind)
         mixed = []
         used = [pictures * patches for pictures, patches in groups]
-        *parts, padding = joined.split([*used, len(joined) - sum(used)])
+        *parts, padding = torch.split(joined, [*used, len(joined) - sum(used)])
         for part, (pictures, patches) in zip(parts, groups, strict=True):
-            mixed.append(mix(part.unflatten(0, (pictures, patches))))
+            mixed.append(mix(torch.unflatten(part, 0, (pictures, patches))))
         mixed.append(padding[:, 0].flatten(1))
         return self.after(value, torch.cat(mixed), kind)
 
@@ -168,14 +171,15 @@ class EagleBlock(nn.Module):
         """(patches, size) to rotated queries, rotated keys, and values: (patches, 3, heads, head size)."""
         size = value.shape[1]
         parts = self.attn.qkv(self.norm1(value, kind)).view(-1, 3 * self.heads, size // self.heads)
-        turned, values = parts.split([2 * self.heads, self.heads], 1)
-        return torch.cat([rotate(turned, *rotation), values], 1).unflatten(1, (3, self.heads))
+        turned, values = torch.split(parts, [2 * self.heads, self.heads], 1)
+        return torch.unflatten(torch.cat([rotate(turned, *rotation), values], 1), 1, (3, self.heads))
 
     def after(self, value: Tensor, mixed: Tensor, kind: torch.dtype) -> Tensor:
         """Adds the attention's result (patches, size) and the MLP to the residual (patches, size)."""
         value = value + self.attn.proj(mixed)
         wide = self.mlp.fc1(self.norm2(value, kind))
-        return value + self.mlp.fc2(wide * torch.sigmoid(QUICK_GELU_SLOPE * wide))
+        narrow: Tensor = self.mlp.fc2(wide * torch.sigmoid(QUICK_GELU_SLOPE * wide))
+        return value + narrow
 
 
 class _Merger(nn.Module):

@@ -77,3 +77,34 @@ def test_unknown_precision_is_refused_before_any_work(run) -> None:
     outcome = run("export", CHECKPOINT, "--precision", "int3")
     assert outcome.code == 2
     assert "int3" in outcome.error
+
+
+def test_rounding_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
+    words = "--calibration my.jsonl --picture-weight balanced --column-order columns --no-scale-search --memory 2GiB"
+    assert run("export", "x", *words.split(), "--max-kl", "0.03", "--average-bits", "5").code == 0
+    rounding = given["rounding"]
+    assert (rounding.method, rounding.calibration, rounding.picture_weight) == (None, "my.jsonl", "balanced")
+    assert (rounding.gptq.order, rounding.gptq.scale_search, rounding.gptq.damping) == ("columns", False, 0.01)
+    assert (rounding.budget_bytes, rounding.max_kl, rounding.average_bits) == (2 << 30, 0.03, 5)
+
+
+def test_no_calibration_is_the_default_and_can_be_said(run, given: dict[str, Any]) -> None:
+    for words in ([], ["--calibration", "none"]):
+        assert run("export", "x", *words).code == 0
+        assert given["rounding"].calibration is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--memory", "much"], "write for example 8GiB"),
+        (["--picture-weight", "heavy"], "--picture-weight is a number from 0 up or balanced"),
+        (["--damping", "7"], "the damping 7.0 is not a share"),
+    ],
+)
+def test_rounding_options_that_mean_nothing_are_refused(
+    run, given: dict[str, Any], words: list[str], message: str
+) -> None:
+    outcome = run("export", "x", *words)
+    assert outcome.code == 2
+    assert message in outcome.stderr

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from valley2_edge.runtime.model import Valley2
 
 EXIT_WRONG = 1
-_ANSWER_TOKENS = 8
+_ANSWER_TOKENS = 64
 
 
 def demo(
@@ -51,13 +51,9 @@ def demo(
 
 def _ask(model: Valley2, exhibit: Exhibit) -> bool:
     """Shows one question with its answer; returns whether it is right."""
-    console, question = output_console(), exhibit.question
-    print_line(console, " ".join(str(file) for file in exhibit.files))
-    for row in exhibit.prompt.splitlines():
-        print_line(console, f"  {row}")
-    pieces = model.chat(exhibit.prompt, images=question.images, video=question.video, max_new_tokens=_ANSWER_TOKENS)
-    answer = "".join(pieces).strip()
+    console = output_console()
+    print_line(console, f"{' '.join(str(file) for file in exhibit.files)}: {exhibit.question}")
+    answer = "".join(model.chat(exhibit.question, max_new_tokens=_ANSWER_TOKENS, **exhibit.sources)).strip()
     right = answer == exhibit.answer
-    verdict = "right" if right else f"wrong, it is {exhibit.answer}"
-    print_line(console, f"  > {answer} ({verdict}: {question.options[question.answer]})\n")
+    print_line(console, f"  {answer}  ({'right' if right else f'wrong: {exhibit.answer}'})")
     return right

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
+from typing import Any
 
-from PIL import Image
-
-from valley2_edge.ecom.benchmark import benchmark_questions
-from valley2_edge.ecom.question import Question
+from valley2_edge.ecom.dialogue import SCENES
 
 _FRAME_MS = 400
-_CHOSEN = (("ocr", 0), ("difference_spotting", 0), ("procedure_understanding", 0))
-"""Task and number of the question in the benchmark."""
-_FILES = (("card.png",), ("before.png", "after.png"), ("clip.webp",))
+_CHOSEN = (
+    ("single", "read_price", 0, ("card.png",)),
+    ("pair", "difference", 0, ("before.png", "after.png")),
+    ("steps", "clip", 0, ("clip.webp",)),
+)
+"""Scene, kind of question, seed, files."""
 
 
 @dataclass(frozen=True)
 class Exhibit:
     """A question about files."""
 
-    question: Question
-    """Its images, or its video, are the paths."""
     files: tuple[Path, ...]
-    prompt: str
+    """Pictures, or one clip."""
+    video: bool
+    question: str
     answer: str
-    """The right letter."""
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """The pictures or the clip as keywords of `Valley2.chat`."""
+        return {"video": self.files[0]} if self.video else {"images": self.files}
 
 
 def write_showcase(directory: Path) -> list[Exhibit]:
@@ -39,22 +45,15 @@ def write_showcase(directory: Path) -> list[Exhibit]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     exhibits = []
-    for (task, number), names in zip(_CHOSEN, _FILES, strict=True):
-        drawn = benchmark_questions(number + 1, tasks=(task,))[number]
+    for kind, asked, seed, names in _CHOSEN:
+        scene = SCENES[kind](Random(f"showcase {seed}"), "test")
+        question = next(question for question in scene.opens if question.kind == asked)
         files = tuple(directory / name for name in names)
-        if isinstance(drawn.video, tuple):
-            first, *rest = (_still(frame) for frame in drawn.video)
+        if scene.video:
+            first, *rest = scene.pictures
             first.save(files[0], save_all=True, append_images=rest, duration=_FRAME_MS, loop=0, lossless=True)
         else:
-            for picture, file in zip(drawn.images, files, strict=True):
-                _still(picture).save(file)
-        images, video = (files, None) if drawn.video is None else ((), files[0])
-        asked = Question(drawn.identifier, task, drawn.question, drawn.options, drawn.answer, images, video)
-        exhibits.append(Exhibit(asked, files, asked.prompt(drawn.answer), asked.right_letter(drawn.answer)))
+            for picture, file in zip(scene.pictures, files, strict=True):
+                picture.save(file)
+        exhibits.append(Exhibit(files, scene.video, question.question, question.answer))
     return exhibits
-
-
-def _still(picture: object) -> Image.Image:
-    if not isinstance(picture, Image.Image):
-        raise TypeError(f"The benchmark draws Pillow images, not {type(picture)}.")
-    return picture

@@ -1,0 +1,79 @@
+"""Held-out samples for the quality of a bundle: pictures of the test half, with what is asked about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from valley2_edge.calibration.samples import Sample, Turn, content_sha256
+from valley2_edge.ecom.dialogue import SCENES
+from valley2_edge.ecom.question import LETTERS, Question
+from valley2_edge.errors import InputError
+
+READING = ("read_price", "read_name")
+"""Kinds of open questions that are answered by reading characters."""
+_KINDS = ("single", "pair", "single", "triple", "single", "show", "single", "steps", "badge", "motion")
+_OPEN_TURNS = 3
+
+ProbeKind = Literal["choice", "reading", "open"]
+
+
+@dataclass(frozen=True)
+class HeldOutSample:
+    """One set of pictures and its turns."""
+
+    sample: Sample
+    kinds: tuple[ProbeKind, ...]
+    """Of each turn; "choice" comes four times in a row: one question in its four orders."""
+
+
+@dataclass(frozen=True)
+class HeldOutSet:
+    """Samples that no training and no calibration has seen."""
+
+    samples: tuple[HeldOutSample, ...]
+    sha256: str
+
+
+def held_out_set(count: int, seed: int = 0) -> HeldOutSet:
+    """Draws the set; the same arguments give the same samples.
+
+    A sample has one question with options, in its four orders, up to three open ones, and a price or a name to be read
+    where the pictures show one. Names and prices are those of the generator's test half.
+
+    Args:
+        count: Samples.
+        seed: Another seed gives other samples.
+
+    Raises:
+        InputError: count is below 1.
+    """
+    if count < 1:
+        raise InputError(f"The quality needs at least one sample, not {count}.")
+    samples = tuple(_sample(seed, index) for index in range(count))
+    return HeldOutSet(samples, content_sha256([held.sample for held in samples]))
+
+
+def _sample(seed: int, index: int) -> HeldOutSample:
+    random = Random(f"test quality {seed} {index}")
+    scene = SCENES[_KINDS[index % len(_KINDS)]](random, "test")
+    asked = random.choice(scene.choices)
+    options, answer = asked.shuffled(random)
+    question = Question(f"quality-{index:04d}", asked.task, asked.question, options, answer)
+    turns = [Turn(question.prompt(rotation), LETTERS[rotation]) for rotation in range(len(LETTERS))]
+    kinds: list[ProbeKind] = ["choice"] * len(LETTERS)
+    chosen = random.sample(scene.opens, min(_OPEN_TURNS, len(scene.opens)))
+    readable = [one for one in scene.opens if one.kind in READING]
+    if readable and not any(one in readable for one in chosen):
+        chosen[0] = random.choice(readable)
+    for one in chosen:
+        turns.append(Turn(one.question, one.answer))
+        kinds.append("reading" if one.kind in READING else "open")
+    sample = Sample(
+        f"held-out sample {index}",
+        tuple(turns),
+        images=() if scene.video else scene.pictures,
+        video=scene.pictures if scene.video else None,
+    )
+    return HeldOutSample(sample, tuple(kinds))

@@ -1,0 +1,119 @@
+"""The user's own calibration data: a JSON object a line (docs/quantization.md)."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from valley2_edge.calibration.samples import CalibrationSet, Sample, Turn, make_set
+from valley2_edge.errors import InputError, Valley2Warning
+from valley2_edge.policy import Policy
+from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.sources import load_pictures, sort_sources
+
+MOST_BROKEN = 0.05
+"""Share of broken lines above which the set is refused."""
+FRAMES = 8
+"""Of a video."""
+_NAMED = 5
+
+_Word = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+
+class CalibrationLine(BaseModel):
+    """One line of the file; paths are relative to it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[_Word] = []
+    video: _Word | None = None
+    """A video, or an animated picture."""
+    prompt: _Word
+    answer: _Word
+
+    @model_validator(mode="after")
+    def _check(self) -> CalibrationLine:
+        if self.images and self.video is not None:
+            raise ValueError("only one of images and video may be given")
+        return self
+
+    def to_sample(self, name: str, directory: Path) -> Sample:
+        """The sample, its files found from `directory`."""
+        images = tuple(directory / image for image in self.images)
+        video = None if self.video is None else directory / self.video
+        return Sample(name, (Turn(self.prompt, self.answer),), images, video)
+
+
+def read_calibration_file(path: str | os.PathLike[str], count: int | None = None) -> CalibrationSet:
+    """Reads a file of samples and loads each of their pictures once; empty lines are skipped.
+
+    A line that is broken, or whose pictures are, is left out with a `Valley2Warning` that names it.
+
+    Args:
+        path: The file.
+        count: Samples at most, spread evenly over the file; None: all.
+
+    Raises:
+        InputError: The file is missing or has no sample, or more than 5 % of its lines are broken.
+    """
+    path = Path(path)
+    numbered = [(number, line) for number, line in enumerate(_read_lines(path), 1) if line.strip()]
+    if count is not None and len(numbered) > count:
+        numbered = [numbered[index * len(numbered) // count] for index in range(count)]
+    samples: list[Sample] = []
+    broken: list[str] = []
+    for number, line in numbered:
+        try:
+            sample = _parse(line, number).to_sample(f"line {number}", path.parent)
+            _check_pictures(sample)
+        except InputError as error:
+            broken.append(f"line {number}: {str(error).rstrip('.')}")
+        else:
+            samples.append(sample)
+    if broken:
+        _judge(path, broken, len(numbered))
+    return make_set(path.name, samples, broken)
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise InputError(f"There is no calibration file at {path}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _judge(path: Path, broken: list[str], total: int) -> None:
+    named = "; ".join(broken[:_NAMED]) + (f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else "")
+    if len(broken) > MOST_BROKEN * total:
+        raise InputError(
+            f"{len(broken)} of the {total} calibration samples of {path} are broken, more than "
+            f"{100 * MOST_BROKEN:.0f} %: {named}."
+        )
+    warnings.warn(
+        f"{len(broken)} of the {total} calibration samples of {path} are left out: {named}.",
+        Valley2Warning,
+        stacklevel=3,
+    )
+
+
+def _parse(line: str, number: int) -> CalibrationLine:
+    try:
+        return CalibrationLine.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] in ("json_invalid", "model_type"):
+            raise InputError("it is not a JSON object") from error
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{place}: {message}" if place else message) from error
+
+
+def _check_pictures(sample: Sample) -> None:
+    images, video = sort_sources(sample.images, sample.video)
+    load_pictures(images, video, FRAMES, Policy(), CancelToken())

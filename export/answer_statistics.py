@@ -1,0 +1,117 @@
+"""What is kept of a model's distributions at the tokens of given answers: never all logits of a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+KEPT_LOGITS = 64
+"""Likeliest tokens of the reference that are kept for each position."""
+
+
+@dataclass(frozen=True)
+class TopLogits:
+    """The reference's distributions at n positions."""
+
+    tokens: torch.Tensor
+    """(n, kept) int64, the likeliest first."""
+    log_probabilities: torch.Tensor
+    """(n, kept) float64."""
+    target_log_probabilities: torch.Tensor
+    """(n,) float64: of the token that really comes."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Another model against the reference, by position."""
+
+    kl: torch.Tensor
+    """(n,) float64, nats: see `compare_logits`."""
+    same_top: torch.Tensor
+    """(n,) bool: both find the same token the likeliest."""
+    surprise: torch.Tensor
+    """(n,) float64, nats: how much less likely the true token is than for the reference."""
+    tail: torch.Tensor
+    """(n,) float64: probability of the reference outside of the kept tokens."""
+
+
+class TopLogitsBuilder:
+    """Takes the logits of n positions block by block of the vocabulary.
+
+    Args:
+        targets: (n,) int64: the tokens that really come.
+        kept: How many of the likeliest tokens to keep.
+    """
+
+    def __init__(self, targets: torch.Tensor, kept: int = KEPT_LOGITS) -> None:
+        self._targets = targets
+        self._kept = kept
+        self._first = 0
+        self._log_sum = torch.full(targets.shape, -torch.inf, dtype=torch.float64)
+        self._target = torch.zeros(targets.shape, dtype=torch.float64)
+        self._values = torch.empty(len(targets), 0)
+        self._tokens = torch.empty(len(targets), 0, dtype=torch.int64)
+
+    def add(self, logits: torch.Tensor) -> None:
+        """Adds the next tokens of the vocabulary: (n, block) float32."""
+        count = logits.shape[1]
+        self._log_sum = torch.logaddexp(self._log_sum, logits.to(torch.float64).logsumexp(dim=1))
+        inside = (self._targets >= self._first) & (self._targets < self._first + count)
+        rows = inside.nonzero()[:, 0]
+        self._target[rows] = logits[rows, self._targets[rows] - self._first].to(torch.float64)
+        values, places = logits.topk(min(self._kept, count), dim=1)
+        self._values = torch.cat((self._values, values), dim=1)
+        self._tokens = torch.cat((self._tokens, places + self._first), dim=1)
+        if self._values.shape[1] > self._kept:
+            self._values, order = self._values.topk(self._kept, dim=1)
+            self._tokens = self._tokens.gather(1, order)
+        self._first += count
+
+    def result(self) -> TopLogits:
+        """What is kept."""
+        values, order = self._values.sort(dim=1, descending=True, stable=True)
+        return TopLogits(
+            self._tokens.gather(1, order),
+            values.to(torch.float64) - self._log_sum[:, None],
+            self._target - self._log_sum,
+        )
+
+
+def top_logits(blocks: Iterable[torch.Tensor], targets: torch.Tensor, kept: int = KEPT_LOGITS) -> TopLogits:
+    """What is kept of logits that come in blocks of the vocabulary, each (n, block) float32."""
+    builder = TopLogitsBuilder(targets, kept)
+    for block in blocks:
+        builder.add(block)
+    return builder.result()
+
+
+def compare_logits(reference: TopLogits, logits: torch.Tensor, targets: torch.Tensor) -> Difference:
+    """Compares another model's logits with what was kept of the reference's.
+
+    KL(reference || other) is computed over the kept tokens and one more that stands for all others together. By the
+    log-sum inequality that is never more than the true divergence, and it misses at most the divergence inside of the
+    others, weighted with their probability, which is reported as `tail`.
+
+    Args:
+        reference: Of the same positions.
+        logits: (n, vocabulary) float32 of the other model.
+        targets: (n,) int64: the tokens that really come.
+    """
+    wide = logits.to(torch.float64)
+    wide = wide - wide.logsumexp(dim=1, keepdim=True)
+    other = wide.gather(1, reference.tokens)  # (n, kept)
+    ours = reference.log_probabilities
+    probabilities = ours.exp()
+    kl = (probabilities * (ours - other)).sum(dim=1)
+    tail = (1 - probabilities.sum(dim=1)).clamp(min=0)
+    other_tail = (1 - other.exp().sum(dim=1)).clamp(min=1e-300)
+    kl = kl + torch.where(tail > 0, tail * (tail.clamp(min=1e-300).log() - other_tail.log()), 0.0)
+    true = wide.gather(1, targets[:, None])[:, 0]
+    return Difference(
+        kl.clamp(min=0),
+        logits.argmax(dim=1) == reference.tokens[:, 0],
+        reference.target_log_probabilities - true,
+        tail,
+    )

@@ -1,0 +1,61 @@
+"""How long a computation of known size will still take, judged by what its parts took so far."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+class WorkMeter:
+    """Counts work by kind: the speed of each kind is measured apart, because they differ by a factor of ten.
+
+    Args:
+        planned: Work of each kind in all, in a unit of the caller's choice, for example multiplications.
+    """
+
+    def __init__(self, planned: Mapping[str, float]) -> None:
+        self._planned = dict(planned)
+        self._done: dict[str, float] = defaultdict(float)
+        self._measured: dict[str, float] = defaultdict(float)
+        """Work that was done while the meter watched."""
+        self.seconds: dict[str, float] = defaultdict(float)
+        """Spent on each kind so far."""
+
+    def skip(self, kind: str, work: float) -> None:
+        """Counts work that an earlier run has done."""
+        self._done[kind] += work
+
+    @contextmanager
+    def measured(self, kind: str, work: float) -> Iterator[None]:
+        """Counts the work of a block and the time that it takes."""
+        begin = time.perf_counter()
+        yield
+        self.seconds[kind] += time.perf_counter() - begin
+        self._measured[kind] += work
+        self._done[kind] += work
+
+    def remaining_seconds(self) -> float | None:
+        """Of the work that is left; None before anything was measured.
+
+        A kind that has not been measured yet is taken to be as fast as all measured work together.
+        """
+        total = sum(self._measured.values())
+        if total <= 0:
+            return None
+        average = sum(self.seconds.values()) / total
+        left = 0.0
+        for kind, planned in self._planned.items():
+            measured = self._measured[kind]
+            rate = self.seconds[kind] / measured if measured > 0 else average
+            left += max(0.0, planned - self._done[kind]) * rate
+        return left
+
+
+def format_duration(seconds: float) -> str:
+    """A time for people: 5400 is "1 h 30 min"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,124 @@
+"""The options of `valley2_edge export` that say how the decoder is rounded; docs/quantization.md explains them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from valley2_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from valley2_edge.export.rounding import RoundingOptions
+
+_ROUNDING = "Rounding"
+_QUALITY = "Quality"
+
+MethodOption = Annotated[
+    Literal["rtn", "gptq", "nf4"] | None,
+    typer.Option(help="gptq with a calibration set, else rtn, when not given.", rich_help_panel=_ROUNDING),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|builtin|none",
+        help="Samples for gptq: a JSONL file, or the built-in set, which --method gptq takes by itself.",
+        rich_help_panel=_ROUNDING,
+    ),
+]
+CalibrationSamples = Annotated[
+    int, typer.Option(help="Of the set at most, spread over the file.", rich_help_panel=_ROUNDING)
+]
+TextOnly = Annotated[
+    bool,
+    typer.Option("--text-only-calibration", help="Show the samples without pictures.", rich_help_panel=_ROUNDING),
+]
+PictureWeightOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBER|balanced",
+        help="Of a picture's token in the calibration, that of a text's token being 1.",
+        rich_help_panel=_ROUNDING,
+    ),
+]
+ColumnOrderOption = Annotated[
+    Literal["columns", "activation", "groups"] | None,
+    typer.Option(help="In which gptq rounds columns.", rich_help_panel=_ROUNDING),
+]
+ScaleSearch = Annotated[
+    bool | None,
+    typer.Option(
+        "--scale-search/--no-scale-search", help="gptq: scales by the output's error.", rich_help_panel=_ROUNDING
+    ),
+]
+Damping = Annotated[
+    float | None, typer.Option(help="gptq: added to the Hessian's diagonal.", rich_help_panel=_ROUNDING)
+]
+AverageBits = Annotated[
+    float | None,
+    typer.Option(
+        help="Stored bits a weight of the layers at most; each matrix gets its own format.", rich_help_panel=_ROUNDING
+    ),
+]
+Memory = Annotated[
+    str, typer.Option(help="Of the process at most; what does not fit waits on disk.", rich_help_panel=_ROUNDING)
+]
+QualitySamples = Annotated[
+    int | None,
+    typer.Option(
+        help="Held-out samples to measure the bundle with; 32 with a calibration set or --max-kl, else 0.",
+        rich_help_panel=_QUALITY,
+    ),
+]
+MaxKl = Annotated[
+    float | None,
+    typer.Option(help="Publish nothing when the mean KL is above this, in nats.", rich_help_panel=_QUALITY),
+]
+
+
+def make_rounding_options(
+    *,
+    calibration: str | None,
+    picture_weight: str | None,
+    order: Literal["columns", "activation", "groups"] | None,
+    scale_search: bool | None,
+    damping: float | None,
+    memory: str,
+    **others: Any,
+) -> RoundingOptions:
+    """The options as the exporter takes them.
+
+    Args:
+        calibration: A path, "builtin" or "none".
+        picture_weight: A number or "balanced".
+        order: Of GPTQ.
+        scale_search: Of GPTQ.
+        damping: Of GPTQ.
+        memory: For example 8GiB.
+        others: As they are.
+
+    Raises:
+        InputError: A value cannot be read.
+        ExportError: An option of GPTQ is out of range.
+    """
+    from valley2_edge.export.process_memory import parse_bytes
+    from valley2_edge.export.rounding import RoundingOptions
+    from valley2_edge.quantize.gptq import GptqOptions
+
+    given = {"order": order, "scale_search": scale_search, "damping": damping}
+    return RoundingOptions(
+        calibration=None if calibration == "none" else calibration,
+        picture_weight=_read_weight(picture_weight),
+        gptq=GptqOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
+        budget_bytes=parse_bytes(memory),
+        **others,
+    )
+
+
+def _read_weight(text: str | None) -> float | Literal["balanced"] | None:
+    if text is None or text == "balanced":
+        return text  # type: ignore[return-value]
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"--picture-weight is a number from 0 up or balanced, not {text!r}.") from error
