@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
@@ -9,7 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
-from valley2_edge.ecom.product import Split
+from valley2_edge.ecom.product import Split, names
 from valley2_edge.ecom.question import Question
 from valley2_edge.ecom.scene import Choice, Scene
 from valley2_edge.ecom.several import pair_scene, triple_scene
@@ -97,10 +98,17 @@ def thinking_turn(random: Random, scene: Scene, asked: Choice) -> tuple[str, str
 
 
 def text_corpus(count: int) -> Iterator[str]:
-    """Texts such as training shows, question and answer together, for a tokenizer to learn from."""
+    """Texts such as training shows, question and answer together, for a tokenizer to learn from.
+
+    Names are left out: one that had become a token of its own would never be spelt, and an unknown one not be read.
+
+    Args:
+        count: Dialogues whose texts are taken.
+    """
+    every_name = re.compile("|".join(names("training")))
     for index in range(count):
         for question, answer in training_dialogue(0, index, "annealing").turns:
-            yield f"{question}\n{answer}"
+            yield every_name.sub("", f"{question}\n{answer}")
 
 
 def _spread_kind(index: int, shares: _Shares) -> str:

@@ -24,8 +24,14 @@ BADGES = ("NEW", "SALE", "ECO", "HOT")
 MAX_COUNT = 4
 MAX_RATING = 5
 
-_ONSETS = ("Ka", "Mi", "Lo", "Ru", "Te", "Bo", "Sa", "Ni", "Fe", "Du", "Vi", "Za", "Go", "Pa", "He", "Wu")
-_CODAS = ("vo", "lu", "ra", "nix", "ta", "mo", "bel", "zu", "kin", "dor", "sy", "pel", "go", "fa", "rim", "to")
+_ONSETS = (
+    *("Ka", "Mi", "Lo", "Ru", "Te", "Bo", "Sa", "Ni", "Fe", "Du", "Vi", "Za", "Go", "Pa"),
+    *("He", "Wu", "Ma", "Li", "Ro", "Tu", "Be", "So", "Na", "Di", "Ve", "Ga", "Pi", "Hu"),
+)
+_CODAS = (
+    *("vo", "lu", "ra", "nix", "ta", "mo", "bel", "zu", "kin", "dor", "sy", "pel", "go", "fa"),
+    *("rim", "to", "va", "li", "ro", "nex", "tu", "mi", "bor", "za", "ken", "das", "son", "per"),
+)
 _CENTS = (0, 15, 25, 40, 49, 50, 65, 80, 95, 99)
 _TEST_SHARE = 8  # one name and one price in eight
 
