@@ -13,8 +13,11 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 
@@ -22,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from valley2_edge.quantize.error import relative_output_error, relative_weight_error
-from valley2_edge.quantize.gptq import GptqOptions
+from valley2_edge.quantize.gptq import ColumnOrder, GptqOptions
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import Method, quantize_matrix, rounding_method
@@ -48,7 +51,8 @@ def synthetic_problem(rows: int, columns: int, tokens: int, seed: int) -> Proble
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
+        numbers: torch.Tensor = torch.randn(*shape, generator=generator)
+        return numbers
 
     rank = columns // 4
     mixing = normal(rank, columns) / rank**0.5
@@ -57,7 +61,8 @@ def synthetic_problem(rows: int, columns: int, tokens: int, seed: int) -> Proble
     sizes[torch.randperm(columns, generator=generator)[: max(1, columns // 200)]] *= 4
 
     def inputs() -> torch.Tensor:
-        return (2 * (normal(tokens, rank) * spectrum) @ mixing + 0.2 * normal(tokens, columns)) * sizes
+        correlated: torch.Tensor = 2 * (normal(tokens, rank) * spectrum) @ mixing + 0.2 * normal(tokens, columns)
+        return correlated * sizes
 
     large = torch.where(torch.rand(rows, columns, generator=generator) < 0.002, 5.0, 1.0)
     return Problem(0.02 * normal(rows, columns) * torch.exp(0.2 * normal(columns)) * large, inputs(), inputs())
@@ -72,7 +77,7 @@ def quantize_here(problem: Problem, matrix_format: MatrixFormat, method: Method)
     return dequantize_rows(rows, matrix_format)
 
 
-def quantize_there(problem: Problem, matrix_format: MatrixFormat, **options: object) -> torch.Tensor:
+def quantize_there(problem: Problem, matrix_format: MatrixFormat, **options: Any) -> torch.Tensor:
     """(rows, columns) float32: the stored weights of GPTQModel."""
     from gptqmodel.quantization import QuantizeConfig
     from gptqmodel.quantization.gptq import GPTQ
@@ -95,7 +100,8 @@ def quantize_there(problem: Problem, matrix_format: MatrixFormat, **options: obj
     restored, scales, zeros, groups, *_ = task.quantize()
     scales, zeros = scales.float()[:, groups.long()], zeros.float()[:, groups.long()]  # (rows, columns)
     levels = torch.round(restored.float() / scales + zeros)
-    return (levels - zeros) * scales.half().float()
+    restored_weights: torch.Tensor = (levels - zeros) * scales.half().float()
+    return restored_weights
 
 
 def compare(problem: Problem, matrix_format: MatrixFormat) -> list[tuple[str, float, float, float, float]]:
@@ -104,33 +110,27 @@ def compare(problem: Problem, matrix_format: MatrixFormat) -> list[tuple[str, fl
     seen, unseen = Hessian(columns, "matrix"), Hessian(columns, "matrix")
     seen.add(problem.calibration)
     unseen.add(problem.held_out)
-    runs = {
-        "rtn": lambda: quantize_here(problem, matrix_format, rounding_method("rtn")),
-        "gptqmodel, columns in order": lambda: quantize_there(
-            problem, matrix_format, desc_act=False, act_group_aware=False
-        ),
-        "gptqmodel, group-aware order": lambda: quantize_there(
-            problem, matrix_format, desc_act=False, act_group_aware=True
-        ),
-        "gptqmodel, activation order": lambda: quantize_there(
-            problem, matrix_format, desc_act=True, act_group_aware=False
-        ),
-        "gptqmodel, activation order, mse": lambda: quantize_there(
-            problem, matrix_format, desc_act=True, act_group_aware=False, mse=2.4
-        ),
+    there = partial(quantize_there, problem, matrix_format)
+    runs: dict[str, Callable[[], torch.Tensor]] = {
+        "rtn": partial(quantize_here, problem, matrix_format, rounding_method("rtn")),
+        "gptqmodel, columns in order": partial(there, desc_act=False, act_group_aware=False),
+        "gptqmodel, group-aware order": partial(there, desc_act=False, act_group_aware=True),
+        "gptqmodel, activation order": partial(there, desc_act=True, act_group_aware=False),
+        "gptqmodel, activation order, mse": partial(there, desc_act=True, act_group_aware=False, mse=2.4),
     }
-    for order in ("columns", "groups", "activation"):
+    orders: tuple[ColumnOrder, ...] = ("columns", "groups", "activation")
+    for order in orders:
         for search in (False, True):
             method = rounding_method("gptq", GptqOptions(order=order, scale_search=search))
             name = f"here, order {order}{', scale search' if search else ''}"
-            runs[name] = lambda method=method: quantize_here(problem, matrix_format, method)
+            runs[name] = partial(quantize_here, problem, matrix_format, method)
     results = []
     for name, run in runs.items():
         start = time.perf_counter()
         stored = run()
         seconds = time.perf_counter() - start
-        errors = [relative_output_error(problem.weights, stored, hessian) for hessian in (seen, unseen)]
-        results.append((name, relative_weight_error(problem.weights, stored), *errors, seconds))
+        error, held_out_error = (relative_output_error(problem.weights, stored, hessian) for hessian in (seen, unseen))
+        results.append((name, relative_weight_error(problem.weights, stored), error, held_out_error, seconds))
     return results
 
 

@@ -65,7 +65,7 @@ def write_model(directory: Path) -> None:
         layer.mlp.down_proj.weight[:16].abs_()
         layer.mlp.down_proj.weight[16:32].abs_().neg_()
         layer.self_attn.o_proj.weight[::3].abs_()
-    model.to(torch.bfloat16).save_pretrained(directory)
+    model.bfloat16().save_pretrained(directory)
     Tokenizer(WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0")).save(
         str(directory / "tokenizer.json")
     )

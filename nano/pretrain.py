@@ -45,7 +45,7 @@ def main() -> None:
     prepare_tokenizer(arguments.output)
     (arguments.output / "rendezvous").unlink(missing_ok=True)
     spawn = torch.multiprocessing.spawn  # type: ignore[attr-defined]
-    spawn(_train, (arguments,), nprocs=arguments.processes)
+    spawn(_train, (arguments,), nprocs=arguments.processes)  # type: ignore[no-untyped-call]
 
 
 def _train(rank: int, arguments: argparse.Namespace) -> None:
@@ -68,7 +68,7 @@ def _train(rank: int, arguments: argparse.Namespace) -> None:
             config.projector.tokens_per_side, config.siglip.patches_per_side**2,
         )  # fmt: skip
         losses = tower_losses(model, heads, batch, torch.bfloat16)
-        (losses[0] + losses[1]).backward()
+        torch.autograd.backward(losses)
         share = _exchange(parameters, processes, (time.monotonic() - begin) / 60 / arguments.minutes)
         rate = min(1.0, (step + 1) / WARMUP_STEPS) * min(1.0, (1 - share) / 0.3)
         optimizer.step(arguments.rate * max(rate, 0.0))
@@ -93,7 +93,7 @@ def _exchange(parameters: list[torch.nn.Parameter], processes: int, share: float
     flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor([share])])
     distributed.all_reduce(flat)
     flat /= processes
-    parts = flat[:-1].split([gradient.numel() for gradient in gradients])
+    parts: tuple[torch.Tensor, ...] = torch.split(flat[:-1], [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
