@@ -12,6 +12,7 @@ import torch
 from valley2_edge.bundle import DecoderPrecision, MatrixError
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import CheckpointError, ExportError
+from valley2_edge.export.decoder_layers import row_blocks
 from valley2_edge.export.decoder_layout import (
     DECODER_FILE,
     EMBEDDINGS_FILE,
@@ -174,7 +175,7 @@ def export_rounded_decoder(
             else:
                 exact = None
                 if reference is not None and isinstance(original, DecoderMatrix):
-                    exact = _row_blocks(reference, original)
+                    exact = row_blocks(reference, original, _BLOCK_ROWS)
                 error = _write_rows(stream, source, part, formats.of(part.name), rows, exact)
             if reference is not None:
                 errors.append(error)
@@ -227,7 +228,7 @@ def _write_matrix(
 ) -> MatrixError:
     _check_shape(source, matrix.weights, (matrix.rows, matrix.columns), matrix.name)
     packer = _MatrixPacker(matrix.name, matrix_format)
-    stream.write(f"{matrix.name}.weight", map(packer.panels, _row_blocks(source, matrix)))
+    stream.write(f"{matrix.name}.weight", map(packer.panels, row_blocks(source, matrix, _BLOCK_ROWS)))
     return _finish_matrix(stream, source, matrix, matrix_format, packer)
 
 
@@ -321,21 +322,6 @@ class _MatrixPacker:
         exact = exact.reshape(-1)
         self._squared_error += float(torch.dot(difference, difference))
         self._squared_norm += float(torch.dot(exact, exact))
-
-
-def _row_blocks(source: TensorSource, matrix: DecoderMatrix) -> Iterator[torch.Tensor]:
-    """(block rows, columns) float32 blocks of the stacked weights, in order; a block may span two weights."""
-    starts = [0]
-    for name in matrix.weights:
-        starts.append(starts[-1] + source.shape(name)[0])
-    for first in range(0, matrix.rows, _BLOCK_ROWS):
-        last = min(first + _BLOCK_ROWS, matrix.rows)
-        pieces = [
-            source.rows(name, max(first, start) - start, min(last, stop) - start).to(torch.float32)
-            for name, start, stop in zip(matrix.weights, starts, starts[1:], strict=False)
-            if start < last and stop > first
-        ]
-        yield pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _check_shape(source: TensorSource, names: tuple[str, ...], shape: tuple[int, ...], name: str) -> None:

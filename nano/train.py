@@ -43,6 +43,8 @@ def main() -> None:
     resume = arguments.resume or arguments.from_broad
     if not resume and (output / "state.pt").exists():
         sys.exit(f"{output} holds a training run; --resume goes on with it.")
+    if not resume and not (output / "towers.pt").is_file():
+        sys.exit(f"{output} has no towers.pt; nano/pretrain.py makes it.")
     options = _options(arguments, output, resume)
     (output / "rendezvous").unlink(missing_ok=True)
     record = json.dumps(options_record(options), indent=2, default=str)
