@@ -55,10 +55,11 @@ bench: $(STAMP)
 	build/native-bench/benchmarks/valley2_kernel_bench
 	$(BIN)/python benchmarks/decode.py --layers 4 --precision int4
 
-# From nothing to a trained checkpoint, build/nano/checkpoint: hours. Run again, it goes on where it stopped.
+# From nothing to the checkpoint and the bundle that the package carries: hours. Run again, it goes on where it stopped.
 nano: $(STAMP)
 	test -f build/nano/towers.pt || $(BIN)/python nano/pretrain.py --output build/nano --minutes $(TOWER_MINUTES)
 	$(BIN)/python nano/train.py --output build/nano --minutes $(NANO_MINUTES) $(if $(wildcard build/nano/state.pt),--resume) $(NANO_ARGS)
+	$(BIN)/python nano/publish.py build/nano/checkpoint
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache

@@ -24,6 +24,8 @@ class HeldOutSample:
     """One set of pictures and its turns."""
 
     sample: Sample
+    question: Question
+    """The one with options."""
     kinds: tuple[ProbeKind, ...]
     """Of each turn; "choice" comes four times in a row: one question in its four orders."""
 
@@ -61,7 +63,7 @@ def _sample(seed: int, index: int) -> HeldOutSample:
     asked = random.choice(scene.choices)
     options, answer = asked.shuffled(random)
     question = Question(f"quality-{index:04d}", asked.task, asked.question, options, answer)
-    turns = [Turn(question.prompt(rotation), LETTERS[rotation]) for rotation in range(len(LETTERS))]
+    turns = [Turn(question.prompt(rotation), options[answer]) for rotation in range(len(LETTERS))]
     kinds: list[ProbeKind] = ["choice"] * len(LETTERS)
     chosen = random.sample(scene.opens, min(_OPEN_TURNS, len(scene.opens)))
     readable = [one for one in scene.opens if one.kind in READING]
@@ -76,4 +78,4 @@ def _sample(seed: int, index: int) -> HeldOutSample:
         images=() if scene.video else scene.pictures,
         video=scene.pictures if scene.video else None,
     )
-    return HeldOutSample(sample, tuple(kinds))
+    return HeldOutSample(sample, question, tuple(kinds))

@@ -1,4 +1,4 @@
-"""Finds a checkpoint: a directory as it is, anything else on the Hugging Face hub."""
+"""Finds a checkpoint: a directory as it is, one that comes with the package, or one on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import tqdm
 
+from valley2_edge.builtin import builtin_checkpoint
 from valley2_edge.errors import BudgetError, CheckpointError
 
 DEFAULT_CHECKPOINT = "bytedance-research/Valley2-DPO"
@@ -58,7 +59,7 @@ def resolve_checkpoint(
     Only the files that an export needs are fetched; what is there already is kept, and an interrupted file is resumed.
 
     Args:
-        name_or_path: A directory, or a hub id OWNER/NAME.
+        name_or_path: A directory, a checkpoint that comes with the package (nano), or a hub id OWNER/NAME.
         revision: A branch, tag or commit of the hub repository.
         progress: Called with "download", the bytes fetched and the bytes to fetch.
         announce: Called before fetching with how much it will be and where, and when an offline copy is used.
@@ -68,6 +69,8 @@ def resolve_checkpoint(
         BudgetError: The disk cannot hold the files.
     """
     name, path = str(name_or_path), Path(name_or_path).expanduser()
+    if not path.exists():
+        path = builtin_checkpoint(name) or path
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(f"{name} is on this machine; a revision ({revision}) belongs to a hub id.")

@@ -28,7 +28,7 @@ from valley2_edge.tokenizer import Tokenizer
 Progress = Callable[[str, int, int], None]
 
 STAGE = "quality"
-LETTER_TOKENS = 4
+CHOICE_TOKENS = 24
 READING_TOKENS = 24
 MOST_RUNS = 6
 """Of the unrounded model over its questions."""
@@ -180,7 +180,7 @@ class _Survey:
         ]
         """Of the questions that are answered: those with options, and those that are read."""
         self._limits = [
-            LETTER_TOKENS if held.samples[sample].kinds[turn] == "choice" else READING_TOKENS
+            CHOICE_TOKENS if held.samples[sample].kinds[turn] == "choice" else READING_TOKENS
             for sample, turn in self._places
         ]
         self._kept: list[TopLogits] = []
@@ -277,8 +277,9 @@ class _Survey:
             texts = [self._text(answers[index], tokenizer) for answers in (drafts, greedy.answers)]
             truth = one.sample.turns[turn].answer
             if one.kinds[turn] == "choice":
+                options = one.question.shown(len(letters[0]) % ROTATIONS)
                 for chosen, text in zip(letters, texts, strict=True):
-                    chosen.append(chosen_letter(text))
+                    chosen.append(chosen_letter(text, options))
             else:
                 characters += len(truth)
                 for which, text in enumerate(texts):

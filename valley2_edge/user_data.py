@@ -17,6 +17,7 @@ from typing import Any
 
 import platformdirs
 
+from valley2_edge.builtin import builtin_bundle
 from valley2_edge.errors import InputError
 
 BUNDLE_VARIABLE = "VALLEY2_BUNDLE"
@@ -52,16 +53,16 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
     """Finds the bundle to use: the one named, else `$VALLEY2_BUNDLE`, else the one exported last.
 
     Args:
-        bundle: What the user named, or None.
+        bundle: What the user named, or None: a directory, or a bundle that comes with the package, as nano. A
+            directory of that name goes first.
 
     Raises:
         InputError: Nothing names a bundle, or what is remembered is gone.
     """
-    if bundle is not None:
-        return Path(bundle)
-    variable = os.environ.get(BUNDLE_VARIABLE)
-    if variable:
-        return Path(variable)
+    named = bundle if bundle is not None else os.environ.get(BUNDLE_VARIABLE)
+    if named:
+        ready = builtin_bundle(named)
+        return Path(named) if ready is None or Path(named).exists() else ready
     remembered = last_bundle()
     if remembered is None:
         raise InputError(

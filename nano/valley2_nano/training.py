@@ -24,8 +24,8 @@ from valley2_nano.schedule import Schedule
 LOG_STEPS = 20
 STATE_SECONDS = 300.0
 LARGEST_GRADIENT = 1.0
-LETTER_TOKENS = 2
-"""A letter and `<|im_end|>`: what the answer to a question with four options has."""
+WORD_TOKENS = 2
+"""A word and `<|im_end|>`: the answers that the log counts apart."""
 RENDEZVOUS_SECONDS = 600
 
 
@@ -161,7 +161,7 @@ class _Run:
             _write_state(self.options.output / "state-broad.pt", self._state())
 
     def _gradients(self, batch: PackedBatch) -> list[float]:
-        """Adds the gradients; [loss, sum and count of the letters' losses, sum and count of the others']."""
+        """Adds the gradients; [loss, losses, right ones and count of the first tokens of single words, and the same of longer answers]."""
         logits = self.model(batch, torch.bfloat16)
         losses = functional.cross_entropy(logits, batch.targets, reduction="none")  # (targets,)
         loss = (losses * batch.weights).sum()
@@ -169,11 +169,11 @@ class _Run:
         with torch.no_grad():
             first = torch.ones_like(batch.targets, dtype=torch.bool)
             first[1:] = batch.target_rows[1:] != batch.target_rows[:-1] + 1
-            letters = (batch.answer_lengths == LETTER_TOKENS) & first
-            others = batch.answer_lengths != LETTER_TOKENS
+            words = (batch.answer_lengths == WORD_TOKENS) & first
+            others = batch.answer_lengths != WORD_TOKENS
             right = (logits.argmax(-1) == batch.targets).float()
             values = [loss]
-            for kind in (letters, others):
+            for kind in (words, others):
                 values += [losses[kind].sum(), right[kind].sum(), kind.sum()]
             return [*(float(value) for value in values), float(len(batch.order))]
 
@@ -234,15 +234,15 @@ class _Log:
         self.steps += 1
 
     def write(self, step: int, stage: str, minutes: float, rate: float, options: TrainingOptions) -> None:
-        loss, letter_loss, letter_right, letters, other_loss, other_right, others, rows = self.sums
+        loss, word_loss, word_right, words, other_loss, other_right, others, rows = self.sums
         seconds = self.minutes * 60
         line = {
             "step": step,
             "stage": stage,
             "minutes": round(minutes, 3),
             "loss": round(loss / self.steps / options.processes, 4),
-            "letter_loss": round(letter_loss / max(letters, 1), 4),
-            "letter_accuracy": round(letter_right / max(letters, 1), 4),
+            "word_loss": round(word_loss / max(words, 1), 4),
+            "word_accuracy": round(word_right / max(words, 1), 4),
             "text_loss": round(other_loss / max(others, 1), 4),
             "text_accuracy": round(other_right / max(others, 1), 4),
             "rate": rate,

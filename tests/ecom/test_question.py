@@ -19,8 +19,8 @@ def shown(question: Question, rotation: int) -> list[str]:
 
 def test_prompt_is_the_question_four_options_and_what_to_answer_with() -> None:
     shown = "What does it cost?\nA. $1\nB. $2\nC. $3\nD. $4\n"
-    assert QUESTION.prompt(2) == shown + "Answer with the option and its letter."
-    assert QUESTION.right_answer(2) == "$3 (C)"
+    assert QUESTION.prompt(2) == shown + "Answer with one of the options."
+    assert QUESTION.shown(2) == ("$1", "$2", "$3", "$4")
 
 
 @pytest.mark.parametrize("answer", range(4))

@@ -7,6 +7,8 @@ import pytest
 from valley2_edge.errors import InputError
 from valley2_edge.evaluation.scoring import CHANCE, Outcome, chosen_letter, score
 
+OPTIONS = ("red", "blue", "$24.95", "a lid")
+
 
 @pytest.mark.parametrize(
     ("answer", "letter"),
@@ -19,20 +21,26 @@ from valley2_edge.evaluation.scoring import CHANCE, Outcome, chosen_letter, scor
         ("The answer is C, not D.", "C"),
         ("Answer: B", "B"),
         ("$24.95 (B)", "B"),
+        ("$24.95", "C"),
         ("A red mug (C)", "C"),
+        ("red", "A"),
+        ("Blue.", "B"),
+        (" a lid ", "D"),
+        ("A lid", "D"),
+        ("it is red", None),
         ("b", None),
         ("E", None),
         ("", None),
         ("ABCD", None),
         ("Bag", None),
         ("B2", None),
-        ("red", None),
         ("<SUMMARY>A or B</SUMMARY><CONCLUSION>C</CONCLUSION>", "C"),
+        ("<SUMMARY>A or B</SUMMARY><CONCLUSION>blue</CONCLUSION>", "B"),
         ("<SUMMARY>A or B</SUMMARY><REASONING>It is A", None),
     ],
 )
-def test_letter_in_brackets_or_else_the_first_capital_that_stands_alone(answer: str, letter: str | None) -> None:
-    assert chosen_letter(answer) == letter
+def test_option_or_else_letter_in_brackets_or_else_the_first_capital_that_stands_alone(answer: str, letter: str | None) -> None:
+    assert chosen_letter(answer, OPTIONS) == letter
 
 
 @pytest.mark.parametrize(

@@ -195,4 +195,4 @@ def _describe(questions: Path | None, seed: int, eagle: bool, tiles: bool, text_
 
 
 def _unparsed(result: Score) -> str:
-    return f"{result.unparsed} answers name no letter; " if result.unparsed else ""
+    return f"{result.unparsed} answers name no option; " if result.unparsed else ""

@@ -74,7 +74,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         if score is not None:
             table.add_row(f"cyclic accuracy of {name}", _percent(score.average.value), _percents(score.average))
     if comparison.agreement is not None:
-        table.add_row("same letter", _percent(comparison.agreement.value), _percents(comparison.agreement))
+        table.add_row("same option", _percent(comparison.agreement.value), _percents(comparison.agreement))
     kl, top = comparison.mean_kl, comparison.same_top
     table.add_row("mean KL(A || B), nats", f"{kl.value:.4f}", f"{kl.low:.4f} to {kl.high:.4f}")
     table.add_row("same top token", _percent(top.value), _percents(top))

@@ -39,7 +39,7 @@ def export(
     context: typer.Context,
     checkpoint: Annotated[
         str,
-        typer.Argument(help="A directory with config.json and safetensors, or an id of the Hugging Face hub."),
+        typer.Argument(help="A directory with config.json and safetensors, an id of the Hugging Face hub, or nano."),
     ] = DEFAULT_CHECKPOINT,
     precision: Annotated[DecoderPrecision, typer.Option(help="Of the decoder's matrices.")] = "int4",
     vision_precision: Annotated[

@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from valley2_edge.cli.chat import chat
 from valley2_edge.cli.convert import convert
+from valley2_edge.cli.demo import demo
 from valley2_edge.cli.eval import app as eval_app
 from valley2_edge.cli.export import export
 from valley2_edge.cli.inspect import inspect
@@ -26,7 +27,7 @@ EXIT_USER = 2
 EXIT_CANCELLED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for command in (export, chat, inspect, verify, convert):
+for command in (export, chat, demo, inspect, verify, convert):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 

@@ -46,7 +46,7 @@ _FIRST_DIALOGUES = 6000
 """Nearly all about one picture: reading comes before comparing."""
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 _TURNS = {"single": 9, "pair": 5, "triple": 6, "motion": 4, "show": 5, "badge": 4, "steps": 5}
-_CHOICE_SHARE: dict[Stage, float] = {"broad": 0.55, "annealing": 0.7}
+_CHOICE_SHARE: dict[Stage, float] = {"broad": 0.45, "annealing": 0.65}
 _THINK_SHARE: dict[Stage, float] = {"broad": 0.01, "annealing": 0.04}
 
 
@@ -78,8 +78,8 @@ def training_dialogue(seed: int, index: int, stage: Stage) -> Dialogue:
         if random.random() < _THINK_SHARE[stage]:
             turns.append(thinking_turn(random, scene, random.choice(scene.choices)))
         elif random.random() < _CHOICE_SHARE[stage]:
-            question, answer = _ask(random, random.choice(scene.choices))
-            turns.append((question.prompt(answer), question.right_answer(answer)))
+            asked = random.choice(scene.choices)
+            turns.append((_prompt(random, asked), asked.right))
         else:
             asked = random.choice(scene.opens)
             turns.append((asked.question, asked.answer))
@@ -88,13 +88,11 @@ def training_dialogue(seed: int, index: int, stage: Stage) -> Dialogue:
 
 def thinking_turn(random: Random, scene: Scene, asked: Choice) -> tuple[str, str]:
     """A choice behind the think prompt, with an answer in the four tagged steps."""
-    question, answer = _ask(random, asked)
-    letter = question.right_letter(answer)
     steps = (
         f"<SUMMARY>{asked.question}</SUMMARY><CAPTION>{scene.caption}</CAPTION>"
-        f"<REASONING>{asked.right} ({letter})</REASONING><CONCLUSION>{letter}</CONCLUSION>"
+        f"<REASONING>{asked.right}</REASONING><CONCLUSION>{asked.right}</CONCLUSION>"
     )
-    return with_thinking(question.prompt(answer)), steps
+    return with_thinking(_prompt(random, asked)), steps
 
 
 def text_corpus(count: int) -> Iterator[str]:
@@ -121,7 +119,7 @@ def _spread_kind(index: int, shares: _Shares) -> str:
     return kind
 
 
-def _ask(random: Random, asked: Choice) -> tuple[Question, int]:
-    """The choice as a question, and where its right option shall stand."""
+def _prompt(random: Random, asked: Choice) -> str:
+    """The choice with its options in random order."""
     options, right = asked.shuffled(random)
-    return Question("training", asked.task, asked.question, options, right), right
+    return Question("training", asked.task, asked.question, options, right).prompt(right)

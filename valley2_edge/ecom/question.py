@@ -24,7 +24,7 @@ TASKS: tuple[str, ...] = (
 LETTERS = "ABCD"
 """The names of the four options, in the order in which they are shown."""
 
-INSTRUCTION = "Answer with the option and its letter."
+INSTRUCTION = "Answer with one of the options."
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,18 @@ class Question:
         Raises:
             InputError: rotation is not 0 to 3.
         """
+        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, self.shown(rotation), strict=True)]
+        return "\n".join([self.question, *lines, INSTRUCTION])
+
+    def shown(self, rotation: int = 0) -> tuple[str, ...]:
+        """The options as `prompt(rotation)` shows them, A to D.
+
+        Raises:
+            InputError: rotation is not 0 to 3.
+        """
         self.right_letter(rotation)
         turn = self.answer - rotation
-        shown = [self.options[(place + turn) % len(LETTERS)] for place in range(len(LETTERS))]
-        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, shown, strict=True)]
-        return "\n".join([self.question, *lines, INSTRUCTION])
+        return tuple(self.options[(place + turn) % len(LETTERS)] for place in range(len(LETTERS)))
 
     def right_letter(self, rotation: int = 0) -> str:
         """The letter of the right option in `prompt(rotation)`.
@@ -79,14 +86,6 @@ class Question:
         if not 0 <= rotation < len(LETTERS):
             raise InputError(f"rotation must be 0 to 3, not {rotation}.")
         return LETTERS[rotation]
-
-    def right_answer(self, rotation: int = 0) -> str:
-        """The answer that `prompt(rotation)` asks for: "$24.95 (B)".
-
-        Raises:
-            InputError: rotation is not 0 to 3.
-        """
-        return f"{self.options[self.answer]} ({self.right_letter(rotation)})"
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Comparison:
     """Cyclic accuracy of A; None without questions with options."""
     score_b: Score | None
     agreement: Estimate | None
-    """Share of the answers, four a question, in which both choose the same letter."""
+    """Share of the answers, four a question, in which both choose the same option."""
     mean_kl: Estimate
     """Mean KL(A || B) over all positions of A's answers, in nats."""
     same_top: Estimate
@@ -150,11 +150,11 @@ def _ask_both(first: Inquiry, second: Inquiry, question: Question) -> tuple[tupl
     letters: tuple[list[str | None], list[str | None]] = ([], [])
     divergence = Divergence()
     for rotation in range(ROTATIONS):
-        text = question.prompt(rotation)
+        text, options = question.prompt(rotation), question.shown(rotation)
         answer = first.ask(text, max_new_tokens=CHOICE_TOKENS)
         divergence += diverge(first.logits(text, answer.tokens), second.logits(text, answer.tokens))
-        letters[0].append(chosen_letter(answer.text))
-        letters[1].append(chosen_letter(second.ask(text, max_new_tokens=CHOICE_TOKENS).text))
+        letters[0].append(chosen_letter(answer.text, options))
+        letters[1].append(chosen_letter(second.ask(text, max_new_tokens=CHOICE_TOKENS).text, options))
     one, other = (Outcome(question.identifier, question.task, tuple(chosen)) for chosen in letters)
     return (one, other), divergence
 

@@ -13,7 +13,7 @@ from valley2_edge.runtime.inquiry import Reply
 from valley2_edge.runtime.video import VideoSource
 
 CHOICE_TOKENS = 32
-"""Of an answer that is an option and its letter, at most."""
+"""Of an answer that is an option, at most."""
 THINK_TOKENS = 512
 """Of an answer in four steps, at most."""
 
@@ -78,7 +78,9 @@ def ask_all(
             on_progress(done, len(questions))
         show_pictures(answerer, question, text_only)
         letters = tuple(
-            chosen_letter(answerer.ask(question.prompt(rotation), max_new_tokens=limit, think=think).text)
+            chosen_letter(
+                answerer.ask(question.prompt(rotation), max_new_tokens=limit, think=think).text, question.shown(rotation)
+            )
             for rotation in range(ROTATIONS)
         )
         outcomes.append(Outcome(question.identifier, question.task, letters))

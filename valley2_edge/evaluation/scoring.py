@@ -21,15 +21,27 @@ _IN_BRACKETS = re.compile(rf"\(([{LETTERS}])\)")
 _ALONE = re.compile(rf"\b([{LETTERS}])\b")
 
 
-def chosen_letter(answer: str) -> str | None:
-    """The option that an answer names: "(B)" in brackets, or else its first A to D that stands alone ("B. red").
+_AROUND = " \t\r\n.*'\""
 
-    Of a four-step answer the conclusion counts alone.
+
+def chosen_letter(answer: str, options: Sequence[str]) -> str | None:
+    """The option that an answer names.
+
+    The whole answer is an option's text ("red"), or else it has a letter in brackets ("red (B)"), or else its first
+    A to D that stands alone counts ("B. red"). Of a four-step answer the conclusion is looked at alone.
+
+    Args:
+        answer: The model's.
+        options: As the model was shown them, A to D.
 
     Returns:
-        The letter, or None when there is none, which counts as wrong.
+        The letter, or None when the answer names no option, which counts as wrong.
     """
     final = parse_answer(answer).final
+    plain = final.strip(_AROUND).casefold()
+    for letter, option in zip(LETTERS, options, strict=True):
+        if option.strip(_AROUND).casefold() == plain:
+            return letter
     found = _IN_BRACKETS.search(final) or _ALONE.search(final)
     return found.group(1) if found else None
 

@@ -1,0 +1,59 @@
+"""`valley2_edge demo`: the model that comes with the package answers three questions."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from valley2_edge.cli import chat_options as options
+from valley2_edge.cli.answer_view import ProgressLine
+from valley2_edge.cli.terminal import error_console, output_console, print_line
+from valley2_edge.user_data import resolve_bundle
+
+if TYPE_CHECKING:
+    from valley2_edge.ecom.showcase import Exhibit
+    from valley2_edge.runtime.model import Valley2
+
+EXIT_WRONG = 1
+_ANSWER_TOKENS = 64
+
+
+def demo(
+    bundle: Annotated[str, typer.Option(metavar="DIR", help="The bundle that answers.")] = "nano",
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the pictures there; they are temporary when not given.")
+    ] = None,
+    threads: options.Threads = 0,
+) -> None:
+    """Ask valley2-nano, which comes with this package, about a product card, two cards and a clip.
+
+    Exits with 1 when an answer is wrong.
+    """
+    from valley2_edge.ecom.showcase import write_showcase
+    from valley2_edge.runtime.model import Valley2
+
+    with contextlib.ExitStack() as stack:
+        directory = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="valley2-demo-")))
+        exhibits = write_showcase(directory)
+        line = stack.enter_context(contextlib.closing(ProgressLine(error_console())))
+        model = stack.enter_context(
+            Valley2.load(resolve_bundle(bundle), threads=threads, keep_vision=True, on_progress=line)
+        )
+        line.close()
+        right = [_ask(model, exhibit) for exhibit in exhibits]
+    if not all(right):
+        raise typer.Exit(EXIT_WRONG)
+
+
+def _ask(model: Valley2, exhibit: Exhibit) -> bool:
+    """Shows one question with its answer; returns whether it is right."""
+    console = output_console()
+    print_line(console, f"{' '.join(str(file) for file in exhibit.files)}: {exhibit.question}")
+    answer = "".join(model.chat(exhibit.question, max_new_tokens=_ANSWER_TOKENS, **exhibit.sources)).strip()
+    right = answer == exhibit.answer
+    print_line(console, f"  {answer}  ({'right' if right else f'wrong: {exhibit.answer}'})")
+    return right
