@@ -1,9 +1,9 @@
 """Trains valley2-nano from nothing on generated pictures, and writes it as a checkpoint in the released layout.
 
-    python nano/pretrain.py --output build/nano --minutes 12              # the vision towers
-    python nano/train.py --output build/nano --minutes 600               # all of it
-    python nano/train.py --output build/nano --minutes 600 --resume       # after an interruption
-    python nano/train.py --output build/nano --minutes 900 --resume       # longer; see --from-broad
+    python nano/pretrain.py --output build/nano --minutes 11              # the vision towers
+    python nano/train.py --output build/nano --minutes 100               # all of it
+    python nano/train.py --output build/nano --minutes 100 --resume       # after an interruption
+    python nano/train.py --output build/nano --minutes 150 --resume       # longer; see --from-broad
 
 OUTPUT/log.jsonl gets a line every 20 steps; OUTPUT/state.pt and OUTPUT/checkpoint/ are renewed every five minutes.
 """
@@ -82,15 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/state.pt")
     parser.add_argument("--from-broad", action="store_true", help="go on from the end of the broad stage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=32, help="dialogues of a step")
+    parser.add_argument("--batch", type=int, default=16, help="dialogues of a step")
     parser.add_argument("--processes", type=int, default=2, help="training processes, one for each core")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--tower-factor", type=float, default=0.25, help="learning rate of the towers, relative")
     parser.add_argument("--weight-decay", type=float, default=0.02)
-    parser.add_argument("--warmup", type=int, default=100, help="steps")
+    parser.add_argument("--warmup", type=int, default=60, help="steps")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="fuse small operations")
     parser.add_argument("--annealing-share", type=float, default=0.25, help="of the whole training, at its end")
     return parser
