@@ -161,7 +161,7 @@ class _Run:
             _write_state(self.options.output / "state-broad.pt", self._state())
 
     def _gradients(self, batch: PackedBatch) -> list[float]:
-        """Adds the gradients; [loss, loss, right ones and count of single words' tokens, the same of longer answers, rows]."""
+        """Adds the gradients; [loss, then loss, right ones and count of single words and of longer answers, rows]."""
         logits = self.model(batch, torch.bfloat16)
         losses = functional.cross_entropy(logits, batch.targets, reduction="none")  # (targets,)
         loss = (losses * batch.weights).sum()

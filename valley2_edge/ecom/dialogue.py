@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Literal, TypeVar
 
 from PIL import Image
 
@@ -17,6 +17,8 @@ from valley2_edge.ecom.several import pair_scene, triple_scene
 from valley2_edge.ecom.single import single_scene
 from valley2_edge.ecom.video import badge_scene, motion_scene, show_scene, step_scene
 from valley2_edge.prompt import with_thinking
+
+_T = TypeVar("_T")
 
 Stage = Literal["broad", "annealing"]
 
@@ -44,6 +46,10 @@ _FIRST_SHARES: _Shares = {
 }  # fmt: skip
 _FIRST_DIALOGUES = 6000
 """Nearly all about one picture: reading comes before comparing."""
+_READING_FROM = 16_000
+"""From this dialogue on prices and names are asked for more often: they take the longest to learn."""
+_READING_WEIGHT = 3
+_READING = ("ocr", "read_price", "read_name")
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 _TURNS = {"single": 9, "pair": 5, "triple": 6, "motion": 4, "show": 5, "badge": 4, "steps": 5}
 _CHOICE_SHARE: dict[Stage, float] = {"broad": 0.45, "annealing": 0.65}
@@ -78,11 +84,11 @@ def training_dialogue(seed: int, index: int, stage: Stage) -> Dialogue:
         if random.random() < _THINK_SHARE[stage]:
             turns.append(thinking_turn(random, scene, random.choice(scene.choices)))
         elif random.random() < _CHOICE_SHARE[stage]:
-            asked = random.choice(scene.choices)
+            asked = _draw(random, scene.choices, [one.task for one in scene.choices], index)
             turns.append((_prompt(random, asked), asked.right))
         else:
-            asked = random.choice(scene.opens)
-            turns.append((asked.question, asked.answer))
+            opened = _draw(random, scene.opens, [one.kind for one in scene.opens], index)
+            turns.append((opened.question, opened.answer))
     return Dialogue(scene.pictures, scene.video, tuple(turns))
 
 
@@ -117,6 +123,13 @@ def _spread_kind(index: int, shares: _Shares) -> str:
         if place < 0:
             return kind
     return kind
+
+
+def _draw(random: Random, questions: Sequence[_T], kinds: Sequence[str], index: int) -> _T:
+    """One of the questions, whose kinds are given, for the sample of that index."""
+    if index < _READING_FROM:
+        return random.choice(questions)
+    return random.choices(questions, [_READING_WEIGHT if kind in _READING else 1 for kind in kinds])[0]
 
 
 def _prompt(random: Random, asked: Choice) -> str:
