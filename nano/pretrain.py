@@ -1,6 +1,6 @@
 """Trains the vision towers of valley2-nano to tell what stands where on a card, before nano/train.py.
 
-    python nano/pretrain.py --output build/nano --minutes 20
+    python nano/pretrain.py --output build/nano --minutes 11
 
 Writes OUTPUT/towers.pt, from which nano/train.py begins, and OUTPUT/towers.jsonl.
 """
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=32, help="cards of a step, over all processes")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=4e-3)
     arguments = parser.parse_args()
     prepare_tokenizer(arguments.output)
     (arguments.output / "rendezvous").unlink(missing_ok=True)
