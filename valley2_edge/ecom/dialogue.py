@@ -64,8 +64,8 @@ _PHASES: dict[int, _Phase] = {
     16_000: _Phase(_BROAD, 0.45, 0.01, _TURNS, _READING),
     # Whether a word fits a picture shows only in many questions: neither alone tells anything
     COMPARING_FROM: _Phase(
-        {"single": 0.25, "pair": 0.29, "triple": 0.38, "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02},
-        0.15, 0.01, _TURNS | {"single": 14, "pair": 16, "triple": 22}, {"match": 2, "which": 10, "same": 30},
+        {"single": 0.17, "pair": 0.25, "triple": 0.50, "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02},
+        0.05, 0.01, _TURNS | {"single": 14, "pair": 16, "triple": 22}, {"match": 1, "which": 10, "same": 10},
     ),
 }  # fmt: skip
 """The phases of the broad stage, by the dialogue that they begin with."""

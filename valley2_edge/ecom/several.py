@@ -29,6 +29,9 @@ ATTRIBUTES = ("colour", "product", "count", "name", "price", "stars", "badge")
 
 _FORMS: tuple[Form, ...] = ("square", "tall", "wide")
 _FORM_SHARES = (0.6, 0.2, 0.2)
+_ONE_BADGE_SHARE = 0.7
+"""Of the triples in which only one card has a badge: whose place can be told before anything is read."""
+_ASK_BADGE = ("Which picture has a badge?", "Where is the badge?", "In which picture is a badge?")
 _ASK_DIFFERENCE = ("What differs between the pictures?", "What has changed?")
 
 
@@ -66,6 +69,9 @@ def triple_scene(random: Random, split: Split) -> Scene:
     products = _arrange(random, products, sought, place)
     counts = random.sample(range(1, MAX_COUNT + 1), 4)
     products = [replace(product, count=count) for product, count in zip(products, counts, strict=False)]
+    if random.random() < _ONE_BADGE_SHARE:
+        chosen = random.randrange(len(products))
+        products = [replace(one, badge=_badge_if(random, index == chosen)) for index, one in enumerate(products)]
     equal_prices = random.random() < 0.25
     if equal_prices:
         products = [replace(product, price_cents=products[0].price_cents) for product in products]
@@ -79,11 +85,15 @@ def triple_scene(random: Random, split: Split) -> Scene:
     opens = [
         Open("list", "What is in each picture?", listing),
         *_reading(random, products),
-        *(Open("which", asked.question, asked.right) for asked in choices),
+        *(Open("which", asked.question, asked.right) for asked in choices[:2]),
         *_telling(products),
         *_matching(random, products),
     ]
     return Scene(pictures, False, listing, tuple(choices), tuple(opens))
+
+
+def _badge_if(random: Random, there: bool) -> str | None:
+    return random.choice(BADGES) if there else None
 
 
 def _which(question: str, place: int, otherwise: str) -> Choice:
@@ -151,6 +161,9 @@ def _telling(products: Sequence[Product]) -> list[Open]:
         "stars": "Which picture has {0} stars?",
     }
     opens = []
+    badges = [product.badge is not None for product in products]
+    if badges.count(True) == 1:
+        opens += [Open("which", question, ORDINALS[badges.index(True)]) for question in _ASK_BADGE]
     for attribute, question in questions.items():
         values = [_value(product, attribute) for product in products]
         for ordinal, value in zip(ORDINALS, values, strict=False):
