@@ -99,11 +99,6 @@ def resolve_rounding(options: RoundingOptions, precision: DecoderPrecision, roun
         InputError: The set is unusable, or an option is out of range.
         ExportError: Options contradict one another.
     """
-    if options.method == "nf4":
-        raise ExportError(
-            "nf4 has no kernel in the run time, so it cannot be stored: it is there for comparison only "
-            "(benchmarks/quantization.py); choose --method gptq or rtn"
-        )
     quantized = precision in ("int4", "int8")
     asked = options.method is not None or options.calibration is not None or options.average_bits is not None
     if asked and not quantized:
@@ -112,6 +107,8 @@ def resolve_rounding(options: RoundingOptions, precision: DecoderPrecision, roun
         raise ExportError(
             "--method, --calibration and --average-bits do not go with --decoder, which is rounded already"
         )
+    if options.method == "nf4" and options.average_bits is not None:
+        raise ExportError("--average-bits chooses among levels of equal steps: it does not go with --method nf4")
     _check_numbers(options)
     calibrated = options.calibration is not None or options.method == "gptq" or options.average_bits is not None
     method = options.method or ("gptq" if calibrated else "rtn")

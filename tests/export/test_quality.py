@@ -125,7 +125,7 @@ def test_a_calibration_set_decides_the_method() -> None:
 @pytest.mark.parametrize(
     ("options", "precision", "message"),
     [
-        (RoundingOptions(method="nf4"), "int4", "nf4 has no kernel"),
+        (RoundingOptions(method="nf4", average_bits=5), "int4", "does not go with --method nf4"),
         (RoundingOptions(method="gptq"), "fp16", "rounds nothing"),
         (RoundingOptions(max_kl=-1.0), "int4", "--max-kl must be above 0"),
         (RoundingOptions(max_kl=1.0, quality_samples=0), "int4", "--max-kl needs"),

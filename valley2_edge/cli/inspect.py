@@ -59,7 +59,8 @@ def component_rows(manifest: Manifest) -> list[ComponentRow]:
     decoder = manifest.decoder
     precision: str = decoder.precision
     if decoder.precision == "int4":
-        precision += f", groups of {decoder.group_size}, {'symmetric' if decoder.symmetric else 'asymmetric'}"
+        levels = "nf4" if decoder.method == "nf4" else "symmetric" if decoder.symmetric else "asymmetric"
+        precision += f", groups of {decoder.group_size}, {levels}"
     if decoder.lm_head_precision != decoder.precision:
         precision += f", lm_head {decoder.lm_head_precision}"
     error = max((matrix.relative_error for matrix in decoder.matrices), default=None)

@@ -32,10 +32,11 @@ double median(std::vector<double> values) {
 }
 
 // A matrix of equal bytes: the speed does not depend on the values.
-RandomMatrix fast_matrix(const Shape &shape, Precision precision) {
+RandomMatrix fast_matrix(const Shape &shape, Precision precision, Code code) {
     RandomMatrix result;
     Matrix &matrix = result.matrix;
     matrix.precision = precision;
+    matrix.code = code;
     matrix.rows = shape.rows;
     matrix.columns = shape.columns;
     const size_t values = matrix.panels() * PANEL * matrix.columns;
@@ -68,11 +69,11 @@ class Bench {
     }
 
     void run(const char *name, Precision precision, v2e_activations activations, const std::vector<size_t> &counts,
-             size_t shape_count) {
+             size_t shape_count, Code code = Code::uniform) {
         std::vector<RandomMatrix> matrices;
         for (size_t layer = 0; layer < COLD_LAYERS; ++layer)
             for (size_t i = 0; i < shape_count; ++i)
-                matrices.push_back(fast_matrix(SHAPES[i], precision));
+                matrices.push_back(fast_matrix(SHAPES[i], precision, code));
         for (const size_t count : counts)
             measure(name, matrices, activations, count, shape_count);
     }
@@ -133,6 +134,7 @@ int main(int argc, char **argv) {
     Bench bench(isa, threads);
     bench.run("int4", Precision::int4, V2E_ACTIVATIONS_INT8, {1, 2, 6, 64, 256}, 4);
     bench.run("int4, int16 inputs", Precision::int4, V2E_ACTIVATIONS_INT16, {1, 256}, 4);
+    bench.run("nf4", Precision::int4, V2E_ACTIVATIONS_INT8, {1, 256}, 4, Code::nf4);
     bench.run("int8", Precision::int8, V2E_ACTIVATIONS_INT8, {1, 256}, 4);
     bench.run("fp16", Precision::fp16, V2E_ACTIVATIONS_INT8, {1, 64}, 2);
     bench.run("fp32", Precision::fp32, V2E_ACTIVATIONS_INT8, {1, 64}, 2);
