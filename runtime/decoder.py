@@ -17,12 +17,15 @@ import numpy.typing as npt
 from valley2_edge.errors import InputError, Valley2Error
 from valley2_edge.runtime.library import (
     ACTIVATIONS_NUMBERS,
+    COUNTER_FIELDS,
     ISA_NUMBERS,
     KV_PRECISION_NUMBERS,
+    SPECULATION_NUMBERS,
     GenerateOptionsStruct,
     ModelDescriptionStruct,
     ModelOptionsStruct,
     SegmentStruct,
+    SessionCountersStruct,
     SessionOptionsStruct,
     check,
     library,
@@ -95,6 +98,25 @@ class GenerateOptions:
     """0 or 1: off; over the session's token ids, prompt and answers."""
     seed: int = 0
     stop_tokens: tuple[int, ...] = ()
+    speculation: str = "auto"
+    """Drafts by prompt lookup, a key of `SPECULATION_NUMBERS`: "auto" where they pay, "off", or "always" for tests and
+    measurements. They change the time of an answer and nothing else."""
+    tokens_to_follow: int = 0
+    """That later calls will ask for at most: drafts may reach so far beyond max_new_tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationCounters:
+    """What generating has cost; the fields of v2e_session_counters."""
+
+    tokens: int
+    """Chosen and decoded."""
+    steps: int
+    """Of the decoder: as many as tokens without drafts."""
+    drafted_tokens: int
+    """Checked in these steps."""
+    accepted_tokens: int
+    """Of the drafted ones: tokens that needed no step of their own."""
 
 
 class Decoder:
@@ -262,6 +284,13 @@ class DecoderSession:
         """Bytes that the KV cache holds now."""
         return int(library().v2e_session_kv_bytes(self.handle))
 
+    @property
+    def counters(self) -> GenerationCounters:
+        """What `generate` has cost since the session was opened."""
+        struct = SessionCountersStruct()
+        check(library().v2e_session_count(self.handle, ctypes.byref(struct)))
+        return GenerationCounters(*(int(getattr(struct, name)) for name in COUNTER_FIELDS))
+
     def prefill(self, segments: Sequence[Segment], logit_rows: int = 1, on_progress: OnProgress | None = None) -> None:
         """Appends segments to the session; after a failure or a cancellation it is as it was before.
 
@@ -329,6 +358,8 @@ class DecoderSession:
             seed=unsigned("seed", options.seed, LARGEST_UINT64),
             stop_tokens=int32_pointer(stops),
             stop_token_count=len(stops),
+            speculation=number_of("speculation", options.speculation, SPECULATION_NUMBERS),
+            tokens_to_follow=unsigned("tokens_to_follow", options.tokens_to_follow),
         )
         bridge = EventBridge(lambda event: on_token(int(event.token)) if on_token else None)
         reason = ctypes.c_int()
