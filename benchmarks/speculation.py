@@ -32,7 +32,8 @@ import numpy.typing as npt
 from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import Valley2Error
-from valley2_edge.runtime.decoder import Decoder, GenerateOptions, GenerationCounters
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.generation import GenerateOptions, GenerationCounters
 
 Tokens = npt.NDArray[np.int32]
 START = 1000
@@ -163,8 +164,8 @@ def counting_decoder(layers: int, precision: DecoderPrecision, group_size: int) 
             if name.startswith(("model.embed_tokens.", "lm_head.")):
                 tokens = torch.arange(start, stop) - (1 if name.startswith("lm_head.") else 0)
                 first = tokens.clamp(min=0)[:, None] * EMBEDDING_STRIDE
-                return self._block[first + torch.arange(shape[1])]
-            scale = 0.01 * shape[-1] ** -0.5
+                return self._block.index_select(0, (first + torch.arange(shape[1])).ravel()).reshape(shape)
+            scale: float = 0.01 * shape[-1] ** -0.5
             return (self._block[: prod(shape)] * scale).reshape(shape)
 
     config = DecoderConfig(num_hidden_layers=layers)

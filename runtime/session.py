@@ -13,8 +13,8 @@ from valley2_edge import prompt
 from valley2_edge.errors import BudgetError, Cancelled, InputError, Valley2Error, Valley2Warning
 from valley2_edge.policy import EaglePreset, Policy, PolicyName
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
-from valley2_edge.runtime.decoder import GenerateOptions, StopReason
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress

@@ -13,7 +13,8 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import Cancelled, InputError, NumericError
-from valley2_edge.runtime.decoder import Decoder, DecoderSession, GenerateOptions, StopReason
+from valley2_edge.runtime.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.library import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.sampling import seed_of_step
 
