@@ -28,7 +28,8 @@ import numpy.typing as npt
 from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import Valley2Error
-from valley2_edge.runtime.decoder import Decoder, GenerateOptions
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.generation import GenerateOptions
 
 PROBE_BYTES = 1 << 30
 WARM_UP_TOKENS = 4

@@ -14,8 +14,8 @@ from valley2_edge import prompt
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
-from valley2_edge.runtime.decoder import GenerateOptions, StopReason
 from valley2_edge.runtime.engines import Engines, prompt_segments
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.preprocess import prepare_pictures
 from valley2_edge.runtime.sources import load_pictures, sort_sources

@@ -43,6 +43,7 @@ EVENT_TOKEN = 2
 ISA_NUMBERS = {"auto": 0, "portable": 1, "avx2": 2, "avx512-vnni": 3, "neon": 4}
 ACTIVATIONS_NUMBERS = {"int8": 0, "int16": 1}
 KV_PRECISION_NUMBERS = {"auto": 0, "fp16": 1, "fp32": 2}
+SPECULATION_NUMBERS = {"auto": 0, "off": 1, "always": 2}
 
 _STATUS_ERRORS: dict[int, type[Valley2Error]] = {
     1: InputError,
@@ -183,7 +184,19 @@ class GenerateOptionsStruct(SizedStructure):
         ("seed", c_uint64),
         ("stop_tokens", POINTER(c_int32)),
         ("stop_token_count", c_size_t),
+        ("speculation", c_uint32),
+        ("tokens_to_follow", c_uint32),
     ]
+
+
+COUNTER_FIELDS = ("tokens", "steps", "drafted_tokens", "accepted_tokens")
+"""The uint64 fields of v2e_session_counters after struct_size, in order."""
+
+
+class SessionCountersStruct(SizedStructure):
+    """v2e_session_counters."""
+
+    _fields_ = [("struct_size", c_size_t), *((name, c_uint64) for name in COUNTER_FIELDS)]
 
 
 EventCallback = CFUNCTYPE(c_int, POINTER(EventStruct), c_void_p)
@@ -228,6 +241,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     ),
     "v2e_session_length": (c_size_t, (c_void_p,)),
     "v2e_session_kv_bytes": (c_uint64, (c_void_p,)),
+    "v2e_session_count": (c_int, (c_void_p, POINTER(SessionCountersStruct))),
     "v2e_session_truncate": (c_int, (c_void_p, c_size_t)),
     "v2e_session_cancel": (None, (c_void_p,)),
     "v2e_session_resume": (None, (c_void_p,)),

@@ -22,6 +22,12 @@ class Statistics:
     """Of the prompt, control tokens included."""
     new_tokens: int = 0
     """Of the answer, the closing token apart."""
+    decode_steps: int = 0
+    """Of the decoder; fewer than new tokens where drafts were right."""
+    drafted_tokens: int = 0
+    """Guessed from earlier text and checked in these steps."""
+    accepted_tokens: int = 0
+    """Of the drafted ones: new tokens that needed no step of their own."""
     vision_load_seconds: float = 0.0
     """Opening the vision engines."""
     preprocess_seconds: float = 0.0
@@ -62,6 +68,11 @@ class Statistics:
     def decode_tokens_per_second(self) -> float:
         """Speed of the decode; 0 when there was none."""
         return self.new_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """New tokens for each step of the decoder: 1 without drafts; 0 when there was none."""
+        return self.new_tokens / self.decode_steps if self.decode_steps else 0.0
 
 
 def peak_memory_bytes() -> int | None:

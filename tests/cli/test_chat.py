@@ -66,6 +66,16 @@ def test_stats_tell_the_tokens_of_each_branch(run, fp32_bundle: Path, picture: P
     assert "1 tiles, 196 tokens" in run("chat", picture, "?", *words, "--no-tiles").stderr
 
 
+def test_stats_tell_what_drafts_were_worth(run, fp32_bundle: Path) -> None:
+    repeating = ("--repetition-penalty", 0.4, "--max-new-tokens", 40)
+    words = ("chat", "One?", "--bundle", fp32_bundle, *repeating, "--stats", "--speculation")
+    always, off = run(*words, "always"), run(*words, "off")
+    assert always.stdout == off.stdout
+    assert "drafted tokens" in always.stderr and "tokens/step" in always.stderr
+    assert "drafted" not in off.stderr
+    assert run(*words, "sometimes").code == 2
+
+
 def test_variable_names_the_bundle(run, fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(user_data.BUNDLE_VARIABLE, str(fp32_bundle))
     assert run("chat", "Hello", "--max-new-tokens", 2).code == 0

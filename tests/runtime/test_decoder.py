@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from valley2_edge.errors import BundleError, InputError
-from valley2_edge.runtime.decoder import Decoder, GenerateOptions, StopReason
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.library import ISA_NUMBERS, isa_available
 
 Array = npt.NDArray[Any]

@@ -29,7 +29,10 @@ SESSION_OPTIONS = (
     *("context_length", "kv_precision", "prefill_chunk", "system", "think", "policy", "strict"),
     *("eagle", "tiles", "eagle_preset", "eagle_max_tokens", "eagle_min_tokens"),
 )
-ASK_OPTIONS = ("frames", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+ASK_OPTIONS = (
+    *("frames", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
+    "speculation",
+)
 
 
 def chat(
@@ -65,6 +68,7 @@ def chat(
     min_p: options.MinP = 0.0,
     repetition_penalty: options.RepetitionPenalty = 1.0,
     seed: options.Seed = None,
+    speculation: options.Speculation = "auto",
     stats: options.Stats = False,
 ) -> None:
     """Chat about pictures or a video; the answer goes to stdout, all else to stderr."""

@@ -86,4 +86,11 @@ RepetitionPenalty = Annotated[
 Seed = Annotated[
     int | None, typer.Option(help="Of the choice above temperature 0; another each time.", rich_help_panel=_ANSWER)
 ]
+Speculation = Annotated[
+    Literal["auto", "off", "always"],
+    typer.Option(
+        help="Draft tokens from earlier text and check several at once; auto: where it pays. Changes no answer.",
+        rich_help_panel=_ANSWER,
+    ),
+]
 Stats = Annotated[bool, typer.Option("--stats", help="End with a table on stderr.", rich_help_panel=_ANSWER)]

@@ -227,6 +227,15 @@ typedef struct v2e_segment {
     size_t count;
 } v2e_segment;
 
+/* Prompt lookup: where the newest tokens stood in the session before, those that followed them there are drafted and
+ * checked in one step of the decoder, which reads the weights once for all of them. A draft never changes what is
+ * chosen, sampled or greedy: wrong tokens are dropped, and logits do not depend on how many positions share a step. */
+typedef enum v2e_speculation {
+    V2E_SPECULATION_AUTO = 0,  /* drafts as long as pay, by what earlier steps took and how often drafts were right */
+    V2E_SPECULATION_OFF = 1,   /* a step for every token */
+    V2E_SPECULATION_ALWAYS = 2 /* the longest drafts that there are: for tests and measurements */
+} v2e_speculation;
+
 typedef struct v2e_generate_options {
     size_t struct_size;
     uint32_t max_new_tokens;  /* 0: until a stop token or the end of the context */
@@ -238,6 +247,9 @@ typedef struct v2e_generate_options {
     uint64_t seed;
     const int32_t *stop_tokens;
     size_t stop_token_count;
+    uint32_t speculation; /* v2e_speculation. Does not change the result. */
+    uint32_t
+        tokens_to_follow; /* that later calls will ask for at most: drafts may reach so far beyond max_new_tokens */
 } v2e_generate_options;
 
 typedef enum v2e_stop_reason {
@@ -245,6 +257,15 @@ typedef enum v2e_stop_reason {
     V2E_STOP_LENGTH = 2, /* max_new_tokens */
     V2E_STOP_CONTEXT = 3 /* the context is full */
 } v2e_stop_reason;
+
+/* Of all calls of generate since the session was opened. */
+typedef struct v2e_session_counters {
+    size_t struct_size;
+    uint64_t tokens;          /* chosen and decoded */
+    uint64_t steps;           /* of the decoder: as many as tokens without drafts */
+    uint64_t drafted_tokens;  /* checked in these steps */
+    uint64_t accepted_tokens; /* of the drafted ones: tokens that needed no step of their own */
+} v2e_session_counters;
 
 typedef struct v2e_session v2e_session;
 
@@ -268,11 +289,13 @@ V2E_API v2e_status v2e_session_generate(v2e_session *session, const v2e_generate
 V2E_API size_t v2e_session_length(const v2e_session *session);
 /* Bytes that the KV cache holds now. */
 V2E_API uint64_t v2e_session_kv_bytes(const v2e_session *session);
+/* What generate has cost so far. */
+V2E_API v2e_status v2e_session_count(const v2e_session *session, v2e_session_counters *counters);
 /* Forgets all positions from `length` on. The kept logits are gone: prefill at least one position before generate. */
 V2E_API v2e_status v2e_session_truncate(v2e_session *session, size_t length);
 
 /* Stops the running call, or else the next one, with V2E_ERROR_CANCELLED, within one layer of one prefill chunk or
- * one token. Stays in force until v2e_session_resume. */
+ * one decode step. Stays in force until v2e_session_resume. */
 V2E_API void v2e_session_cancel(v2e_session *session);
 V2E_API void v2e_session_resume(v2e_session *session);
 

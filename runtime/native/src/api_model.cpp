@@ -24,6 +24,17 @@ void require(Pointer pointer, const char *name) {
         fail(V2E_ERROR_INPUT, "%s is NULL.", name);
 }
 
+// As much of a struct as its caller knows.
+template <class Struct>
+void write_struct(Struct full, Struct *target, const char *name) {
+    require(target, name);
+    const size_t size = std::min(target->struct_size, sizeof *target);
+    if (size < sizeof target->struct_size)
+        fail(V2E_ERROR_INPUT, "%s.struct_size is not set.", name);
+    full.struct_size = target->struct_size;
+    std::memcpy(target, &full, size);
+}
+
 } // namespace
 } // namespace v2e
 
@@ -41,13 +52,7 @@ v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options
 v2e_status v2e_model_describe(const v2e_model *model, v2e_model_description *description) {
     return guard([&] {
         require(model, "model");
-        require(description, "description");
-        const size_t size = std::min(description->struct_size, sizeof *description);
-        if (size < sizeof description->struct_size)
-            fail(V2E_ERROR_INPUT, "description.struct_size is not set.");
-        v2e_model_description full = model->decoder.describe();
-        full.struct_size = description->struct_size;
-        std::memcpy(description, &full, size);
+        write_struct(model->decoder.describe(), description, "description");
     });
 }
 
@@ -111,6 +116,13 @@ size_t v2e_session_length(const v2e_session *session) {
 
 uint64_t v2e_session_kv_bytes(const v2e_session *session) {
     return session == nullptr ? 0 : session->session.kv_bytes();
+}
+
+v2e_status v2e_session_count(const v2e_session *session, v2e_session_counters *counters) {
+    return guard([&] {
+        require(session, "session");
+        write_struct(session->session.counters(), counters, "counters");
+    });
 }
 
 v2e_status v2e_session_truncate(v2e_session *session, size_t length) {
