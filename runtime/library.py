@@ -216,6 +216,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_model_describe": (c_int, (c_void_p, POINTER(ModelDescriptionStruct))),
     "v2e_model_embed": (c_int, (c_void_p, POINTER(c_int32), c_size_t, POINTER(c_float))),
     "v2e_model_close": (None, (c_void_p,)),
+    "v2e_model_trim": (None, (c_void_p,)),
     "v2e_isa_name": (c_char_p, (c_uint32,)),
     "v2e_isa_available": (c_int, (c_uint32,)),
     "v2e_session_open": (c_int, (c_void_p, POINTER(SessionOptionsStruct), POINTER(c_void_p))),

@@ -81,7 +81,13 @@ class Valley2:
         tokenizer = Tokenizer(bundle.directory / "tokenizer")
         report("load", 1, 2)
         decoder = Decoder(bundle.directory / "decoder", threads=threads, isa=isa, activations=activations)
-        vision = VisionEncoder(bundle, threads=decoder.description.threads, providers=providers, keep=keep_vision)
+        vision = VisionEncoder(
+            bundle,
+            threads=decoder.description.threads,
+            providers=providers,
+            keep=keep_vision,
+            trim=decoder.trim,
+        )
         report("load", 2, 2)
         return cls(bundle, Engines(bundle.manifest.architecture, tokenizer, vision, decoder))
 

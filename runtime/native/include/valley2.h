@@ -201,6 +201,10 @@ V2E_API v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens
 /* Every session of the model must be closed before. NULL is allowed. */
 V2E_API void v2e_model_close(v2e_model *model);
 
+/* Gives back what nothing needs until the next call: the mapped pages of the model's files, which come back when they
+ * are touched, and what the process's allocator keeps of freed memory. Legal from every thread at any time. */
+V2E_API void v2e_model_trim(const v2e_model *model);
+
 /* Name of a v2e_isa: "portable", "avx2", "avx512-vnni", "neon". */
 V2E_API const char *v2e_isa_name(uint32_t isa);
 /* 1 when this machine can run the instruction set, else 0. */

@@ -61,6 +61,8 @@ class Decoder {
     // Whether a KV cache in fp16 is precise enough: everything but a decoder in fp32.
     bool prefers_half_cache() const { return head_.precision != Precision::fp32; }
     v2e_model_description describe() const;
+    // Lets the system take back the pages of the mapped files.
+    void drop_pages() const noexcept;
 
     // Fails with V2E_ERROR_INPUT for an id outside the vocabulary, naming it.
     void check_tokens(const int32_t *tokens, size_t count) const;
