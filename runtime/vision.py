@@ -147,6 +147,15 @@ class VisionEncoder:
         """The engines that are in memory now."""
         return frozenset(self._sessions)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the engines stay in memory between turns."""
+        return self._keep
+
+    def stop_keeping(self) -> None:
+        """From now on each engine goes after its use."""
+        self._keep = False
+
     def release(self) -> None:
         """Unloads the engines; the next call loads them again."""
         self._sessions.clear()
