@@ -31,7 +31,7 @@ ANY_PICTURE: Size = (3500, 3500)
 
 _LIBRARIES_BYTES = 48 << 20
 """Of ONNX Runtime, Pillow and the tokenizer's library, with the pages that their first use touches."""
-_KEPT_BYTES = 24 << 20
+_KEPT_BYTES = 8 << 20
 """Of freed memory that allocators keep whatever they are told."""
 _TOKENIZER_FACTOR = 30
 """Memory of a tokenizer by the size of its file."""
