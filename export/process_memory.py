@@ -6,24 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from valley2_edge.errors import InputError
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _TYPICAL_BYTES = 600 << 20
 """Of an interpreter with torch, where the system does not tell."""
-
-
-def parse_bytes(text: str) -> int:
-    """A number of bytes: "8GiB", "8G", "500 MB", all powers of 1024.
-
-    Raises:
-        InputError: It is none, or not above 0.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    size = int(float(match.group(1)) * _UNITS[match.group(2).upper()]) if match else 0
-    if size < 1:
-        raise InputError(f"{text!r} is no amount of memory: write for example 8GiB.")
-    return size
 
 
 def resident_bytes() -> int:

@@ -144,6 +144,12 @@ class Decoder:
         """
         return DecoderSession(self, context_length, kv_precision, prefill_chunk)
 
+    def trim(self) -> None:
+        """Gives back what nothing needs until the next call: mapped pages of the weights, and freed memory."""
+        with self._lock:
+            if self._handle is not None:
+                library().v2e_model_trim(self._handle)
+
     def close(self) -> None:
         """Gives the weights back, as soon as the last of its sessions is closed as well."""
         with self._lock:

@@ -199,6 +199,49 @@ class SessionCountersStruct(SizedStructure):
     _fields_ = [("struct_size", c_size_t), *((name, c_uint64) for name in COUNTER_FIELDS)]
 
 
+class MemoryOptionsStruct(SizedStructure):
+    """v2e_memory_options."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("context_length", c_uint32),
+        ("kv_precision", c_uint32),
+        ("prefill_chunk", c_uint32),
+        ("threads", c_uint32),
+        ("activations", c_uint32),
+        ("together", c_uint32),
+        ("conversation", c_uint32),
+        ("process_bytes", c_uint64),
+        ("pictures", POINTER(GeometryStruct)),
+        ("picture_count", c_size_t),
+    ]
+
+
+class MemoryPlanStruct(SizedStructure):
+    """v2e_memory_plan."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("context_length", c_uint32),
+        ("picture_tokens", c_uint32),
+        ("process_bytes", c_uint64),
+        ("decoder_bytes", c_uint64),
+        ("embedding_bytes", c_uint64),
+        ("kv_bytes", c_uint64),
+        ("scratch_bytes", c_uint64),
+        ("siglip_bytes", c_uint64),
+        ("projector_bytes", c_uint64),
+        ("eagle_bytes", c_uint64),
+        ("siglip_work_bytes", c_uint64),
+        ("eagle_work_bytes", c_uint64),
+        ("picture_bytes", c_uint64),
+        ("tiles_phase_bytes", c_uint64),
+        ("eagle_phase_bytes", c_uint64),
+        ("answer_phase_bytes", c_uint64),
+        ("peak_bytes", c_uint64),
+    ]
+
+
 EventCallback = CFUNCTYPE(c_int, POINTER(EventStruct), c_void_p)
 """v2e_event_callback. The Python object must stay referenced for as long as the library may call it."""
 
@@ -229,6 +272,8 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_model_describe": (c_int, (c_void_p, POINTER(ModelDescriptionStruct))),
     "v2e_model_embed": (c_int, (c_void_p, POINTER(c_int32), c_size_t, POINTER(c_float))),
     "v2e_model_close": (None, (c_void_p,)),
+    "v2e_model_trim": (None, (c_void_p,)),
+    "v2e_plan_memory": (c_int, (c_char_p, POINTER(MemoryOptionsStruct), POINTER(MemoryPlanStruct))),
     "v2e_isa_name": (c_char_p, (c_uint32,)),
     "v2e_isa_available": (c_int, (c_uint32,)),
     "v2e_session_open": (c_int, (c_void_p, POINTER(SessionOptionsStruct), POINTER(c_void_p))),

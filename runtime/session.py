@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from valley2_edge import prompt
@@ -16,6 +16,7 @@ from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.images import ImageSource
+from valley2_edge.runtime.memory_budget import MemoryChoice
 from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.sampling import Sampling, seed_of_step
@@ -77,8 +78,13 @@ class Session:
         eagle_preset: EaglePreset = "balanced",
         eagle_max_tokens: int | None = None,
         eagle_min_tokens: int | None = None,
+        check_memory: Callable[[Sequence[PreparedPicture], bool], None] | None = None,
+        memory: MemoryChoice | None = None,
     ) -> None:
         self._engines = engines
+        self._check_memory = check_memory
+        self.memory = memory
+        """What was chosen to keep the model's limit on memory; None: it has none."""
         self._model = engines.architecture
         self._policy = Policy(policy, strict, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens)
         self._layout = prompt.Layout(self._policy, self._model.picture.use_special_start_end_token)
@@ -238,6 +244,8 @@ class Session:
         statistics.siglip_tokens = sum(picture.geometry.siglip_tokens for picture in pictures)
         statistics.eagle_tokens = sum(picture.geometry.eagle_tokens for picture in pictures)
         self._check_room(statistics)
+        if pictures and self._check_memory is not None:
+            self._check_memory(pictures, turn.video is not None)
         encoded = self._engines.vision.encode(pictures, self._cancel, turn.report)
         statistics.vision_load_seconds = encoded.times.load
         statistics.preprocess_seconds += encoded.times.preprocess

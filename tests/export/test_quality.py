@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from valley2_edge.bundle import open_bundle
+from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.answer_statistics import compare_logits, top_logits
 from valley2_edge.export.greedy_reference import Tokens, greedy_answers
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.process_memory import parse_bytes
 from valley2_edge.export.rounding import RoundingOptions, resolve_rounding
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.answer_view import ProgressLine, print_answer
 from valley2_edge.cli.conversation import Conversation
@@ -50,6 +51,7 @@ def chat(
     context_length: options.ContextLength = 0,
     kv_precision: options.KvPrecision = "auto",
     prefill_chunk: options.PrefillChunk = 0,
+    memory: options.Memory = None,
     policy: options.PolicyOption = "hub",
     strict: options.Strict = False,
     eagle: options.Eagle = True,
@@ -82,7 +84,7 @@ def chat(
     messages = error_console()
     line = ProgressLine(messages)
     with contextlib.closing(line):
-        model = Valley2.load(directory, threads=threads, activations=activations, on_progress=line)
+        model = Valley2.load(directory, threads=threads, activations=activations, memory=memory, on_progress=line)
     with model:
         chatter = Chatter(model, _pick(given, SESSION_OPTIONS), _pick(given, ASK_OPTIONS), messages, stats)
         if question is not None:
@@ -105,6 +107,9 @@ class Chatter:
 
     def __post_init__(self) -> None:
         self._session = self.model.session(**self.session_options)
+        if self._session.memory is not None:
+            changes = ", ".join(self._session.memory.changes) or "all as asked for"
+            print_line(self.messages, f"memory: {format_bytes(self._session.memory.plan.peak_bytes)}; {changes}")
 
     def ask(self, question: str, media: Media) -> None:
         """Streams the answer to stdout.

@@ -30,6 +30,14 @@ ContextLength = Annotated[
     int, typer.Option(help="Positions; 0: as many as the model was trained for.", rich_help_panel=_MODEL)
 ]
 KvPrecision = Annotated[Literal["auto", "fp16", "fp32"], typer.Option(help="Of the KV cache.", rich_help_panel=_MODEL)]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Of the process at most, for example 6GiB; caps, context and KV precision are chosen to keep it.",
+        rich_help_panel=_MODEL,
+    ),
+]
 PrefillChunk = Annotated[
     int,
     typer.Option(help="Positions computed together; 0: 256. Does not change the answer.", rich_help_panel=_MODEL),

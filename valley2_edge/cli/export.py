@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from valley2_edge.bundle import DecoderPrecision, VisionPrecision, open_bundle
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.cli.rounding_options import (
     AverageBits,
     Calibration,
@@ -25,7 +26,7 @@ from valley2_edge.cli.rounding_options import (
     TextOnly,
     make_rounding_options,
 )
-from valley2_edge.cli.terminal import error_console, format_bytes, output_console, print_line, stage_progress
+from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.user_data import remember_bundle
 

@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from valley2_edge.bundle import Bundle, Manifest, open_bundle
-from valley2_edge.cli.terminal import format_bytes, output_console, print_line
+from valley2_edge.byte_count import format_bytes
+from valley2_edge.cli.terminal import output_console, print_line
 from valley2_edge.user_data import resolve_bundle
 
 

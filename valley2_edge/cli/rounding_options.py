@@ -101,7 +101,7 @@ def make_rounding_options(
         InputError: A value cannot be read.
         ExportError: An option of GPTQ is out of range.
     """
-    from valley2_edge.export.process_memory import parse_bytes
+    from valley2_edge.byte_count import parse_bytes
     from valley2_edge.export.rounding import RoundingOptions
     from valley2_edge.quantize.gptq import GptqOptions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from valley2_edge.cli.terminal import format_bytes
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.runtime.stats import Statistics
 
 

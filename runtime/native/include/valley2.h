@@ -201,6 +201,10 @@ V2E_API v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens
 /* Every session of the model must be closed before. NULL is allowed. */
 V2E_API void v2e_model_close(v2e_model *model);
 
+/* Gives back what nothing needs until the next call: the mapped pages of the model's files, which come back when they
+ * are touched, and what the process's allocator keeps of freed memory. Legal from every thread at any time. */
+V2E_API void v2e_model_trim(const v2e_model *model);
+
 /* Name of a v2e_isa: "portable", "avx2", "avx512-vnni", "neon". */
 V2E_API const char *v2e_isa_name(uint32_t isa);
 /* 1 when this machine can run the instruction set, else 0. */
@@ -298,6 +302,49 @@ V2E_API v2e_status v2e_session_truncate(v2e_session *session, size_t length);
  * one decode step. Stays in force until v2e_session_resume. */
 V2E_API void v2e_session_cancel(v2e_session *session);
 V2E_API void v2e_session_resume(v2e_session *session);
+
+/* ---------------------------------------------------------------- memory
+ * What a question about pictures will cost, before anything is loaded: only the manifest and the headers of the
+ * decoder's files are read. docs/memory.md says what is counted. */
+
+typedef struct v2e_memory_options {
+    size_t struct_size;
+    uint32_t context_length;      /* positions, all of them used; 0: the model's max_context */
+    uint32_t kv_precision;        /* v2e_kv_precision */
+    uint32_t prefill_chunk;       /* positions computed together; 0: 256 */
+    uint32_t threads;             /* 0: as many as the process may run on */
+    uint32_t activations;         /* v2e_activations */
+    uint32_t together;            /* 1: the vision engines stay loaded; 0: encode, free, decode */
+    uint32_t conversation;        /* 1: pictures may come when the context is full; 0: only before the first answer */
+    uint64_t process_bytes;       /* of the program itself; added to every phase */
+    const v2e_geometry *pictures; /* (picture_count), from v2e_plan_picture */
+    size_t picture_count;
+} v2e_memory_options;
+
+typedef struct v2e_memory_plan {
+    size_t struct_size;
+    uint32_t context_length;  /* positions that are planned for */
+    uint32_t picture_tokens;  /* of these for the pictures */
+    uint64_t process_bytes;   /* as given */
+    uint64_t decoder_bytes;   /* weights: mapped pages of decoder.safetensors */
+    uint64_t embedding_bytes; /* mapped pages of the embedding table that the text touches */
+    uint64_t kv_bytes;        /* of context_length positions */
+    uint64_t scratch_bytes;   /* activations of the largest prefill chunk, logits, sampling */
+    uint64_t siglip_bytes;    /* weights, as ONNX Runtime holds them; 0 without pictures */
+    uint64_t projector_bytes;
+    uint64_t eagle_bytes;        /* 0 without the Eagle branch as well */
+    uint64_t siglip_work_bytes;  /* loading and activations of SigLIP and the projector, one tile at a time */
+    uint64_t eagle_work_bytes;   /* loading and activations of Eagle for its largest picture */
+    uint64_t picture_bytes;      /* pixels of all pictures, the inputs made of the largest, all tokens */
+    uint64_t tiles_phase_bytes;  /* all that is in memory while SigLIP and the projector run */
+    uint64_t eagle_phase_bytes;  /* while Eagle runs */
+    uint64_t answer_phase_bytes; /* during prefill and decode */
+    uint64_t peak_bytes;         /* the largest phase */
+} v2e_memory_plan;
+
+/* bundle_directory holds valley2.json, UTF-8. Fails with V2E_ERROR_BUDGET when the pictures do not fit the context. */
+V2E_API v2e_status v2e_plan_memory(const char *bundle_directory, const v2e_memory_options *options,
+                                   v2e_memory_plan *plan);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,7 @@
 // The functions of valley2.h about models and sessions.
 #include "decoder.hpp"
 #include "error.hpp"
+#include "platform.hpp"
 #include "session.hpp"
 #include "valley2.h"
 
@@ -66,6 +67,12 @@ v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens, size_t
         model->decoder.check_tokens(tokens, count);
         model->decoder.embed(tokens, count, embeddings);
     });
+}
+
+void v2e_model_trim(const v2e_model *model) {
+    if (model != nullptr)
+        model->decoder.drop_pages();
+    return_free_memory();
 }
 
 void v2e_model_close(v2e_model *model) {

@@ -213,6 +213,11 @@ v2e_model_description Decoder::describe() const {
     return description;
 }
 
+void Decoder::drop_pages() const noexcept {
+    weights_.drop_pages();
+    embedding_file_.drop_pages();
+}
+
 void Decoder::check_tokens(const int32_t *tokens, size_t count) const {
     for (size_t i = 0; i < count; ++i)
         if (tokens[i] < 0 || static_cast<size_t>(tokens[i]) >= config_.vocabulary_size)

@@ -61,6 +61,10 @@ class Decoder {
     // Whether a KV cache in fp16 is precise enough: everything but a decoder in fp32.
     bool prefers_half_cache() const { return head_.precision != Precision::fp32; }
     v2e_model_description describe() const;
+    size_t weight_file_bytes() const { return weights_.mapped_bytes(); }
+    size_t embedding_file_bytes() const { return embedding_file_.mapped_bytes(); }
+    // Lets the system take back the pages of the mapped files.
+    void drop_pages() const noexcept;
 
     // Fails with V2E_ERROR_INPUT for an id outside the vocabulary, naming it.
     void check_tokens(const int32_t *tokens, size_t count) const;

@@ -22,6 +22,10 @@ class KvCache {
     void trim(size_t positions);
 
     bool half() const { return half_; }
+    // Of the pages that `positions` need.
+    uint64_t bytes_of(size_t positions) const {
+        return static_cast<uint64_t>((positions + KV_PAGE - 1) / KV_PAGE) * page_bytes_;
+    }
     uint64_t bytes() const { return static_cast<uint64_t>(pages_.size()) * page_bytes_; }
 
     KvView view(size_t layer, size_t kv_head) const;

@@ -34,6 +34,9 @@ class Session {
     size_t length() const { return history_.length(); }
     uint64_t kv_bytes() const { return cache_.bytes(); }
     const v2e_session_counters &counters() const { return counters_; }
+    uint64_t kv_bytes_of(size_t positions) const { return cache_.bytes_of(positions); }
+    size_t context_length() const { return context_length_; }
+    size_t prefill_chunk() const { return prefill_chunk_; }
     void cancel() { cancelled_.store(true); }
     void resume() { cancelled_.store(false); }
 
