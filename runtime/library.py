@@ -242,6 +242,12 @@ class MemoryPlanStruct(SizedStructure):
     ]
 
 
+class ProbeOptionsStruct(SizedStructure):
+    """v2e_probe_options."""
+
+    _fields_ = [("struct_size", c_size_t), ("threads", c_uint32), ("isa", c_uint32)]
+
+
 EventCallback = CFUNCTYPE(c_int, POINTER(EventStruct), c_void_p)
 """v2e_event_callback. The Python object must stay referenced for as long as the library may call it."""
 
@@ -290,6 +296,11 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_session_truncate": (c_int, (c_void_p, c_size_t)),
     "v2e_session_cancel": (None, (c_void_p,)),
     "v2e_session_resume": (None, (c_void_p,)),
+    "v2e_probe_open": (c_int, (POINTER(ProbeOptionsStruct), POINTER(c_void_p))),
+    "v2e_probe_bandwidth": (c_int, (c_void_p, POINTER(c_double))),
+    "v2e_probe_int8": (c_int, (c_void_p, POINTER(c_double))),
+    "v2e_probe_fp32": (c_int, (c_void_p, POINTER(c_double))),
+    "v2e_probe_close": (None, (c_void_p,)),
 }
 
 

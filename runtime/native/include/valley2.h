@@ -346,6 +346,27 @@ typedef struct v2e_memory_plan {
 V2E_API v2e_status v2e_plan_memory(const char *bundle_directory, const v2e_memory_options *options,
                                    v2e_memory_plan *plan);
 
+/* ---------------------------------------------------------------- limits
+ * What this machine can do at most at this moment, for measurements to be shares of: on a machine that others share the
+ * limits change by the minute. A call takes some tens of milliseconds and keeps every thread busy. */
+
+typedef struct v2e_probe_options {
+    size_t struct_size;
+    uint32_t threads; /* 0: as many as the process may run on */
+    uint32_t isa;     /* v2e_isa, for the multiplications; one that the machine lacks is V2E_ERROR_INPUT */
+} v2e_probe_options;
+
+typedef struct v2e_probe v2e_probe;
+
+V2E_API v2e_status v2e_probe_open(const v2e_probe_options *options, v2e_probe **probe);
+/* Reading memory, with a block of 512 MiB that the first call allocates. */
+V2E_API v2e_status v2e_probe_bandwidth(v2e_probe *probe, double *bytes_per_second);
+/* Multiplying int8 with sums in integers, and float32; an addition and its multiplication are two operations. */
+V2E_API v2e_status v2e_probe_int8(v2e_probe *probe, double *operations_per_second);
+V2E_API v2e_status v2e_probe_fp32(v2e_probe *probe, double *operations_per_second);
+/* NULL is allowed. */
+V2E_API void v2e_probe_close(v2e_probe *probe);
+
 #ifdef __cplusplus
 }
 #endif
