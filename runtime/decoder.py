@@ -136,7 +136,8 @@ class Decoder:
 
         Args:
             context_length: most positions; 0: as many as the model was trained for. Memory grows with use.
-            kv_precision: storage of the KV cache, "fp16", "fp32" or "auto": fp32 for a decoder in fp32, else fp16.
+            kv_precision: storage of the KV cache, "fp32", "fp16", "int8" or "auto": fp32 for a decoder in fp32, else
+                fp16.
             prefill_chunk: positions computed together; 0: 256. Does not change the result.
 
         Raises:

@@ -43,7 +43,7 @@ class Inquiry:
         engines: Of a loaded bundle, with `keep_vision` unless loading them for every picture is wanted.
         policy: The choices about pictures.
         system: System prompt; None is the policy's default.
-        kv_precision: Of the KV cache: auto, fp16 or fp32.
+        kv_precision: Of the KV cache: auto, fp32, fp16 or int8.
 
     Raises:
         InputError: An option is out of range, or the policy is strict, where a question's text decides about pictures.

@@ -42,7 +42,7 @@ EVENT_TOKEN = 2
 
 ISA_NUMBERS = {"auto": 0, "portable": 1, "avx2": 2, "avx512-vnni": 3, "neon": 4}
 ACTIVATIONS_NUMBERS = {"int8": 0, "int16": 1}
-KV_PRECISION_NUMBERS = {"auto": 0, "fp16": 1, "fp32": 2}
+KV_PRECISION_NUMBERS = {"auto": 0, "fp32": 2, "fp16": 1, "int8": 3}
 SPECULATION_NUMBERS = {"auto": 0, "off": 1, "always": 2}
 
 _STATUS_ERRORS: dict[int, type[Valley2Error]] = {

@@ -156,7 +156,7 @@ class Valley2:
             strict: Reproduce the reference's surprises as well.
             think: Ask for four-step answers.
             context_length: Positions at most; 0 is what the model was trained for. Memory grows with use.
-            kv_precision: Of the KV cache: auto, fp16 or fp32.
+            kv_precision: Of the KV cache: fp32, fp16, int8, or auto: fp32 for a decoder in fp32, else fp16.
             prefill_chunk: Positions computed together; 0 is 256. It does not change the answer.
             eagle: Run the Eagle branch, where the checkpoint has one.
             tiles: Cut pictures into tiles where the policy says so.

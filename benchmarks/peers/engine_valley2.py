@@ -9,7 +9,8 @@ from engine import MATRICES, About, Shape, random_rows
 
 from valley2_edge.benchmark.synthetic_decoder import SyntheticDecoder
 from valley2_edge.config import DecoderConfig
-from valley2_edge.runtime.decoder import Decoder, GenerateOptions
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.generation import GenerateOptions
 from valley2_edge.runtime.probe import Probe
 from valley2_edge.version import __version__
 

@@ -27,11 +27,11 @@ def test_answer_is_what_the_api_gives_and_alone_on_stdout(run, fp32_bundle: Path
 
 def test_options_change_the_answer_as_in_the_api(run, fp32_bundle: Path, picture: Path) -> None:
     words = "--policy repo --system S --temperature 0.9 --top-k 20 --top-p 0.9 --min-p 0.01 --repetition-penalty 1.1"
-    words += " --seed 7 --max-new-tokens 9 --eagle-preset fast --eagle-min-tokens 16 --no-tiles --kv-precision fp16"
+    words += " --seed 7 --max-new-tokens 9 --eagle-preset fast --eagle-min-tokens 16 --no-tiles --kv-precision int8"
     outcome = run("chat", picture, "What?", "--bundle", fp32_bundle, *words.split())
     with Valley2.load(fp32_bundle) as model:
         session = model.session(
-            policy="repo", system="S", eagle_preset="fast", eagle_min_tokens=16, tiles=False, kv_precision="fp16"
+            policy="repo", system="S", eagle_preset="fast", eagle_min_tokens=16, tiles=False, kv_precision="int8"
         )
         sampling = {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1, "seed": 7}
         expected = "".join(session.ask("What?", images=[picture], max_new_tokens=9, **sampling))

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from valley2_edge.benchmark.alternation import Limits, Measurement, Pause, Sample, Work
 from valley2_edge.benchmark.work import prefill_operations
 from valley2_edge.config import DecoderConfig
-from valley2_edge.runtime.decoder import Decoder, GenerateOptions
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.generation import GenerateOptions
 from valley2_edge.runtime.probe import LimitName
 
 TOKENS_BETWEEN_PAUSES = 4

@@ -29,7 +29,13 @@ Activations = Annotated[
 ContextLength = Annotated[
     int, typer.Option(help="Positions; 0: as many as the model was trained for.", rich_help_panel=_MODEL)
 ]
-KvPrecision = Annotated[Literal["auto", "fp16", "fp32"], typer.Option(help="Of the KV cache.", rich_help_panel=_MODEL)]
+KvPrecision = Annotated[
+    Literal["auto", "fp32", "fp16", "int8"],
+    typer.Option(
+        help="Of the KV cache; int8 is half of fp16. auto: fp32 for a decoder in fp32, else fp16.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Memory = Annotated[
     str | None,
     typer.Option(

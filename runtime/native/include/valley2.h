@@ -215,7 +215,8 @@ V2E_API int v2e_isa_available(uint32_t isa);
 typedef enum v2e_kv_precision {
     V2E_KV_AUTO = 0, /* fp32 for a decoder in fp32, else fp16 */
     V2E_KV_FP16 = 1,
-    V2E_KV_FP32 = 2
+    V2E_KV_FP32 = 2,
+    V2E_KV_INT8 = 3 /* half of fp16, with a step for each kv head and position; keys are spread over their channels */
 } v2e_kv_precision;
 
 typedef struct v2e_session_options {

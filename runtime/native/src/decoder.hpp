@@ -56,7 +56,7 @@ class Decoder {
     ThreadPool &pool() const { return *pool_; }
     const Linear &linear() const { return *linear_; }
     const ElementwiseKernels &elementwise() const { return *elementwise_; }
-    AttentionFunction attention() const { return attention_; }
+    const AttentionKernels &attention() const { return *attention_; }
 
     // Whether a KV cache in fp16 is precise enough: everything but a decoder in fp32.
     bool prefers_half_cache() const { return head_.precision != Precision::fp32; }
@@ -90,7 +90,7 @@ class Decoder {
     std::unique_ptr<ThreadPool> pool_;
     std::unique_ptr<Linear> linear_;
     const ElementwiseKernels *elementwise_ = nullptr;
-    AttentionFunction attention_ = nullptr;
+    const AttentionKernels *attention_ = nullptr;
 };
 
 } // namespace v2e

@@ -21,6 +21,7 @@ struct ForwardScratch {
     AlignedBuffer<float> cosine;    // (rows, head_size / 2)
     AlignedBuffer<float> sine;      // (rows, head_size / 2)
     AlignedBuffer<float> attention; // (threads, attention_scratch_floats)
+    AlignedBuffer<float> partials;  // (tasks, segments, attention_partial_floats), where keys are split among threads
     LinearScratch linear;
 
     void reserve(const Decoder &decoder, size_t row_count);

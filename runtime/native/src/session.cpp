@@ -13,14 +13,16 @@ constexpr int32_t NO_TOKEN = -1;
 constexpr size_t DEFAULT_PREFILL_CHUNK = 256;
 constexpr size_t MOST_PREFILL_CHUNK = 1 << 16;
 
-bool wants_half_cache(const Decoder &decoder, uint32_t kv_precision) {
+KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision) {
     switch (kv_precision) {
     case V2E_KV_AUTO:
-        return decoder.prefers_half_cache();
+        return decoder.prefers_half_cache() ? KvPrecision::fp16 : KvPrecision::fp32;
     case V2E_KV_FP16:
-        return true;
+        return KvPrecision::fp16;
     case V2E_KV_FP32:
-        return false;
+        return KvPrecision::fp32;
+    case V2E_KV_INT8:
+        return KvPrecision::int8;
     default:
         fail(V2E_ERROR_INPUT, "kv_precision is %u, which is no v2e_kv_precision.", static_cast<unsigned>(kv_precision));
     }
@@ -108,7 +110,7 @@ class Session::Progress {
 Session::Session(const Decoder &decoder, const v2e_session_options &options)
     : decoder_(decoder), context_length_(options.context_length), prefill_chunk_(options.prefill_chunk),
       cache_(decoder.config().layers, decoder.config().kv_heads, decoder.config().head_size,
-             wants_half_cache(decoder, options.kv_precision)) {
+             chosen_kv_precision(decoder, options.kv_precision)) {
     const size_t most = decoder.config().max_context;
     if (context_length_ == 0)
         context_length_ = most;
