@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
+from valley2_edge.cli.bench import bench
 from valley2_edge.cli.chat import chat
 from valley2_edge.cli.convert import convert
 from valley2_edge.cli.demo import demo
@@ -27,7 +28,7 @@ EXIT_USER = 2
 EXIT_CANCELLED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for command in (export, chat, demo, inspect, verify, convert):
+for command in (export, chat, demo, inspect, verify, convert, bench):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 
