@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine import Engine, Shape
+if TYPE_CHECKING:
+    from engine import Engine
 
 ENGINES = {
     "valley2": ("engine_valley2", "open_engine"),
@@ -38,6 +39,8 @@ def main() -> None:
         answers.flush()
 
     try:
+        from engine import Shape  # needs numpy
+
         module, function = ENGINES[name]
         engine: Engine = getattr(import_module(module), function)(
             Shape.parse(shape), int(threads), int(most), Path(scratch)

@@ -28,7 +28,7 @@ ALIGNMENT = 64
 BLOCK_VALUES = 1 << 22
 """So many are random before they repeat."""
 GROUP_SIZES = (32, 64, 128)
-_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
+_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
 # Standard deviation of uniform integers around their zero point.
 _DEVIATIONS: dict[DecoderPrecision, float] = {"int4": 4.6, "int8": 73.9}
 
