@@ -17,9 +17,9 @@ from pathlib import Path
 
 PICTURES = Path(__file__).parent / "pictures"
 QUESTIONS = (
-    (("card.png",), "What is the price?", "$24.95"),
-    (("before.png", "after.png"), "Compare the pictures.", "the price: $24.95 and $30.00"),
-    (("--video", "clip.webp"), "List the steps of the clip.", "fill, seal, label, ship"),
+    (("card.png",), "What is the price?", "$36.99"),
+    (("before.png", "after.png"), "Compare the pictures.", "the badge: HOT and NEW"),
+    (("--video", "clip.webp"), "List the steps of the clip.", "fill, ship, weigh, label"),
 )
 """Files, question and right answer."""
 

@@ -23,8 +23,9 @@ from valley2_edge.builtin import builtin_checkpoint
 from valley2_edge.errors import BudgetError, CheckpointError
 
 DEFAULT_CHECKPOINT = "bytedance-research/Valley2-DPO"
+CONFIG_NAME = "config.json"
 NEEDED_FILES = [
-    "config.json",
+    CONFIG_NAME,
     "generation_config.json",
     "vision_geometry.json",
     "model*.safetensors",
@@ -69,7 +70,7 @@ def resolve_checkpoint(
         BudgetError: The disk cannot hold the files.
     """
     name, path = str(name_or_path), Path(name_or_path).expanduser()
-    if not path.exists():
+    if not (path / CONFIG_NAME).is_file():
         path = builtin_checkpoint(name) or path
     if path.is_dir():
         if revision is not None:

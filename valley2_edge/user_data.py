@@ -54,15 +54,17 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
 
     Args:
         bundle: What the user named, or None: a directory, or a bundle that comes with the package, as nano. A
-            directory of that name goes first.
+            bundle in a directory of that name goes first.
 
     Raises:
         InputError: Nothing names a bundle, or what is remembered is gone.
     """
     named = bundle if bundle is not None else os.environ.get(BUNDLE_VARIABLE)
     if named:
-        ready = builtin_bundle(named)
-        return Path(named) if ready is None or Path(named).exists() else ready
+        from valley2_edge.bundle import MANIFEST_NAME  # which needs this module
+
+        is_bundle = (Path(named) / MANIFEST_NAME).is_file()
+        return (None if is_bundle else builtin_bundle(named)) or Path(named)
     remembered = last_bundle()
     if remembered is None:
         raise InputError(

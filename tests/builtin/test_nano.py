@@ -29,9 +29,15 @@ def test_nano_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert builtin_checkpoint("micro") is None and builtin_bundle("micro") is None
 
 
-def test_a_directory_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_or_a_bundle_in_a_directory_of_that_name_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nano").mkdir()
+    assert resolve_checkpoint("nano") == builtin_checkpoint("nano")
+    assert resolve_bundle("nano") == builtin_bundle("nano")
+    (tmp_path / "nano" / "config.json").touch()
+    (tmp_path / "nano" / "valley2.json").touch()
     assert resolve_checkpoint("nano") == Path("nano")
     assert resolve_bundle("nano") == Path("nano")
 

@@ -39,7 +39,7 @@ OPTIONS = ("red", "blue", "$24.95", "a lid")
         ("<SUMMARY>A or B</SUMMARY><REASONING>It is A", None),
     ],
 )
-def test_option_or_else_letter_in_brackets_or_else_the_first_capital_that_stands_alone(answer: str, letter: str | None) -> None:
+def test_option_else_letter_in_brackets_else_first_capital_that_stands_alone(answer: str, letter: str | None) -> None:
     assert chosen_letter(answer, OPTIONS) == letter
 
 

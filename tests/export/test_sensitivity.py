@@ -68,7 +68,8 @@ def test_export_keeps_within_the_average_and_uses_it(tmp_path: Path) -> None:
     bits = weights = 0
     for row in matrices:
         rows, columns = sizes[row.name]
-        bits += stored_bits(MatrixFormat(row.precision, row.group_size or bundle.manifest.decoder.group_size), rows, columns)
+        group_size = row.group_size or bundle.manifest.decoder.group_size
+        bits += stored_bits(MatrixFormat(row.precision, group_size), rows, columns)
         weights += rows * columns
     assert 5.0 < bits / weights <= 5.5
     with Valley2.load(bundle.directory) as model:

@@ -77,12 +77,11 @@ def ask_all(
         if on_progress is not None:
             on_progress(done, len(questions))
         show_pictures(answerer, question, text_only)
-        letters = tuple(
-            chosen_letter(
-                answerer.ask(question.prompt(rotation), max_new_tokens=limit, think=think).text, question.shown(rotation)
-            )
+        answers = [
+            answerer.ask(question.prompt(rotation), max_new_tokens=limit, think=think).text
             for rotation in range(ROTATIONS)
-        )
+        ]
+        letters = tuple(chosen_letter(answer, question.shown(rotation)) for rotation, answer in enumerate(answers))
         outcomes.append(Outcome(question.identifier, question.task, letters))
     if on_progress is not None:
         on_progress(len(questions), len(questions))
