@@ -8,7 +8,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 # Of the training of valley2-nano: its towers, then all of it, and more options of the latter (nano/train.py --help).
 TOWER_MINUTES ?= 11
-NANO_MINUTES ?= 100
+NANO_MINUTES ?= 130
 NANO_ARGS ?=
 
 # The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these
