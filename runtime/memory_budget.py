@@ -28,7 +28,7 @@ _SMALLEST_EAGLE = 64
 """Tokens of a picture, fewer than which the branch is better left out."""
 _CHUNKS = (128, 64)
 _KV_PRECISIONS = ("fp32", "fp16", "int8")
-"""From the largest to the smallest; those that the core has count."""
+"""From the largest to the smallest."""
 _STEP = 64 << 20
 """A refusal names the least memory rounded up to this."""
 
@@ -217,11 +217,8 @@ def _steps(wanted: MemorySettings, largest_context: int, picture_tokens: int) ->
 
 
 def _kv_precisions(wanted: MemorySettings) -> Sequence[str]:
-    from valley2_edge.runtime.library import KV_PRECISION_NUMBERS
-
-    known = [precision for precision in _KV_PRECISIONS if precision in KV_PRECISION_NUMBERS]
-    begin = known.index(wanted.kv_precision) + 1 if wanted.kv_precision in known else 1
-    return known[begin:]
+    widest = "fp32" if wanted.kv_precision == "auto" else wanted.kv_precision
+    return _KV_PRECISIONS[_KV_PRECISIONS.index(widest) + 1 :]
 
 
 def _way(name: str, value: object) -> Callable[[MemorySettings], MemorySettings]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge import Valley2
-from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.bundle import MANIFEST_NAME, Bundle, open_bundle
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.memory import MemoryPlan, MemorySettings, Size, plan_memory
@@ -59,6 +61,40 @@ def test_context_of_0_is_the_models_own(bundle: Bundle) -> None:
 def test_kv_cache_in_fp32_takes_twice_that_in_fp16(bundle: Bundle) -> None:
     half, single = (plan(bundle, settings=replace(FULL, kv_precision=name)).kv_bytes for name in ("fp16", "fp32"))
     assert single == 2 * half
+
+
+@pytest.mark.parametrize(("context", "pages"), [(256, 1), (257, 2), (1024, 4)])
+def test_kv_cache_in_int8_has_a_step_for_each_key_and_value(bundle: Bundle, context: int, pages: int) -> None:
+    decoder = bundle.manifest.architecture.decoder
+    page = decoder.num_hidden_layers * decoder.num_key_value_heads * 2 * 256 * (decoder.head_size + 4)
+    planned = plan(bundle, settings=replace(FULL, context_length=context, kv_precision="int8"))
+    assert planned.kv_bytes == pages * page
+
+
+def test_logits_are_those_of_the_longest_draft_and_of_a_prefill(bundle: Bundle, tmp_path: Path) -> None:
+    scratch = []
+    for vocabulary in (500, 1500):
+        directory = tmp_path / str(vocabulary)
+        config = TinyConfig(vocab_size=vocabulary)
+        write_decoder(directory / "decoder", config, random_weights(config))
+        shutil.copy(bundle.directory / MANIFEST_NAME, directory)
+        resized = replace(bundle, directory=directory)
+        scratch.append(plan(resized, settings=replace(FULL, context_length=256)).scratch_bytes)
+    float_bytes, candidate_bytes = 4, 8
+    assert scratch[1] - scratch[0] == 1000 * (17 * float_bytes + candidate_bytes)
+
+
+def test_a_short_chunk_leaves_room_for_a_draft(bundle: Bundle) -> None:
+    single, draft, more = (plan(bundle, settings=replace(FULL, prefill_chunk=rows)) for rows in (1, 16, 17))
+    assert single.scratch_bytes == draft.scratch_bytes < more.scratch_bytes
+
+
+def test_keys_that_threads_share_leave_sums_by_the_length_of_the_context(bundle: Bundle) -> None:
+    for threads, grows in ((1, False), (64, True)):
+        short, long = (
+            plan(bundle, settings=replace(FULL, threads=threads, context_length=context)) for context in (512, 4096)
+        )
+        assert (long.scratch_bytes > short.scratch_bytes) == grows
 
 
 def test_text_alone_needs_no_vision(bundle: Bundle) -> None:

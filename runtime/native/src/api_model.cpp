@@ -1,12 +1,9 @@
 // The functions of valley2.h about models and sessions.
+#include "arguments.hpp"
 #include "decoder.hpp"
-#include "error.hpp"
 #include "platform.hpp"
 #include "session.hpp"
 #include "valley2.h"
-
-#include <algorithm>
-#include <cstring>
 
 struct v2e_model {
     v2e::Decoder decoder;
@@ -15,29 +12,6 @@ struct v2e_model {
 struct v2e_session {
     v2e::Session session;
 };
-
-namespace v2e {
-namespace {
-
-template <class Pointer>
-void require(Pointer pointer, const char *name) {
-    if (pointer == nullptr)
-        fail(V2E_ERROR_INPUT, "%s is NULL.", name);
-}
-
-// As much of a struct as its caller knows.
-template <class Struct>
-void write_struct(Struct full, Struct *target, const char *name) {
-    require(target, name);
-    const size_t size = std::min(target->struct_size, sizeof *target);
-    if (size < sizeof target->struct_size)
-        fail(V2E_ERROR_INPUT, "%s.struct_size is not set.", name);
-    full.struct_size = target->struct_size;
-    std::memcpy(target, &full, size);
-}
-
-} // namespace
-} // namespace v2e
 
 using namespace v2e;
 

@@ -305,6 +305,19 @@ void Chunk::compute_logits() {
 
 } // namespace
 
+size_t split_attention_floats(const DecoderConfig &config, size_t rows, size_t positions, size_t threads) {
+    const size_t segments = (positions + KEY_SEGMENT - 1) / KEY_SEGMENT;
+    size_t most = 0;
+    for (size_t count = 1; count <= rows; ++count) {
+        const AttentionPlan plan = plan_attention(config, count, threads);
+        if (plan.blocks > 1)
+            break; // and so have all longer ones
+        if (plan.splits_keys)
+            most = std::max(most, plan.tasks(config) * segments * plan.partial_floats(config));
+    }
+    return most;
+}
+
 void ForwardScratch::reserve(const Decoder &decoder, size_t row_count) {
     if (row_count <= rows)
         return;
@@ -317,14 +330,7 @@ void ForwardScratch::reserve(const Decoder &decoder, size_t row_count) {
     cosine.reserve(row_count * config.head_size / 2);
     sine.reserve(row_count * config.head_size / 2);
     attention.reserve(decoder.pool().threads() * attention_scratch_floats(config.head_size));
-    for (size_t count = 1; count <= row_count; ++count) {
-        const AttentionPlan plan = plan_attention(config, count, decoder.pool().threads());
-        if (plan.blocks > 1)
-            break; // and all longer ones
-        const size_t segments = (config.max_context + KEY_SEGMENT - 1) / KEY_SEGMENT;
-        if (plan.splits_keys)
-            partials.reserve(plan.tasks(config) * segments * plan.partial_floats(config));
-    }
+    partials.reserve(split_attention_floats(config, row_count, config.max_context, decoder.pool().threads()));
     rows = row_count;
 }
 

@@ -27,6 +27,9 @@ struct ForwardScratch {
     void reserve(const Decoder &decoder, size_t row_count);
 };
 
+// Floats of partials that steps of up to `rows` positions need in a context of `positions`; 0 where no keys are split.
+size_t split_attention_floats(const DecoderConfig &config, size_t rows, size_t positions, size_t threads);
+
 struct ForwardCall {
     size_t position;                    // of the chunk's first row, in the session
     size_t count;                       // rows of scratch.hidden that hold embeddings

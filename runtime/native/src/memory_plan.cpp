@@ -1,11 +1,14 @@
 #include "memory_plan.hpp"
 
 #include "decoder.hpp"
+#include "draft_plan.hpp"
 #include "error.hpp"
+#include "forward.hpp"
 #include "geometry.hpp"
 #include "json.hpp"
 #include "platform.hpp"
 #include "session.hpp"
+#include "thread_pool.hpp"
 
 #include <algorithm>
 #include <string_view>
@@ -183,17 +186,22 @@ uint64_t linear_bytes(const Matrix &matrix, uint64_t rows, bool two_planes) {
     return rows * (matrix.columns * (two_planes ? 2 : 1) + 2 * matrix.groups() * FLOAT_BYTES);
 }
 
-uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, unsigned threads, bool two_planes) {
+// Of chunks of `rows` positions, in a session of `positions` at most.
+uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, uint64_t positions, unsigned threads, bool two_planes) {
     const DecoderConfig &config = decoder.config();
+    constexpr uint64_t draft_rows = 1 + DraftPlan::MOST_DRAFTED;
+    rows = std::max(rows, draft_rows);
     const uint64_t floats = 2 * config.hidden_size + config.qkv_size() + config.query_size() +
                             2 * config.intermediate_size + config.head_size + PANEL;
     uint64_t linear = linear_bytes(decoder.head(), rows, two_planes);
     for (const DecoderLayer &layer : decoder.layers())
         for (const Matrix *matrix : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down})
             linear = std::max(linear, linear_bytes(*matrix, rows, two_planes));
-    const uint64_t attention = threads * attention_scratch_floats(config.head_size) * FLOAT_BYTES;
-    // The logits of the last position and the step before it.
-    const uint64_t logits = config.vocabulary_size * (2 * FLOAT_BYTES + SAMPLING_BYTES);
+    const uint64_t attention = (threads * attention_scratch_floats(config.head_size) +
+                                split_attention_floats(config, rows, positions, threads)) *
+                               FLOAT_BYTES;
+    // Of the longest draft, and of the prefill that comes after it.
+    const uint64_t logits = config.vocabulary_size * ((draft_rows + 1) * FLOAT_BYTES + SAMPLING_BYTES);
     return rows * floats * FLOAT_BYTES + linear + attention + logits;
 }
 
@@ -230,9 +238,8 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     plan.embedding_bytes =
         std::min<uint64_t>(decoder.embedding_file_bytes(), (context - vision.tokens()) / 2 * TOUCHED_BYTES);
     plan.kv_bytes = session.kv_bytes_of(context);
-    plan.scratch_bytes = scratch_bytes(decoder, std::min<uint64_t>(session.prefill_chunk(), context),
-                                       options.threads == 0 ? usable_threads() : options.threads,
-                                       options.activations == V2E_ACTIVATIONS_INT16);
+    plan.scratch_bytes = scratch_bytes(decoder, std::min<uint64_t>(session.prefill_chunk(), context), context,
+                                       chosen_threads(options.threads), options.activations == V2E_ACTIVATIONS_INT16);
     vision.write(plan);
 
     const uint64_t decoder_bytes = plan.decoder_bytes + plan.embedding_bytes;
