@@ -70,7 +70,7 @@ def decoder_formats(
     precision: DecoderPrecision,
     *,
     group_size: int = 128,
-    symmetric: bool = False,
+    symmetric: bool | None = None,
     lm_head_precision: DecoderPrecision | None = None,
     code: Code = "uniform",
 ) -> DecoderFormats:
@@ -79,20 +79,23 @@ def decoder_formats(
     Args:
         precision: Of the layers.
         group_size: Columns that share a scale: 32, 64 or 128.
-        symmetric: int4 without zero points.
+        symmetric: int4 without zero points; None: with them, unless the code has none.
         lm_head_precision: None: int8 for an int4 decoder, else the decoder's own; the last matrix decides every token
             and is read once per token, so four more bits there cost little.
         code: What the four bits of int4 mean.
 
     Raises:
-        ExportError: A precision or a group size is not supported.
+        ExportError: A precision or a group size is not supported, or zero points are asked of nf4.
     """
+    if code == "nf4" and symmetric is False:
+        raise ExportError("nf4 has no zero points: --asymmetric does not go with --method nf4")
+    zeroless = bool(symmetric)
     if lm_head_precision is None:
         lm_head_precision = "int8" if precision == "int4" else precision
     return DecoderFormats(
-        layers=MatrixFormat(precision, group_size, symmetric, code),
+        layers=MatrixFormat(precision, group_size, zeroless, code),
         lm_head=MatrixFormat(
-            lm_head_precision, group_size, symmetric, code if lm_head_precision == "int4" else "uniform"
+            lm_head_precision, group_size, zeroless, code if lm_head_precision == "int4" else "uniform"
         ),
     )
 

@@ -84,7 +84,7 @@ def export_bundle(
     precision: DecoderPrecision = "int4",
     vision_precision: VisionPrecision | None = None,
     group_size: int = 128,
-    symmetric: bool = False,
+    symmetric: bool | None = None,
     lm_head_precision: DecoderPrecision | None = None,
     rounding: RoundingOptions | None = None,
     decoder: Path | None = None,
@@ -105,7 +105,8 @@ def export_bundle(
         precision: Of the decoder's layers.
         vision_precision: Of the stored vision weights; None: fp32 with an fp32 decoder, else fp16.
         group_size: Columns that share a scale, for int4 and int8: 32, 64 or 128.
-        symmetric: int4 without zero points: 1 byte less for each group, a slightly larger error. nf4 never has them.
+        symmetric: int4 without zero points: 1 byte less for each group, a slightly larger error. None: with them,
+            except nf4, which never has them.
         lm_head_precision: Of the output layer; None: int8 with an int4 decoder, else the decoder's own.
         rounding: Method, calibration set and measured quality (docs/quantization.md); None: to the nearest, unmeasured.
         decoder: A GPTQ checkpoint whose decoder takes the place of the checkpoint's own (docs/interchange.md). The

@@ -15,7 +15,7 @@ from valley2_edge.runtime.probe import Probe
 from valley2_edge.version import __version__
 
 PANEL = 64
-ONE_TOKEN = GenerateOptions(max_new_tokens=1)
+ONE_TOKEN = GenerateOptions(max_new_tokens=1, speculation="off")
 
 
 class Valley2Engine:

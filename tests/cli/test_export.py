@@ -99,6 +99,12 @@ def test_nf4_has_four_bits(run, tmp_path: Path, precision: str) -> None:
     assert f"nf4 is a code of four bits: it cannot be stored as {precision}" in outcome.error
 
 
+def test_nf4_has_no_zero_points(run, tmp_path: Path) -> None:
+    outcome = run("export", CHECKPOINT, "--method", "nf4", "--asymmetric", "--output", tmp_path / "b")
+    assert outcome.code == 2
+    assert "nf4 has no zero points: --asymmetric does not go with --method nf4" in outcome.error
+
+
 def test_rounding_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
     words = "--calibration my.jsonl --picture-weight balanced --column-order columns --no-scale-search --memory 2GiB"
     assert run("export", "x", *words.split(), "--max-kl", "0.03", "--average-bits", "5").code == 0

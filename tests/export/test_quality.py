@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from valley2_edge.bundle import open_bundle
-from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.answer_statistics import compare_logits, top_logits
 from valley2_edge.export.greedy_reference import Tokens, greedy_answers
@@ -101,17 +100,6 @@ def test_answers_that_need_too_many_runs_are_counted() -> None:
     teacher = _Teacher((1, 2, 3, 4, STOP))
     found = greedy_answers([(7,)], teacher, lambda _, begin: (*begin, 7), (STOP,), (8,), 2)
     assert (found.runs, found.inexact) == (2, 1)
-
-
-@pytest.mark.parametrize(("text", "size"), [("8GiB", 8 << 30), ("8G", 8 << 30), ("1.5 mb", 3 << 19), ("77", 77)])
-def test_amounts_of_memory(text: str, size: int) -> None:
-    assert parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "8 GiBs", "-1", "0", "much"])
-def test_other_words_are_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(InputError, match=r"write for example 8GiB"):
-        parse_bytes(text)
 
 
 def test_a_calibration_set_decides_the_method() -> None:

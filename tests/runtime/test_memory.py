@@ -157,6 +157,15 @@ def test_budget_frees_engines_before_it_shrinks_pictures(bundle: Bundle) -> None
     assert choice.changes == ("vision engines are freed after use",)
 
 
+def test_budget_rounds_the_kv_cache_before_it_shrinks_pictures(bundle: Bundle) -> None:
+    wanted = MemorySettings(context_length=24_000, prefill_chunk=16)
+    rounded = plan_memory(
+        bundle, [PHOTO], replace(wanted, kv_precision="int8"), conversation=True, process_bytes=0
+    ).peak_bytes
+    choice = budget_of(bundle, rounded).choose(wanted, [PHOTO])
+    assert choice.changes == ("KV cache in int8",)
+
+
 def test_budget_shortens_only_a_context_that_nobody_asked_for(bundle: Bundle) -> None:
     wanted = MemorySettings(policy=Policy(eagle_preset="fast"))
     whole = plan_memory(bundle, [PHOTO], wanted, conversation=True, process_bytes=0)

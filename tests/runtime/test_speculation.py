@@ -21,6 +21,7 @@ from valley2_edge.runtime.sampling import seed_of_step
 Tokens = npt.NDArray[np.int32]
 CONFIG = TinyConfig()
 ISAS = [name for name in ISA_NUMBERS if name != "auto" and isa_available(name)]
+PRECISIONS = ("fp32", "fp16", "int8", "int4", "nf4")
 CYCLE = 20
 NUMBERS = np.random.default_rng(3)
 PHRASE = NUMBERS.integers(0, CONFIG.vocab_size, 12).astype(np.int32)
@@ -41,9 +42,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     paths = {}
-    for precision in ("fp32", "fp16", "int8", "int4"):
+    for precision in PRECISIONS:
         paths[precision] = tmp_path_factory.mktemp(precision)
-        write_decoder(paths[precision], CONFIG, random_weights(CONFIG), precision, symmetric=False)
+        write_decoder(paths[precision], CONFIG, random_weights(CONFIG), precision, symmetric=precision != "int4")
     return paths
 
 
@@ -111,7 +112,7 @@ def test_the_answer_and_the_state_after_it_are_the_same(decoder: Decoder, prompt
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_logits_do_not_depend_on_the_draft_that_they_are_computed_with(
     directories: dict[str, Path], isa: str, precision: str
 ) -> None:
@@ -135,7 +136,7 @@ def test_logits_do_not_depend_on_the_draft_that_they_are_computed_with(
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_row_has_the_same_bits_whatever_shares_its_step(
     directories: dict[str, Path], isa: str, precision: str
 ) -> None:
@@ -150,6 +151,26 @@ def test_a_row_has_the_same_bits_whatever_shares_its_step(
             session.truncate(len(prompt))
             session.prefill([behind[:rows]], logit_rows=rows)
             assert session.logits(rows).tobytes() == np.concatenate(single[:rows]).tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kv_precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["int4", "nf4"])
+def test_drafts_over_keys_that_threads_share_change_nothing(
+    directories: dict[str, Path], precision: str, kv_precision: str, isa: str
+) -> None:
+    """Two segments of keys; from two threads on they are computed apart, for one row and for several."""
+    prompt = np.tile(PHRASE, 60)[:700]
+    outcomes = []
+    for threads, speculation in ((1, "off"), (3, "off"), (1, "always"), (3, "always")):
+        with (
+            Decoder(directories[precision], threads=threads, isa=isa) as opened,
+            opened.session(kv_precision=kv_precision) as session,
+        ):
+            session.prefill([prompt])
+            outcomes.append(answer_by_single_calls(session, speculation, 24, repetition_penalty=0.4))
+            assert (session.counters.accepted_tokens > 0) == (speculation == "always")
+    assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -69,7 +69,7 @@ def measure_prefill(
 def measure_decode(
     decoder: Decoder, context: int, tokens: int, plan: Plan, limits: Limits, done: Repeated
 ) -> Measurement:
-    """Decodes greedily after a context, one token a call as a conversation does, so that nothing can be guessed ahead.
+    """Decodes greedily after a context, one token a call as a conversation does, each in a step of its own.
 
     Args:
         decoder: Any.
@@ -83,7 +83,7 @@ def measure_decode(
         BudgetError: The context or the memory does not suffice.
     """
     rows = _embeddings(decoder, context)
-    one = GenerateOptions(max_new_tokens=1)
+    one = GenerateOptions(max_new_tokens=1, speculation="off")
     with decoder.session() as session:
         session.prefill([rows])
 

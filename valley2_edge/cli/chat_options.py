@@ -29,8 +29,9 @@ Activations = Annotated[
 ContextLength = Annotated[
     int, typer.Option(help="Positions; 0: as many as the model was trained for.", rich_help_panel=_MODEL)
 ]
+KvPrecisionName = Literal["auto", "fp32", "fp16", "int8"]
 KvPrecision = Annotated[
-    Literal["auto", "fp32", "fp16", "int8"],
+    KvPrecisionName,
     typer.Option(
         help="Of the KV cache; int8 is half of fp16. auto: fp32 for a decoder in fp32, else fp16.",
         rich_help_panel=_MODEL,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from valley2_edge.cli.answer_view import ProgressLine
+from valley2_edge.cli.chat_options import KvPrecisionName
 from valley2_edge.cli.terminal import error_console, output_console, print_line
 from valley2_edge.errors import InputError
 from valley2_edge.user_data import resolve_bundle
@@ -36,7 +37,6 @@ Threads = Annotated[int, typer.Option(min=0, help="Of all engines; 0: as many as
 Activations = Annotated[
     Literal["int8", "int16"], typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.")
 ]
-KvPrecision = Literal["auto", "fp32", "fp16", "int8"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -67,7 +67,7 @@ def ecom_vqa(
     text_only: Annotated[bool, typer.Option("--text-only", help="Without any picture: what guessing gives.")] = False,
     threads: Threads = 0,
     activations: Activations = "int8",
-    kv_precision: Annotated[KvPrecision, typer.Option(help="Of the KV cache.")] = "auto",
+    kv_precision: Annotated[KvPrecisionName, typer.Option(help="Of the KV cache.")] = "auto",
     picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -117,8 +117,8 @@ def compare_bundles(
     ] = 100,
     threads: Threads = 0,
     activations: Activations = "int8",
-    kv_precision_a: Annotated[KvPrecision, typer.Option(help="Of A's KV cache.")] = "auto",
-    kv_precision_b: Annotated[KvPrecision, typer.Option(help="Of B's KV cache.")] = "auto",
+    kv_precision_a: Annotated[KvPrecisionName, typer.Option(help="Of A's KV cache.")] = "auto",
+    kv_precision_b: Annotated[KvPrecisionName, typer.Option(help="Of B's KV cache.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Ask two bundles the same questions: agreement, divergence of their distributions, and reading errors."""

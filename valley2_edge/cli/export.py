@@ -49,8 +49,13 @@ def export(
     ] = None,
     group_size: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64 or 128.")] = 128,
     symmetric: Annotated[
-        bool, typer.Option("--symmetric/--asymmetric", help="int4 without or with zero points.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--symmetric/--asymmetric",
+            help="int4 without or with zero points; with, when not given. nf4 has none.",
+            show_default=False,
+        ),
+    ] = None,
     lm_head_precision: Annotated[
         DecoderPrecision | None,
         typer.Option(help="Of the output layer; int8 with --precision int4, else as --precision, when not given."),

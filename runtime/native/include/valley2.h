@@ -252,9 +252,8 @@ typedef struct v2e_generate_options {
     uint64_t seed;
     const int32_t *stop_tokens;
     size_t stop_token_count;
-    uint32_t speculation; /* v2e_speculation. Does not change the result. */
-    uint32_t
-        tokens_to_follow; /* that later calls will ask for at most: drafts may reach so far beyond max_new_tokens */
+    uint32_t speculation;      /* v2e_speculation. Does not change the result. */
+    uint32_t tokens_to_follow; /* that later calls ask for at most: drafts may reach beyond max_new_tokens for them */
 } v2e_generate_options;
 
 typedef enum v2e_stop_reason {

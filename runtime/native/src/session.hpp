@@ -64,9 +64,8 @@ class Session {
     TokenHistory history_; // one token a position, NO_TOKEN for an embedding that the caller gave
     DraftPlan plan_;
     std::vector<int32_t> step_; // of the last decode step: a token and its draft; empty after a prefill
-    std::vector<float>
-        logits_;     // (rows, vocabulary_size): of the last prefill's end, or one row for each token of step_
-    size_t row_ = 0; // of the session's last position; the draft behind it is in the cache but not chosen
+    std::vector<float> logits_; // (rows, vocabulary_size): of the last prefill's end, or of the tokens of step_
+    size_t row_ = 0;            // of the session's last position; the draft behind it is in the cache but not chosen
     v2e_session_counters counters_{};
     std::atomic<bool> cancelled_{false};
     std::atomic<bool> busy_{false};
