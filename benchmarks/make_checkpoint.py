@@ -4,7 +4,8 @@
     python benchmarks/make_checkpoint.py --output short --layers 2   # all of the vision side, two decoder layers
 
 The weights are bfloat16, in shards, and written in a stream, a few megabytes at a time. Nothing about the model's
-answers means anything, but its sizes, memory and speed do.
+answers means anything, but its sizes, memory and speed do. With --outliers a few channels of the decoder are sixteen
+times the rest, as in trained models, which rounding must cope with.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ RELEASED_LAYERS = 28
 CANVASES = parse_grid_pinpoints("(1x1),...,(3x3)", crop_size=384)
 
 
-def write_checkpoint(directory: Path, layers: int, seed: int) -> int:
+def write_checkpoint(directory: Path, layers: int, seed: int, *, outliers: bool = False) -> int:
     """Writes the whole checkpoint.
 
     Args:
         directory: Does not exist yet.
         layers: Decoder layers; the release has 28.
         seed: Of the weights.
+        outliers: Whether some channels of the decoder are far larger than the rest.
 
     Returns:
         Bytes of the weights.
@@ -63,6 +65,7 @@ def write_checkpoint(directory: Path, layers: int, seed: int) -> int:
             config,
             Path(tokenizer),
             seed=seed,
+            outliers=outliers,
             progress=lambda _stage, done, _total: progress.update(task, completed=done),
         )
     return total
@@ -74,11 +77,12 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
     parser.add_argument("--layers", type=int, default=RELEASED_LAYERS, help="decoder layers (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--outliers", action="store_true", help="some channels of the decoder far larger than the rest")
     arguments = parser.parse_args()
     if arguments.layers < 1:
         parser.error("--layers must be at least 1")
     try:
-        total = write_checkpoint(arguments.output, arguments.layers, arguments.seed)
+        total = write_checkpoint(arguments.output, arguments.layers, arguments.seed, outliers=arguments.outliers)
     except (Valley2Error, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

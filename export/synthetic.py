@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from math import prod
 from pathlib import Path
 from statistics import NormalDist
@@ -40,6 +40,10 @@ PIECE_ELEMENTS = 4_194_301
 """A prime, so that the rows of no matrix repeat in step with it."""
 BF16_BYTES = 2
 ALIGNMENT = 8
+OUTLIER_CHANNELS = 1000
+"""One channel in as many is an outlier."""
+_OUTLIER_EXPONENT = 4
+_BF16_MANTISSA_BITS = 7
 
 Progress = Callable[[str, int, int], None]
 
@@ -94,12 +98,17 @@ def write_synthetic_checkpoint(
     seed: int = 0,
     shard_bytes: int = RELEASED_SHARD_BYTES,
     pooling_head: bool = True,
+    outliers: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Writes config, tokenizer and bf16 shards of a random Valley2.
 
     Matrices have the deviation 1 / sqrt(inputs), so that activations keep their scale through the layers; each tensor's
     numbers depend on the seed and its name only.
+
+    Large language models have a few channels whose activations are some twenty times the others' in every layer
+    (LLM.int8, arXiv 2208.07339). With `outliers` the norms of the decoder multiply the same channels by 16 in all
+    layers, and so do rows of `up_proj`, whose channels are the inputs of `down_proj`.
 
     Args:
         directory: Is made; must not hold a checkpoint yet.
@@ -108,6 +117,7 @@ def write_synthetic_checkpoint(
         seed: Another seed gives other weights.
         shard_bytes: A shard is closed before it would become larger; one file without an index when all fits in one.
         pooling_head: Whether to write SigLIP's unused pooling head, as the release does.
+        outliers: Whether some channels of the decoder are far larger than the rest.
         progress: Called with "checkpoint", the bytes written and all bytes.
 
     Raises:
@@ -123,7 +133,8 @@ def write_synthetic_checkpoint(
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, directory / name)
     shapes = required_tensors(config) | (pooling_head_tensors(config.siglip) if pooling_head else {})
-    _write_shards(directory, _cut(shapes, shard_bytes), seed, progress or (lambda stage, done, total: None))
+    pieces = partial(_random_pieces, seed=seed, outliers=outliers)
+    _write_shards(directory, _cut(shapes, shard_bytes), pieces, progress or (lambda stage, done, total: None))
     # The config comes last: a directory with a config is complete
     write_config_files(directory, config)
 
@@ -220,7 +231,12 @@ def _cut(shapes: dict[str, Shape], shard_bytes: int) -> list[dict[str, Shape]]:
     return shards
 
 
-def _write_shards(directory: Path, shards: list[dict[str, Shape]], seed: int, progress: Progress) -> None:
+def _write_shards(
+    directory: Path,
+    shards: list[dict[str, Shape]],
+    pieces: Callable[[str, Shape], Iterator[NDArray[np.uint16]]],
+    progress: Progress,
+) -> None:
     total = sum(prod(shape) * BF16_BYTES for shard in shards for shape in shard.values())
     done = 0
     weight_map: dict[str, str] = {}
@@ -230,7 +246,7 @@ def _write_shards(directory: Path, shards: list[dict[str, Shape]], seed: int, pr
             _write_header(stream, shard)
             for name, shape in shard.items():
                 weight_map[name] = file_name
-                for piece in _random_pieces(name, shape, seed):
+                for piece in pieces(name, shape):
                     stream.write(piece.data)
                     done += piece.nbytes
                     progress("checkpoint", done, total)
@@ -252,18 +268,33 @@ def _write_header(stream: BinaryIO, shard: dict[str, Shape]) -> None:
     stream.write(text)
 
 
-def _random_pieces(name: str, shape: Shape, seed: int) -> Iterator[NDArray[np.uint16]]:
+def _random_pieces(name: str, shape: Shape, *, seed: int, outliers: bool) -> Iterator[NDArray[np.uint16]]:
     """The bits of the tensor's bf16 numbers in order, at most `PIECE_ELEMENTS` at once."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
     mean, deviation = _distribution(name, shape)
     # 16 random bits choose a quantile: several times faster than drawing from the normal distribution
     table = _bf16_bits(_normal_quantiles() * np.float32(deviation) + np.float32(mean))
-    left = prod(shape)
-    while left:
-        count = min(left, PIECE_ELEMENTS)
-        yield table[np.frombuffer(generator.bytes(2 * count), np.uint16)]
-        left -= count
+    rows = _outlier_rows(name, shape[0], seed) if outliers else []
+    width, total = prod(shape[1:]), prod(shape)
+    for start in range(0, total, PIECE_ELEMENTS):
+        count = min(total - start, PIECE_ELEMENTS)
+        piece = table[np.frombuffer(generator.bytes(2 * count), np.uint16)]
+        for row in rows:
+            # A power of two is an addition to the exponent
+            piece[max(0, row * width - start) : max(0, (row + 1) * width - start)] += np.uint16(
+                _OUTLIER_EXPONENT << _BF16_MANTISSA_BITS
+            )
+        yield piece
+
+
+def _outlier_rows(name: str, count: int, seed: int) -> list[int]:
+    """The rows of a tensor that make outlier channels; the same for all tensors of so many rows."""
+    if not name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight", "mlp.up_proj.weight")):
+        return []
+    digest = hashlib.sha256(f"{seed}:outliers of {count}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest, "little"))
+    return [int(row) for row in generator.choice(count, max(1, count // OUTLIER_CHANNELS), replace=False)]
 
 
 @cache

@@ -120,6 +120,22 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     assert not torch.equal(one.tensor("lm_head.weight"), other.tensor("lm_head.weight"))
 
 
+def test_outliers_are_the_same_few_channels_in_every_layer(tmp_path: Path) -> None:
+    write_synthetic_checkpoint(tmp_path / "with", small_config(), GOLDEN, outliers=True)
+    plain, other = Checkpoint.open(make_checkpoint(tmp_path / "plain")), Checkpoint.open(tmp_path / "with")
+    for part in ("input_layernorm", "post_attention_layernorm", "mlp.up_proj"):
+        changed = []
+        for layer in range(2):
+            name = f"model.layers.{layer}.{part}.weight"
+            ratio = (other.tensor(name).float() / plain.tensor(name).float()).reshape(len(other.tensor(name)), -1)
+            assert set(ratio.unique().tolist()) == {1.0, 16.0}
+            changed.append((ratio == 16).all(1).nonzero().flatten().tolist())
+            assert (ratio == 16).any(1).sum() == len(changed[-1]) == 1
+        assert changed[0] == changed[1]
+    same = "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(other.tensor(same), plain.tensor(same))
+
+
 def test_hub_snapshot_knows_its_name_and_revision(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "models--owner--model" / "snapshots" / "0123abc")
     checkpoint = Checkpoint.open(path)

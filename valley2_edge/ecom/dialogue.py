@@ -38,7 +38,7 @@ _Shares = dict[str, float]
 _SHARES: dict[Stage, _Shares] = {
     "broad": {"single": 0.5, "pair": 0.12, "triple": 0.12, "motion": 0.06, "show": 0.07, "badge": 0.06, "steps": 0.07},
     "annealing": {
-        "single": 0.42, "pair": 0.15, "triple": 0.14, "motion": 0.06, "show": 0.08, "badge": 0.07, "steps": 0.08,
+        "single": 0.38, "pair": 0.18, "triple": 0.18, "motion": 0.05, "show": 0.07, "badge": 0.06, "steps": 0.08,
     },
 }  # fmt: skip
 _FIRST_SHARES: _Shares = {
@@ -50,9 +50,15 @@ _READING_FROM = 16_000
 """From this dialogue on prices and names are asked for more often: they take the longest to learn."""
 _READING_WEIGHT = 3
 _READING = ("ocr", "read_price", "read_name")
+_COMPARING_SHARES: _Shares = {
+    "single": 0.36, "pair": 0.24, "triple": 0.24, "motion": 0.03, "show": 0.04, "badge": 0.03, "steps": 0.06,
+}  # fmt: skip
+_COMPARING_FROM = 44_000
+"""From this dialogue on more of two and three pictures: what they show must be read before it can be compared."""
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
-_TURNS = {"single": 9, "pair": 5, "triple": 6, "motion": 4, "show": 5, "badge": 4, "steps": 5}
-_CHOICE_SHARE: dict[Stage, float] = {"broad": 0.45, "annealing": 0.65}
+_TURNS = {"single": 9, "pair": 9, "triple": 10, "motion": 4, "show": 5, "badge": 4, "steps": 5}
+"""How many questions are drawn; one that was drawn before is asked once."""
+_CHOICE_SHARE: dict[Stage, float] = {"broad": 0.4, "annealing": 0.6}
 _THINK_SHARE: dict[Stage, float] = {"broad": 0.01, "annealing": 0.04}
 
 
@@ -76,20 +82,25 @@ def training_dialogue(seed: int, index: int, stage: Stage) -> Dialogue:
         stage: "broad", or "annealing": more of the benchmark's kind of question.
     """
     random = Random(f"training {seed} {index} {stage}")
-    shares = _SHARES[stage] if stage == "annealing" or index >= _FIRST_DIALOGUES else _FIRST_SHARES
-    kind = _spread_kind(index, shares)
+    kind = _spread_kind(index, _shares(index, stage))
     scene = SCENES[kind](random, "training")
-    turns = []
+    turns: list[tuple[str, str]] = []
     for _ in range(_TURNS[kind]):
-        if random.random() < _THINK_SHARE[stage]:
-            turns.append(thinking_turn(random, scene, random.choice(scene.choices)))
-        elif random.random() < _CHOICE_SHARE[stage]:
-            asked = _draw(random, scene.choices, [one.task for one in scene.choices], index)
-            turns.append((_prompt(random, asked), asked.right))
-        else:
-            opened = _draw(random, scene.opens, [one.kind for one in scene.opens], index)
-            turns.append((opened.question, opened.answer))
+        turn = _turn(random, scene, stage, index)
+        if turn not in turns:
+            turns.append(turn)
     return Dialogue(scene.pictures, scene.video, tuple(turns))
+
+
+def _turn(random: Random, scene: Scene, stage: Stage, index: int) -> tuple[str, str]:
+    """A question about the scene and its answer."""
+    if random.random() < _THINK_SHARE[stage]:
+        return thinking_turn(random, scene, random.choice(scene.choices))
+    if random.random() < _CHOICE_SHARE[stage]:
+        asked = _draw(random, scene.choices, [one.task for one in scene.choices], index)
+        return _prompt(random, asked), asked.right
+    opened = _draw(random, scene.opens, [one.kind for one in scene.opens], index)
+    return opened.question, opened.answer
 
 
 def thinking_turn(random: Random, scene: Scene, asked: Choice) -> tuple[str, str]:
@@ -113,6 +124,15 @@ def text_corpus(count: int) -> Iterator[str]:
     for index in range(count):
         for question, answer in training_dialogue(0, index, "annealing").turns:
             yield every_name.sub("", f"{question}\n{answer}")
+
+
+def _shares(index: int, stage: Stage) -> _Shares:
+    """How often each kind of scene occurs around a sample."""
+    if stage == "annealing":
+        return _SHARES["annealing"]
+    if index < _FIRST_DIALOGUES:
+        return _FIRST_SHARES
+    return _SHARES["broad"] if index < _COMPARING_FROM else _COMPARING_SHARES
 
 
 def _spread_kind(index: int, shares: _Shares) -> str:

@@ -48,6 +48,7 @@ def pair_scene(random: Random, split: Split) -> Scene:
     opens = [
         Open("difference", "Compare the pictures.", f"{right}: {values}"),
         *_reading(random, (first, second)),
+        *_same(random, attribute),
     ]
     more = choice(random, "difference_spotting", _ASK_DIFFERENCE, right, labels)
     return Scene(pictures, False, f"{right}: {values}", (difference, more), tuple(opens))
@@ -72,7 +73,12 @@ def triple_scene(random: Random, split: Split) -> Scene:
         _extreme(random, products),
     ]
     listing = ", ".join(f"{product.colour} {product.kind}" for product in products)
-    opens = [Open("list", "What is in each picture?", listing), *_reading(random, products)]
+    opens = [
+        Open("list", "What is in each picture?", listing),
+        *_reading(random, products),
+        *(Open("which", asked.question, asked.right) for asked in choices),
+        *_telling(random, products),
+    ]
     return Scene(pictures, False, listing, tuple(choices), tuple(opens))
 
 
@@ -124,6 +130,35 @@ def _changed(random: Random, product: Product, attribute: str, split: Split) -> 
     if attribute == "stars":
         return replace(product, rating=another(random, range(1, MAX_RATING + 1), product.rating or 0))
     return replace(product, badge=another(random, BADGES, product.badge or ""))
+
+
+def _same(random: Random, changed: str) -> list[Open]:
+    """Whether an attribute is the same on both cards: one that is and the one that is not."""
+    kept = random.choice([attribute for attribute in ATTRIBUTES if attribute != changed])
+    return [Open("same", f"Is the {attribute} the same?", _yes(attribute == kept)) for attribute in (kept, changed)]
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"
+
+
+def _telling(random: Random, products: list[Product]) -> list[Open]:
+    """Which picture it is, told by one attribute that no other picture shares."""
+    questions = {
+        "colour": "Which picture shows something {0}?",
+        "product": "Which picture shows a {0}?",
+        "stars": "Which picture has {0} stars?",
+        "price": "Which picture has the price {0}?",
+        "name": "Which picture has the name {0}?",
+    }
+    opens = []
+    for attribute, question in questions.items():
+        values = [_value(product, attribute) for product in products]
+        telling = [index for index, value in enumerate(values) if values.count(value) == 1]
+        if telling:
+            index = random.choice(telling)
+            opens.append(Open("which", question.format(values[index]), ORDINALS[index]))
+    return opens
 
 
 def _value(product: Product, attribute: str) -> str:
