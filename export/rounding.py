@@ -19,7 +19,6 @@ from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder_layers import split_parts
 from valley2_edge.export.decoder_layout import LM_HEAD, DecoderFormats
 from valley2_edge.export.gptq_source import NamedFormats
-from valley2_edge.export.process_memory import resident_bytes
 from valley2_edge.export.quality import Quality, measure_quality
 from valley2_edge.export.rounded_layers import LayerState, LayerStore, RoundedLayers, record_facts
 from valley2_edge.export.sensitivity import SensitivityMethod
@@ -28,6 +27,7 @@ from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import MethodName, rounding_method
 from valley2_edge.quantize.mixed_precision import allocate_formats, candidate_formats
 from valley2_edge.quantize.modality import PictureWeight
+from valley2_edge.runtime.process_memory import resident_bytes
 
 Progress = Callable[[str, int, int], None]
 Announce = Callable[[str], None]

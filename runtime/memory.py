@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 
 from valley2_edge.bundle import TOKENIZER_FILE, Bundle
 from valley2_edge.policy import Policy
@@ -22,6 +20,7 @@ from valley2_edge.runtime.library import (
 )
 from valley2_edge.runtime.native_call import number_of, unsigned
 from valley2_edge.runtime.pixels import plan_picture
+from valley2_edge.runtime.process_memory import resident_bytes
 
 Size = tuple[int, int]
 """Width and height, pixels."""
@@ -35,8 +34,6 @@ _KEPT_BYTES = 8 << 20
 """Of freed memory that allocators keep whatever they are told."""
 _TOKENIZER_FACTOR = 30
 """Memory of a tokenizer by the size of its file."""
-_INTERPRETER_BYTES = 64 << 20
-"""Of Python with numpy, where the system does not tell."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +128,4 @@ def expected_process_bytes(bundle: Bundle) -> int:
     """Memory of this process once the libraries and the tokenizer are loaded, before any weight is."""
     libraries = 0 if "onnxruntime" in sys.modules else _LIBRARIES_BYTES
     tokenizer = _TOKENIZER_FACTOR * bundle.manifest.files[TOKENIZER_FILE].size
-    return _resident_bytes() + libraries + tokenizer + _KEPT_BYTES
-
-
-def _resident_bytes() -> int:
-    try:
-        status = Path("/proc/self/status").read_text("ascii")
-    except OSError:
-        return _INTERPRETER_BYTES
-    match = re.search(r"VmRSS:\s+(\d+) kB", status)
-    return int(match.group(1)) << 10 if match else _INTERPRETER_BYTES
+    return resident_bytes() + libraries + tokenizer + _KEPT_BYTES

@@ -18,10 +18,11 @@ from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.memory_budget import MemoryChoice
 from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
+from valley2_edge.runtime.process_memory import peak_bytes
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.sampling import Sampling, seed_of_step
 from valley2_edge.runtime.sources import load_pictures, sort_sources
-from valley2_edge.runtime.stats import Statistics, peak_memory_bytes
+from valley2_edge.runtime.stats import Statistics
 from valley2_edge.runtime.video import VideoSource
 from valley2_edge.tokenizer import TextStream
 
@@ -228,7 +229,7 @@ class Session:
             statistics.accepted_tokens = after.accepted_tokens - before.accepted_tokens
             if statistics.pictures:
                 statistics.providers = dict(self._engines.vision.providers)
-            statistics.peak_memory_bytes = peak_memory_bytes()
+            statistics.peak_memory_bytes = peak_bytes()
             statistics.total_seconds = time.perf_counter() - begin
 
     def _prepare(self, turn: _Question, statistics: Statistics) -> list[Array]:

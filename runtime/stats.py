@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,13 +72,3 @@ class Statistics:
     def tokens_per_step(self) -> float:
         """New tokens for each step of the decoder: 1 without drafts; 0 when there was none."""
         return self.new_tokens / self.decode_steps if self.decode_steps else 0.0
-
-
-def peak_memory_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
