@@ -16,7 +16,7 @@ from valley2_edge.ecom.dialogue import SCENES, thinking_turn, training_dialogue
 from valley2_edge.ecom.product import format_price, names, prices, random_product
 from valley2_edge.ecom.question import LETTERS, TASKS, Question
 from valley2_edge.ecom.scene import Scene
-from valley2_edge.ecom.several import ATTRIBUTES
+from valley2_edge.ecom.several import ATTRIBUTES, ORDINALS
 from valley2_edge.ecom.single import FORMS, attributes, describe
 
 VIDEO_TASKS = {
@@ -136,6 +136,38 @@ def test_a_triple_singles_out_one_picture_or_none() -> None:
         listed = scene.caption.split(", ")
         place = ("the first", "the second", "the third", "none of them").index(scene.choices[0].right)
         assert [index for index, item in enumerate(listed) if item == sought] == [place][: place < 3]
+
+
+def test_open_questions_about_three_pictures_agree_with_what_they_show() -> None:
+    asked = Counter()
+    for scene in scenes("triple"):
+        shown = next(opened.answer for opened in scene.opens if opened.kind == "list").split(", ")
+        for opened in scene.opens:
+            *_, value = opened.question.rstrip("?").split()
+            if opened.kind == "match":
+                place = next(index for index, ordinal in enumerate(ORDINALS) if ordinal in opened.question)
+                assert opened.answer == ("yes" if value in shown[place].split() else "no")
+                asked[opened.answer] += 1
+            elif opened.question.startswith(("Which picture shows something", "Which picture shows a ")):
+                assert [value in words.split() for words in shown] == [opened.answer == name for name in ORDINALS]
+                asked["which"] += 1
+    assert asked["yes"] == asked["no"] > 0
+    assert asked["which"] > 0
+
+
+def test_whether_an_attribute_is_the_same_is_asked_once_for_the_one_that_differs_and_once_for_another() -> None:
+    for scene in scenes("pair"):
+        differs = scene.choices[0].right.removeprefix("the ")
+        same = {opened.question: opened.answer for opened in scene.opens if opened.kind == "same"}
+        assert len(same) == 2
+        assert same[f"Is the {differs} the same?"] == "no"
+        assert Counter(same.values()) == {"yes": 1, "no": 1}
+
+
+def test_a_dialogue_asks_no_question_twice_in_the_same_words() -> None:
+    for index in (0, 100, 7000, 20_000, 50_000, 50_001, 50_002):
+        turns = training_dialogue(3, index, "broad").turns
+        assert len(set(turns)) == len(turns) > 0
 
 
 def test_a_slide_show_has_one_of_the_four_products() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, TypeVar
+from typing import Literal
 
 from PIL import Image
 
@@ -17,8 +17,6 @@ from valley2_edge.ecom.several import pair_scene, triple_scene
 from valley2_edge.ecom.single import single_scene
 from valley2_edge.ecom.video import badge_scene, motion_scene, show_scene, step_scene
 from valley2_edge.prompt import with_thinking
-
-_T = TypeVar("_T")
 
 Stage = Literal["broad", "annealing"]
 
@@ -34,32 +32,46 @@ SCENES: dict[str, _Maker] = {
 }
 """The kinds of pictures and clips by name."""
 
-_Shares = dict[str, float]
-_SHARES: dict[Stage, _Shares] = {
-    "broad": {"single": 0.5, "pair": 0.12, "triple": 0.12, "motion": 0.06, "show": 0.07, "badge": 0.06, "steps": 0.07},
-    "annealing": {
-        "single": 0.38, "pair": 0.18, "triple": 0.18, "motion": 0.05, "show": 0.07, "badge": 0.06, "steps": 0.08,
-    },
+
+@dataclass(frozen=True)
+class _Phase:
+    """What is shown and asked during a part of the training."""
+
+    shares: Mapping[str, float]
+    """How often each kind of scene occurs."""
+    choice_share: float
+    """Of the questions with options; the others are answered in words."""
+    think_share: float
+    turns: Mapping[str, int]
+    """How many questions are drawn about a scene; one that was drawn before is asked once."""
+    weights: Mapping[str, float]
+    """Kinds of questions that are asked more or less often than the rest, whose weight is 1."""
+
+
+_TURNS = {"single": 9, "pair": 5, "triple": 6, "motion": 4, "show": 5, "badge": 4, "steps": 5}
+_READING = {"ocr": 3, "read_price": 3, "read_name": 3, "match": 0.2}
+_BROAD = {"single": 0.5, "pair": 0.12, "triple": 0.12, "motion": 0.06, "show": 0.07, "badge": 0.06, "steps": 0.07}
+_PHASES: dict[int, _Phase] = {
+    # Nearly all about one picture: reading comes before comparing
+    0: _Phase(
+        {"single": 0.86, "pair": 0.03, "triple": 0.03, "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02},
+        0.45, 0.01, _TURNS, {"match": 0.2},
+    ),
+    6_000: _Phase(_BROAD, 0.45, 0.01, _TURNS, {"match": 0.2}),
+    # Prices and names take the longest to learn
+    16_000: _Phase(_BROAD, 0.45, 0.01, _TURNS, _READING),
+    # Whether a word fits a picture shows only in many questions: neither alone tells anything
+    44_000: _Phase(
+        {"single": 0.25, "pair": 0.29, "triple": 0.38, "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02},
+        0.15, 0.01, _TURNS | {"single": 14, "pair": 16, "triple": 22}, {"match": 2, "which": 10, "same": 30},
+    ),
 }  # fmt: skip
-_FIRST_SHARES: _Shares = {
-    "single": 0.86, "pair": 0.03, "triple": 0.03, "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02,
-}  # fmt: skip
-_FIRST_DIALOGUES = 6000
-"""Nearly all about one picture: reading comes before comparing."""
-_READING_FROM = 16_000
-"""From this dialogue on prices and names are asked for more often: they take the longest to learn."""
-_READING_WEIGHT = 3
-_READING = ("ocr", "read_price", "read_name")
-_COMPARING_SHARES: _Shares = {
-    "single": 0.36, "pair": 0.24, "triple": 0.24, "motion": 0.03, "show": 0.04, "badge": 0.03, "steps": 0.06,
-}  # fmt: skip
-_COMPARING_FROM = 44_000
-"""From this dialogue on more of two and three pictures: what they show must be read before it can be compared."""
+"""The phases of the broad stage, by the dialogue that they begin with."""
+_ANNEALING = _Phase(
+    {"single": 0.4, "pair": 0.17, "triple": 0.17, "motion": 0.05, "show": 0.07, "badge": 0.06, "steps": 0.08},
+    0.55, 0.04, _TURNS | {"pair": 9, "triple": 10}, _READING,
+)  # fmt: skip
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
-_TURNS = {"single": 9, "pair": 9, "triple": 10, "motion": 4, "show": 5, "badge": 4, "steps": 5}
-"""How many questions are drawn; one that was drawn before is asked once."""
-_CHOICE_SHARE: dict[Stage, float] = {"broad": 0.4, "annealing": 0.6}
-_THINK_SHARE: dict[Stage, float] = {"broad": 0.01, "annealing": 0.04}
 
 
 @dataclass(frozen=True)
@@ -82,25 +94,15 @@ def training_dialogue(seed: int, index: int, stage: Stage) -> Dialogue:
         stage: "broad", or "annealing": more of the benchmark's kind of question.
     """
     random = Random(f"training {seed} {index} {stage}")
-    kind = _spread_kind(index, _shares(index, stage))
+    phase = _phase(index, stage)
+    kind = _spread_kind(index, phase.shares)
     scene = SCENES[kind](random, "training")
     turns: list[tuple[str, str]] = []
-    for _ in range(_TURNS[kind]):
-        turn = _turn(random, scene, stage, index)
+    for _ in range(phase.turns[kind]):
+        turn = _turn(random, scene, phase)
         if turn not in turns:
             turns.append(turn)
     return Dialogue(scene.pictures, scene.video, tuple(turns))
-
-
-def _turn(random: Random, scene: Scene, stage: Stage, index: int) -> tuple[str, str]:
-    """A question about the scene and its answer."""
-    if random.random() < _THINK_SHARE[stage]:
-        return thinking_turn(random, scene, random.choice(scene.choices))
-    if random.random() < _CHOICE_SHARE[stage]:
-        asked = _draw(random, scene.choices, [one.task for one in scene.choices], index)
-        return _prompt(random, asked), asked.right
-    opened = _draw(random, scene.opens, [one.kind for one in scene.opens], index)
-    return opened.question, opened.answer
 
 
 def thinking_turn(random: Random, scene: Scene, asked: Choice) -> tuple[str, str]:
@@ -126,16 +128,12 @@ def text_corpus(count: int) -> Iterator[str]:
             yield every_name.sub("", f"{question}\n{answer}")
 
 
-def _shares(index: int, stage: Stage) -> _Shares:
-    """How often each kind of scene occurs around a sample."""
-    if stage == "annealing":
-        return _SHARES["annealing"]
-    if index < _FIRST_DIALOGUES:
-        return _FIRST_SHARES
-    return _SHARES["broad"] if index < _COMPARING_FROM else _COMPARING_SHARES
+def _phase(index: int, stage: Stage) -> _Phase:
+    """The phase that a sample belongs to."""
+    return _ANNEALING if stage == "annealing" else _PHASES[max(first for first in _PHASES if first <= index)]
 
 
-def _spread_kind(index: int, shares: _Shares) -> str:
+def _spread_kind(index: int, shares: Mapping[str, float]) -> str:
     """The kind of a sample: any few neighbours in the sequence have nearly the shares of the whole."""
     place = index * _GOLDEN_RATIO % 1 * sum(shares.values())
     for kind, share in shares.items():
@@ -145,11 +143,15 @@ def _spread_kind(index: int, shares: _Shares) -> str:
     return kind
 
 
-def _draw(random: Random, questions: Sequence[_T], kinds: Sequence[str], index: int) -> _T:
-    """One of the questions, whose kinds are given, for the sample of that index."""
-    if index < _READING_FROM:
-        return random.choice(questions)
-    return random.choices(questions, [_READING_WEIGHT if kind in _READING else 1 for kind in kinds])[0]
+def _turn(random: Random, scene: Scene, phase: _Phase) -> tuple[str, str]:
+    """A question about the scene and its answer."""
+    if random.random() < phase.think_share:
+        return thinking_turn(random, scene, random.choice(scene.choices))
+    if random.random() < phase.choice_share:
+        asked = random.choices(scene.choices, [phase.weights.get(one.task, 1) for one in scene.choices])[0]
+        return _prompt(random, asked), asked.right
+    opened = random.choices(scene.opens, [phase.weights.get(one.kind, 1) for one in scene.opens])[0]
+    return opened.question, opened.answer
 
 
 def _prompt(random: Random, asked: Choice) -> str:

@@ -76,6 +76,25 @@ def another(random: Random, pool: Sequence[_T], value: _T) -> _T:
     return random.choice([other for other in pool if other != value])
 
 
+def yes_or_no(true: bool) -> str:
+    """The answer to whether something is so."""
+    return "yes" if true else "no"
+
+
+def matching(random: Random, question: str, pool: Sequence[str], value: str) -> list[Open]:
+    """Two questions with the value in the place {0}, which is so, and two with others, which are not.
+
+    Args:
+        random: Source of chance.
+        question: With a place {0}.
+        pool: All values.
+        value: The right one.
+    """
+    others = random.sample([other for other in pool if other != value], 2)
+    asked = [value, value, *others]
+    return [Open("match", question.format(one), yes_or_no(one == value)) for one in asked]
+
+
 def window(random: Random, pool: Sequence[_T], value: _T, size: int = 4) -> list[_T]:
     """`size` neighbours of a sorted pool, `value` among them at a random place, the rest in order."""
     place = pool.index(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -19,7 +20,7 @@ from valley2_edge.ecom.product import (
     prices,
     random_product,
 )
-from valley2_edge.ecom.scene import Choice, Open, Scene, another, choice
+from valley2_edge.ecom.scene import Choice, Open, Scene, another, choice, matching, yes_or_no
 
 ORDINALS = ("the first", "the second", "the third")
 NONE = "none of them"
@@ -49,6 +50,8 @@ def pair_scene(random: Random, split: Split) -> Scene:
         Open("difference", "Compare the pictures.", f"{right}: {values}"),
         *_reading(random, (first, second)),
         *_same(random, attribute),
+        *_telling((first, second)),
+        *_matching(random, (first, second)),
     ]
     more = choice(random, "difference_spotting", _ASK_DIFFERENCE, right, labels)
     return Scene(pictures, False, f"{right}: {values}", (difference, more), tuple(opens))
@@ -77,7 +80,8 @@ def triple_scene(random: Random, split: Split) -> Scene:
         Open("list", "What is in each picture?", listing),
         *_reading(random, products),
         *(Open("which", asked.question, asked.right) for asked in choices),
-        *_telling(random, products),
+        *_telling(products),
+        *_matching(random, products),
     ]
     return Scene(pictures, False, listing, tuple(choices), tuple(opens))
 
@@ -134,30 +138,33 @@ def _changed(random: Random, product: Product, attribute: str, split: Split) -> 
 
 def _same(random: Random, changed: str) -> list[Open]:
     """Whether an attribute is the same on both cards: one that is and the one that is not."""
-    kept = random.choice([attribute for attribute in ATTRIBUTES if attribute != changed])
-    return [Open("same", f"Is the {attribute} the same?", _yes(attribute == kept)) for attribute in (kept, changed)]
+    kept = another(random, ATTRIBUTES, changed)
+    return [Open("same", f"Is the {name} the same?", yes_or_no(name == kept)) for name in (kept, changed)]
 
 
-def _yes(true: bool) -> str:
-    return "yes" if true else "no"
-
-
-def _telling(random: Random, products: list[Product]) -> list[Open]:
+def _telling(products: Sequence[Product]) -> list[Open]:
     """Which picture it is, told by one attribute that no other picture shares."""
     questions = {
         "colour": "Which picture shows something {0}?",
         "product": "Which picture shows a {0}?",
+        "count": "Which picture shows {0} of its product?",
         "stars": "Which picture has {0} stars?",
-        "price": "Which picture has the price {0}?",
-        "name": "Which picture has the name {0}?",
     }
     opens = []
     for attribute, question in questions.items():
         values = [_value(product, attribute) for product in products]
-        telling = [index for index, value in enumerate(values) if values.count(value) == 1]
-        if telling:
-            index = random.choice(telling)
-            opens.append(Open("which", question.format(values[index]), ORDINALS[index]))
+        for ordinal, value in zip(ORDINALS, values, strict=False):
+            if values.count(value) == 1:
+                opens.append(Open("which", question.format(value), ordinal))
+    return opens
+
+
+def _matching(random: Random, products: Sequence[Product]) -> list[Open]:
+    """Whether one of the pictures is as the question says."""
+    opens = []
+    for ordinal, product in zip(ORDINALS, products, strict=False):
+        opens += matching(random, f"Is {ordinal} product {{0}}?", list(COLOURS), product.colour)
+        opens += matching(random, f"Is {ordinal} product a {{0}}?", KINDS, product.kind)
     return opens
 
 
@@ -174,7 +181,7 @@ def _value(product: Product, attribute: str) -> str:
     return values[attribute] or ""
 
 
-def _reading(random: Random, products: list[Product] | tuple[Product, ...]) -> list[Open]:
+def _reading(random: Random, products: Sequence[Product]) -> list[Open]:
     """Short questions about one of the pictures."""
     questions = {
         "price": "What is the price in {0} picture?",

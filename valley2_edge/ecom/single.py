@@ -19,7 +19,16 @@ from valley2_edge.ecom.product import (
     prices,
     random_product,
 )
-from valley2_edge.ecom.scene import Choice, Open, Scene, another, choice, grid_choice, window
+from valley2_edge.ecom.scene import (
+    Choice,
+    Open,
+    Scene,
+    another,
+    choice,
+    grid_choice,
+    matching,
+    window,
+)
 
 FORMS: tuple[Form, ...] = ("square", "tall", "wide", "tiny", "large")
 FORM_SHARES = (0.34, 0.22, 0.22, 0.14, 0.08)
@@ -42,7 +51,8 @@ def single_scene(random: Random, split: Split) -> Scene:
     product = random_product(random, split, full=form != "tiny")
     picture = draw_card(product, random_style(random, form))
     choices = [*_seen(random, product), *_read(random, product, split), *_understood(random, product, split)]
-    return Scene((picture,), False, describe(product), tuple(choices), tuple(_opens(random, product)))
+    opens = [*_opens(random, product), *_matching(random, product)]
+    return Scene((picture,), False, describe(product), tuple(choices), tuple(opens))
 
 
 def describe(product: Product) -> str:
@@ -126,4 +136,16 @@ def _opens(random: Random, product: Product) -> list[Open]:
         opens.append(Open("rating", random.choice(ASK_RATING), str(product.rating)))
     if product.badge is not None:
         opens.append(Open("badge", random.choice(ASK_BADGE), product.badge))
+    return opens
+
+
+def _matching(random: Random, product: Product) -> list[Open]:
+    """Whether the picture is as the question says: words must be understood as well as said."""
+    opens = []
+    for question, pool, value in (
+        ("Is it {0}?", list(COLOURS), product.colour),
+        ("Is it a {0}?", KINDS, product.kind),
+        ("Are there {0}?", [str(count) for count in range(1, MAX_COUNT + 1)], str(product.count)),
+    ):
+        opens += matching(random, question, pool, value)
     return opens
