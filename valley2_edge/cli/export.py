@@ -23,6 +23,7 @@ from valley2_edge.cli.rounding_options import (
     PictureWeightOption,
     QualitySamples,
     ScaleSearch,
+    Symmetric,
     TextOnly,
     make_rounding_options,
 )
@@ -48,14 +49,7 @@ def export(
         typer.Option(help="Of the stored vision weights; fp16, or fp32 with --precision fp32, when not given."),
     ] = None,
     group_size: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64 or 128.")] = 128,
-    symmetric: Annotated[
-        bool | None,
-        typer.Option(
-            "--symmetric/--asymmetric",
-            help="int4 without or with zero points; with, when not given. nf4 has none.",
-            show_default=False,
-        ),
-    ] = None,
+    symmetric: Symmetric = None,
     lm_head_precision: Annotated[
         DecoderPrecision | None,
         typer.Option(help="Of the output layer; int8 with --precision int4, else as --precision, when not given."),

@@ -78,11 +78,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print bytes as JSON.")] = False,
 ) -> None:
     """Show what a question will take of memory; reads the manifest and headers only."""
-    if image and video:
-        raise InputError("one question can be about pictures or about a video, not about both")
-    if frames < 1:
-        raise InputError(f"--frames must be at least 1, not {frames}")
-    sizes = [_read_size("--video", video)] * frames if video else [_read_size("--image", text) for text in image or []]
+    sizes = _picture_sizes(image or [], video, frames)
     limit = None if memory is None else parse_bytes(memory)
     from valley2_edge.runtime.memory import MemorySettings
 
@@ -113,6 +109,14 @@ def _choose(
     if limit is None:
         return MemoryChoice(settings, plan_memory(bundle, sizes, settings, **about), ())
     return MemoryBudget(bundle, limit).choose(settings, sizes, **about)
+
+
+def _picture_sizes(images: list[str], video: str | None, frames: int) -> list[tuple[int, int]]:
+    if images and video:
+        raise InputError("one question can be about pictures or about a video, not about both")
+    if frames < 1:
+        raise InputError(f"--frames must be at least 1, not {frames}")
+    return [_read_size("--video", video)] * frames if video else [_read_size("--image", text) for text in images]
 
 
 def _read_size(option: str, text: str) -> tuple[int, int]:

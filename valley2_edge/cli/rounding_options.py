@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 _ROUNDING = "Rounding"
 _QUALITY = "Quality"
 
+Symmetric = Annotated[
+    bool | None,
+    typer.Option(
+        "--symmetric/--asymmetric",
+        help="int4 without or with zero points; with, when not given. nf4 has none.",
+        show_default=False,
+    ),
+]
 MethodOption = Annotated[
     Literal["rtn", "gptq", "nf4"] | None,
     typer.Option(help="gptq with a calibration set, else rtn, when not given.", rich_help_panel=_ROUNDING),
