@@ -1,10 +1,12 @@
 """GPTQ here against GPTQModel: the same weights and calibration inputs, the error of the output of each.
 
     pip install gptqmodel==7.6.0 "torch<2.14"     # into an environment that has valley2-edge
-    GPTQMODEL_CPU_WORKERS=2 python benchmarks/compare_gptqmodel.py
+    GPTQMODEL_CPU_WORKERS=2 python benchmarks/compare_gptqmodel.py --checkpoint DIR --layer 2
 
-Without --tensors the inputs are synthetic: correlated, with a spectrum that falls, columns of very different size and
-some outliers. Both sides are measured with the fp16 scales that they store.
+With --checkpoint the matrix is the qkv of a layer, and the inputs are what the unrounded layers before it make of the
+built-in calibration set; those that errors are measured on are made of the held-out set. Without it the inputs are
+synthetic: correlated, with a spectrum that falls, columns of very different size and some outliers. Both sides are
+measured with the fp16 scales that they store.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +25,17 @@ from typing import Any
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 
 import torch
-from safetensors.torch import load_file
 
+from valley2_edge.bundle import open_bundle
+from valley2_edge.calibration.activations import MemoryActivations
+from valley2_edge.calibration.builtin import builtin_set
+from valley2_edge.calibration.decoder_block import rms_norm
+from valley2_edge.calibration.held_out import held_out_set
+from valley2_edge.calibration.packs import Pack, pack_samples
+from valley2_edge.export.calibration_inputs import encode_all, sample_encoder
+from valley2_edge.export.checkpoint import Checkpoint
+from valley2_edge.export.decoder_layers import norm_weight, run_unrounded, split_parts, stacked_rows
+from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.quantize.error import relative_output_error, relative_weight_error
 from valley2_edge.quantize.gptq import ColumnOrder, GptqOptions
 from valley2_edge.quantize.hessian import Hessian
@@ -66,6 +78,36 @@ def synthetic_problem(rows: int, columns: int, tokens: int, seed: int) -> Proble
 
     large = torch.where(torch.rand(rows, columns, generator=generator) < 0.002, 5.0, 1.0)
     return Problem(0.02 * normal(rows, columns) * torch.exp(0.2 * normal(columns)) * large, inputs(), inputs())
+
+
+def checkpoint_problem(directory: Path, layer: int, samples: int) -> Problem:
+    """The qkv of a layer with the inputs that it gets from calibration samples and from held-out ones."""
+    held_out = [one.sample for one in held_out_set(samples).samples]
+    with Checkpoint.open(directory) as checkpoint, tempfile.TemporaryDirectory() as scratch:
+        bundle = open_bundle(export_bundle(directory, Path(scratch) / "bundle", precision="fp32"))
+        encoder = sample_encoder(checkpoint, bundle)
+        parts = split_parts(checkpoint.config.decoder)[0][layer]
+        weights = stacked_rows(checkpoint, parts.qkv, 0, parts.qkv.rows)
+        inputs = (
+            layer_inputs(checkpoint, list(pack_samples(encode_all(encoder, chosen, lambda *_: None))), layer)
+            for chosen in (builtin_set(samples).samples, held_out)
+        )
+        return Problem(weights, *inputs)
+
+
+def layer_inputs(checkpoint: Checkpoint, pairs: Sequence[tuple[Pack, torch.Tensor]], layer: int) -> torch.Tensor:
+    """(tokens, hidden) float32: what the qkv of a layer multiplies."""
+    config = checkpoint.config.decoder
+    before = config.model_copy(update={"num_hidden_layers": layer})
+    activations = MemoryActivations([pack.rows for pack, _ in pairs], config.hidden_size)
+    for number, (_, embeddings) in enumerate(pairs):
+        activations.write(number, embeddings)
+    packs = [pack for pack, _ in pairs]
+    with torch.inference_mode():
+        run_unrounded(checkpoint, before, packs, activations, torch.device("cpu"), lambda *_: None)
+        hidden = torch.cat([activations.read(number) for number in range(len(packs))])
+        norm = norm_weight(checkpoint, split_parts(config)[0][layer].input_norm)
+        return rms_norm(hidden, norm, config.rms_norm_eps)
 
 
 def quantize_here(problem: Problem, matrix_format: MatrixFormat, method: Method) -> torch.Tensor:
@@ -142,7 +184,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tensors", type=Path, help="safetensors with weights, calibration and held_out")
+    parser.add_argument("--checkpoint", type=Path, help="take a matrix and its inputs from this model")
+    parser.add_argument("--layer", type=int, default=0, help="of --checkpoint (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=64, help="of each set, with --checkpoint (default: %(default)s)")
     options = parser.parse_args()
     try:
         import gptqmodel
@@ -150,8 +194,8 @@ def main() -> int:
         print("gptqmodel is not installed: pip install gptqmodel==7.6.0", file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
-    if options.tensors is not None:
-        problem = Problem(**{name: tensor.float() for name, tensor in load_file(options.tensors).items()})
+    if options.checkpoint is not None:
+        problem = checkpoint_problem(options.checkpoint, options.layer, options.samples)
     else:
         problem = synthetic_problem(options.rows, options.columns, options.tokens, options.seed)
     print(f"{tuple(problem.weights.shape)}, {len(problem.calibration)} tokens, gptqmodel {gptqmodel.__version__}")

@@ -14,10 +14,11 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from valley2_edge.config import ModelConfig
+from valley2_edge.ecom.dialogue import COMPARING_FROM
 from valley2_nano.batches import BatchPlan, BatchProcess, StagedBatch
 from valley2_nano.checkpoint import write_checkpoint
 from valley2_nano.model import Valley2Nano
-from valley2_nano.optimizer import Optimizer
+from valley2_nano.optimizer import TOWERS, Optimizer
 from valley2_nano.packing import PackedBatch
 from valley2_nano.schedule import Schedule
 
@@ -97,7 +98,7 @@ class _Run:
             self.model, muon=options.muon, weight_decay=options.weight_decay, tower_factor=options.tower_factor
         )
         self.step, self.index, self.minutes = 0, 0, 0.0
-        self.annealing = False
+        self.annealing, self.frozen = False, False
         if options.resume:
             self._load()
         else:
@@ -116,6 +117,7 @@ class _Run:
         while progress < 1:
             if schedule.annealing(progress) and not self.annealing:
                 self._begin_annealing()
+            self._freeze(not self.annealing and self.index >= COMPARING_FROM)
             waited = time.monotonic()
             staged = self.source.next()
             waited = time.monotonic() - waited
@@ -159,6 +161,16 @@ class _Run:
         if self.rank == 0:
             # From here the broad stage can be prolonged
             _write_state(self.options.output / "state-broad.pt", self._state())
+
+    def _freeze(self, frozen: bool) -> None:
+        """The towers rest while pictures are compared: what is learned then is the decoder's, and steps are faster."""
+        if frozen == self.frozen:
+            return
+        self.frozen = frozen
+        for name, value in self.model.named_parameters():
+            if name.startswith(TOWERS):
+                value.requires_grad_(not frozen)
+                value.grad = None
 
     def _gradients(self, batch: PackedBatch) -> list[float]:
         """Adds the gradients; [loss, then loss, right ones and count of single words and of longer answers, rows]."""

@@ -51,6 +51,8 @@ class _Phase:
 _TURNS = {"single": 9, "pair": 5, "triple": 6, "motion": 4, "show": 5, "badge": 4, "steps": 5}
 _READING = {"ocr": 3, "read_price": 3, "read_name": 3, "match": 0.2}
 _BROAD = {"single": 0.5, "pair": 0.12, "triple": 0.12, "motion": 0.06, "show": 0.07, "badge": 0.06, "steps": 0.07}
+COMPARING_FROM = 44_000
+"""The dialogue from which on most questions are about what two or three pictures have in common."""
 _PHASES: dict[int, _Phase] = {
     # Nearly all about one picture: reading comes before comparing
     0: _Phase(
@@ -61,7 +63,7 @@ _PHASES: dict[int, _Phase] = {
     # Prices and names take the longest to learn
     16_000: _Phase(_BROAD, 0.45, 0.01, _TURNS, _READING),
     # Whether a word fits a picture shows only in many questions: neither alone tells anything
-    44_000: _Phase(
+    COMPARING_FROM: _Phase(
         {"single": 0.25, "pair": 0.29, "triple": 0.38, "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02},
         0.15, 0.01, _TURNS | {"single": 14, "pair": 16, "triple": 22}, {"match": 2, "which": 10, "same": 30},
     ),
