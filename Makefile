@@ -40,6 +40,7 @@ lint: $(STAMP)
 	ln -s $(wildcard $(CURDIR)/valley2_edge/*) $(foreach room,runtime export quantize calibration,$(CURDIR)/$(room)) build/typecheck/valley2_edge
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p valley2_edge
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../benchmarks/*.py ../../examples/*.py
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../benchmarks/peers/*.py
 	ln -s $(CURDIR)/nano/valley2_nano build/typecheck/valley2_nano
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p valley2_nano
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../nano/*.py
@@ -50,10 +51,7 @@ format: $(STAMP)
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 bench: $(STAMP)
-	$(BIN)/cmake -S runtime/native -B build/native-bench -DCMAKE_BUILD_TYPE=Release -DV2E_BENCHMARKS=ON
-	$(BIN)/cmake --build build/native-bench --parallel $(JOBS)
-	build/native-bench/benchmarks/valley2_kernel_bench
-	$(BIN)/python benchmarks/decode.py --layers 4 --precision int4
+	$(BIN)/valley2_edge bench --shape qwen2.5-7b --layers 4
 
 # From nothing to the checkpoint and the bundle that the package carries: hours. Run again, it goes on where it stopped.
 nano: $(STAMP)

@@ -5,27 +5,14 @@ from __future__ import annotations
 import torch
 from safetensors import safe_open
 
-from valley2_edge.errors import ExportError
 from valley2_edge.export.decoder_layout import EMBEDDINGS_TENSOR
 from valley2_edge.export.decoder_reference import StoredDecoder
-from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.packing import PANEL, panel_count, unpack_floats, unpack_groups, unpack_int4, unpack_int8
 from valley2_edge.quantize.rtn import QuantizedRows
 
 
 class BundleDecoder(StoredDecoder):
     """The decoder of a bundle; every read opens the file anew, so that no mapping of it stays in memory."""
-
-    def format(self, name: str) -> MatrixFormat:
-        """How a matrix is stored.
-
-        Raises:
-            ExportError: Its integers are not levels of equal steps.
-        """
-        facts = self._matrices[name]
-        if facts.get("code", "uniform") != "uniform":
-            raise ExportError(f"{name} is {facts['code']}: the GPTQ layout knows levels of equal steps only")
-        return MatrixFormat(facts["precision"], facts["group_size"] or 128, facts["symmetric"])
 
     def quantized_rows(self, name: str, first: int = 0, last: int | None = None) -> QuantizedRows:
         """Rows first..last of an int4 or int8 matrix; None: all rows.

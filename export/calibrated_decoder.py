@@ -27,7 +27,6 @@ from valley2_edge.export.decoder_layers import (
     stacked_rows,
 )
 from valley2_edge.export.decoder_layout import DecoderFormats, DecoderMatrix
-from valley2_edge.export.process_memory import peak_bytes, resident_bytes
 from valley2_edge.export.remaining_time import WorkMeter, format_duration
 from valley2_edge.export.rounded_layers import LayerState, LayerStore
 from valley2_edge.quantize.factor import factor_dtype
@@ -35,6 +34,7 @@ from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.method import MatrixRecord, Method
 from valley2_edge.quantize.modality import PictureWeight, TokenCounts, picture_token_weight, token_weights
 from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows
+from valley2_edge.runtime.process_memory import peak_bytes, resident_bytes
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the steps done and the steps in all."""
@@ -174,7 +174,7 @@ class _Rounder:
                 records=[*state.records, *self._records],
                 seconds={kind: state.seconds.get(kind, 0.0) + amount for kind, amount in spent.items()},
                 step_seconds=[*state.step_seconds, time.perf_counter() - begin],
-                peak_bytes=max(state.peak_bytes, peak_bytes()),
+                peak_bytes=max(state.peak_bytes, peak_bytes() or 0),
             )
         )
         if target is not None:

@@ -27,7 +27,9 @@ from valley2_edge.export.decoder_layout import (
     embeddings_plan,
 )
 from valley2_edge.export.safetensors_stream import SafetensorsStream, dtype_name
-from valley2_edge.quantize.matrix_format import MatrixFormat
+from valley2_edge.quantize.matrix_format import Code, MatrixFormat
+from valley2_edge.quantize.nf4 import quantize_rows_nf4
+from valley2_edge.quantize.nf4_codes import NF4_ZERO
 from valley2_edge.quantize.packing import pack_floats, pack_groups, pack_int4, pack_int8
 from valley2_edge.quantize.rtn import INT4_ZERO, QuantizedRows, dequantize_rows, quantize_rows
 
@@ -68,26 +70,33 @@ def decoder_formats(
     precision: DecoderPrecision,
     *,
     group_size: int = 128,
-    symmetric: bool = False,
+    symmetric: bool | None = None,
     lm_head_precision: DecoderPrecision | None = None,
+    code: Code = "uniform",
 ) -> DecoderFormats:
     """The formats of the layers and of lm_head.
 
     Args:
         precision: Of the layers.
         group_size: Columns that share a scale: 32, 64 or 128.
-        symmetric: int4 without zero points.
+        symmetric: int4 without zero points; None: with them, unless the code has none.
         lm_head_precision: None: int8 for an int4 decoder, else the decoder's own; the last matrix decides every token
             and is read once per token, so four more bits there cost little.
+        code: What the four bits of int4 mean.
 
     Raises:
-        ExportError: A precision or a group size is not supported.
+        ExportError: A precision or a group size is not supported, or zero points are asked of nf4.
     """
+    if code == "nf4" and symmetric is False:
+        raise ExportError("nf4 has no zero points: --asymmetric does not go with --method nf4")
+    zeroless = bool(symmetric)
     if lm_head_precision is None:
         lm_head_precision = "int8" if precision == "int4" else precision
     return DecoderFormats(
-        layers=MatrixFormat(precision, group_size, symmetric),
-        lm_head=MatrixFormat(lm_head_precision, group_size, symmetric),
+        layers=MatrixFormat(precision, group_size, zeroless, code),
+        lm_head=MatrixFormat(
+            lm_head_precision, group_size, zeroless, code if lm_head_precision == "int4" else "uniform"
+        ),
     )
 
 
@@ -293,7 +302,8 @@ class _MatrixPacker:
     def panels(self, block: torch.Tensor) -> torch.Tensor:
         """Panels of the next rows, (block rows, columns) float32; all blocks but the last have whole panels."""
         if self._format.quantized:
-            rows = quantize_rows(block, self._format, self._name)
+            quantize = quantize_rows_nf4 if self._format.code == "nf4" else quantize_rows
+            rows = quantize(block, self._format, self._name)
             self._record(block, dequantize_rows(rows, self._format))
             return self._pack(rows)
         _finite(block, self._name)
@@ -315,7 +325,9 @@ class _MatrixPacker:
             self.zeros.append(pack_groups(rows.zeros))
         if self._format.precision == "int8":
             return pack_int8(rows.values)
-        return pack_int4(rows.values, padding=INT4_ZERO if rows.zeros is None else 0)
+        if rows.zeros is not None:
+            return pack_int4(rows.values, padding=0)
+        return pack_int4(rows.values, padding=NF4_ZERO if self._format.code == "nf4" else INT4_ZERO)
 
     def _record(self, exact: torch.Tensor, stored: torch.Tensor) -> None:
         difference = (stored - exact).reshape(-1)

@@ -141,7 +141,7 @@ def decoder_plan(config: DecoderConfig, formats: DecoderFormats) -> list[TensorP
 
 def decoder_metadata(config: DecoderConfig, formats: DecoderFormats) -> dict[str, str]:
     """The header strings of decoder.safetensors."""
-    matrices = {}
+    matrices: dict[str, dict[str, object]] = {}
     for part in decoder_parts(config):
         if isinstance(part, DecoderMatrix):
             matrix_format = formats.of(part.name)
@@ -152,6 +152,8 @@ def decoder_metadata(config: DecoderConfig, formats: DecoderFormats) -> dict[str
                 "group_size": matrix_format.group_size if matrix_format.quantized else 0,
                 "symmetric": matrix_format.is_symmetric,
             }
+            if matrix_format.code != "uniform":
+                matrices[part.name]["code"] = matrix_format.code
     return {
         "format": "valley2-decoder",
         "format_version": "1",

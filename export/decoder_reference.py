@@ -48,6 +48,12 @@ class StoredDecoder:
         """Rows of a matrix, without padding."""
         return int(self._matrices[name]["rows"])
 
+    def format(self, name: str) -> MatrixFormat:
+        """How a matrix is stored."""
+        facts = self._matrices[name]
+        code = facts.get("code", "uniform")
+        return MatrixFormat(facts["precision"], facts["group_size"] or 128, facts["symmetric"], code)
+
     def matrix(self, name: str, first_panel: int = 0, last_panel: int | None = None) -> torch.Tensor:
         """The weights that a stored matrix stands for.
 
@@ -72,7 +78,7 @@ class StoredDecoder:
             weight = read("weight")
             if facts["precision"] in ("fp32", "fp16"):
                 return unpack_floats(weight, rows).to(torch.float32).contiguous()
-            matrix_format = MatrixFormat(facts["precision"], facts["group_size"], facts["symmetric"])
+            matrix_format = self.format(name)
             unpack = unpack_int4 if facts["precision"] == "int4" else unpack_int8
             zeros = unpack_groups(read("zeros"), rows) if matrix_format.has_zeros else None
             stored = QuantizedRows(unpack(weight, rows), unpack_groups(read("scales"), rows), zeros)

@@ -60,6 +60,9 @@ class GptqWriter:
         matrices = [part for part in parts if isinstance(part, DecoderMatrix)]
         self._layers = [matrix for matrix in matrices if matrix.name != LM_HEAD]
         self._formats = {matrix.name: decoder.format(matrix.name) for matrix in matrices}
+        for name, matrix_format in self._formats.items():
+            if matrix_format.code != "uniform":
+                raise ExportError(f"{name} is {matrix_format.code}: the GPTQ layout knows levels of equal steps only")
         quantized = [self._formats[layer.name] for layer in self._layers if self._formats[layer.name].quantized]
         if not quantized:
             raise ExportError("the decoder has no int4 or int8 layer: the GPTQ layout is for quantized ones")

@@ -84,7 +84,7 @@ def export_bundle(
     precision: DecoderPrecision = "int4",
     vision_precision: VisionPrecision | None = None,
     group_size: int = 128,
-    symmetric: bool = False,
+    symmetric: bool | None = None,
     lm_head_precision: DecoderPrecision | None = None,
     rounding: RoundingOptions | None = None,
     decoder: Path | None = None,
@@ -105,7 +105,8 @@ def export_bundle(
         precision: Of the decoder's layers.
         vision_precision: Of the stored vision weights; None: fp32 with an fp32 decoder, else fp16.
         group_size: Columns that share a scale, for int4 and int8: 32, 64 or 128.
-        symmetric: int4 without zero points: 1 byte less for each group, a slightly larger error.
+        symmetric: int4 without zero points: 1 byte less for each group, a slightly larger error. None: with them,
+            except nf4, which never has them.
         lm_head_precision: Of the output layer; None: int8 with an int4 decoder, else the decoder's own.
         rounding: Method, calibration set and measured quality (docs/quantization.md); None: to the nearest, unmeasured.
         decoder: A GPTQ checkpoint whose decoder takes the place of the checkpoint's own (docs/interchange.md). The
@@ -126,7 +127,11 @@ def export_bundle(
         NumericError: A stage computed a NaN or an infinity.
     """
     formats = decoder_formats(
-        precision, group_size=group_size, symmetric=symmetric, lm_head_precision=lm_head_precision
+        precision,
+        group_size=group_size,
+        symmetric=symmetric,
+        lm_head_precision=lm_head_precision,
+        code="nf4" if rounding is not None and rounding.method == "nf4" else "uniform",
     )
     if vision_precision is None:
         vision_precision = "fp32" if precision == "fp32" else "fp16"
@@ -246,9 +251,10 @@ def _make_decoder(
         error.output_error, error.note = record.get("output_error"), record.get("fallback")
         if formats.of(error.name).quantized and formats.of(error.name).group_size != formats.layers.group_size:
             error.group_size = formats.of(error.name).group_size
+    layers = formats.layers
     return {
         "matrices": [error.model_dump() for error in errors],
-        "layers": [formats.layers.precision, formats.layers.group_size, formats.layers.symmetric],
+        "layers": [layers.precision, layers.group_size, layers.symmetric, layers.code],
         "rounding": rounding,
     }
 

@@ -11,7 +11,8 @@ import torch
 
 from valley2_edge.calibration.encode import Branch, EncodedSample
 from valley2_edge.export.calibration_inputs import EmbeddingTable
-from valley2_edge.runtime.decoder import Decoder, GenerateOptions, StopReason
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 
 Tokens = tuple[int, ...]
 

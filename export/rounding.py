@@ -19,7 +19,6 @@ from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder_layers import split_parts
 from valley2_edge.export.decoder_layout import LM_HEAD, DecoderFormats
 from valley2_edge.export.gptq_source import NamedFormats
-from valley2_edge.export.process_memory import resident_bytes
 from valley2_edge.export.quality import Quality, measure_quality
 from valley2_edge.export.rounded_layers import LayerState, LayerStore, RoundedLayers, record_facts
 from valley2_edge.export.sensitivity import SensitivityMethod
@@ -28,6 +27,7 @@ from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import MethodName, rounding_method
 from valley2_edge.quantize.mixed_precision import allocate_formats, candidate_formats
 from valley2_edge.quantize.modality import PictureWeight
+from valley2_edge.runtime.process_memory import resident_bytes
 
 Progress = Callable[[str, int, int], None]
 Announce = Callable[[str], None]
@@ -99,11 +99,6 @@ def resolve_rounding(options: RoundingOptions, precision: DecoderPrecision, roun
         InputError: The set is unusable, or an option is out of range.
         ExportError: Options contradict one another.
     """
-    if options.method == "nf4":
-        raise ExportError(
-            "nf4 has no kernel in the run time, so it cannot be stored: it is there for comparison only "
-            "(benchmarks/quantization.py); choose --method gptq or rtn"
-        )
     quantized = precision in ("int4", "int8")
     asked = options.method is not None or options.calibration is not None or options.average_bits is not None
     if asked and not quantized:
@@ -112,6 +107,8 @@ def resolve_rounding(options: RoundingOptions, precision: DecoderPrecision, roun
         raise ExportError(
             "--method, --calibration and --average-bits do not go with --decoder, which is rounded already"
         )
+    if options.method == "nf4" and options.average_bits is not None:
+        raise ExportError("--average-bits chooses among levels of equal steps: it does not go with --method nf4")
     _check_numbers(options)
     calibrated = options.calibration is not None or options.method == "gptq" or options.average_bits is not None
     method = options.method or ("gptq" if calibrated else "rtn")

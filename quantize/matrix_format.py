@@ -11,7 +11,7 @@ from valley2_edge.errors import ExportError
 GROUP_SIZES = (32, 64, 128)
 
 Code = Literal["uniform", "nf4"]
-"""What the four bits of an int4 weight mean: a level of equal steps, or an index into the table of nf4.py."""
+"""What the four bits of an int4 weight mean: a level of equal steps, or an index into the table of nf4_codes.py."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class MatrixRecord:
 
     name: str
     method: MethodName
-    """The one that rounded the matrix: rtn where gptq fell back."""
+    """The one that rounded the matrix: rtn where gptq fell back, and for int8 beside nf4."""
     precision: DecoderPrecision
     group_size: int
     weight_error: float
@@ -229,6 +229,8 @@ class _Nf4:
     needs_hessian = False
 
     def start(self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None) -> Rounding:
+        if matrix_format.precision == "int8":  # lm_head, which stays finer than the layers
+            return _Rtn().start(matrix_format, name, hessian)
         return _DirectRounding("nf4", matrix_format, name, hessian, quantize_rows_nf4)
 
 

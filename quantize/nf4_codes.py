@@ -30,6 +30,9 @@ NF4_LIMIT = 127
 NF4_LEVELS = tuple(round(code * NF4_LIMIT) for code in NF4_CODES)
 """The codes as int8, so that a kernel looks four bits up and multiplies bytes."""
 
+NF4_ZERO = NF4_LEVELS.index(0)
+"""The index of the code that is zero."""
+
 
 def nf4_levels(device: torch.device) -> torch.Tensor:
     """(16,) float32: the whole number that each code stands for."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import enum
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.errors import InputError, Valley2Error
+from valley2_edge.runtime.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.library import (
     ACTIVATIONS_NUMBERS,
     ISA_NUMBERS,
     KV_PRECISION_NUMBERS,
-    GenerateOptionsStruct,
     ModelDescriptionStruct,
     ModelOptionsStruct,
     SegmentStruct,
+    SessionCountersStruct,
     SessionOptionsStruct,
     check,
     library,
@@ -45,17 +45,6 @@ OnToken = Callable[[int], bool | None]
 """Called with every new token id; returning False cancels."""
 
 
-class StopReason(enum.Enum):
-    """Why `DecoderSession.generate` ended."""
-
-    TOKEN = 1
-    """The model chose a stop token, which is neither reported nor in the session."""
-    LENGTH = 2
-    """max_new_tokens were made."""
-    CONTEXT = 3
-    """The context is full."""
-
-
 @dataclasses.dataclass(frozen=True)
 class DecoderDescription:
     """What a decoder is and what it costs; the fields of v2e_model_description."""
@@ -75,26 +64,6 @@ class DecoderDescription:
     """Read for one decoded token."""
     mapped_bytes: int
     """Of the files mapped from disk."""
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerateOptions:
-    """How the next tokens are chosen; the fields of v2e_generate_options."""
-
-    max_new_tokens: int = 0
-    """0: until a stop token or the end of the context."""
-    temperature: float = 0.0
-    """0: greedy."""
-    top_k: int = 0
-    """0: off."""
-    top_p: float = 1.0
-    """0 or 1: off."""
-    min_p: float = 0.0
-    """0: off."""
-    repetition_penalty: float = 1.0
-    """0 or 1: off; over the session's token ids, prompt and answers."""
-    seed: int = 0
-    stop_tokens: tuple[int, ...] = ()
 
 
 class Decoder:
@@ -167,13 +136,20 @@ class Decoder:
 
         Args:
             context_length: most positions; 0: as many as the model was trained for. Memory grows with use.
-            kv_precision: storage of the KV cache, "fp16", "fp32" or "auto": fp32 for a decoder in fp32, else fp16.
+            kv_precision: storage of the KV cache, "fp32", "fp16", "int8" or "auto": fp32 for a decoder in fp32, else
+                fp16.
             prefill_chunk: positions computed together; 0: 256. Does not change the result.
 
         Raises:
             InputError: an option is out of range.
         """
         return DecoderSession(self, context_length, kv_precision, prefill_chunk)
+
+    def trim(self) -> None:
+        """Gives back what nothing needs until the next call: mapped pages of the weights, and freed memory."""
+        with self._lock:
+            if self._handle is not None:
+                library().v2e_model_trim(self._handle)
 
     def close(self) -> None:
         """Gives the weights back, as soon as the last of its sessions is closed as well."""
@@ -262,6 +238,13 @@ class DecoderSession:
         """Bytes that the KV cache holds now."""
         return int(library().v2e_session_kv_bytes(self.handle))
 
+    @property
+    def counters(self) -> GenerationCounters:
+        """What `generate` has cost since the session was opened."""
+        struct = SessionCountersStruct()
+        check(library().v2e_session_count(self.handle, ctypes.byref(struct)))
+        return GenerationCounters.of(struct)
+
     def prefill(self, segments: Sequence[Segment], logit_rows: int = 1, on_progress: OnProgress | None = None) -> None:
         """Appends segments to the session; after a failure or a cancellation it is as it was before.
 
@@ -318,18 +301,7 @@ class DecoderSession:
             Cancelled: `cancel` was called or on_token returned False.
             NumericError: a NaN or an infinity; the text names the layer.
         """
-        stops = token_array(options.stop_tokens)
-        struct = GenerateOptionsStruct(
-            max_new_tokens=unsigned("max_new_tokens", options.max_new_tokens),
-            temperature=options.temperature,
-            top_k=unsigned("top_k", options.top_k),
-            top_p=options.top_p,
-            min_p=options.min_p,
-            repetition_penalty=options.repetition_penalty,
-            seed=unsigned("seed", options.seed, LARGEST_UINT64),
-            stop_tokens=int32_pointer(stops),
-            stop_token_count=len(stops),
-        )
+        struct = options.struct()
         bridge = EventBridge(lambda event: on_token(int(event.token)) if on_token else None)
         reason = ctypes.c_int()
         with self._call() as handle:

@@ -23,8 +23,9 @@ from valley2_edge.runtime.comparison import (
     compare_tokens,
     compare_values,
 )
-from valley2_edge.runtime.decoder import DecoderSession, GenerateOptions
+from valley2_edge.runtime.decoder import DecoderSession
 from valley2_edge.runtime.engines import Engines, prompt_segments
+from valley2_edge.runtime.generation import GenerateOptions
 from valley2_edge.runtime.golden import GoldenCase, patches_from_bytes, tiles_from_bytes
 from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.vision import VisionEncoder

@@ -14,8 +14,8 @@ from valley2_edge import prompt
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
-from valley2_edge.runtime.decoder import GenerateOptions, StopReason
 from valley2_edge.runtime.engines import Engines, prompt_segments
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.preprocess import prepare_pictures
 from valley2_edge.runtime.sources import load_pictures, sort_sources
@@ -43,7 +43,7 @@ class Inquiry:
         engines: Of a loaded bundle, with `keep_vision` unless loading them for every picture is wanted.
         policy: The choices about pictures.
         system: System prompt; None is the policy's default.
-        kv_precision: Of the KV cache: auto, fp16 or fp32.
+        kv_precision: Of the KV cache: auto, fp32, fp16 or int8.
 
     Raises:
         InputError: An option is out of range, or the policy is strict, where a question's text decides about pictures.

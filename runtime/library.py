@@ -42,7 +42,8 @@ EVENT_TOKEN = 2
 
 ISA_NUMBERS = {"auto": 0, "portable": 1, "avx2": 2, "avx512-vnni": 3, "neon": 4}
 ACTIVATIONS_NUMBERS = {"int8": 0, "int16": 1}
-KV_PRECISION_NUMBERS = {"auto": 0, "fp16": 1, "fp32": 2}
+KV_PRECISION_NUMBERS = {"auto": 0, "fp32": 2, "fp16": 1, "int8": 3}
+SPECULATION_NUMBERS = {"auto": 0, "off": 1, "always": 2}
 
 _STATUS_ERRORS: dict[int, type[Valley2Error]] = {
     1: InputError,
@@ -183,7 +184,68 @@ class GenerateOptionsStruct(SizedStructure):
         ("seed", c_uint64),
         ("stop_tokens", POINTER(c_int32)),
         ("stop_token_count", c_size_t),
+        ("speculation", c_uint32),
+        ("tokens_to_follow", c_uint32),
     ]
+
+
+COUNTER_FIELDS = ("tokens", "steps", "drafted_tokens", "accepted_tokens")
+"""The uint64 fields of v2e_session_counters after struct_size, in order."""
+
+
+class SessionCountersStruct(SizedStructure):
+    """v2e_session_counters."""
+
+    _fields_ = [("struct_size", c_size_t), *((name, c_uint64) for name in COUNTER_FIELDS)]
+
+
+class MemoryOptionsStruct(SizedStructure):
+    """v2e_memory_options."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("context_length", c_uint32),
+        ("kv_precision", c_uint32),
+        ("prefill_chunk", c_uint32),
+        ("threads", c_uint32),
+        ("activations", c_uint32),
+        ("together", c_uint32),
+        ("conversation", c_uint32),
+        ("process_bytes", c_uint64),
+        ("pictures", POINTER(GeometryStruct)),
+        ("picture_count", c_size_t),
+    ]
+
+
+class MemoryPlanStruct(SizedStructure):
+    """v2e_memory_plan."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("context_length", c_uint32),
+        ("picture_tokens", c_uint32),
+        ("process_bytes", c_uint64),
+        ("decoder_bytes", c_uint64),
+        ("embedding_bytes", c_uint64),
+        ("kv_bytes", c_uint64),
+        ("scratch_bytes", c_uint64),
+        ("siglip_bytes", c_uint64),
+        ("projector_bytes", c_uint64),
+        ("eagle_bytes", c_uint64),
+        ("siglip_work_bytes", c_uint64),
+        ("eagle_work_bytes", c_uint64),
+        ("picture_bytes", c_uint64),
+        ("tiles_phase_bytes", c_uint64),
+        ("eagle_phase_bytes", c_uint64),
+        ("answer_phase_bytes", c_uint64),
+        ("peak_bytes", c_uint64),
+    ]
+
+
+class ProbeOptionsStruct(SizedStructure):
+    """v2e_probe_options."""
+
+    _fields_ = [("struct_size", c_size_t), ("threads", c_uint32), ("isa", c_uint32)]
 
 
 EventCallback = CFUNCTYPE(c_int, POINTER(EventStruct), c_void_p)
@@ -216,6 +278,8 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_model_describe": (c_int, (c_void_p, POINTER(ModelDescriptionStruct))),
     "v2e_model_embed": (c_int, (c_void_p, POINTER(c_int32), c_size_t, POINTER(c_float))),
     "v2e_model_close": (None, (c_void_p,)),
+    "v2e_model_trim": (None, (c_void_p,)),
+    "v2e_plan_memory": (c_int, (c_char_p, POINTER(MemoryOptionsStruct), POINTER(MemoryPlanStruct))),
     "v2e_isa_name": (c_char_p, (c_uint32,)),
     "v2e_isa_available": (c_int, (c_uint32,)),
     "v2e_session_open": (c_int, (c_void_p, POINTER(SessionOptionsStruct), POINTER(c_void_p))),
@@ -228,9 +292,15 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     ),
     "v2e_session_length": (c_size_t, (c_void_p,)),
     "v2e_session_kv_bytes": (c_uint64, (c_void_p,)),
+    "v2e_session_count": (c_int, (c_void_p, POINTER(SessionCountersStruct))),
     "v2e_session_truncate": (c_int, (c_void_p, c_size_t)),
     "v2e_session_cancel": (None, (c_void_p,)),
     "v2e_session_resume": (None, (c_void_p,)),
+    "v2e_probe_open": (c_int, (POINTER(ProbeOptionsStruct), POINTER(c_void_p))),
+    "v2e_probe_bandwidth": (c_int, (c_void_p, POINTER(c_double))),
+    "v2e_probe_int8": (c_int, (c_void_p, POINTER(c_double))),
+    "v2e_probe_fp32": (c_int, (c_void_p, POINTER(c_double))),
+    "v2e_probe_close": (None, (c_void_p,)),
 }
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import InputError
-from valley2_edge.policy import EaglePreset, PolicyName
+from valley2_edge.policy import EaglePreset, Policy, PolicyName
 from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.images import ImageSource
+from valley2_edge.runtime.memory import MemorySettings
+from valley2_edge.runtime.memory_budget import MemoryBudget
+from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.session import Session
 from valley2_edge.runtime.video import VideoSource
@@ -41,9 +46,17 @@ _SESSION_OPTIONS = frozenset(
 class Valley2:
     """A loaded bundle. It is immutable and may be shared by threads; each conversation is a session of its own."""
 
-    def __init__(self, bundle: Bundle, engines: Engines) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: Engines,
+        budget: MemoryBudget | None = None,
+        settings: MemorySettings | None = None,
+    ) -> None:
         self._bundle = bundle
         self._engines = engines
+        self._budget = budget
+        self._settings = settings or MemorySettings()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._closed = False
 
@@ -57,6 +70,7 @@ class Valley2:
         activations: str = "int8",
         providers: Sequence[str] | None = None,
         keep_vision: bool = False,
+        memory: str | int | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Valley2:
         """Loads a bundle: checks its files, then maps the decoder's; the vision engines wait for the first picture.
@@ -69,26 +83,49 @@ class Valley2:
             providers: ONNX Runtime's execution providers for the vision engines in order of preference; None is the
                 order that this machine offers.
             keep_vision: Hold the vision engines between questions instead of loading them for each one with pictures.
+            memory: Of the process at most, as "6GiB" or in bytes: each session then gives up as little as possible of
+                what it is asked for, and a question that would need more is refused. `keep_vision` is taken where it
+                fits. None: no limit.
             on_progress: Told how far the check and the load are; an exception that it raises stops them.
 
         Raises:
             BundleError: The bundle is missing, damaged or of another version.
             InputError: An option is out of range, or the machine lacks the instruction set or the provider.
+            BudgetError: No session would fit the memory; the text says what would.
         """
         report = on_progress or ignore_progress
+        limit = parse_bytes(str(memory)) if memory is not None else None
         bundle = open_bundle(Path(directory), progress=lambda done, total: report("check", done, total))
+        settings = MemorySettings(
+            keep_vision=keep_vision or limit is not None, threads=threads, activations=activations
+        )
+        budget = None if limit is None else MemoryBudget(bundle, limit)
+        if budget is not None:
+            keep_vision = budget.choose(settings).settings.keep_vision
+        settings = replace(settings, keep_vision=keep_vision)
         report("load", 0, 2)
         tokenizer = Tokenizer(bundle.directory / "tokenizer")
         report("load", 1, 2)
         decoder = Decoder(bundle.directory / "decoder", threads=threads, isa=isa, activations=activations)
-        vision = VisionEncoder(bundle, threads=decoder.description.threads, providers=providers, keep=keep_vision)
+        vision = VisionEncoder(
+            bundle,
+            threads=decoder.description.threads,
+            providers=providers,
+            keep=keep_vision,
+            trim=decoder.trim,
+        )
         report("load", 2, 2)
-        return cls(bundle, Engines(bundle.manifest.architecture, tokenizer, vision, decoder))
+        return cls(bundle, Engines(bundle.manifest.architecture, tokenizer, vision, decoder), budget, settings)
 
     @property
     def bundle(self) -> Bundle:
         """The bundle that was loaded."""
         return self._bundle
+
+    @property
+    def budget(self) -> MemoryBudget | None:
+        """The limit on memory that the model was loaded with; None: it has none."""
+        return self._budget
 
     @property
     def engines(self) -> Engines:
@@ -119,7 +156,7 @@ class Valley2:
             strict: Reproduce the reference's surprises as well.
             think: Ask for four-step answers.
             context_length: Positions at most; 0 is what the model was trained for. Memory grows with use.
-            kv_precision: Of the KV cache: auto, fp16 or fp32.
+            kv_precision: Of the KV cache: fp32, fp16, int8, or auto: fp32 for a decoder in fp32, else fp16.
             prefill_chunk: Positions computed together; 0 is 256. It does not change the answer.
             eagle: Run the Eagle branch, where the checkpoint has one.
             tiles: Cut pictures into tiles where the policy says so.
@@ -130,23 +167,38 @@ class Valley2:
 
         Raises:
             InputError: An option is out of range, or the model is closed.
+            BudgetError: The model was loaded with a limit on memory, and nothing keeps it.
         """
         if self._closed:
             raise InputError("The model is closed.")
+        wanted = replace(
+            self._settings,
+            policy=Policy(policy, strict, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens),
+            context_length=context_length,
+            kv_precision=kv_precision,
+            prefill_chunk=prefill_chunk,
+        )
+        choice = None if self._budget is None else self._budget.choose(wanted)
+        chosen = wanted if choice is None else choice.settings
+        if self._settings.keep_vision and not chosen.keep_vision:
+            self._settings = replace(self._settings, keep_vision=False)
+            self._engines.vision.stop_keeping()
         session = Session(
             self._engines,
             system=system,
             policy=policy,
             strict=strict,
             think=think,
-            context_length=context_length,
-            kv_precision=kv_precision,
-            prefill_chunk=prefill_chunk,
-            eagle=eagle,
-            tiles=tiles,
+            context_length=chosen.context_length,
+            kv_precision=chosen.kv_precision,
+            prefill_chunk=chosen.prefill_chunk,
+            eagle=chosen.policy.eagle,
+            tiles=chosen.policy.tiles,
             eagle_preset=eagle_preset,
-            eagle_max_tokens=eagle_max_tokens,
+            eagle_max_tokens=chosen.policy.eagle_max_tokens,
             eagle_min_tokens=eagle_min_tokens,
+            check_memory=None if self._budget is None else _memory_check(self._budget, chosen),
+            memory=choice,
         )
         self._sessions.add(session)
         return session
@@ -198,6 +250,14 @@ class Valley2:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _memory_check(budget: MemoryBudget, settings: MemorySettings) -> Callable[[Sequence[PreparedPicture], bool], None]:
+    def check(pictures: Sequence[PreparedPicture], video: bool) -> None:
+        sizes = [(picture.geometry.width, picture.geometry.height) for picture in pictures]
+        budget.check(sizes, settings, video=video)
+
+    return check
 
 
 def _until_closed(answer: Iterator[str], session: Session) -> Iterator[str]:

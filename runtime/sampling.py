@@ -7,6 +7,8 @@ import secrets
 from dataclasses import dataclass
 
 from valley2_edge.errors import InputError
+from valley2_edge.runtime.library import SPECULATION_NUMBERS
+from valley2_edge.runtime.native_call import number_of
 
 _SEED_LIMIT = 2**64
 _SPLITMIX_INCREMENT = 0x9E3779B97F4A7C15
@@ -30,6 +32,8 @@ class Sampling:
     """1: off; over the session's token ids, prompts and answers."""
     seed: int | None = None
     """None: another one for every answer; statistics say which."""
+    speculation: str = "auto"
+    """Drafts by prompt lookup: "auto", "off" or "always"; they change how long an answer takes and nothing else."""
 
     def __post_init__(self) -> None:
         _check("max_new_tokens", self.max_new_tokens, 1, _MAX_NEW_TOKENS_LIMIT)
@@ -40,6 +44,7 @@ class Sampling:
         _check("repetition_penalty", self.repetition_penalty, 0, math.inf)
         if self.seed is not None:
             _check("seed", self.seed, 0, _SEED_LIMIT - 1)
+        number_of("speculation", self.speculation, SPECULATION_NUMBERS)
 
     def chosen_seed(self) -> int:
         """The seed, or a fresh one."""

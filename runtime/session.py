@@ -6,21 +6,23 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from valley2_edge import prompt
 from valley2_edge.errors import BudgetError, Cancelled, InputError, Valley2Error, Valley2Warning
 from valley2_edge.policy import EaglePreset, Policy, PolicyName
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
-from valley2_edge.runtime.decoder import GenerateOptions, StopReason
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.images import ImageSource
+from valley2_edge.runtime.memory_budget import MemoryChoice
 from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
+from valley2_edge.runtime.process_memory import peak_bytes
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.sampling import Sampling, seed_of_step
 from valley2_edge.runtime.sources import load_pictures, sort_sources
-from valley2_edge.runtime.stats import Statistics, peak_memory_bytes
+from valley2_edge.runtime.stats import Statistics
 from valley2_edge.runtime.video import VideoSource
 from valley2_edge.tokenizer import TextStream
 
@@ -77,8 +79,13 @@ class Session:
         eagle_preset: EaglePreset = "balanced",
         eagle_max_tokens: int | None = None,
         eagle_min_tokens: int | None = None,
+        check_memory: Callable[[Sequence[PreparedPicture], bool], None] | None = None,
+        memory: MemoryChoice | None = None,
     ) -> None:
         self._engines = engines
+        self._check_memory = check_memory
+        self.memory = memory
+        """What was chosen to keep the model's limit on memory; None: it has none."""
         self._model = engines.architecture
         self._policy = Policy(policy, strict, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens)
         self._layout = prompt.Layout(self._policy, self._model.picture.use_special_start_end_token)
@@ -107,6 +114,7 @@ class Session:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
+        speculation: str = "auto",
         think: bool | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> AnswerStream:
@@ -130,6 +138,8 @@ class Session:
             min_p: Least probability, relative to the most likely token; 0 is off.
             repetition_penalty: Above 1 disfavours tokens that occurred in the session; 1 is off.
             seed: Of the choice when temperature is above 0; None takes another each time.
+            speculation: Draft tokens from earlier text and check several in one step of the decoder: "auto" where it
+                pays, "off", or "always" for measurements. It does not change the answer.
             think: Ask for the four-step answer; None is the session's own setting.
             on_progress: Told how far each stage is.
 
@@ -140,7 +150,7 @@ class Session:
         Raises:
             InputError: An option is out of range, or another thread is iterating an answer of this session.
         """
-        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, speculation)
         if not isinstance(question, str):
             raise InputError(f"The question must be text, not {type(question)}.")
         images, video = sort_sources(images, video)
@@ -194,7 +204,7 @@ class Session:
 
     def _run(self, turn: _Question, statistics: Statistics) -> Generator[str, None, None]:
         begin = time.perf_counter()
-        start = self._decoder.length
+        start, before = self._decoder.length, self._decoder.counters
         answering = False
         try:
             segments = self._prepare(turn, statistics)
@@ -213,9 +223,13 @@ class Session:
         finally:
             statistics.context_used = self._decoder.length
             statistics.kv_bytes = self._decoder.kv_bytes
+            after = self._decoder.counters
+            statistics.decode_steps = after.steps - before.steps
+            statistics.drafted_tokens = after.drafted_tokens - before.drafted_tokens
+            statistics.accepted_tokens = after.accepted_tokens - before.accepted_tokens
             if statistics.pictures:
                 statistics.providers = dict(self._engines.vision.providers)
-            statistics.peak_memory_bytes = peak_memory_bytes()
+            statistics.peak_memory_bytes = peak_bytes()
             statistics.total_seconds = time.perf_counter() - begin
 
     def _prepare(self, turn: _Question, statistics: Statistics) -> list[Array]:
@@ -231,6 +245,8 @@ class Session:
         statistics.siglip_tokens = sum(picture.geometry.siglip_tokens for picture in pictures)
         statistics.eagle_tokens = sum(picture.geometry.eagle_tokens for picture in pictures)
         self._check_room(statistics)
+        if pictures and self._check_memory is not None:
+            self._check_memory(pictures, turn.video is not None)
         encoded = self._engines.vision.encode(pictures, self._cancel, turn.report)
         statistics.vision_load_seconds = encoded.times.load
         statistics.preprocess_seconds += encoded.times.preprocess
@@ -310,6 +326,7 @@ class Session:
         """Chooses and decodes one token; None: the answer has ended.
 
         One token a call, so that whatever the caller does between two pieces the cache holds exactly what he has seen.
+        What a call has drafted and checked beyond its token, the next ones take from the core without a step.
         """
         chosen: list[int] = []
         options = GenerateOptions(
@@ -321,6 +338,8 @@ class Session:
             repetition_penalty=sampling.repetition_penalty,
             seed=seed_of_step(statistics.seed, step),
             stop_tokens=self._model.stop_tokens,
+            speculation=sampling.speculation,
+            tokens_to_follow=sampling.max_new_tokens - step - 1,
         )
         begin = time.perf_counter()
         with self._cancel.stopping(self._decoder.cancel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +21,12 @@ class Statistics:
     """Of the prompt, control tokens included."""
     new_tokens: int = 0
     """Of the answer, the closing token apart."""
+    decode_steps: int = 0
+    """Of the decoder; fewer than new tokens where drafts were right."""
+    drafted_tokens: int = 0
+    """Guessed from earlier text and checked in these steps."""
+    accepted_tokens: int = 0
+    """Of the drafted ones: new tokens that needed no step of their own."""
     vision_load_seconds: float = 0.0
     """Opening the vision engines."""
     preprocess_seconds: float = 0.0
@@ -63,12 +68,7 @@ class Statistics:
         """Speed of the decode; 0 when there was none."""
         return self.new_tokens / self.decode_seconds if self.decode_seconds else 0.0
 
-
-def peak_memory_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    @property
+    def tokens_per_step(self) -> float:
+        """New tokens for each step of the decoder: 1 without drafts; 0 when there was none."""
+        return self.new_tokens / self.decode_steps if self.decode_steps else 0.0

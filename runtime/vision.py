@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -70,19 +70,27 @@ class VisionEncoder:
         providers: ONNX Runtime's execution providers in order of preference; None: those of this machine that run
             locally without building an engine first.
         keep: Hold the engines between turns, which costs their weights in memory; otherwise each goes after its use.
+        trim: Called when engines come or went, unless they are kept: what it gives back makes room for the next ones.
 
     Raises:
         InputError: A provider is unknown to this ONNX Runtime.
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int, providers: Sequence[str] | None = None, keep: bool = False
+        self,
+        bundle: Bundle,
+        *,
+        threads: int,
+        providers: Sequence[str] | None = None,
+        keep: bool = False,
+        trim: Callable[[], None] = lambda: None,
     ) -> None:
         self._bundle = bundle
         self._threads = threads
         self._wanted = _choose_providers(providers)
         """Names, in order of preference."""
         self._keep = keep
+        self._trim = trim
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._lock = Lock()
         self.providers: dict[str, list[str]] = {}
@@ -112,6 +120,7 @@ class VisionEncoder:
             return encoded
         with self._turn(cancel):
             try:
+                self._trim_unless_kept()
                 siglip = self._encode_siglip(pictures, encoded.times, cancel, on_progress)
                 eagle = self._encode_eagle(pictures, encoded.times, cancel, on_progress)
             finally:
@@ -138,6 +147,15 @@ class VisionEncoder:
         """The engines that are in memory now."""
         return frozenset(self._sessions)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the engines stay in memory between turns."""
+        return self._keep
+
+    def stop_keeping(self) -> None:
+        """From now on each engine goes after its use."""
+        self._keep = False
+
     def release(self) -> None:
         """Unloads the engines; the next call loads them again."""
         self._sessions.clear()
@@ -153,6 +171,7 @@ class VisionEncoder:
         report("siglip", done, total)
         self._load("siglip", times)
         self._load("projector", times)
+        self._trim_unless_kept()
         encoded = []
         for picture in pictures:
             cancel.check()
@@ -181,6 +200,7 @@ class VisionEncoder:
             return []
         report("eagle", 0, len(pictures))
         self._load("eagle", times)
+        self._trim_unless_kept()
         encoded = []
         for index, picture in enumerate(pictures):
             cancel.check()
@@ -232,8 +252,12 @@ class VisionEncoder:
         # Packed copies of the weights would double their memory to save about a twentieth of a tile's time; without
         # them the weights are pages of the bundle's own files.
         options.add_session_config_entry("session.disable_prepacking", "1")
-        # The arena keeps its largest size for ever.
-        options.enable_cpu_mem_arena = False
+        # The C library's allocator breaks up under tensors that come and go: it held six times what was in use. The
+        # arena does not, and shrinks after each run; weights, which stay, are kept out of it.
+        options.enable_cpu_mem_arena = True
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        # A plan of all tensors is one more block, beside what the arena holds already.
+        options.enable_mem_pattern = False
         options.log_severity_level = 3
         return options
 
@@ -243,6 +267,7 @@ class VisionEncoder:
         session = self._session(name)
         run_options = onnxruntime.RunOptions()
         run_options.log_severity_level = 4  # a terminated run is no error to write about
+        run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
         def terminate() -> None:
             run_options.terminate = True
@@ -271,6 +296,11 @@ class VisionEncoder:
     def _release_unless_kept(self) -> None:
         if not self._keep:
             self.release()
+        self._trim_unless_kept()
+
+    def _trim_unless_kept(self) -> None:
+        if not self._keep:
+            self._trim()
 
 
 def _choose_providers(wanted: Sequence[str] | None) -> list[str]:

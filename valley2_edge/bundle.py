@@ -74,7 +74,7 @@ class DecoderComponent(_Strict):
     group_size: int
     symmetric: bool
     method: str
-    """Rounding method: "rtn", "gptq", or "none" for fp16 and fp32."""
+    """Rounding method: "rtn", "gptq", "nf4", or "none" for fp16 and fp32."""
     files: list[str]
     matrices: list[MatrixError] = Field(default_factory=list)
 

@@ -69,7 +69,10 @@ def test_the_bundle_is_what_export_makes_of_the_checkpoint(tmp_path: Path) -> No
     shipped = open_bundle(resolve_bundle("nano"), check="full")
     made = open_bundle(export_bundle("nano", tmp_path / "made", precision="int4"))
     assert made.manifest.architecture == shipped.manifest.architecture
-    assert made.manifest.decoder == shipped.manifest.decoder
+    found, expected = (bundle.manifest.decoder.model_dump() for bundle in (made, shipped))
+    errors = [[matrix.pop("relative_error") for matrix in decoder["matrices"]] for decoder in (found, expected)]
+    assert found == expected
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)  # torch's sums depend on its threads
     for name, entry in shipped.manifest.files.items():
         if name.startswith(("decoder/", "tokenizer/")):
             assert made.manifest.files[name].sha256 == entry.sha256, name

@@ -27,11 +27,11 @@ def test_answer_is_what_the_api_gives_and_alone_on_stdout(run, fp32_bundle: Path
 
 def test_options_change_the_answer_as_in_the_api(run, fp32_bundle: Path, picture: Path) -> None:
     words = "--policy repo --system S --temperature 0.9 --top-k 20 --top-p 0.9 --min-p 0.01 --repetition-penalty 1.1"
-    words += " --seed 7 --max-new-tokens 9 --eagle-preset fast --eagle-min-tokens 16 --no-tiles --kv-precision fp16"
+    words += " --seed 7 --max-new-tokens 9 --eagle-preset fast --eagle-min-tokens 16 --no-tiles --kv-precision int8"
     outcome = run("chat", picture, "What?", "--bundle", fp32_bundle, *words.split())
     with Valley2.load(fp32_bundle) as model:
         session = model.session(
-            policy="repo", system="S", eagle_preset="fast", eagle_min_tokens=16, tiles=False, kv_precision="fp16"
+            policy="repo", system="S", eagle_preset="fast", eagle_min_tokens=16, tiles=False, kv_precision="int8"
         )
         sampling = {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1, "seed": 7}
         expected = "".join(session.ask("What?", images=[picture], max_new_tokens=9, **sampling))
@@ -64,6 +64,16 @@ def test_stats_tell_the_tokens_of_each_branch(run, fp32_bundle: Path, picture: P
     assert " 6 tokens" in both
     assert " 0 tokens" in run("chat", picture, "?", *words, "--no-eagle").stderr
     assert "1 tiles, 196 tokens" in run("chat", picture, "?", *words, "--no-tiles").stderr
+
+
+def test_stats_tell_what_drafts_were_worth(run, fp32_bundle: Path) -> None:
+    repeating = ("--repetition-penalty", 0.4, "--max-new-tokens", 40)
+    words = ("chat", "One?", "--bundle", fp32_bundle, *repeating, "--stats", "--speculation")
+    always, off = run(*words, "always"), run(*words, "off")
+    assert always.stdout == off.stdout
+    assert "drafted tokens" in always.stderr and "tokens/step" in always.stderr
+    assert "drafted" not in off.stderr
+    assert run(*words, "sometimes").code == 2
 
 
 def test_variable_names_the_bundle(run, fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

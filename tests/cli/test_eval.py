@@ -53,6 +53,7 @@ def test_built_in_questions(run, fp32_bundle: Path) -> None:
 @pytest.mark.parametrize("switch", ["--no-tiles", "--text-only", "--think"])
 def test_switches(run, fp32_bundle: Path, questions: Path, switch: str) -> None:
     words = ("--questions", questions, "--tasks", "ocr", "--threads", 1, "--activations", "int16", switch)
+    words += ("--kv-precision", "int8")
     assert run("eval", "ecom-vqa", fp32_bundle, *words).code == 0
 
 
@@ -69,6 +70,18 @@ def test_comparison(run, fp32_bundle: Path, int4_bundle: Path, questions: Path) 
     )
     table = run("eval", "compare", fp32_bundle, int4_bundle, *words).stdout
     assert "mean KL(A || B)" in table and "character error rate of B" in table
+
+
+def test_comparison_of_kv_precisions(run, fp32_bundle: Path, questions: Path) -> None:
+    words = ("--questions", questions, "--tasks", "ocr", "--reading", 1, "--json")
+
+    def mean_kl(*more: str) -> float:
+        outcome = run("eval", "compare", fp32_bundle, fp32_bundle, *words, *more)
+        return float(json.loads(outcome.stdout)["mean_kl"]["value"])
+
+    assert mean_kl() == 0
+    assert mean_kl("--kv-precision-a", "int8", "--kv-precision-b", "int8") == 0
+    assert 0 < mean_kl("--kv-precision-b", "fp16") < mean_kl("--kv-precision-b", "int8") < 0.05
 
 
 def test_written_questions_can_be_asked(run, fp32_bundle: Path, tmp_path: Path) -> None:

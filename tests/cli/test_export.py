@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,31 @@ def test_unknown_precision_is_refused_before_any_work(run) -> None:
     outcome = run("export", CHECKPOINT, "--precision", "int3")
     assert outcome.code == 2
     assert "int3" in outcome.error
+
+
+def test_a_bundle_in_nf4_says_so_and_answers(run, picture: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "nf4"
+    assert run("export", CHECKPOINT, "--precision", "int4", "--method", "nf4", "--output", bundle).code == 0
+    assert "rounding: nf4; largest relative error" in run("inspect", bundle).stdout
+    rows = json.loads(run("inspect", bundle, "--json").stdout)["components"]
+    assert [row["precision"] for row in rows if row["name"] == "decoder"] == ["int4, groups of 128, nf4, lm_head int8"]
+    assert run("verify", bundle).code == 0
+    outcome = run("chat", picture, "What is it?", "--bundle", bundle, "--max-new-tokens", 3, "--stats")
+    assert outcome.code == 0
+    assert "3 tokens" in outcome.stderr
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_nf4_has_four_bits(run, tmp_path: Path, precision: str) -> None:
+    outcome = run("export", CHECKPOINT, "--precision", precision, "--method", "nf4", "--output", tmp_path / "b")
+    assert outcome.code == 2
+    assert f"nf4 is a code of four bits: it cannot be stored as {precision}" in outcome.error
+
+
+def test_nf4_has_no_zero_points(run, tmp_path: Path) -> None:
+    outcome = run("export", CHECKPOINT, "--method", "nf4", "--asymmetric", "--output", tmp_path / "b")
+    assert outcome.code == 2
+    assert "nf4 has no zero points: --asymmetric does not go with --method nf4" in outcome.error
 
 
 def test_rounding_options_reach_the_exporter(run, given: dict[str, Any]) -> None:

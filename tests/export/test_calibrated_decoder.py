@@ -20,9 +20,10 @@ from valley2_edge.errors import BudgetError, NumericError
 from valley2_edge.export import calibrated_decoder
 from valley2_edge.export.calibrated_decoder import RoundingPlan, round_decoder
 from valley2_edge.export.checkpoint import Checkpoint
-from valley2_edge.export.decoder import decoder_formats
+from valley2_edge.export.decoder import decoder_formats, export_decoder, export_rounded_decoder
+from valley2_edge.export.decoder_layout import DECODER_FILE
 from valley2_edge.export.remaining_time import WorkMeter, format_duration
-from valley2_edge.export.rounded_layers import LayerState, LayerStore
+from valley2_edge.export.rounded_layers import LayerState, LayerStore, RoundedLayers
 from valley2_edge.quantize import gptq
 from valley2_edge.quantize.factor import NotPositiveDefiniteError
 from valley2_edge.quantize.method import MethodName, rounding_method
@@ -215,3 +216,17 @@ def test_remaining_time_is_judged_by_the_speed_of_each_kind(monkeypatch: pytest.
 
 def test_durations_are_readable() -> None:
     assert [format_duration(seconds) for seconds in (3.2, 98, 600, 19440)] == ["3 s", "98 s", "10 min", "5 h 24 min"]
+
+
+def test_nf4_does_not_depend_on_the_calibration_set(tmp_path: Path) -> None:
+    formats = decoder_formats("int4", group_size=64, code="nf4")
+    store = LayerStore(tmp_path / "layers")
+    plan = RoundingPlan(rounding_method("nf4"), formats)
+    with Checkpoint.open(CHECKPOINT) as checkpoint:
+        state = round_decoder(checkpoint, store, _packs(store), plan, lambda *_: None, lambda _: None)
+        config = checkpoint.config.decoder
+        export_rounded_decoder(RoundedLayers(checkpoint, store, formats), config, tmp_path / "calibrated", formats)
+        export_decoder(checkpoint, config, tmp_path / "plain", formats)
+    assert (tmp_path / "calibrated" / DECODER_FILE).read_bytes() == (tmp_path / "plain" / DECODER_FILE).read_bytes()
+    assert [record.method for record in state.records] == ["nf4"] * 8 + ["rtn"]
+    assert all(record.output_error is not None for record in state.records)

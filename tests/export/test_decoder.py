@@ -15,6 +15,8 @@ from valley2_edge.errors import CheckpointError, ExportError
 from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder import decoder_formats, export_decoder, export_embeddings
 from valley2_edge.export.decoder_reference import StoredDecoder
+from valley2_edge.quantize.nf4 import quantize_rows_nf4
+from valley2_edge.quantize.rtn import dequantize_rows
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
@@ -109,10 +111,38 @@ def test_the_header_describes_the_decoder(checkpoint: Checkpoint, tmp_path: Path
     assert shapes["lm_head.weight"] == (11, 64, 64, 4)
 
 
+def test_nf4_is_stored_as_int4_with_a_code(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    formats = decoder_formats("int4", group_size=64, code="nf4")
+    errors = {error.name: error for error in export_decoder(checkpoint, checkpoint.config.decoder, tmp_path, formats)}
+    with safe_open(tmp_path / "decoder" / "decoder.safetensors", "pt") as reader:
+        matrices = json.loads(reader.metadata()["matrices"])
+        assert not [name for name in reader.keys() if name.endswith(".zeros")]  # noqa: SIM118
+    assert matrices["layers.0.attention.qkv"] == {
+        "precision": "int4", "rows": 384, "columns": 256, "group_size": 64, "symmetric": True, "code": "nf4",
+    }  # fmt: skip
+    assert matrices["lm_head"]["precision"] == "int8" and "code" not in matrices["lm_head"]
+    exact, name = _gate_up(checkpoint), "layers.1.mlp.gate_up"
+    rows = quantize_rows_nf4(exact, formats.layers, name)
+    stored = StoredDecoder(tmp_path)
+    assert torch.equal(stored.matrix(name), dequantize_rows(rows, formats.layers))
+    difference = (stored.matrix(name) - exact).norm() / exact.norm()
+    assert errors[name].relative_error == pytest.approx(float(difference), rel=1e-4)
+
+
 def test_symmetric_int4_stores_no_zero_points(checkpoint: Checkpoint, tmp_path: Path) -> None:
     export_decoder(checkpoint, checkpoint.config.decoder, tmp_path, decoder_formats("int4", symmetric=True))
     with safe_open(tmp_path / "decoder" / "decoder.safetensors", "pt") as reader:
         assert not [name for name in reader.keys() if name.endswith(".zeros")]  # noqa: SIM118
+
+
+def test_padded_rows_of_nf4_hold_the_code_of_zero(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    formats = decoder_formats("int4", lm_head_precision="int4", code="nf4")
+    export_decoder(checkpoint, checkpoint.config.decoder, tmp_path, formats)
+    with safe_open(tmp_path / "decoder" / "decoder.safetensors", "pt") as reader:
+        weight, scales = reader.get_tensor("lm_head.weight"), reader.get_tensor("lm_head.scales")
+    real = 679 - 10 * 64
+    assert torch.all(weight[-1, :, real:] == 0x77)
+    assert torch.count_nonzero(scales[-1, :, real:]) == 0
 
 
 def test_padded_rows_dequantise_to_zero(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -160,6 +160,12 @@ def test_a_decoder_of_floats_is_refused(tmp_path: Path) -> None:
         GptqWriter(BundleDecoder(tmp_path / "bundle"))
 
 
+def test_a_decoder_of_unequal_steps_is_refused(tmp_path: Path) -> None:
+    _write_decoder(tmp_path / "bundle", decoder_formats("int4", code="nf4"))
+    with pytest.raises(ExportError, match=r"layers\.0\.attention\.qkv is nf4: the GPTQ layout knows levels of equal"):
+        GptqWriter(BundleDecoder(tmp_path / "bundle"))
+
+
 def test_a_lost_integer_of_the_output_matrix_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_decoder(tmp_path / "bundle", decoder_formats("int4"))
     decoder = BundleDecoder(tmp_path / "bundle")

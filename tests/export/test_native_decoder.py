@@ -51,6 +51,8 @@ def test_fp32_logits_equal_the_original_models(tmp_path: Path) -> None:
         ("int4", {"group_size": 32}, 1e-3),
         ("int4", {"group_size": 64, "symmetric": True}, 1e-3),
         ("int4", {"lm_head_precision": "int4"}, 1e-3),
+        ("int4", {"code": "nf4"}, 1e-3),
+        ("int4", {"code": "nf4", "group_size": 32, "lm_head_precision": "int4"}, 1e-3),
     ],
 )
 def test_native_logits_equal_torch_on_the_dequantised_weights(

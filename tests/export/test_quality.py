@@ -14,7 +14,6 @@ from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.answer_statistics import compare_logits, top_logits
 from valley2_edge.export.greedy_reference import Tokens, greedy_answers
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.process_memory import parse_bytes
 from valley2_edge.export.rounding import RoundingOptions, resolve_rounding
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
@@ -103,17 +102,6 @@ def test_answers_that_need_too_many_runs_are_counted() -> None:
     assert (found.runs, found.inexact) == (2, 1)
 
 
-@pytest.mark.parametrize(("text", "size"), [("8GiB", 8 << 30), ("8G", 8 << 30), ("1.5 mb", 3 << 19), ("77", 77)])
-def test_amounts_of_memory(text: str, size: int) -> None:
-    assert parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "8 GiBs", "-1", "0", "much"])
-def test_other_words_are_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(InputError, match=r"write for example 8GiB"):
-        parse_bytes(text)
-
-
 def test_a_calibration_set_decides_the_method() -> None:
     assert resolve_rounding(RoundingOptions(), "int4", False).method == "rtn"
     with_set = resolve_rounding(RoundingOptions(calibration="builtin", calibration_samples=1), "int4", False)
@@ -125,7 +113,7 @@ def test_a_calibration_set_decides_the_method() -> None:
 @pytest.mark.parametrize(
     ("options", "precision", "message"),
     [
-        (RoundingOptions(method="nf4"), "int4", "nf4 has no kernel"),
+        (RoundingOptions(method="nf4", average_bits=5), "int4", "does not go with --method nf4"),
         (RoundingOptions(method="gptq"), "fp16", "rounds nothing"),
         (RoundingOptions(max_kl=-1.0), "int4", "--max-kl must be above 0"),
         (RoundingOptions(max_kl=1.0, quality_samples=0), "int4", "--max-kl needs"),

@@ -56,6 +56,13 @@ def test_rtn_behind_the_interface_is_the_function() -> None:
     assert record.output_error is None and record.output_loss is None
 
 
+def test_nf4_rounds_the_int8_matrix_beside_it_to_nearest() -> None:
+    weights, matrix_format = gaussian(40, 128), MatrixFormat("int8", 64)
+    rows, record = quantize_matrix(weights, matrix_format, None, "lm_head", rounding_method("nf4"))
+    assert torch.equal(rows.values, quantize_rows(weights, matrix_format, "lm_head").values)
+    assert (record.method, record.precision) == ("rtn", "int8")
+
+
 def test_gptq_says_that_it_needed_more_damping() -> None:
     matrix = torch.eye(128)
     matrix[0, 1] = matrix[1, 0] = 1.1

@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 PANEL = 64
+PADDING = {"int8": 128, "int4": 8, "nf4": 7}
+"""The value that stands for zero, of the rows that fill up a panel."""
+NF4_LEVELS = np.array([-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +104,14 @@ def _rounded(matrix: Array, group_size: int, bits: int, symmetric: bool) -> tupl
     return q.reshape(matrix.shape).astype(np.uint8), scales, zeros.astype(np.uint8)
 
 
+def _nearest_codes(matrix: Array, group_size: int) -> tuple[Array, Array]:
+    """The nearest level of the nf4 table: its index (N, K), and scales (N, K / g) float16."""
+    groups = matrix.reshape(len(matrix), -1, group_size)
+    scales = (np.abs(groups).max(-1) / 127).astype(np.float16)
+    distances = np.abs(groups[..., None] / scales[..., None, None].astype(np.float32) - NF4_LEVELS)
+    return distances.argmin(-1).reshape(matrix.shape).astype(np.uint8), scales
+
+
 def pack_matrix(matrix: Array, precision: str, group_size: int, symmetric: bool) -> tuple[dict[str, Array], Array]:
     """The tensors of a matrix by the end of their names, and the float32 matrix that they stand for."""
     columns = matrix.shape[1]
@@ -109,10 +120,14 @@ def pack_matrix(matrix: Array, precision: str, group_size: int, symmetric: bool)
         exact = matrix.astype(kind)
         return {"weight": _panels(exact, 0.0).transpose(0, 2, 1)}, exact.astype(np.float32)
     bits = 8 if precision == "int8" else 4
-    q, scales, zeros = _rounded(matrix, group_size, bits, symmetric)
-    steps = q.astype(np.float32) - np.repeat(zeros, group_size, axis=1)
+    if precision == "nf4":
+        q, scales = _nearest_codes(matrix, group_size)
+        steps = NF4_LEVELS[q]
+    else:
+        q, scales, zeros = _rounded(matrix, group_size, bits, symmetric)
+        steps = q.astype(np.float32) - np.repeat(zeros, group_size, axis=1)
     exact = steps * np.repeat(scales, group_size, axis=1).astype(np.float32)
-    padded = _panels(q, 128 if bits == 8 else 8)  # (P, 64, K)
+    padded = _panels(q, PADDING[precision])  # (P, 64, K)
     if bits == 8:
         weight = padded.reshape(len(padded), PANEL, columns // 4, 4).transpose(0, 2, 1, 3)
     else:
@@ -176,6 +191,8 @@ def write_decoder(
             exact[part + ".weight"] = matrix
         matrices[name] = {"precision": precision, "rows": stacked.shape[0], "columns": stacked.shape[1]}
         matrices[name] |= {"group_size": group_size, "symmetric": precision != "int4" or symmetric}
+        if precision == "nf4":
+            matrices[name] |= {"precision": "int4", "code": "nf4"}
     for layer in range(config.num_hidden_layers):
         source = f"model.layers.{layer}."
         tensors[f"layers.{layer}.input_norm"] = weights[source + "input_layernorm.weight"]

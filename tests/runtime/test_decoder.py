@@ -17,13 +17,14 @@ from safetensors.numpy import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from valley2_edge.errors import BundleError, InputError
-from valley2_edge.runtime.decoder import Decoder, GenerateOptions, StopReason
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.library import ISA_NUMBERS, isa_available
 
 Array = npt.NDArray[Any]
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 CONFIG = TinyConfig()
-PRECISIONS = ("fp32", "fp16", "int8", "int4", "int4-asymmetric")
+PRECISIONS = ("fp32", "fp16", "int8", "int4", "int4-asymmetric", "nf4")
 ISAS = [name for name in ISA_NUMBERS if name != "auto" and isa_available(name)]
 PROMPT = np.random.default_rng(7).integers(0, CONFIG.vocab_size, 90).astype(np.int32)
 STEPS = (5, 330, 0, 41)
@@ -89,7 +90,7 @@ def test_logits_equal_the_reference(bundles: dict[str, SimpleNamespace], precisi
         assert relative_error(actual, expected) < 2e-3
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "nf4"])
 def test_int8_activations_stay_near_the_reference(bundles: dict[str, SimpleNamespace], precision: str) -> None:
     bundle = bundles[precision]
     with Decoder(bundle.directory, threads=1) as decoder, decoder.session() as session:
@@ -133,7 +134,7 @@ def test_greedy_tokens_equal_the_reference(decoder: Decoder, bundles: dict[str, 
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("precision", ["fp32", "int4-asymmetric"])
+@pytest.mark.parametrize("precision", ["fp32", "int4-asymmetric", "nf4"])
 def test_threads_and_chunks_leave_every_bit(bundles: dict[str, SimpleNamespace], precision: str, isa: str) -> None:
     prompt = np.tile(PROMPT, 4)[:300]  # crosses a page of the KV cache
     seen = set()
@@ -206,6 +207,14 @@ def test_unknown_tensor_is_refused(tmp_path: Path) -> None:
 
     write_decoder(tmp_path, CONFIG, random_weights(CONFIG), damage=damage)
     with pytest.raises(BundleError, match=r"layers\.0\.secret"):
+        Decoder(tmp_path)
+
+
+def test_unknown_code_is_refused(tmp_path: Path) -> None:
+    write_decoder(tmp_path, CONFIG, random_weights(CONFIG), "nf4")
+    path = tmp_path / "decoder.safetensors"
+    path.write_bytes(path.read_bytes().replace(rb"\"nf4\"", rb"\"fp4\""))
+    with pytest.raises(BundleError, match=r"layers\.0\.attention\.qkv' has an unknown code"):
         Decoder(tmp_path)
 
 

@@ -16,7 +16,8 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
 from valley2_edge.runtime import library as native
-from valley2_edge.runtime.decoder import Decoder, DecoderSession, GenerateOptions, StopReason
+from valley2_edge.runtime.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 
 Array = npt.NDArray[Any]
 CONFIG = TinyConfig()

@@ -118,6 +118,6 @@ def test_other_threads_keep_running_in_every_stage(fp32_bundle: Path) -> None:
     ticks = {stage: ticker.count(start, end) for start, (stage, end) in zip(begins, ends.items(), strict=False)}
     # Eagle (seconds) and the prefill (tenths of a second) are one native call each: one that kept the interpreter
     # would leave room for a tick or two at its ends.
-    least = {"load": 1, "siglip": 20, "eagle": 20, "prefill": 5, "decode": 5}
-    assert ticks.keys() == least.keys()
+    least = {"siglip": 20, "eagle": 20, "prefill": 5, "decode": 5}
+    assert ticks.keys() == {"load", *least}  # the former is over in less than a tick
     assert all(ticks[stage] >= least[stage] for stage in least), ticks

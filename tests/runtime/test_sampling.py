@@ -11,7 +11,8 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.decoder import Decoder, DecoderSession, GenerateOptions, StopReason
+from valley2_edge.runtime.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.generation import GenerateOptions, StopReason
 
 Array = npt.NDArray[Any]
 CONFIG = TinyConfig(num_hidden_layers=1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.answer_view import ProgressLine, print_answer
 from valley2_edge.cli.conversation import Conversation
@@ -29,7 +30,10 @@ SESSION_OPTIONS = (
     *("context_length", "kv_precision", "prefill_chunk", "system", "think", "policy", "strict"),
     *("eagle", "tiles", "eagle_preset", "eagle_max_tokens", "eagle_min_tokens"),
 )
-ASK_OPTIONS = ("frames", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+ASK_OPTIONS = (
+    *("frames", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
+    "speculation",
+)
 
 
 def chat(
@@ -47,6 +51,7 @@ def chat(
     context_length: options.ContextLength = 0,
     kv_precision: options.KvPrecision = "auto",
     prefill_chunk: options.PrefillChunk = 0,
+    memory: options.Memory = None,
     policy: options.PolicyOption = "hub",
     strict: options.Strict = False,
     eagle: options.Eagle = True,
@@ -65,6 +70,7 @@ def chat(
     min_p: options.MinP = 0.0,
     repetition_penalty: options.RepetitionPenalty = 1.0,
     seed: options.Seed = None,
+    speculation: options.Speculation = "auto",
     stats: options.Stats = False,
 ) -> None:
     """Chat about pictures or a video; the answer goes to stdout, all else to stderr."""
@@ -78,7 +84,7 @@ def chat(
     messages = error_console()
     line = ProgressLine(messages)
     with contextlib.closing(line):
-        model = Valley2.load(directory, threads=threads, activations=activations, on_progress=line)
+        model = Valley2.load(directory, threads=threads, activations=activations, memory=memory, on_progress=line)
     with model:
         chatter = Chatter(model, _pick(given, SESSION_OPTIONS), _pick(given, ASK_OPTIONS), messages, stats)
         if question is not None:
@@ -101,6 +107,9 @@ class Chatter:
 
     def __post_init__(self) -> None:
         self._session = self.model.session(**self.session_options)
+        if self._session.memory is not None:
+            changes = ", ".join(self._session.memory.changes) or "all as asked for"
+            print_line(self.messages, f"memory: {format_bytes(self._session.memory.plan.peak_bytes)}; {changes}")
 
     def ask(self, question: str, media: Media) -> None:
         """Streams the answer to stdout.

@@ -29,7 +29,22 @@ Activations = Annotated[
 ContextLength = Annotated[
     int, typer.Option(help="Positions; 0: as many as the model was trained for.", rich_help_panel=_MODEL)
 ]
-KvPrecision = Annotated[Literal["auto", "fp16", "fp32"], typer.Option(help="Of the KV cache.", rich_help_panel=_MODEL)]
+KvPrecisionName = Literal["auto", "fp32", "fp16", "int8"]
+KvPrecision = Annotated[
+    KvPrecisionName,
+    typer.Option(
+        help="Of the KV cache; int8 is half of fp16. auto: fp32 for a decoder in fp32, else fp16.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Of the process at most, for example 6GiB; caps, context and KV precision are chosen to keep it.",
+        rich_help_panel=_MODEL,
+    ),
+]
 PrefillChunk = Annotated[
     int,
     typer.Option(help="Positions computed together; 0: 256. Does not change the answer.", rich_help_panel=_MODEL),
@@ -85,5 +100,12 @@ RepetitionPenalty = Annotated[
 ]
 Seed = Annotated[
     int | None, typer.Option(help="Of the choice above temperature 0; another each time.", rich_help_panel=_ANSWER)
+]
+Speculation = Annotated[
+    Literal["auto", "off", "always"],
+    typer.Option(
+        help="Draft tokens from earlier text and check several at once; auto: where it pays. Changes no answer.",
+        rich_help_panel=_ANSWER,
+    ),
 ]
 Stats = Annotated[bool, typer.Option("--stats", help="End with a table on stderr.", rich_help_panel=_ANSWER)]

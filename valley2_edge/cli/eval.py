@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from valley2_edge.cli.answer_view import ProgressLine
+from valley2_edge.cli.chat_options import KvPrecisionName
 from valley2_edge.cli.terminal import error_console, output_console, print_line
 from valley2_edge.errors import InputError
 from valley2_edge.user_data import resolve_bundle
@@ -66,6 +67,7 @@ def ecom_vqa(
     text_only: Annotated[bool, typer.Option("--text-only", help="Without any picture: what guessing gives.")] = False,
     threads: Threads = 0,
     activations: Activations = "int8",
+    kv_precision: Annotated[KvPrecisionName, typer.Option(help="Of the KV cache.")] = "auto",
     picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -85,7 +87,7 @@ def ecom_vqa(
     begin = time.perf_counter()
     with (
         _load(directory, threads, activations) as model,
-        inquiry_of(model, eagle=eagle, tiles=tiles) as inquiry,
+        inquiry_of(model, eagle=eagle, tiles=tiles, kv_precision=kv_precision) as inquiry,
         question_progress() as progress,
     ):
         outcomes = ask_all(inquiry, asked, think=think, text_only=text_only, on_progress=progress)
@@ -94,7 +96,7 @@ def ecom_vqa(
     if picture is not None:
         save_score(result, picture, directory.resolve().name, f"{what}, {result.count} questions")
     if as_json:
-        settings = {"bundle": str(directory), "what": what, "seconds": round(seconds, 3)}
+        settings = {"bundle": str(directory), "what": what, "kv_precision": kv_precision, "seconds": round(seconds, 3)}
         typer.echo(json.dumps({**score_as_json(result), **settings}, indent=2))
         return
     console = output_console()
@@ -115,6 +117,8 @@ def compare_bundles(
     ] = 100,
     threads: Threads = 0,
     activations: Activations = "int8",
+    kv_precision_a: Annotated[KvPrecisionName, typer.Option(help="Of A's KV cache.")] = "auto",
+    kv_precision_b: Annotated[KvPrecisionName, typer.Option(help="Of B's KV cache.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Ask two bundles the same questions: agreement, divergence of their distributions, and reading errors."""
@@ -126,10 +130,15 @@ def compare_bundles(
     asked, read = _questions(questions, count, seed, tasks), ocr_questions(reading, seed)
     with _load(first, threads, activations) as model_a, _load(second, threads, activations) as model_b:
         check_comparable(model_a, model_b)
-        with inquiry_of(model_a) as inquiry_a, inquiry_of(model_b) as inquiry_b, question_progress() as progress:
+        with (
+            inquiry_of(model_a, kv_precision=kv_precision_a) as inquiry_a,
+            inquiry_of(model_b, kv_precision=kv_precision_b) as inquiry_b,
+            question_progress() as progress,
+        ):
             comparison = compare(inquiry_a, inquiry_b, asked, read, on_progress=progress)
     if as_json:
         settings = {"a": str(first), "b": str(second)}
+        settings |= {"kv_precision_a": kv_precision_a, "kv_precision_b": kv_precision_b}
         typer.echo(json.dumps({**comparison_as_json(comparison), **settings}, indent=2))
         return
     console = output_console()

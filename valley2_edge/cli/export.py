@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from valley2_edge.bundle import DecoderPrecision, VisionPrecision, open_bundle
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.cli.rounding_options import (
     AverageBits,
     Calibration,
@@ -22,10 +23,11 @@ from valley2_edge.cli.rounding_options import (
     PictureWeightOption,
     QualitySamples,
     ScaleSearch,
+    Symmetric,
     TextOnly,
     make_rounding_options,
 )
-from valley2_edge.cli.terminal import error_console, format_bytes, output_console, print_line, stage_progress
+from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.user_data import remember_bundle
 
@@ -47,9 +49,7 @@ def export(
         typer.Option(help="Of the stored vision weights; fp16, or fp32 with --precision fp32, when not given."),
     ] = None,
     group_size: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64 or 128.")] = 128,
-    symmetric: Annotated[
-        bool, typer.Option("--symmetric/--asymmetric", help="int4 without or with zero points.")
-    ] = False,
+    symmetric: Symmetric = None,
     lm_head_precision: Annotated[
         DecoderPrecision | None,
         typer.Option(help="Of the output layer; int8 with --precision int4, else as --precision, when not given."),

@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from valley2_edge.bundle import Bundle, Manifest, open_bundle
-from valley2_edge.cli.terminal import format_bytes, output_console, print_line
+from valley2_edge.byte_count import format_bytes
+from valley2_edge.cli.terminal import output_console, print_line
 from valley2_edge.user_data import resolve_bundle
 
 
@@ -59,7 +60,8 @@ def component_rows(manifest: Manifest) -> list[ComponentRow]:
     decoder = manifest.decoder
     precision: str = decoder.precision
     if decoder.precision == "int4":
-        precision += f", groups of {decoder.group_size}, {'symmetric' if decoder.symmetric else 'asymmetric'}"
+        levels = "nf4" if decoder.method == "nf4" else "symmetric" if decoder.symmetric else "asymmetric"
+        precision += f", groups of {decoder.group_size}, {levels}"
     if decoder.lm_head_precision != decoder.precision:
         precision += f", lm_head {decoder.lm_head_precision}"
     error = max((matrix.relative_error for matrix in decoder.matrices), default=None)

@@ -12,12 +12,14 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
+from valley2_edge.cli.bench import bench
 from valley2_edge.cli.chat import chat
 from valley2_edge.cli.convert import convert
 from valley2_edge.cli.demo import demo
 from valley2_edge.cli.eval import app as eval_app
 from valley2_edge.cli.export import export
 from valley2_edge.cli.inspect import inspect
+from valley2_edge.cli.plan import plan
 from valley2_edge.cli.verify import verify
 from valley2_edge.errors import Cancelled, Valley2Error, Valley2Warning
 from valley2_edge.version import __version__
@@ -27,7 +29,7 @@ EXIT_USER = 2
 EXIT_CANCELLED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for command in (export, chat, demo, inspect, verify, convert):
+for command in (export, chat, demo, plan, inspect, verify, convert, bench):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 _ROUNDING = "Rounding"
 _QUALITY = "Quality"
 
+Symmetric = Annotated[
+    bool | None,
+    typer.Option(
+        "--symmetric/--asymmetric",
+        help="int4 without or with zero points; with, when not given. nf4 has none.",
+        show_default=False,
+    ),
+]
 MethodOption = Annotated[
     Literal["rtn", "gptq", "nf4"] | None,
     typer.Option(help="gptq with a calibration set, else rtn, when not given.", rich_help_panel=_ROUNDING),
@@ -101,7 +109,7 @@ def make_rounding_options(
         InputError: A value cannot be read.
         ExportError: An option of GPTQ is out of range.
     """
-    from valley2_edge.export.process_memory import parse_bytes
+    from valley2_edge.byte_count import parse_bytes
     from valley2_edge.export.rounding import RoundingOptions
     from valley2_edge.quantize.gptq import GptqOptions
 

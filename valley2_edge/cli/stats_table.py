@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from valley2_edge.cli.terminal import format_bytes
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.runtime.stats import Statistics
 
 
@@ -40,6 +40,9 @@ def stats_table(statistics: Statistics, sampled: bool) -> Table:
         _seconds(statistics.decode_seconds),
         _speed(statistics.new_tokens, statistics.decode_seconds, "tokens/s"),
     )
+    if statistics.drafted_tokens:
+        share = f"{statistics.accepted_tokens} of {statistics.drafted_tokens} drafted tokens"
+        table.add_row("accepted", share, "", f"{statistics.tokens_per_step:.2f} tokens/step")
     if statistics.first_token_seconds is not None:
         table.add_row("first token", "", _seconds(statistics.first_token_seconds), "")
     table.add_row(

@@ -27,17 +27,6 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, markup=False)
 
 
-def format_bytes(count: float) -> str:
-    """A size for people: 1536 is "1.5 KiB"."""
-    if count < 1024:
-        return f"{count:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 1024:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1024:.1f} TiB"
-
-
 @contextlib.contextmanager
 def stage_progress(console: Console) -> Iterator[StageProgress]:
     """Shows one bar a stage on a terminal, one line a stage elsewhere."""

@@ -29,16 +29,17 @@ class BlindSiglip(VisionEncoder):
         return np.zeros((len(tiles), siglip.patches_per_side**2, siglip.hidden_size), np.float32)
 
 
-def inquiry_of(model: Valley2, *, eagle: bool = True, tiles: bool = True) -> Inquiry:
+def inquiry_of(model: Valley2, *, eagle: bool = True, tiles: bool = True, kv_precision: str = "auto") -> Inquiry:
     """What asks a loaded model, with both branches or without one.
 
     Args:
         model: Loaded with keep_vision.
         eagle: False leaves the tokens of the Eagle branch out.
         tiles: False replaces the SigLIP features of the tiles by zeros.
+        kv_precision: Of the KV cache: auto, fp32, fp16 or int8.
 
     Raises:
-        InputError: eagle is False, but the bundle has no Eagle branch.
+        InputError: eagle is False, but the bundle has no Eagle branch, or kv_precision means nothing.
     """
     engines = model.engines
     if not eagle and engines.architecture.eagle is None:
@@ -46,4 +47,4 @@ def inquiry_of(model: Valley2, *, eagle: bool = True, tiles: bool = True) -> Inq
     if not tiles:
         blind = BlindSiglip(model.bundle, threads=engines.decoder.description.threads, keep=True)
         engines = dataclasses.replace(engines, vision=blind)
-    return Inquiry(engines, policy=Policy(eagle=eagle))
+    return Inquiry(engines, policy=Policy(eagle=eagle), kv_precision=kv_precision)

@@ -2,10 +2,11 @@
 // can read and multiply at most. Every round measures the limits right before and after; the figures are medians.
 #include "isa.hpp"
 #include "kernels/linear.hpp"
-#include "probes.hpp"
+#include "probes/probe.hpp"
 #include "random_matrix.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -24,7 +25,10 @@ constexpr Shape SHAPES[] = {
     {"qkv", 4608, 3584}, {"output", 3584, 3584}, {"gate_up", 37888, 3584}, {"down", 3584, 18944}};
 constexpr size_t COLD_LAYERS = 3; // together far larger than the caches
 constexpr int ROUNDS = 9;
-constexpr size_t PROBE_BYTES = size_t{512} << 20;
+
+double seconds_now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 double median(std::vector<double> values) {
     std::sort(values.begin(), values.end());
@@ -32,10 +36,11 @@ double median(std::vector<double> values) {
 }
 
 // A matrix of equal bytes: the speed does not depend on the values.
-RandomMatrix fast_matrix(const Shape &shape, Precision precision) {
+RandomMatrix fast_matrix(const Shape &shape, Precision precision, Code code) {
     RandomMatrix result;
     Matrix &matrix = result.matrix;
     matrix.precision = precision;
+    matrix.code = code;
     matrix.rows = shape.rows;
     matrix.columns = shape.columns;
     const size_t values = matrix.panels() * PANEL * matrix.columns;
@@ -63,16 +68,14 @@ RandomMatrix fast_matrix(const Shape &shape, Precision precision) {
 
 class Bench {
   public:
-    Bench(v2e_isa isa, unsigned threads) : isa_(isa), pool_(threads), probe_(PROBE_BYTES) {
-        std::fill_n(probe_.data(), probe_.size(), uint8_t{1});
-    }
+    Bench(v2e_isa isa, unsigned threads) : isa_(isa), pool_(threads), probe_({sizeof(v2e_probe_options), threads, 0}) {}
 
     void run(const char *name, Precision precision, v2e_activations activations, const std::vector<size_t> &counts,
-             size_t shape_count) {
+             size_t shape_count, Code code = Code::uniform) {
         std::vector<RandomMatrix> matrices;
         for (size_t layer = 0; layer < COLD_LAYERS; ++layer)
             for (size_t i = 0; i < shape_count; ++i)
-                matrices.push_back(fast_matrix(SHAPES[i], precision));
+                matrices.push_back(fast_matrix(SHAPES[i], precision, code));
         for (const size_t count : counts)
             measure(name, matrices, activations, count, shape_count);
     }
@@ -102,18 +105,18 @@ class Bench {
             if (round < 0)
                 continue;
             rates.push_back(rate / 1e9);
-            shares.push_back(peak > 0 ? rate / peak : 0);
+            shares.push_back(rate / peak);
         }
         std::printf("%-22s %4zu rows  %8.1f %s  %.2f of the %s\n", name, count, median(rates), decode ? "GB/s" : "GOPS",
                     median(shares), decode ? "read bandwidth" : "int8 peak");
         std::fflush(stdout);
     }
 
-    double limit(bool decode) { return decode ? measure_read_bandwidth(pool_, probe_) : measure_int8_peak(pool_); }
+    double limit(bool decode) { return decode ? probe_.bandwidth() : probe_.int8_peak(); }
 
     v2e_isa isa_;
     ThreadPool pool_;
-    AlignedBuffer<uint8_t> probe_;
+    Probe probe_;
     LinearScratch scratch_;
 };
 
@@ -133,6 +136,7 @@ int main(int argc, char **argv) {
     Bench bench(isa, threads);
     bench.run("int4", Precision::int4, V2E_ACTIVATIONS_INT8, {1, 2, 6, 64, 256}, 4);
     bench.run("int4, int16 inputs", Precision::int4, V2E_ACTIVATIONS_INT16, {1, 256}, 4);
+    bench.run("nf4", Precision::int4, V2E_ACTIVATIONS_INT8, {1, 256}, 4, Code::nf4);
     bench.run("int8", Precision::int8, V2E_ACTIVATIONS_INT8, {1, 256}, 4);
     bench.run("fp16", Precision::fp16, V2E_ACTIVATIONS_INT8, {1, 64}, 2);
     bench.run("fp32", Precision::fp32, V2E_ACTIVATIONS_INT8, {1, 64}, 2);

@@ -201,6 +201,10 @@ V2E_API v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens
 /* Every session of the model must be closed before. NULL is allowed. */
 V2E_API void v2e_model_close(v2e_model *model);
 
+/* Gives back what nothing needs until the next call: the mapped pages of the model's files, which come back when they
+ * are touched, and what the process's allocator keeps of freed memory. Legal from every thread at any time. */
+V2E_API void v2e_model_trim(const v2e_model *model);
+
 /* Name of a v2e_isa: "portable", "avx2", "avx512-vnni", "neon". */
 V2E_API const char *v2e_isa_name(uint32_t isa);
 /* 1 when this machine can run the instruction set, else 0. */
@@ -211,7 +215,8 @@ V2E_API int v2e_isa_available(uint32_t isa);
 typedef enum v2e_kv_precision {
     V2E_KV_AUTO = 0, /* fp32 for a decoder in fp32, else fp16 */
     V2E_KV_FP16 = 1,
-    V2E_KV_FP32 = 2
+    V2E_KV_FP32 = 2,
+    V2E_KV_INT8 = 3 /* half of fp16, with a step for each kv head and position; keys are spread over their channels */
 } v2e_kv_precision;
 
 typedef struct v2e_session_options {
@@ -227,6 +232,15 @@ typedef struct v2e_segment {
     size_t count;
 } v2e_segment;
 
+/* Prompt lookup: where the newest tokens stood in the session before, those that followed them there are drafted and
+ * checked in one step of the decoder, which reads the weights once for all of them. A draft never changes what is
+ * chosen, sampled or greedy: wrong tokens are dropped, and logits do not depend on how many positions share a step. */
+typedef enum v2e_speculation {
+    V2E_SPECULATION_AUTO = 0,  /* drafts as long as pay, by what earlier steps took and how often drafts were right */
+    V2E_SPECULATION_OFF = 1,   /* a step for every token */
+    V2E_SPECULATION_ALWAYS = 2 /* the longest drafts that there are: for tests and measurements */
+} v2e_speculation;
+
 typedef struct v2e_generate_options {
     size_t struct_size;
     uint32_t max_new_tokens;  /* 0: until a stop token or the end of the context */
@@ -238,6 +252,8 @@ typedef struct v2e_generate_options {
     uint64_t seed;
     const int32_t *stop_tokens;
     size_t stop_token_count;
+    uint32_t speculation;      /* v2e_speculation. Does not change the result. */
+    uint32_t tokens_to_follow; /* that later calls ask for at most: drafts may reach beyond max_new_tokens for them */
 } v2e_generate_options;
 
 typedef enum v2e_stop_reason {
@@ -245,6 +261,15 @@ typedef enum v2e_stop_reason {
     V2E_STOP_LENGTH = 2, /* max_new_tokens */
     V2E_STOP_CONTEXT = 3 /* the context is full */
 } v2e_stop_reason;
+
+/* Of all calls of generate since the session was opened. */
+typedef struct v2e_session_counters {
+    size_t struct_size;
+    uint64_t tokens;          /* chosen and decoded */
+    uint64_t steps;           /* of the decoder: as many as tokens without drafts */
+    uint64_t drafted_tokens;  /* checked in these steps */
+    uint64_t accepted_tokens; /* of the drafted ones: tokens that needed no step of their own */
+} v2e_session_counters;
 
 typedef struct v2e_session v2e_session;
 
@@ -268,13 +293,79 @@ V2E_API v2e_status v2e_session_generate(v2e_session *session, const v2e_generate
 V2E_API size_t v2e_session_length(const v2e_session *session);
 /* Bytes that the KV cache holds now. */
 V2E_API uint64_t v2e_session_kv_bytes(const v2e_session *session);
+/* What generate has cost so far. */
+V2E_API v2e_status v2e_session_count(const v2e_session *session, v2e_session_counters *counters);
 /* Forgets all positions from `length` on. The kept logits are gone: prefill at least one position before generate. */
 V2E_API v2e_status v2e_session_truncate(v2e_session *session, size_t length);
 
 /* Stops the running call, or else the next one, with V2E_ERROR_CANCELLED, within one layer of one prefill chunk or
- * one token. Stays in force until v2e_session_resume. */
+ * one decode step. Stays in force until v2e_session_resume. */
 V2E_API void v2e_session_cancel(v2e_session *session);
 V2E_API void v2e_session_resume(v2e_session *session);
+
+/* ---------------------------------------------------------------- memory
+ * What a question about pictures will cost, before anything is loaded: only the manifest and the headers of the
+ * decoder's files are read. docs/memory.md says what is counted. */
+
+typedef struct v2e_memory_options {
+    size_t struct_size;
+    uint32_t context_length;      /* positions, all of them used; 0: the model's max_context */
+    uint32_t kv_precision;        /* v2e_kv_precision */
+    uint32_t prefill_chunk;       /* positions computed together; 0: 256 */
+    uint32_t threads;             /* 0: as many as the process may run on */
+    uint32_t activations;         /* v2e_activations */
+    uint32_t together;            /* 1: the vision engines stay loaded; 0: encode, free, decode */
+    uint32_t conversation;        /* 1: pictures may come when the context is full; 0: only before the first answer */
+    uint64_t process_bytes;       /* of the program itself; added to every phase */
+    const v2e_geometry *pictures; /* (picture_count), from v2e_plan_picture */
+    size_t picture_count;
+} v2e_memory_options;
+
+typedef struct v2e_memory_plan {
+    size_t struct_size;
+    uint32_t context_length;  /* positions that are planned for */
+    uint32_t picture_tokens;  /* of these for the pictures */
+    uint64_t process_bytes;   /* as given */
+    uint64_t decoder_bytes;   /* weights: mapped pages of decoder.safetensors */
+    uint64_t embedding_bytes; /* mapped pages of the embedding table that the text touches */
+    uint64_t kv_bytes;        /* of context_length positions */
+    uint64_t scratch_bytes;   /* activations of the largest prefill chunk, logits, sampling */
+    uint64_t siglip_bytes;    /* weights, as ONNX Runtime holds them; 0 without pictures */
+    uint64_t projector_bytes;
+    uint64_t eagle_bytes;        /* 0 without the Eagle branch as well */
+    uint64_t siglip_work_bytes;  /* loading and activations of SigLIP and the projector, one tile at a time */
+    uint64_t eagle_work_bytes;   /* loading and activations of Eagle for its largest picture */
+    uint64_t picture_bytes;      /* pixels of all pictures, the inputs made of the largest, all tokens */
+    uint64_t tiles_phase_bytes;  /* all that is in memory while SigLIP and the projector run */
+    uint64_t eagle_phase_bytes;  /* while Eagle runs */
+    uint64_t answer_phase_bytes; /* during prefill and decode */
+    uint64_t peak_bytes;         /* the largest phase */
+} v2e_memory_plan;
+
+/* bundle_directory holds valley2.json, UTF-8. Fails with V2E_ERROR_BUDGET when the pictures do not fit the context. */
+V2E_API v2e_status v2e_plan_memory(const char *bundle_directory, const v2e_memory_options *options,
+                                   v2e_memory_plan *plan);
+
+/* ---------------------------------------------------------------- limits
+ * What this machine can do at most at this moment, for measurements to be shares of: on a machine that others share the
+ * limits change by the minute. A call takes some tens of milliseconds and keeps every thread busy. */
+
+typedef struct v2e_probe_options {
+    size_t struct_size;
+    uint32_t threads; /* 0: as many as the process may run on */
+    uint32_t isa;     /* v2e_isa, for the multiplications; one that the machine lacks is V2E_ERROR_INPUT */
+} v2e_probe_options;
+
+typedef struct v2e_probe v2e_probe;
+
+V2E_API v2e_status v2e_probe_open(const v2e_probe_options *options, v2e_probe **probe);
+/* Reading memory, with a block of 512 MiB that the first call allocates. */
+V2E_API v2e_status v2e_probe_bandwidth(v2e_probe *probe, double *bytes_per_second);
+/* Multiplying int8 with sums in integers, and float32; an addition and its multiplication are two operations. */
+V2E_API v2e_status v2e_probe_int8(v2e_probe *probe, double *operations_per_second);
+V2E_API v2e_status v2e_probe_fp32(v2e_probe *probe, double *operations_per_second);
+/* NULL is allowed. */
+V2E_API void v2e_probe_close(v2e_probe *probe);
 
 #ifdef __cplusplus
 }

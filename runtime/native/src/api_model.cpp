@@ -1,11 +1,9 @@
 // The functions of valley2.h about models and sessions.
+#include "arguments.hpp"
 #include "decoder.hpp"
-#include "error.hpp"
+#include "platform.hpp"
 #include "session.hpp"
 #include "valley2.h"
-
-#include <algorithm>
-#include <cstring>
 
 struct v2e_model {
     v2e::Decoder decoder;
@@ -14,18 +12,6 @@ struct v2e_model {
 struct v2e_session {
     v2e::Session session;
 };
-
-namespace v2e {
-namespace {
-
-template <class Pointer>
-void require(Pointer pointer, const char *name) {
-    if (pointer == nullptr)
-        fail(V2E_ERROR_INPUT, "%s is NULL.", name);
-}
-
-} // namespace
-} // namespace v2e
 
 using namespace v2e;
 
@@ -41,13 +27,7 @@ v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options
 v2e_status v2e_model_describe(const v2e_model *model, v2e_model_description *description) {
     return guard([&] {
         require(model, "model");
-        require(description, "description");
-        const size_t size = std::min(description->struct_size, sizeof *description);
-        if (size < sizeof description->struct_size)
-            fail(V2E_ERROR_INPUT, "description.struct_size is not set.");
-        v2e_model_description full = model->decoder.describe();
-        full.struct_size = description->struct_size;
-        std::memcpy(description, &full, size);
+        write_struct(model->decoder.describe(), description, "description");
     });
 }
 
@@ -61,6 +41,12 @@ v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens, size_t
         model->decoder.check_tokens(tokens, count);
         model->decoder.embed(tokens, count, embeddings);
     });
+}
+
+void v2e_model_trim(const v2e_model *model) {
+    if (model != nullptr)
+        model->decoder.drop_pages();
+    return_free_memory();
 }
 
 void v2e_model_close(v2e_model *model) {
@@ -111,6 +97,13 @@ size_t v2e_session_length(const v2e_session *session) {
 
 uint64_t v2e_session_kv_bytes(const v2e_session *session) {
     return session == nullptr ? 0 : session->session.kv_bytes();
+}
+
+v2e_status v2e_session_count(const v2e_session *session, v2e_session_counters *counters) {
+    return guard([&] {
+        require(session, "session");
+        write_struct(session->session.counters(), counters, "counters");
+    });
 }
 
 v2e_status v2e_session_truncate(v2e_session *session, size_t length) {

@@ -1,4 +1,4 @@
-#include "error.hpp"
+#include "arguments.hpp"
 #include "geometry.hpp"
 #include "pixels.hpp"
 #include "resample.hpp"
@@ -11,12 +11,6 @@
 namespace v2e {
 namespace {
 
-void require(const void *pointer, const char *name) {
-    if (pointer == nullptr) {
-        fail(V2E_ERROR_INPUT, "The argument %s is NULL.", name);
-    }
-}
-
 void require_size(Size size) {
     if (size.width == 0 || size.height == 0 || size.width > largest_side || size.height > largest_side) {
         fail(V2E_ERROR_INPUT, "Cannot resize from or to %u x %u pixels; each side must be 1 to %u.", size.width,
@@ -24,24 +18,14 @@ void require_size(Size size) {
     }
 }
 
-// Copies as much as the caller's struct holds; its struct_size stays.
-void write_geometry(const v2e_geometry &geometry, v2e_geometry *destination) {
-    require(destination, "geometry");
-    const size_t size = destination->struct_size;
-    if (size < sizeof size) {
-        fail(V2E_ERROR_INPUT, "geometry.struct_size is not set.");
-    }
-    std::memcpy(destination, &geometry, std::min(size, sizeof geometry));
-    destination->struct_size = size;
-}
-
 } // namespace
 } // namespace v2e
 
 v2e_status v2e_plan_picture(uint32_t width, uint32_t height, const v2e_geometry_options *options,
                             v2e_geometry *geometry) {
-    return v2e::guard(
-        [&] { v2e::write_geometry(v2e::plan_picture({width, height}, v2e::complete_options(options)), geometry); });
+    return v2e::guard([&] {
+        v2e::write_struct(v2e::plan_picture({width, height}, v2e::complete_options(options)), geometry, "geometry");
+    });
 }
 
 v2e_status v2e_resize(const uint8_t *source, uint32_t width, uint32_t height, uint8_t *destination, uint32_t new_width,

@@ -13,7 +13,6 @@
 namespace v2e {
 namespace {
 
-constexpr uint32_t MOST_THREADS = 1024;
 constexpr uint64_t LARGEST_SIZE = 1u << 30;
 
 const std::string &metadata_of(const SafetensorsFile &file, const char *key) {
@@ -55,23 +54,11 @@ bool is_padding(const std::string &tensor) {
     return tensor.rfind("_pad.", 0) == 0;
 }
 
-v2e_isa chosen_isa(uint32_t isa) {
-    const auto wanted = static_cast<v2e_isa>(isa);
-    if (wanted == V2E_ISA_AUTO)
-        return best_isa();
-    if (!isa_available(wanted))
-        fail(V2E_ERROR_INPUT, "This machine cannot run the instruction set %s (%u).", isa_name(wanted),
-             static_cast<unsigned>(isa));
-    return wanted;
-}
-
 } // namespace
 
 Decoder::Decoder(const std::string &directory, const v2e_model_options &options)
     : weights_(directory + "/decoder.safetensors"), embedding_file_(directory + "/embeddings.safetensors") {
-    if (options.threads > MOST_THREADS)
-        fail(V2E_ERROR_INPUT, "threads is %u; at most %u are possible.", static_cast<unsigned>(options.threads),
-             static_cast<unsigned>(MOST_THREADS));
+    const unsigned threads = chosen_threads(options.threads);
     if (options.activations > V2E_ACTIVATIONS_INT16)
         fail(V2E_ERROR_INPUT, "activations is %u, which is no v2e_activations.",
              static_cast<unsigned>(options.activations));
@@ -81,8 +68,8 @@ Decoder::Decoder(const std::string &directory, const v2e_model_options &options)
     load_embeddings();
     inverse_frequencies_ = make_inverse_frequencies(config_.rope_theta, config_.head_size);
     elementwise_ = &elementwise_kernels(isa);
-    attention_ = attention_function(isa);
-    pool_ = std::make_unique<ThreadPool>(options.threads == 0 ? usable_threads() : options.threads);
+    attention_ = &attention_kernels(isa);
+    pool_ = std::make_unique<ThreadPool>(threads);
     linear_ = std::make_unique<Linear>(isa, static_cast<v2e_activations>(options.activations), *pool_);
 }
 
@@ -211,6 +198,11 @@ v2e_model_description Decoder::describe() const {
             layer.qkv.weight_bytes + layer.output.weight_bytes + layer.gate_up.weight_bytes + layer.down.weight_bytes;
     description.mapped_bytes = weights_.mapped_bytes() + embedding_file_.mapped_bytes();
     return description;
+}
+
+void Decoder::drop_pages() const noexcept {
+    weights_.drop_pages();
+    embedding_file_.drop_pages();
 }
 
 void Decoder::check_tokens(const int32_t *tokens, size_t count) const {

@@ -56,11 +56,15 @@ class Decoder {
     ThreadPool &pool() const { return *pool_; }
     const Linear &linear() const { return *linear_; }
     const ElementwiseKernels &elementwise() const { return *elementwise_; }
-    AttentionFunction attention() const { return attention_; }
+    const AttentionKernels &attention() const { return *attention_; }
 
     // Whether a KV cache in fp16 is precise enough: everything but a decoder in fp32.
     bool prefers_half_cache() const { return head_.precision != Precision::fp32; }
     v2e_model_description describe() const;
+    size_t weight_file_bytes() const { return weights_.mapped_bytes(); }
+    size_t embedding_file_bytes() const { return embedding_file_.mapped_bytes(); }
+    // Lets the system take back the pages of the mapped files.
+    void drop_pages() const noexcept;
 
     // Fails with V2E_ERROR_INPUT for an id outside the vocabulary, naming it.
     void check_tokens(const int32_t *tokens, size_t count) const;
@@ -86,7 +90,7 @@ class Decoder {
     std::unique_ptr<ThreadPool> pool_;
     std::unique_ptr<Linear> linear_;
     const ElementwiseKernels *elementwise_ = nullptr;
-    AttentionFunction attention_ = nullptr;
+    const AttentionKernels *attention_ = nullptr;
 };
 
 } // namespace v2e

@@ -47,6 +47,38 @@ std::string in_layer(const char *stage, size_t layer) {
     return std::string("the ") + stage + " of layer " + std::to_string(layer);
 }
 
+// How the rows of a chunk become tasks: of one kv head, its query heads and some neighbouring positions. It never
+// changes a result.
+struct AttentionPlan {
+    size_t heads;     // of one task
+    size_t positions; // of one task
+    size_t parts;     // of a kv head's query heads; 1 unless they are more than MAX_ATTENTION_ROWS
+    size_t blocks;    // of positions
+    bool splits_keys; // the segments of one task may run at once
+
+    size_t tasks(const DecoderConfig &config) const { return config.kv_heads * parts * blocks; }
+    size_t partial_floats(const DecoderConfig &config) const {
+        return attention_partial_floats(positions * heads, config.head_size);
+    }
+};
+
+AttentionPlan plan_attention(const DecoderConfig &config, size_t rows, size_t threads) {
+    const size_t group = config.heads / config.kv_heads;
+    AttentionPlan plan{};
+    plan.heads = std::min(group, MAX_ATTENTION_ROWS);
+    plan.parts = (group + plan.heads - 1) / plan.heads;
+    plan.positions = std::min(rows, MAX_ATTENTION_ROWS / plan.heads);
+    plan.blocks = (rows + plan.positions - 1) / plan.positions;
+    const bool few = threads > 1 && plan.tasks(config) < 2 * threads;
+    plan.splits_keys = few && plan.blocks == 1;
+    if (few && plan.blocks > 1) { // smaller blocks, although each key is then read more often
+        const size_t wanted = (2 * threads + config.kv_heads * plan.parts - 1) / (config.kv_heads * plan.parts);
+        plan.positions = (rows + wanted - 1) / wanted;
+        plan.blocks = (rows + plan.positions - 1) / plan.positions;
+    }
+    return plan;
+}
+
 // The chunk on its way through the layers. Rows before `first` are no longer needed: in the last layer only the keys
 // and values of most positions matter.
 class Chunk {
@@ -83,6 +115,11 @@ class Chunk {
     void store_rows(size_t layer);
     void attend(size_t layer);
     void attend_heads(size_t layer);
+    AttentionTask attention_task(size_t layer, const AttentionPlan &plan, size_t index);
+    template <class Body>
+    void for_attention(size_t threads, size_t count, Body &&body);
+    void attend_tasks(size_t layer, const AttentionPlan &plan, size_t threads, NumericCheck &check);
+    void attend_segments(size_t layer, const AttentionPlan &plan, NumericCheck &check);
     void run_mlp(size_t layer);
     void add_to_residual();
     void compute_logits();
@@ -137,18 +174,23 @@ void Chunk::project_qkv(size_t layer) {
 // Rotates queries and keys and puts keys and values into the cache.
 void Chunk::store_rows(size_t layer) {
     const size_t head_size = config_.head_size, half = head_size / 2;
+    const KvPrecision precision = cache_.precision();
     NumericCheck check;
     for_rows(decoder_.pool(), call_.count, 2 * config_.qkv_size(), [&](size_t row) {
         check.note(kernels_.is_finite(qkv(row), config_.qkv_size()));
         kernels_.rotate(qkv(row), config_.heads + config_.kv_heads, head_size, scratch_.cosine.data() + row * half,
                         scratch_.sine.data() + row * half);
+        // A few channels of Qwen's keys are far larger than the rest and would leave it no steps.
+        if (precision == KvPrecision::int8)
+            kernels_.spread(qkv(row), config_.heads + config_.kv_heads, head_size);
         const float *keys = qkv(row) + config_.query_size(); // (kv_heads, head_size), values behind
         const float *values = keys + config_.kv_size();
         for (size_t head = 0; head < config_.kv_heads; ++head) {
             const size_t position = call_.position + row;
-            kernels_.store_key(keys + head * head_size, head_size, cache_.key(layer, head, position), cache_.half());
-            kernels_.store_value(values + head * head_size, head_size, cache_.value(layer, head, position),
-                                 cache_.half());
+            kernels_.store_key(keys + head * head_size, head_size, precision, cache_.key(layer, head, position),
+                               cache_.key_step(layer, head, position));
+            kernels_.store_value(values + head * head_size, head_size, precision, cache_.value(layer, head, position),
+                                 cache_.value_step(layer, head, position));
         }
     });
     check.require(in_layer("query, key and value projection", layer));
@@ -161,46 +203,70 @@ void Chunk::attend(size_t layer) {
     add_to_residual();
 }
 
-// Splits the rows into tasks of one kv head, some of its query heads and some neighbouring positions.
+// Splits the rows into tasks; where these are too few for the threads, their keys as well.
 void Chunk::attend_heads(size_t layer) {
-    const size_t group = config_.heads / config_.kv_heads, threads = decoder_.pool().threads();
-    size_t heads = std::min(group, MAX_ATTENTION_ROWS);
-    size_t positions = std::max<size_t>(1, MAX_ATTENTION_ROWS / heads);
-    const size_t blocks = (rows() + positions - 1) / positions;
-    if (config_.kv_heads * blocks < threads)
-        heads = std::min(heads, (config_.heads * blocks + threads - 1) / threads);
-    const size_t parts = (group + heads - 1) / heads;
-    const size_t tasks = config_.kv_heads * parts * blocks;
-
-    NumericCheck check;
-    const auto run_task = [&](size_t index, float *scratch) {
-        const size_t block = blocks - 1 - index / (config_.kv_heads * parts); // the longest tasks first
-        const size_t kv_head = index / parts % config_.kv_heads, part = index % parts;
-        const size_t row = first_ + block * positions;
-        const size_t head = kv_head * group + part * heads;
-        AttentionTask task{};
-        task.cache = cache_.view(layer, kv_head);
-        task.queries = qkv(row) + head * config_.head_size;
-        task.query_stride = config_.qkv_size();
-        task.output = scratch_.attended.data() + row * config_.query_size() + head * config_.head_size;
-        task.output_stride = config_.query_size();
-        task.first_position = call_.position + row;
-        task.positions = std::min(positions, call_.count - row);
-        task.heads = std::min(heads, group - part * heads);
-        task.head_size = config_.head_size;
-        task.score_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_size)));
-        check.note(decoder_.attention()(task, scratch));
-    };
-
+    const AttentionPlan plan = plan_attention(config_, rows(), decoder_.pool().threads());
     const size_t products = rows() * (call_.position + call_.count) * config_.query_size();
-    const size_t workers = products < PARALLEL_PRODUCTS ? 1 : std::min(threads, tasks);
+    NumericCheck check;
+    if (plan.splits_keys && call_.position + call_.count > KEY_SEGMENT && products >= PARALLEL_PRODUCTS)
+        attend_segments(layer, plan, check);
+    else
+        attend_tasks(layer, plan, products < PARALLEL_PRODUCTS ? 1 : decoder_.pool().threads(), check);
+    check.require(in_layer("attention", layer));
+}
+
+AttentionTask Chunk::attention_task(size_t layer, const AttentionPlan &plan, size_t index) {
+    const size_t group = config_.heads / config_.kv_heads;
+    const size_t block = plan.blocks - 1 - index / (config_.kv_heads * plan.parts); // the longest tasks first
+    const size_t kv_head = index / plan.parts % config_.kv_heads, part = index % plan.parts;
+    const size_t row = first_ + block * plan.positions;
+    const size_t head = kv_head * group + part * plan.heads;
+    AttentionTask task{};
+    task.cache = cache_.view(layer, kv_head);
+    task.queries = qkv(row) + head * config_.head_size;
+    task.query_stride = config_.qkv_size();
+    task.output = scratch_.attended.data() + row * config_.query_size() + head * config_.head_size;
+    task.output_stride = config_.query_size();
+    task.first_position = call_.position + row;
+    task.positions = std::min(plan.positions, call_.count - row);
+    task.heads = std::min(plan.heads, group - part * plan.heads);
+    task.head_size = config_.head_size;
+    task.score_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_size)));
+    return task;
+}
+
+// Runs body(index, scratch) for every index, the scratch being the thread's own.
+template <class Body>
+void Chunk::for_attention(size_t threads, size_t count, Body &&body) {
     const size_t floats = attention_scratch_floats(config_.head_size);
     std::atomic<size_t> next{0};
-    decoder_.pool().run(workers, [&](size_t worker) {
-        for (size_t index = next.fetch_add(1); index < tasks; index = next.fetch_add(1))
-            run_task(index, scratch_.attention.data() + worker * floats);
+    decoder_.pool().run(std::min(threads, count), [&](size_t worker) {
+        for (size_t index = next.fetch_add(1); index < count; index = next.fetch_add(1))
+            body(index, scratch_.attention.data() + worker * floats);
     });
-    check.require(in_layer("attention", layer));
+}
+
+void Chunk::attend_tasks(size_t layer, const AttentionPlan &plan, size_t threads, NumericCheck &check) {
+    for_attention(threads, plan.tasks(config_), [&](size_t index, float *scratch) {
+        check.note(decoder_.attention().attend(attention_task(layer, plan, index), scratch));
+    });
+}
+
+void Chunk::attend_segments(size_t layer, const AttentionPlan &plan, NumericCheck &check) {
+    const size_t tasks = plan.tasks(config_), threads = decoder_.pool().threads();
+    const size_t segments = attention_segments(attention_task(layer, plan, 0)); // of all: there is one block
+    const auto partials = [&](size_t index) {
+        return scratch_.partials.data() + index * segments * plan.partial_floats(config_);
+    };
+    for_attention(threads, tasks * segments, [&](size_t index, float *scratch) {
+        const AttentionTask task = attention_task(layer, plan, index / segments);
+        const size_t floats = attention_partial_floats(task.positions * task.heads, task.head_size);
+        decoder_.attention().attend_segment(task, index % segments,
+                                            partials(index / segments) + index % segments * floats, scratch);
+    });
+    for_attention(threads, tasks, [&](size_t index, float *) {
+        check.note(decoder_.attention().join(attention_task(layer, plan, index), partials(index)));
+    });
 }
 
 void Chunk::run_mlp(size_t layer) {
@@ -239,6 +305,19 @@ void Chunk::compute_logits() {
 
 } // namespace
 
+size_t split_attention_floats(const DecoderConfig &config, size_t rows, size_t positions, size_t threads) {
+    const size_t segments = (positions + KEY_SEGMENT - 1) / KEY_SEGMENT;
+    size_t most = 0;
+    for (size_t count = 1; count <= rows; ++count) {
+        const AttentionPlan plan = plan_attention(config, count, threads);
+        if (plan.blocks > 1)
+            break; // and so have all longer ones
+        if (plan.splits_keys)
+            most = std::max(most, plan.tasks(config) * segments * plan.partial_floats(config));
+    }
+    return most;
+}
+
 void ForwardScratch::reserve(const Decoder &decoder, size_t row_count) {
     if (row_count <= rows)
         return;
@@ -251,6 +330,7 @@ void ForwardScratch::reserve(const Decoder &decoder, size_t row_count) {
     cosine.reserve(row_count * config.head_size / 2);
     sine.reserve(row_count * config.head_size / 2);
     attention.reserve(decoder.pool().threads() * attention_scratch_floats(config.head_size));
+    partials.reserve(split_attention_floats(config, row_count, config.max_context, decoder.pool().threads()));
     rows = row_count;
 }
 

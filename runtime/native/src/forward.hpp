@@ -21,10 +21,14 @@ struct ForwardScratch {
     AlignedBuffer<float> cosine;    // (rows, head_size / 2)
     AlignedBuffer<float> sine;      // (rows, head_size / 2)
     AlignedBuffer<float> attention; // (threads, attention_scratch_floats)
+    AlignedBuffer<float> partials;  // (tasks, segments, attention_partial_floats), where keys are split among threads
     LinearScratch linear;
 
     void reserve(const Decoder &decoder, size_t row_count);
 };
+
+// Floats of partials that steps of up to `rows` positions need in a context of `positions`; 0 where no keys are split.
+size_t split_attention_floats(const DecoderConfig &config, size_t rows, size_t positions, size_t threads);
 
 struct ForwardCall {
     size_t position;                    // of the chunk's first row, in the session

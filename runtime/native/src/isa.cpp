@@ -1,5 +1,6 @@
 #include "isa.hpp"
 
+#include "error.hpp"
 #include "platform.hpp"
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -110,6 +111,16 @@ v2e_isa best_isa() {
         if (isa_available(isa))
             return isa;
     return V2E_ISA_PORTABLE;
+}
+
+v2e_isa chosen_isa(uint32_t isa) {
+    const auto wanted = static_cast<v2e_isa>(isa);
+    if (wanted == V2E_ISA_AUTO)
+        return best_isa();
+    if (!isa_available(wanted))
+        fail(V2E_ERROR_INPUT, "This machine cannot run the instruction set %s (%u).", isa_name(wanted),
+             static_cast<unsigned>(isa));
+    return wanted;
 }
 
 const char *isa_name(v2e_isa isa) {

@@ -3,12 +3,16 @@
 
 #include "valley2.h"
 
+#include <cstdint>
+
 namespace v2e {
 
 // Whether both this build and this machine have it. V2E_ISA_AUTO and unknown values: false.
 bool isa_available(v2e_isa isa);
 // The fastest available one.
 v2e_isa best_isa();
+// What an options struct asks for: V2E_ISA_AUTO is the fastest. Fails with V2E_ERROR_INPUT when it is not available.
+v2e_isa chosen_isa(uint32_t isa);
 // "portable", "avx2", "avx512-vnni", "neon"; "auto" for V2E_ISA_AUTO; "unknown" otherwise.
 const char *isa_name(v2e_isa isa);
 

@@ -2,9 +2,26 @@
 
 namespace v2e {
 
-KvCache::KvCache(size_t layers, size_t kv_heads, size_t head_size, bool half)
-    : kv_heads_(kv_heads), head_size_(head_size), half_(half), element_bytes_(half ? 2 : 4),
-      page_bytes_(layers * kv_heads * 2 * KV_PAGE * head_size * element_bytes_) {}
+namespace {
+
+size_t element_bytes(KvPrecision precision) {
+    switch (precision) {
+    case KvPrecision::int8:
+        return 1;
+    case KvPrecision::fp16:
+        return 2;
+    case KvPrecision::fp32:
+        break;
+    }
+    return 4;
+}
+
+} // namespace
+
+KvCache::KvCache(size_t layers, size_t kv_heads, size_t head_size, KvPrecision precision)
+    : kv_heads_(kv_heads), head_size_(head_size), precision_(precision), element_bytes_(element_bytes(precision)),
+      head_bytes_(2 * KV_PAGE * (head_size * element_bytes_ + (precision == KvPrecision::int8 ? sizeof(float) : 0))),
+      page_bytes_(layers * kv_heads * head_bytes_) {}
 
 void KvCache::reserve(size_t positions) {
     const size_t count = (positions + KV_PAGE - 1) / KV_PAGE;
@@ -24,27 +41,41 @@ void KvCache::trim(size_t positions) {
     }
 }
 
-size_t KvCache::key_offset(size_t layer, size_t kv_head) const {
-    return (layer * kv_heads_ + kv_head) * 2 * KV_PAGE * head_size_ * element_bytes_;
-}
-
-size_t KvCache::value_offset(size_t layer, size_t kv_head) const {
-    return key_offset(layer, kv_head) + KV_PAGE * head_size_ * element_bytes_;
-}
-
 KvView KvCache::view(size_t layer, size_t kv_head) const {
-    return {addresses_.data(), key_offset(layer, kv_head), value_offset(layer, kv_head), half_};
+    const size_t block = KV_PAGE * head_size_ * element_bytes_;
+    KvView view;
+    view.pages = addresses_.data();
+    view.key_offset = (layer * kv_heads_ + kv_head) * head_bytes_;
+    view.value_offset = view.key_offset + block;
+    view.key_step_offset = view.value_offset + block;
+    view.value_step_offset = view.key_step_offset + KV_PAGE * sizeof(float);
+    view.precision = precision_;
+    return view;
 }
 
 std::byte *KvCache::key(size_t layer, size_t kv_head, size_t position) {
     const size_t slot = position % KV_PAGE;
     const size_t element = slot / KEY_LANES * head_size_ * KEY_LANES + slot % KEY_LANES;
-    return pages_[position / KV_PAGE].data() + key_offset(layer, kv_head) + element * element_bytes_;
+    return pages_[position / KV_PAGE].data() + view(layer, kv_head).key_offset + element * element_bytes_;
 }
 
 std::byte *KvCache::value(size_t layer, size_t kv_head, size_t position) {
     const size_t element = position % KV_PAGE * head_size_;
-    return pages_[position / KV_PAGE].data() + value_offset(layer, kv_head) + element * element_bytes_;
+    return pages_[position / KV_PAGE].data() + view(layer, kv_head).value_offset + element * element_bytes_;
+}
+
+float *KvCache::step(size_t position, size_t offset) {
+    if (precision_ != KvPrecision::int8)
+        return nullptr;
+    return reinterpret_cast<float *>(pages_[position / KV_PAGE].data() + offset) + position % KV_PAGE;
+}
+
+float *KvCache::key_step(size_t layer, size_t kv_head, size_t position) {
+    return step(position, view(layer, kv_head).key_step_offset);
+}
+
+float *KvCache::value_step(size_t layer, size_t kv_head, size_t position) {
+    return step(position, view(layer, kv_head).value_step_offset);
 }
 
 } // namespace v2e

@@ -10,33 +10,40 @@
 
 namespace v2e {
 
-// Grows and shrinks by pages of KV_PAGE positions. A page holds, for every layer and kv head,
-// keys (KV_PAGE / 16, head_size, 16) and values (KV_PAGE, head_size).
+// Grows and shrinks by pages of KV_PAGE positions, which never move. A page holds, for every layer and kv head,
+// keys (KV_PAGE / 16, head_size, 16) and values (KV_PAGE, head_size); with int8, key_steps and value_steps (KV_PAGE,).
 class KvCache {
   public:
-    KvCache(size_t layers, size_t kv_heads, size_t head_size, bool half);
+    KvCache(size_t layers, size_t kv_heads, size_t head_size, KvPrecision precision);
 
     // Makes room for `positions`. Throws std::bad_alloc.
     void reserve(size_t positions);
     // Frees the pages that `positions` do not need.
     void trim(size_t positions);
 
-    bool half() const { return half_; }
+    KvPrecision precision() const { return precision_; }
+    // Of the pages that `positions` need.
+    uint64_t bytes_of(size_t positions) const {
+        return static_cast<uint64_t>((positions + KV_PAGE - 1) / KV_PAGE) * page_bytes_;
+    }
     uint64_t bytes() const { return static_cast<uint64_t>(pages_.size()) * page_bytes_; }
 
     KvView view(size_t layer, size_t kv_head) const;
     // Where a position's key begins: channel c lies c * 16 elements behind.
     std::byte *key(size_t layer, size_t kv_head, size_t position);
     std::byte *value(size_t layer, size_t kv_head, size_t position);
+    // Of which a position's key and value are multiples; null without int8.
+    float *key_step(size_t layer, size_t kv_head, size_t position);
+    float *value_step(size_t layer, size_t kv_head, size_t position);
 
   private:
-    size_t key_offset(size_t layer, size_t kv_head) const;
-    size_t value_offset(size_t layer, size_t kv_head) const;
+    float *step(size_t position, size_t offset);
 
     size_t kv_heads_;
     size_t head_size_;
-    bool half_;
+    KvPrecision precision_;
     size_t element_bytes_;
+    size_t head_bytes_; // of one layer and kv head in a page
     size_t page_bytes_;
     std::vector<AlignedBuffer<std::byte>> pages_;
     std::vector<const std::byte *> addresses_; // of the pages, as KvView takes them

@@ -2,6 +2,8 @@
 
 #include "error.hpp"
 
+#include <set>
+
 namespace v2e {
 namespace {
 
@@ -29,6 +31,13 @@ class MatrixReader {
         return view.data;
     }
 
+    void check_keys(const Json &entry) const {
+        static const std::set<std::string> known = {"precision", "code", "rows", "columns", "group_size", "symmetric"};
+        for (const std::string &key : entry.keys())
+            if (known.count(key) == 0)
+                refuse(("has the key '" + key + "', which is unknown to this release").c_str());
+    }
+
     Precision read_precision(const Json &entry) const {
         const std::string &text = entry.at("precision").string();
         if (text == "int4")
@@ -40,6 +49,15 @@ class MatrixReader {
         if (text == "fp32")
             return Precision::fp32;
         refuse("has an unknown precision");
+    }
+
+    // Absent means equal steps.
+    Code read_code(const Json &entry) const {
+        if (!entry.contains("code") || entry.at("code").string() == "uniform")
+            return Code::uniform;
+        if (entry.at("code").string() != "nf4")
+            refuse("has an unknown code");
+        return Code::nf4;
     }
 
     size_t read_side(const Json &entry, const char *key) const {
@@ -59,6 +77,9 @@ class MatrixReader {
         matrix.symmetric = entry.at("symmetric").boolean();
         if (matrix.precision == Precision::int8 && !matrix.symmetric)
             refuse("is int8 but not symmetric");
+        matrix.code = read_code(entry);
+        if (matrix.code == Code::nf4 && (matrix.precision != Precision::int4 || !matrix.symmetric))
+            refuse("is nf4 but not int4 without zero points");
     }
 
     [[noreturn]] void refuse(const char *reason) const {
@@ -75,6 +96,7 @@ class MatrixReader {
 Matrix load_matrix(const SafetensorsFile &file, const std::string &name, const Json &matrices) {
     const Json &entry = matrices.at(name);
     const MatrixReader reader(file, name);
+    reader.check_keys(entry);
     Matrix matrix;
     matrix.precision = reader.read_precision(entry);
     matrix.rows = reader.read_side(entry, "rows");

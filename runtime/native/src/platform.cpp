@@ -20,6 +20,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #if defined(__linux__)
 #include <sched.h>
 #if defined(__aarch64__)
@@ -92,6 +95,14 @@ MappedFile::~MappedFile() {
     if (data_ != nullptr)
         UnmapViewOfFile(data_);
 }
+
+void MappedFile::drop_pages() const noexcept {
+    // Of pages that are not locked it only takes them out of the working set, and says that they were not locked.
+    if (data_ != nullptr)
+        VirtualUnlock(const_cast<std::byte *>(data_), size_);
+}
+
+void return_free_memory() noexcept {}
 
 void *allocate_aligned(size_t bytes, size_t alignment) {
     void *memory = _aligned_malloc(std::max<size_t>(bytes, 1), alignment);
@@ -181,6 +192,17 @@ MappedFile::MappedFile(const std::string &utf8_path) {
 MappedFile::~MappedFile() {
     if (data_ != nullptr)
         munmap(const_cast<std::byte *>(data_), size_);
+}
+
+void MappedFile::drop_pages() const noexcept {
+    if (data_ != nullptr)
+        madvise(const_cast<std::byte *>(data_), size_, MADV_DONTNEED);
+}
+
+void return_free_memory() noexcept {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
 }
 
 void *allocate_aligned(size_t bytes, size_t alignment) {

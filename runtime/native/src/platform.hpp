@@ -26,6 +26,8 @@ class MappedFile {
 
     const std::byte *data() const { return data_; }
     size_t size() const { return size_; } // bytes
+    // Lets the system take the pages back; they are read again when they are touched.
+    void drop_pages() const noexcept;
 
   private:
     const std::byte *data_ = nullptr;
@@ -37,6 +39,9 @@ unsigned usable_threads();
 
 // Whether an ARM processor has the int8 dot product instructions.
 bool has_arm_dot_product();
+
+// The allocator gives back what it keeps of freed memory, where it can.
+void return_free_memory() noexcept;
 
 // Throws std::bad_alloc. The alignment is a power of two.
 void *allocate_aligned(size_t bytes, size_t alignment);

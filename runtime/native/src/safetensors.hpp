@@ -28,6 +28,7 @@ class SafetensorsFile {
     const std::map<std::string, std::string> &metadata() const { return metadata_; }
     const std::string &path() const { return path_; }
     size_t mapped_bytes() const { return file_.size(); }
+    void drop_pages() const noexcept { file_.drop_pages(); }
 
   private:
     std::string path_;

@@ -37,7 +37,8 @@ Sampler::Sampler(const v2e_generate_options &options, size_t vocabulary_size)
             fail(V2E_ERROR_INPUT, "stop_token_count is %zu but stop_tokens is NULL.", options.stop_token_count);
         stop_tokens_.assign(options.stop_tokens, options.stop_tokens + options.stop_token_count);
     }
-    candidates_.reserve(vocabulary_size);
+    if (!takes_largest())
+        candidates_.reserve(vocabulary_size);
 }
 
 bool Sampler::before(const Candidate &a, const Candidate &b) {
@@ -52,7 +53,18 @@ bool Sampler::is_stop(int32_t token) const {
     return std::find(stop_tokens_.begin(), stop_tokens_.end(), token) != stop_tokens_.end();
 }
 
+// Greedy, and the logits as they are.
+bool Sampler::takes_largest() const {
+    return options_.temperature == 0.0f && !penalises();
+}
+
+bool Sampler::penalises() const {
+    return options_.repetition_penalty != 0.0f && options_.repetition_penalty != 1.0f;
+}
+
 int32_t Sampler::choose(const float *logits) {
+    if (takes_largest())
+        return static_cast<int32_t>(std::max_element(logits, logits + seen_.size()) - logits);
     candidates_.clear();
     for (size_t token = 0; token < seen_.size(); ++token)
         candidates_.push_back({logits[token], static_cast<int32_t>(token)});
@@ -70,7 +82,7 @@ int32_t Sampler::choose(const float *logits) {
 // Keskar et al. (2019), "CTRL", section 4.1.
 void Sampler::penalise() {
     const float penalty = options_.repetition_penalty;
-    if (penalty == 0.0f || penalty == 1.0f)
+    if (!penalises())
         return;
     for (Candidate &candidate : candidates_)
         if (seen_[static_cast<size_t>(candidate.token)])

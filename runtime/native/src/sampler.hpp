@@ -40,6 +40,8 @@ class Sampler {
     };
     static bool before(const Candidate &a, const Candidate &b);
 
+    bool takes_largest() const;
+    bool penalises() const;
     void penalise();
     void keep_top_k();
     void keep_top_p();

@@ -3,6 +3,7 @@
 #include "error.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 namespace v2e {
@@ -12,14 +13,16 @@ constexpr int32_t NO_TOKEN = -1;
 constexpr size_t DEFAULT_PREFILL_CHUNK = 256;
 constexpr size_t MOST_PREFILL_CHUNK = 1 << 16;
 
-bool wants_half_cache(const Decoder &decoder, uint32_t kv_precision) {
+KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision) {
     switch (kv_precision) {
     case V2E_KV_AUTO:
-        return decoder.prefers_half_cache();
+        return decoder.prefers_half_cache() ? KvPrecision::fp16 : KvPrecision::fp32;
     case V2E_KV_FP16:
-        return true;
+        return KvPrecision::fp16;
     case V2E_KV_FP32:
-        return false;
+        return KvPrecision::fp32;
+    case V2E_KV_INT8:
+        return KvPrecision::int8;
     default:
         fail(V2E_ERROR_INPUT, "kv_precision is %u, which is no v2e_kv_precision.", static_cast<unsigned>(kv_precision));
     }
@@ -66,7 +69,7 @@ class Session::Turn {
             fail(V2E_ERROR_INPUT, "The session is busy with another call.");
     }
     ~Turn() {
-        session_.cache_.trim(session_.length()); // pages that a failed call does not need
+        session_.cache_.trim(session_.length() + session_.draft_left()); // pages that a failed call does not need
         session_.busy_.store(false);
     }
     Turn(const Turn &) = delete;
@@ -107,7 +110,7 @@ class Session::Progress {
 Session::Session(const Decoder &decoder, const v2e_session_options &options)
     : decoder_(decoder), context_length_(options.context_length), prefill_chunk_(options.prefill_chunk),
       cache_(decoder.config().layers, decoder.config().kv_heads, decoder.config().head_size,
-             wants_half_cache(decoder, options.kv_precision)) {
+             chosen_kv_precision(decoder, options.kv_precision)) {
     const size_t most = decoder.config().max_context;
     if (context_length_ == 0)
         context_length_ = most;
@@ -162,9 +165,10 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     const size_t vocabulary = decoder_.config().vocabulary_size;
     const Progress progress(sink, V2E_EVENT_PREFILL, total);
     check_cancelled();
+    drop_draft(); // the prompt takes its place in the cache
 
     std::vector<float> new_logits(kept * vocabulary);
-    tokens_.reserve(length() + total);
+    history_.reserve(length() + total);
     cache_.reserve(length() + total);
     scratch_.reserve(decoder_, std::min(prefill_chunk_, total));
     SegmentReader reader(decoder_, segments);
@@ -184,32 +188,89 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     }
     for (size_t i = 0; i < segment_count; ++i)
         for (size_t j = 0; j < segments[i].count; ++j)
-            tokens_.push_back(segments[i].tokens != nullptr ? segments[i].tokens[j] : NO_TOKEN);
+            history_.append(segments[i].tokens != nullptr ? segments[i].tokens[j] : NO_TOKEN);
     logits_.swap(new_logits);
+    step_.clear();
+    row_ = kept - 1;
+}
+
+// Rows of logits that belong to the session's last positions. Those of the tokens before it in the last step do not
+// count: how many there are depends on luck.
+size_t Session::kept_rows() const {
+    if (logits_.empty())
+        return 0;
+    return step_.empty() ? row_ + 1 : 1;
 }
 
 void Session::logits(size_t rows, float *target) const {
     const size_t vocabulary = decoder_.config().vocabulary_size;
-    const size_t kept = logits_.size() / vocabulary;
-    if (rows == 0 || rows > kept)
-        fail(V2E_ERROR_INPUT, "%zu rows of logits were asked for, but %zu are kept.", rows, kept);
-    std::copy(logits_.end() - static_cast<ptrdiff_t>(rows * vocabulary), logits_.end(), target);
+    if (rows == 0 || rows > kept_rows())
+        fail(V2E_ERROR_INPUT, "%zu rows of logits were asked for, but %zu are kept.", rows, kept_rows());
+    std::copy_n(logits_.data() + (row_ + 1 - rows) * vocabulary, rows * vocabulary, target);
 }
 
-// Appends a token whose place in the cache is reserved. It has been reported already, so nothing cancels it.
-void Session::decode(int32_t token) {
-    std::vector<float> previous;
-    previous.swap(logits_); // a failure leaves no logits to go on from
-    previous.resize(decoder_.config().vocabulary_size);
-    decoder_.embed(&token, 1, scratch_.hidden.data());
+// What followed the session's last tokens before, against what follows them now.
+void Session::learn_from(int32_t token) {
+    const int32_t follower = history_.follower(0);
+    if (follower >= 0)
+        plan_.note_token(history_.repeat().length, follower == token);
+}
+
+// Appends a token, and a draft behind it, whose places in the cache are reserved. It has been reported already, so
+// nothing cancels it.
+void Session::decode(int32_t token, size_t most_drafted, bool always, const Sampler &sampler) {
+    const size_t position = length();
+    history_.append(token);
+    make_step(token, always ? most_drafted : plan_.length(history_.repeat().length, most_drafted), sampler);
+    try {
+        run_step(position);
+    } catch (...) {
+        history_.truncate(position);
+        forget_logits(); // a failure leaves none to go on from
+        throw;
+    }
+    ++counters_.steps;
+    counters_.drafted_tokens += step_.size() - 1;
+}
+
+void Session::make_step(int32_t token, size_t drafted, const Sampler &sampler) {
+    step_.assign(1, token);
+    row_ = 0;
+    for (size_t ahead = 0; ahead < drafted; ++ahead) {
+        const int32_t follower = history_.follower(ahead);
+        if (follower < 0 || sampler.is_stop(follower)) // the latter is never decoded
+            return;
+        step_.push_back(follower);
+    }
+}
+
+// The logits of what follows each token of the step.
+void Session::run_step(size_t position) {
+    logits_.resize(std::max(logits_.size(), step_.size() * decoder_.config().vocabulary_size));
+    decoder_.embed(step_.data(), step_.size(), scratch_.hidden.data());
     ForwardCall call{};
-    call.position = length();
-    call.count = 1;
-    call.logit_rows = 1;
-    call.logits = previous.data();
-    forward(decoder_, cache_, scratch_, call);
-    tokens_.push_back(token);
-    logits_.swap(previous);
+    call.position = position;
+    call.count = step_.size();
+    call.logit_rows = step_.size();
+    call.logits = logits_.data();
+    const auto begin = std::chrono::steady_clock::now();
+    try {
+        forward(decoder_, cache_, scratch_, call);
+    } catch (const Failure &failure) {
+        if (failure.status != V2E_ERROR_NUMERIC || step_.size() == 1)
+            throw;
+        step_.resize(1); // a draft may lead where its token alone does not
+        run_step(position);
+        return;
+    }
+    const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
+    plan_.note_step(step_.size() - 1, elapsed.count());
+}
+
+void Session::forget_logits() {
+    logits_.clear();
+    step_.clear();
+    row_ = 0;
 }
 
 v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink sink) {
@@ -217,25 +278,45 @@ v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink
     const size_t vocabulary = decoder_.config().vocabulary_size;
     if (logits_.empty())
         fail(V2E_ERROR_INPUT, "There are no logits to choose a token from; prefill at least one position first.");
+    if (options.speculation > V2E_SPECULATION_ALWAYS)
+        fail(V2E_ERROR_INPUT, "speculation is %u, which is no v2e_speculation.",
+             static_cast<unsigned>(options.speculation));
     Sampler sampler(options, vocabulary);
-    for (const int32_t token : tokens_)
+    for (const int32_t token : history_.tokens())
         if (token != NO_TOKEN)
             sampler.remember(token);
     const uint64_t most = options.max_new_tokens;
+    const bool always = options.speculation == V2E_SPECULATION_ALWAYS;
+    const size_t most_drafted = options.speculation == V2E_SPECULATION_OFF ? 0 : DraftPlan::MOST_DRAFTED;
     const Progress progress(sink, V2E_EVENT_TOKEN, most);
-    scratch_.reserve(decoder_, 1);
+    scratch_.reserve(decoder_, 1 + most_drafted);
+    logits_.reserve((1 + most_drafted) * vocabulary);
+    step_.reserve(1 + most_drafted);
     for (uint64_t done = 0; most == 0 || done < most;) {
         check_cancelled();
-        const int32_t token = sampler.choose(logits_.data() + logits_.size() - vocabulary);
-        if (sampler.is_stop(token))
+        const int32_t token = sampler.choose(logits_.data() + row_ * vocabulary);
+        learn_from(token);
+        if (sampler.is_stop(token)) {
+            drop_draft();
             return V2E_STOP_TOKEN;
+        }
         if (length() == context_length_)
             return V2E_STOP_CONTEXT;
-        tokens_.reserve(length() + 1); // after the report nothing may fail for lack of memory
-        cache_.reserve(length() + 1);
         ++done;
+        size_t drafted = std::min(most_drafted, context_length_ - length() - 1);
+        if (most != 0)
+            drafted = std::min<uint64_t>(drafted, most - done + options.tokens_to_follow);
+        history_.reserve(length() + 1); // after the report nothing may fail for lack of memory
+        cache_.reserve(length() + 1 + std::max(drafted, draft_left()));
         const bool go_on = progress.report(done, token);
-        decode(token);
+        if (draft_left() > 0 && step_[row_ + 1] == token) {
+            history_.append(token);
+            ++row_;
+            ++counters_.accepted_tokens;
+        } else {
+            decode(token, go_on ? drafted : 0, always, sampler);
+        }
+        ++counters_.tokens;
         sampler.remember(token);
         if (!go_on)
             fail(V2E_ERROR_CANCELLED, "The call was cancelled by its callback.");
@@ -247,8 +328,8 @@ void Session::truncate(size_t length) {
     const Turn turn(*this);
     if (length > this->length())
         fail(V2E_ERROR_INPUT, "The session has %zu positions and cannot be truncated to %zu.", this->length(), length);
-    tokens_.resize(length);
-    logits_.clear();
+    history_.truncate(length);
+    forget_logits();
 }
 
 } // namespace v2e

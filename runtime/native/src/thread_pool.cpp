@@ -1,5 +1,8 @@
 #include "thread_pool.hpp"
 
+#include "error.hpp"
+#include "platform.hpp"
+
 #include <algorithm>
 #include <chrono>
 
@@ -12,6 +15,7 @@ namespace {
 
 constexpr std::chrono::microseconds SPIN_TIME{50};
 constexpr int PAUSES_PER_CLOCK_READ = 32;
+constexpr uint32_t MOST_THREADS = 1024;
 
 void pause_processor() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -38,6 +42,13 @@ bool spin_until(Ready &&ready) {
 }
 
 } // namespace
+
+unsigned chosen_threads(uint32_t threads) {
+    if (threads > MOST_THREADS)
+        fail(V2E_ERROR_INPUT, "threads is %u; at most %u are possible.", static_cast<unsigned>(threads),
+             static_cast<unsigned>(MOST_THREADS));
+    return threads == 0 ? usable_threads() : threads;
+}
 
 ThreadPool::ThreadPool(unsigned threads) {
     workers_.reserve(std::max(threads, 1u) - 1);

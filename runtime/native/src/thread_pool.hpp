@@ -11,6 +11,9 @@
 
 namespace v2e {
 
+// What an options struct asks for: 0 is as many as the process may run on. Fails with V2E_ERROR_INPUT above 1024.
+unsigned chosen_threads(uint32_t threads);
+
 // The caller of a region takes part in it. Between regions the workers spin for some tens of microseconds, so that the
 // next layer finds them awake, and then sleep. Several callers take turns.
 class ThreadPool {

@@ -25,6 +25,7 @@ struct RandomMatrix {
 
 struct RandomMatrixOptions {
     Precision precision = Precision::int4;
+    Code code = Code::uniform;
     size_t rows = 64;
     size_t columns = 128;
     size_t group_size = 128;
@@ -34,11 +35,33 @@ struct RandomMatrixOptions {
     bool keep_values = true;
 };
 
+// Four bits as 4-bit NormalFloat: the codes of QLoRA (arXiv 2305.14314, appendix E) in units of 1 / 127.
+inline double nf4_level(uint32_t q) {
+    constexpr double CODES[16] = {-1.0,
+                                  -0.6961928009986877,
+                                  -0.5250730514526367,
+                                  -0.39491748809814453,
+                                  -0.28444138169288635,
+                                  -0.18477343022823334,
+                                  -0.09105003625154495,
+                                  0.0,
+                                  0.07958029955625534,
+                                  0.16093020141124725,
+                                  0.24611230194568634,
+                                  0.33791524171829224,
+                                  0.44070982933044434,
+                                  0.5626170039176941,
+                                  0.7229568362236023,
+                                  1.0};
+    return std::round(CODES[q] * 127);
+}
+
 class MatrixPacker {
   public:
     explicit MatrixPacker(const RandomMatrixOptions &options) : options_(options), random_(options.seed) {
         Matrix &matrix = result_.matrix;
         matrix.precision = options.precision;
+        matrix.code = options.code;
         matrix.rows = options.rows;
         matrix.columns = options.columns;
         matrix.symmetric = options.symmetric;
@@ -122,14 +145,16 @@ class MatrixPacker {
         const Matrix &matrix = result_.matrix;
         const double scale = draw_scale(row, group);
         const bool padding = row >= matrix.rows;
-        const uint32_t zero = matrix.symmetric || padding ? 8 : random_() % 16;
+        const bool nf4 = matrix.code == Code::nf4;
+        const uint32_t zero = nf4 ? 7 : matrix.symmetric || padding ? 8 : random_() % 16;
         result_.zeros[scale_index(row, group)] = static_cast<uint8_t>(zero);
         for (size_t column = group * matrix.group_size; column < (group + 1) * matrix.group_size; ++column) {
             const uint32_t q = padding ? zero : random_() % 16;
             const size_t block = row / PANEL * (matrix.columns / 8) + column / 8;
             const size_t byte = (block * PANEL + row % PANEL) * 4 + column % 4;
             result_.weight[byte] |= static_cast<uint8_t>(column % 8 < 4 ? q : q << 4);
-            keep(row, column, (static_cast<double>(q) - static_cast<double>(zero)) * scale);
+            const double steps = static_cast<double>(q) - static_cast<double>(zero);
+            keep(row, column, (nf4 ? nf4_level(q) : steps) * scale);
         }
     }
 

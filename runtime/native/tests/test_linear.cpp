@@ -116,12 +116,15 @@ void check_float(Precision precision) {
         }
 }
 
-void check_quantized(Precision precision, size_t group_size, bool symmetric, v2e_activations activations) {
+void check_quantized(Precision precision, size_t group_size, bool symmetric, v2e_activations activations,
+                     Code code = Code::uniform) {
     const bool two_planes = activations == V2E_ACTIVATIONS_INT16;
     for (const Shape &shape : SHAPES) {
         const size_t columns = shape.columns - (128 - group_size); // 32 alone as well, and odd numbers of groups
         const Shape odd{shape.rows, columns, shape.count};
-        const RandomMatrix weights = random_matrix(options_for(odd, precision, group_size, symmetric));
+        RandomMatrixOptions options = options_for(odd, precision, group_size, symmetric);
+        options.code = code;
+        const RandomMatrix weights = random_matrix(options);
         const std::vector<float> input = random_rows(odd.count, columns, 4);
         const std::vector<double> exact = reference(weights, widen(input), odd.count);
         for_each_isa([&](v2e_isa isa) {
@@ -182,18 +185,34 @@ TEST(linear_int8_equals_double_arithmetic_on_its_operands) {
         check_quantized(Precision::int8, group_size, true, V2E_ACTIVATIONS_INT8);
 }
 
+TEST(linear_nf4_equals_double_arithmetic_on_its_operands) {
+    for (const size_t group_size : {32u, 64u, 128u})
+        check_quantized(Precision::int4, group_size, true, V2E_ACTIVATIONS_INT8, Code::nf4);
+}
+
 TEST(linear_int16_activations_are_a_hundred_times_finer) {
     check_quantized(Precision::int4, 128, false, V2E_ACTIVATIONS_INT16);
     check_quantized(Precision::int4, 32, true, V2E_ACTIVATIONS_INT16);
     check_quantized(Precision::int8, 64, true, V2E_ACTIVATIONS_INT16);
+    for (const size_t group_size : {32u, 128u})
+        check_quantized(Precision::int4, group_size, true, V2E_ACTIVATIONS_INT16, Code::nf4);
 }
 
 TEST(linear_survives_extreme_integers) {
-    // Every product at its limit: |q| = 127 or 15 and |a| = 127 with equal signs.
-    for (const Precision precision : {Precision::int4, Precision::int8}) {
-        RandomMatrix weights = random_matrix(options_for({64, 256, 1}, precision, 128, true));
+    // Every product at its limit: |a| = 127 and every weight of an even row the largest, of an odd row the smallest.
+    struct Extremes {
+        Precision precision;
+        Code code;
+        uint8_t largest_byte, smallest_byte;
+        double largest, smallest;
+    };
+    for (const Extremes &extremes : {Extremes{Precision::int4, Code::uniform, 0xff, 0x00, 7, -8},
+                                     Extremes{Precision::int4, Code::nf4, 0xff, 0x00, 127, -127},
+                                     Extremes{Precision::int8, Code::uniform, 255, 1, 127, -127}}) {
+        RandomMatrix weights = random_matrix(options_for({64, 256, 1}, extremes.precision, 128, true));
+        weights.matrix.code = extremes.code;
         for (size_t i = 0; i < weights.weight.size(); ++i)
-            weights.weight[i] = precision == Precision::int4 ? 0xff : (i / 4 % 2 == 0 ? 255 : 1);
+            weights.weight[i] = i / 4 % 2 == 0 ? extremes.largest_byte : extremes.smallest_byte;
         const std::vector<float> input(7 * 256, -3.0f);
         for_each_isa([&](v2e_isa isa) {
             for (const v2e_activations activations : {V2E_ACTIVATIONS_INT8, V2E_ACTIVATIONS_INT16}) {
@@ -202,7 +221,7 @@ TEST(linear_survives_extreme_integers) {
                     double expected = static_cast<double>(weights.bias[row]);
                     for (size_t group = 0; group < 2; ++group) {
                         const double scale = float_from_half(weights.scales[group * PANEL + row]);
-                        const double q = precision == Precision::int4 ? 7 : (row % 2 == 0 ? 127 : -127);
+                        const double q = row % 2 == 0 ? extremes.largest : extremes.smallest;
                         expected += 128 * q * scale * -3.0;
                     }
                     CHECK(std::fabs(output[6 * 64 + row] - expected) <= 1e-5 * std::fabs(expected));
@@ -221,6 +240,10 @@ TEST(linear_gives_the_same_bits_for_every_thread_count_and_split) {
             const RandomMatrix narrow = random_matrix(options_for({66, 640, 1}, precision, 128, true));
             check_identical_bits({isa, V2E_ACTIVATIONS_INT8, 1}, narrow, 300);
         }
+        RandomMatrixOptions nf4 = options_for({450, 384, 1}, Precision::int4, 64, true);
+        nf4.code = Code::nf4;
+        check_identical_bits({isa, V2E_ACTIVATIONS_INT8, 1}, random_matrix(nf4), 61);
+        check_identical_bits({isa, V2E_ACTIVATIONS_INT16, 1}, random_matrix(nf4), 23);
     });
 }
 

@@ -45,6 +45,18 @@ TEST(matrix_loads_its_parts) {
     CHECK(matrix.weight_bytes == 5264);
 }
 
+TEST(matrix_of_four_bits_says_what_they_mean) {
+    const auto read = [](const char *code) {
+        return MatrixFile::described(std::string(R"({"precision":"int4","code":)") + code +
+                                     R"(,"rows":100,"columns":64,"group_size":32,"symmetric":true})")
+            .read();
+    };
+    CHECK(MatrixFile{}.read().code == Code::uniform);
+    CHECK(read(R"("uniform")").code == Code::uniform);
+    CHECK(read(R"("nf4")").code == Code::nf4);
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "matrix 'm' has an unknown code", read(R"("fp4")"));
+}
+
 TEST(matrix_refuses_descriptions_that_make_no_sense) {
     const auto load = [](const char *description) { MatrixFile::described(description).load(); };
     CHECK_FAILS(V2E_ERROR_BUNDLE, "unknown precision",
@@ -59,6 +71,12 @@ TEST(matrix_refuses_descriptions_that_make_no_sense) {
                 load(R"({"precision":"int4","rows":100,"columns":96,"group_size":64,"symmetric":false})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "not symmetric",
                 load(R"({"precision":"int8","rows":100,"columns":64,"group_size":32,"symmetric":false})"));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "is nf4 but not int4 without zero points",
+                load(R"({"precision":"int4","code":"nf4","rows":100,"columns":64,"group_size":32,"symmetric":false})"));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "is nf4 but not int4 without zero points",
+                load(R"({"precision":"int8","code":"nf4","rows":100,"columns":64,"group_size":32,"symmetric":true})"));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "has the key 'order', which is unknown",
+                load(R"({"precision":"int4","rows":100,"columns":64,"group_size":32,"symmetric":false,"order":1})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "lacks 'symmetric'",
                 load(R"({"precision":"int4","rows":100,"columns":64,"group_size":32})"));
 }

@@ -15,30 +15,52 @@ constexpr int LANES = 16;
 constexpr int KEY_VECTORS = static_cast<int>(KEYS) / LANES;
 constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
 
+// What the rows of a task have summed up over some keys.
+struct Sums {
+    float *values;  // (rows, head_size): of weight * value, not normalised
+    float *maximum; // (rows,): largest score
+    float *total;   // (rows,): sum of weights
+};
+
+Sums cut_sums(float *memory, size_t rows, size_t head_size) {
+    const size_t padded = (rows + LANES - 1) / LANES * LANES;
+    float *maximum = memory + rows * head_size;
+    return {memory, maximum, maximum + padded};
+}
+
 // The scratch of one task, cut into its arrays.
 struct Workspace {
     float *queries;    // (rows, head_size)
-    float *sums;       // (rows, head_size): of weight * value, not normalised
     float *keys;       // (4, head_size, 16): a block in fp32
     float *values;     // (64, head_size)
     float *weights;    // (REGISTER_ROWS, 64): scores, then their exponentials
-    float *maximum;    // (rows,)
-    float *total;      // (rows,): sum of weights
     float *correction; // (16,): what the old sums of a row are multiplied with
+    Sums segment;
+    Sums whole;
 };
 
-Workspace cut(float *scratch, size_t head_size) {
+Workspace cut(float *scratch, size_t rows, size_t head_size) {
     Workspace work;
     work.queries = scratch;
-    work.sums = work.queries + MAX_ATTENTION_ROWS * head_size;
-    work.keys = work.sums + MAX_ATTENTION_ROWS * head_size;
+    work.keys = work.queries + MAX_ATTENTION_ROWS * head_size;
     work.values = work.keys + KEYS * head_size;
     work.weights = work.values + KEYS * head_size;
-    work.maximum = work.weights + LANES * KEYS;
-    work.total = work.maximum + MAX_ATTENTION_ROWS;
-    work.correction = work.total + MAX_ATTENTION_ROWS;
+    work.correction = work.weights + LANES * KEYS;
+    float *sums = work.correction + LANES;
+    work.segment = cut_sums(sums, rows, head_size);
+    const size_t padded = (MAX_ATTENTION_ROWS + LANES - 1) / LANES * LANES;
+    work.whole = cut_sums(sums + MAX_ATTENTION_ROWS * head_size + 2 * padded, rows, head_size);
     return work;
 }
+
+// 64 keys, (4, head_size, 16), and their values, (64, head_size); the steps, (64,), are null without int8.
+template <class Element>
+struct Block {
+    const Element *keys;
+    const Element *values;
+    const float *key_steps;
+    const float *value_steps;
+};
 
 // sum (Rows, Vectors * 16) += a (Rows, depth) * b (depth, Vectors * 16), one chain of additions for each sum.
 template <int Rows, int Vectors, class Element>
@@ -59,10 +81,9 @@ inline void multiply(const float *a, size_t a_stride, const Element *b, size_t b
     }
 }
 
-// weights (Rows, 64) = scale * queries (Rows, head_size) * keys
+// weights (Rows, 64) = scale * steps * queries (Rows, head_size) * keys
 template <int Rows, class Element>
-inline void score(const float *queries, const Element *keys, size_t head_size, float scale, float *weights) {
-    const Vec factor = splat(scale);
+inline void score(const float *queries, const Block<Element> &block, size_t head_size, float scale, float *weights) {
     for (int first = 0; first < KEY_VECTORS; first += REGISTER_VECTORS) {
         Vec sum[Rows][REGISTER_VECTORS];
         V2E_UNROLL
@@ -70,19 +91,33 @@ inline void score(const float *queries, const Element *keys, size_t head_size, f
             V2E_UNROLL
         for (int v = 0; v < REGISTER_VECTORS; ++v)
             sum[r][v] = splat(0.0f);
-        const size_t block = head_size * LANES;
-        multiply<Rows, REGISTER_VECTORS>(queries, head_size, keys + static_cast<size_t>(first) * block, LANES, block,
-                                         head_size, sum);
+        const size_t stride = head_size * LANES;
+        multiply<Rows, REGISTER_VECTORS>(queries, head_size, block.keys + static_cast<size_t>(first) * stride, LANES,
+                                         stride, head_size, sum);
+        Vec factor[REGISTER_VECTORS];
+        V2E_UNROLL
+        for (int v = 0; v < REGISTER_VECTORS; ++v) {
+            factor[v] = splat(scale);
+            if (block.key_steps != nullptr)
+                factor[v] = factor[v] * load(block.key_steps + (first + v) * LANES);
+        }
         V2E_UNROLL
         for (int r = 0; r < Rows; ++r)
             V2E_UNROLL
         for (int v = 0; v < REGISTER_VECTORS; ++v)
-            store(weights + r * KEY_VECTORS * LANES + (first + v) * LANES, sum[r][v] * factor);
+            store(weights + r * KEY_VECTORS * LANES + (first + v) * LANES, sum[r][v] * factor[v]);
     }
 }
 
-// Turns one row's scores into weights relative to its running maximum. `visible` keys of the block count.
-inline void soften(float *weights, int visible, float &maximum, float &total, float &correction) {
+// Turns one row's scores into weights relative to its running maximum, times the values' steps if there are any.
+// `visible` keys of the block count.
+inline void soften(float *weights, const float *steps, int visible, float &maximum, float &total, float &correction) {
+    if (visible == 0) { // the row may not have seen any key of the segment
+        for (int v = 0; v < KEY_VECTORS; ++v)
+            store(weights + v * LANES, splat(0.0f));
+        correction = 1.0f;
+        return;
+    }
     Vec scores[KEY_VECTORS];
     for (int v = 0; v < KEY_VECTORS; ++v) {
         const int left = visible - v * LANES;
@@ -95,8 +130,8 @@ inline void soften(float *weights, int visible, float &maximum, float &total, fl
     Vec sum = splat(0.0f);
     for (int v = 0; v < KEY_VECTORS; ++v) {
         const Vec weight = exponential(scores[v] - splat(risen));
-        store(weights + v * LANES, weight);
         sum = sum + weight;
+        store(weights + v * LANES, steps == nullptr ? weight : weight * load(steps + v * LANES));
     }
     float factors[LANES];
     store(factors, exponential(splat(maximum - risen)));
@@ -136,43 +171,43 @@ inline void accumulate(const float *weights, const Element *values, size_t head_
 
 // One block of keys for `Rows` rows from `row` on.
 template <int Rows, class Element>
-inline void advance(const AttentionTask &task, const Workspace &work, size_t row, size_t key, const Element *keys,
-                    const Element *values) {
+inline void advance(const AttentionTask &task, const Workspace &work, const Sums &sums, size_t row, size_t key,
+                    const Block<Element> &block) {
     const size_t head_size = task.head_size;
-    score<Rows>(work.queries + row * head_size, keys, head_size, task.score_scale, work.weights);
+    score<Rows>(work.queries + row * head_size, block, head_size, task.score_scale, work.weights);
     size_t depth = 0;
     for (size_t r = 0; r < Rows; ++r) {
         const size_t limit = task.first_position + (row + r) / task.heads + 1;
         const size_t visible = limit <= key ? 0 : limit - key < KEYS ? limit - key : KEYS;
         depth = visible > depth ? visible : depth;
-        soften(work.weights + r * KEYS, static_cast<int>(visible), work.maximum[row + r], work.total[row + r],
-               work.correction[r]);
+        soften(work.weights + r * KEYS, block.value_steps, static_cast<int>(visible), sums.maximum[row + r],
+               sums.total[row + r], work.correction[r]);
     }
     // Behind `depth` the cache may hold anything, NaNs of a failed call too.
-    accumulate<Rows>(work.weights, values, head_size, depth, work.correction, work.sums + row * head_size);
+    accumulate<Rows>(work.weights, block.values, head_size, depth, work.correction, sums.values + row * head_size);
 }
 
 template <class Element>
-inline void advance_rows(const AttentionTask &task, const Workspace &work, size_t row, size_t rows, size_t key,
-                         const Element *keys, const Element *values) {
+inline void advance_rows(const AttentionTask &task, const Workspace &work, const Sums &sums, size_t row, size_t rows,
+                         size_t key, const Block<Element> &block) {
     switch (rows) {
     case 1:
-        return advance<1>(task, work, row, key, keys, values);
+        return advance<1>(task, work, sums, row, key, block);
     case 2:
-        return advance<2>(task, work, row, key, keys, values);
+        return advance<2>(task, work, sums, row, key, block);
 #if V2E_REGISTER_ROWS > 2
     case 3:
-        return advance<3>(task, work, row, key, keys, values);
+        return advance<3>(task, work, sums, row, key, block);
     case 4:
-        return advance<4>(task, work, row, key, keys, values);
+        return advance<4>(task, work, sums, row, key, block);
     case 5:
-        return advance<5>(task, work, row, key, keys, values);
+        return advance<5>(task, work, sums, row, key, block);
     case 6:
-        return advance<6>(task, work, row, key, keys, values);
+        return advance<6>(task, work, sums, row, key, block);
 #endif
 #if V2E_REGISTER_ROWS > 6
     case 7:
-        return advance<7>(task, work, row, key, keys, values);
+        return advance<7>(task, work, sums, row, key, block);
 #endif
     default:
         return;
@@ -181,8 +216,8 @@ inline void advance_rows(const AttentionTask &task, const Workspace &work, size_
 
 // One block of keys for all rows of the task.
 template <class Element>
-void advance_all(const AttentionTask &task, const Workspace &work, size_t key, const Element *keys,
-                 const Element *values) {
+void advance_all(const AttentionTask &task, const Workspace &work, const Sums &sums, size_t key,
+                 const Block<Element> &block) {
     constexpr size_t MOST = REGISTER_ROWS;
     const size_t rows = task.positions * task.heads;
     const size_t parts = (rows + MOST - 1) / MOST;
@@ -191,56 +226,91 @@ void advance_all(const AttentionTask &task, const Workspace &work, size_t key, c
         const size_t count = rows * (part + 1) / parts - row;
         const size_t last_position = task.first_position + (row + count - 1) / task.heads;
         if (last_position >= key)
-            advance_rows(task, work, row, count, key, keys, values);
+            advance_rows(task, work, sums, row, count, key, block);
     }
 }
 
 template <class Element>
-void widen(const Element *source, size_t count, float *target) {
-    for (size_t i = 0; i < count; i += LANES)
-        store(target + i, load(source + i));
+Block<Element> find_block(const KvView &cache, size_t key, size_t head_size) {
+    const std::byte *page = cache.pages[key / KV_PAGE];
+    const size_t slot = key % KV_PAGE;
+    Block<Element> block;
+    block.keys = reinterpret_cast<const Element *>(page + cache.key_offset) + slot * head_size;
+    block.values = reinterpret_cast<const Element *>(page + cache.value_offset) + slot * head_size;
+    const bool stepped = cache.precision == KvPrecision::int8;
+    block.key_steps = stepped ? reinterpret_cast<const float *>(page + cache.key_step_offset) + slot : nullptr;
+    block.value_steps = stepped ? reinterpret_cast<const float *>(page + cache.value_step_offset) + slot : nullptr;
+    return block;
 }
 
 template <class Element>
-void attend_all_keys(const AttentionTask &task, const Workspace &work) {
-    const size_t end = task.first_position + task.positions;
-    const size_t block = KEYS * task.head_size;
-    // Converting a block once pays when its rows are read in several parts.
-    const bool widened = sizeof(Element) == 2 && task.positions * task.heads > 2 * REGISTER_ROWS;
-    for (size_t key = 0; key < end; key += KEYS) {
-        const std::byte *page = task.cache.pages[key / KV_PAGE];
-        const size_t offset = key % KV_PAGE * task.head_size;
-        const auto *keys = reinterpret_cast<const Element *>(page + task.cache.key_offset) + offset;
-        const auto *values = reinterpret_cast<const Element *>(page + task.cache.value_offset) + offset;
-        if (widened) {
-            widen(keys, block, work.keys);
-            widen(values, block, work.values);
-            advance_all(task, work, key, work.keys, work.values);
-        } else {
-            advance_all(task, work, key, keys, values);
+void attend_keys(const AttentionTask &task, const Workspace &work, const Sums &sums, size_t begin, size_t end) {
+    const bool widened = sizeof(Element) < sizeof(float) && task.positions * task.heads > DIRECT_ROWS;
+    for (size_t key = begin; key < end; key += KEYS) {
+        const Block<Element> block = find_block<Element>(task.cache, key, task.head_size);
+        if (!widened) {
+            advance_all(task, work, sums, key, block);
+            continue;
         }
+        // The steps are left out, as they are for few rows: the bits must be the same.
+        widen(block.keys, KEYS * task.head_size, work.keys);
+        widen(block.values, KEYS * task.head_size, work.values);
+        advance_all(task, work, sums, key, Block<float>{work.keys, work.values, block.key_steps, block.value_steps});
     }
 }
 
-void begin(const AttentionTask &task, const Workspace &work) {
+void pack_queries(const AttentionTask &task, const Workspace &work) {
     const size_t width = task.heads * task.head_size;
     for (size_t position = 0; position < task.positions; ++position)
         widen(task.queries + position * task.query_stride, width, work.queries + position * width);
-    for (size_t i = 0; i < task.positions * width; i += LANES)
-        store(work.sums + i, splat(0.0f));
+}
+
+// The sums over the keys of one segment.
+void sum_segment(const AttentionTask &task, const Workspace &work, size_t segment, const Sums &sums) {
+    const size_t rows = task.positions * task.heads;
+    for (size_t i = 0; i < rows * task.head_size; i += LANES)
+        store(sums.values + i, splat(0.0f));
+    for (size_t row = 0; row < rows; ++row) {
+        sums.maximum[row] = MINUS_INFINITY;
+        sums.total[row] = 0.0f;
+    }
+    const size_t begin = segment * KEY_SEGMENT, all = task.first_position + task.positions;
+    const size_t end = all - begin < KEY_SEGMENT ? all : begin + KEY_SEGMENT;
+    if (task.cache.precision == KvPrecision::int8)
+        attend_keys<int8_t>(task, work, sums, begin, end);
+    else if (task.cache.precision == KvPrecision::fp16)
+        attend_keys<uint16_t>(task, work, sums, begin, end);
+    else
+        attend_keys<float>(task, work, sums, begin, end);
+}
+
+// whole += the sums of a segment but the first, each relative to its own maximum.
+void join_segment(const AttentionTask &task, size_t segment, const Sums &sums, const Sums &whole) {
+    const size_t head_size = task.head_size;
     for (size_t row = 0; row < task.positions * task.heads; ++row) {
-        work.maximum[row] = MINUS_INFINITY;
-        work.total[row] = 0.0f;
+        if (task.first_position + row / task.heads < segment * KEY_SEGMENT)
+            continue; // the row sees none of its keys
+        const float old_maximum = whole.maximum[row], new_maximum = sums.maximum[row];
+        const float risen = new_maximum > old_maximum ? new_maximum : old_maximum;
+        const Vec keep = exponential(splat(old_maximum - risen)), take = exponential(splat(new_maximum - risen));
+        float *target = whole.values + row * head_size;
+        const float *source = sums.values + row * head_size;
+        for (size_t channel = 0; channel < head_size; channel += LANES)
+            store(target + channel, fma(load(source + channel), take, load(target + channel) * keep));
+        float totals[LANES];
+        store(totals, fma(splat(sums.total[row]), take, splat(whole.total[row]) * keep));
+        whole.total[row] = totals[0];
+        whole.maximum[row] = risen;
     }
 }
 
-bool finish(const AttentionTask &task, const Workspace &work) {
+bool finish(const AttentionTask &task, const Sums &sums) {
     Vec check = splat(0.0f); // NaN as soon as an output is not finite
     for (size_t row = 0; row < task.positions * task.heads; ++row) {
-        const Vec total = splat(work.total[row]);
+        const Vec total = splat(sums.total[row]);
         float *output = task.output + row / task.heads * task.output_stride + row % task.heads * task.head_size;
         for (size_t channel = 0; channel < task.head_size; channel += LANES) {
-            const Vec value = load(work.sums + row * task.head_size + channel) / total;
+            const Vec value = load(sums.values + row * task.head_size + channel) / total;
             store(output + channel, value);
             check = fma(value, splat(0.0f), check);
         }
@@ -248,16 +318,36 @@ bool finish(const AttentionTask &task, const Workspace &work) {
     return sum_of(check) == 0.0f;
 }
 
+bool attend(const AttentionTask &task, float *scratch) {
+    const Workspace work = cut(scratch, task.positions * task.heads, task.head_size);
+    pack_queries(task, work);
+    sum_segment(task, work, 0, work.whole);
+    const size_t keys = task.first_position + task.positions;
+    for (size_t segment = 1; segment * KEY_SEGMENT < keys; ++segment) {
+        sum_segment(task, work, segment, work.segment);
+        join_segment(task, segment, work.segment, work.whole);
+    }
+    return finish(task, work.whole);
+}
+
+void attend_segment(const AttentionTask &task, size_t segment, float *partial, float *scratch) {
+    const size_t rows = task.positions * task.heads;
+    const Workspace work = cut(scratch, rows, task.head_size);
+    pack_queries(task, work);
+    sum_segment(task, work, segment, cut_sums(partial, rows, task.head_size));
+}
+
+bool join(const AttentionTask &task, float *partials) {
+    const size_t rows = task.positions * task.heads, keys = task.first_position + task.positions;
+    const size_t stride = rows * task.head_size + 2 * ((rows + LANES - 1) / LANES * LANES);
+    const Sums whole = cut_sums(partials, rows, task.head_size);
+    for (size_t segment = 1; segment * KEY_SEGMENT < keys; ++segment)
+        join_segment(task, segment, cut_sums(partials + segment * stride, rows, task.head_size), whole);
+    return finish(task, whole);
+}
+
 } // namespace
 
-bool attend(const AttentionTask &task, float *scratch) {
-    const Workspace work = cut(scratch, task.head_size);
-    begin(task, work);
-    if (task.cache.half)
-        attend_all_keys<uint16_t>(task, work);
-    else
-        attend_all_keys<float>(task, work);
-    return finish(task, work);
-}
+constinit const AttentionKernels attention = {attend, attend_segment, join};
 
 } // namespace v2e::V2E_SIMD

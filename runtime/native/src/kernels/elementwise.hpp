@@ -1,6 +1,7 @@
 // The decoder's row by row arithmetic: norms, rotation, activation, and the way into the KV cache.
 #pragma once
 
+#include "kernels/attention.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -19,9 +20,14 @@ struct ElementwiseKernels {
     // Rotary position embedding in rotate-half form of heads (count, head_size); cosine, sine (head_size / 2).
     // head_size is a multiple of 16.
     void (*rotate)(float *heads, size_t count, size_t head_size, const float *cosine, const float *sine);
-    // Puts a key into its lane of a block (head_size, 16); `column` is the lane's first channel.
-    void (*store_key)(const float *key, size_t head_size, std::byte *column, bool half);
-    void (*store_value)(const float *value, size_t head_size, std::byte *target, bool half);
+    // Multiplies each of the heads (count, head_size) with an orthogonal matrix: Hadamard's, in blocks as large as the
+    // largest power of two that divides head_size. Products of two heads stay what they were; one large channel
+    // becomes many of middling size.
+    void (*spread)(float *heads, size_t count, size_t head_size);
+    // Puts a key into its lane of a block (head_size, 16); `column` is the lane's first channel. With int8 the step
+    // goes to `step`, which is not touched otherwise.
+    void (*store_key)(const float *key, size_t head_size, KvPrecision precision, std::byte *column, float *step);
+    void (*store_value)(const float *value, size_t head_size, KvPrecision precision, std::byte *target, float *step);
     // Whether there is neither a NaN nor an infinity. Any size.
     bool (*is_finite)(const float *values, size_t size);
 };

@@ -62,29 +62,94 @@ void rotate(float *heads, size_t count, size_t head_size, const float *cosine, c
     }
 }
 
-void store_key(const float *key, size_t head_size, std::byte *column, bool half) {
-    if (!half) {
-        auto *lane = reinterpret_cast<float *>(column);
-        for (size_t channel = 0; channel < head_size; ++channel)
-            lane[channel * KEY_LANES] = key[channel];
-        return;
+// Signs of Hadamard's matrix of 16 rows, after Sylvester: -1 to the number of bits that row and column share.
+struct HadamardSigns {
+    float sign[LANES][LANES];
+    constexpr HadamardSigns() : sign() {
+        for (size_t row = 0; row < LANES; ++row)
+            for (size_t column = 0; column < LANES; ++column) {
+                bool odd = false;
+                for (size_t shared = row & column; shared != 0; shared &= shared - 1)
+                    odd = !odd;
+                sign[row][column] = odd ? -1.0f : 1.0f;
+            }
     }
-    auto *lane = reinterpret_cast<uint16_t *>(column);
-    for (size_t channel = 0; channel < head_size; channel += LANES) {
-        uint16_t halves[LANES];
-        store(halves, load(key + channel));
-        for (size_t i = 0; i < LANES; ++i)
-            lane[(channel + i) * KEY_LANES] = halves[i];
+};
+constexpr HadamardSigns HADAMARD;
+
+// As Ashkboos et al. (2024), "QuaRot", section 4, have it for the heads of a KV cache.
+void spread(float *heads, size_t count, size_t head_size) {
+    const size_t block = head_size & (~head_size + 1); // the largest power of two that divides it
+    float factor = 0.25f;                              // 1 / sqrt(block)
+    for (size_t width = LANES; width < block; width *= 2)
+        factor *= 0.70710678118654752f;
+    for (float *part = heads; part != heads + count * head_size; part += block) {
+        for (size_t i = 0; i < block; i += LANES) {
+            Vec sum = splat(0.0f);
+            for (size_t lane = 0; lane < LANES; ++lane)
+                sum = fma(splat(part[i + lane]), load(HADAMARD.sign[lane]), sum);
+            store(part + i, sum * splat(factor));
+        }
+        for (size_t width = LANES; width < block; width *= 2)
+            for (size_t i = 0; i < block; i += LANES) {
+                if ((i & width) != 0)
+                    continue;
+                const Vec first = load(part + i), second = load(part + i + width);
+                store(part + i, first + second);
+                store(part + i + width, first - second);
+            }
     }
 }
 
-void store_value(const float *value, size_t head_size, std::byte *target, bool half) {
-    for (size_t i = 0; i < head_size; i += LANES) {
-        if (half)
-            store(reinterpret_cast<uint16_t *>(target) + i, load(value + i));
-        else
-            store(reinterpret_cast<float *>(target) + i, load(value + i));
+// Rounds to multiples of a step, 1/127 of the largest magnitude, and returns it.
+float round_to_steps(const float *values, size_t size, int8_t *target) {
+    Vec most = splat(0.0f);
+    for (size_t i = 0; i < size; i += LANES) {
+        const Vec value = load(values + i);
+        most = at_least(most, at_least(value, splat(0.0f) - value));
     }
+    const float largest = largest_of(most);
+    const bool some = largest > 1e-30f; // 127 / largest is finite
+    const Vec steps = splat(some ? 127.0f / largest : 0.0f);
+    for (size_t i = 0; i < size; i += LANES)
+        store(target + i, nearest(load(values + i) * steps));
+    return some ? largest / 127.0f : 0.0f;
+}
+
+template <class Element>
+void scatter(const Element *key, size_t head_size, std::byte *column) {
+    auto *lane = reinterpret_cast<Element *>(column);
+    for (size_t channel = 0; channel < head_size; ++channel)
+        lane[channel * KEY_LANES] = key[channel];
+}
+
+template <class Element>
+void convert(const float *values, size_t size, Element *target) {
+    for (size_t i = 0; i < size; i += LANES)
+        store(target + i, load(values + i));
+}
+
+void store_key(const float *key, size_t head_size, KvPrecision precision, std::byte *column, float *step) {
+    if (precision == KvPrecision::int8) {
+        int8_t rounded[MAX_HEAD_SIZE];
+        *step = round_to_steps(key, head_size, rounded);
+        scatter(rounded, head_size, column);
+    } else if (precision == KvPrecision::fp16) {
+        uint16_t halves[MAX_HEAD_SIZE];
+        convert(key, head_size, halves);
+        scatter(halves, head_size, column);
+    } else {
+        scatter(key, head_size, column);
+    }
+}
+
+void store_value(const float *value, size_t head_size, KvPrecision precision, std::byte *target, float *step) {
+    if (precision == KvPrecision::int8)
+        *step = round_to_steps(value, head_size, reinterpret_cast<int8_t *>(target));
+    else if (precision == KvPrecision::fp16)
+        convert(value, head_size, reinterpret_cast<uint16_t *>(target));
+    else
+        convert(value, head_size, reinterpret_cast<float *>(target));
 }
 
 bool is_finite(const float *values, size_t size) {
@@ -100,7 +165,7 @@ bool is_finite(const float *values, size_t size) {
 
 } // namespace
 
-constinit const ElementwiseKernels elementwise = {square_sum, scale,     add,         swiglu,
-                                                  rotate,     store_key, store_value, is_finite};
+constinit const ElementwiseKernels elementwise = {square_sum, scale,     add,         swiglu,   rotate,
+                                                  spread,     store_key, store_value, is_finite};
 
 } // namespace v2e::V2E_SIMD

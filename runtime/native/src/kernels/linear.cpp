@@ -117,6 +117,7 @@ struct Product {
                                     matrix.scales + first_panel * groups * PANEL,
                                     matrix.zeros == nullptr ? nullptr : matrix.zeros + first_panel * groups * PANEL,
                                     matrix.precision,
+                                    matrix.code,
                                     columns,
                                     matrix.group_size,
                                     last_panel - first_panel};

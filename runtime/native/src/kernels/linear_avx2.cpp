@@ -12,6 +12,7 @@ struct Avx2 {
     static constexpr size_t LANES = 8;
     static constexpr int ROWS = 5; // 5 x 2 sums, 2 weights, an activation and temporaries fit into 16 registers
     static constexpr bool SIGNED_INT8 = true;
+    static constexpr bool TABLES = true;
     template <int R>
     static constexpr size_t vectors() {
         return R == 1 ? 4 : 2;
@@ -19,6 +20,7 @@ struct Avx2 {
 
     using Int = __m256i;
     using Float = __m256;
+    using Bytes = __m256i;
 
     static Int set_int(int32_t value) { return _mm256_set1_epi32(value); }
     static Int load_bytes(const uint8_t *bytes) {
@@ -71,12 +73,27 @@ struct Avx2 {
         return _mm256_set1_epi32(quad);
     }
 
+    template <Source S, bool SIGNED>
+    static void split(const uint8_t *packed, Bytes &lower, Bytes &upper) {
+        const Int bytes = load_weights(packed), mask = _mm256_set1_epi8(15);
+        lower = _mm256_and_si256(bytes, mask);
+        upper = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+        if constexpr (S == Source::nf4_packed) {
+            const auto *table = reinterpret_cast<const __m128i *>(NF4_TABLE<SIGNED>.bytes);
+            const Int levels = _mm256_broadcastsi128_si256(_mm_loadu_si128(table));
+            lower = _mm256_shuffle_epi8(levels, lower);
+            upper = _mm256_shuffle_epi8(levels, upper);
+        }
+    }
+
     template <Source S, size_t R, size_t C>
     static void dot(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride,
                     size_t columns) {
         for (size_t k = 0; k < columns; k += STEP) {
             if constexpr (S == Source::int4_packed)
                 dot_packed(sums, weight + k * PANEL / 2, activations + k, stride);
+            else if constexpr (S == Source::nf4_packed)
+                dot_nf4(sums, weight + k * PANEL / 2, activations + k, stride);
             else if constexpr (S == Source::int4_unpacked)
                 dot_int4(sums, weight + k * PANEL, activations + k, stride);
             else
@@ -96,15 +113,13 @@ struct Avx2 {
 
     template <size_t R, size_t C>
     static void dot_packed(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
-        const Int mask = _mm256_set1_epi8(15);
         Int words[R][C] = {};
         for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4)
             for (size_t c = 0; c < C; ++c) {
                 if (c % 2 == 0) // a cache line
                     prefetch(weight + c * 32 + PREFETCH_BYTES);
-                const Int packed = load_weights(weight + c * 32);
-                const Int lower = _mm256_and_si256(packed, mask);
-                const Int upper = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
+                Bytes lower, upper;
+                split<Source::int4_packed, false>(weight + c * 32, lower, upper);
                 for (size_t r = 0; r < R; ++r) {
                     const int8_t *a = activations + r * stride + k;
                     const Int low_products = _mm256_maddubs_epi16(lower, broadcast_quad(a));
@@ -131,10 +146,33 @@ struct Avx2 {
         widen(sums, words);
     }
 
-    // maddubs wants one unsigned side: the weight's sign moves to the activation. 2 * 127 * 127 stays below 2^15.
+    // sums + 4 products of signed weights and activations in each lane. maddubs wants one unsigned side: the weight's
+    // sign moves to the activation. 2 * 127 * 127 stays below 2^15.
+    static Int dot4(Int sums, Int weights, Int magnitudes, Int activations) {
+        const Int words = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(activations, weights));
+        return _mm256_add_epi32(sums, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+    }
+
+    // Products of nf4 are too large to be added in 16 bits.
+    template <size_t R, size_t C>
+    static void dot_nf4(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
+        for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4)
+            for (size_t c = 0; c < C; ++c) {
+                if (c % 2 == 0)
+                    prefetch(weight + c * 32 + PREFETCH_BYTES);
+                Bytes lower, upper;
+                split<Source::nf4_packed, true>(weight + c * 32, lower, upper);
+                const Int low_magnitudes = _mm256_abs_epi8(lower), high_magnitudes = _mm256_abs_epi8(upper);
+                for (size_t r = 0; r < R; ++r) {
+                    const int8_t *a = activations + r * stride + k;
+                    sums[r][c] = dot4(sums[r][c], lower, low_magnitudes, broadcast_quad(a));
+                    sums[r][c] = dot4(sums[r][c], upper, high_magnitudes, broadcast_quad(a + 4));
+                }
+            }
+    }
+
     template <size_t R, size_t C>
     static void dot_int8(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
-        const Int ones = _mm256_set1_epi16(1);
         const Int offset = _mm256_set1_epi8(-128);
         for (size_t k = 0; k < STEP; k += 4, weight += PANEL * 4) {
             Int weights[C], magnitudes[C];
@@ -147,10 +185,8 @@ struct Avx2 {
             }
             for (size_t r = 0; r < R; ++r) {
                 const Int quad = broadcast_quad(activations + r * stride + k);
-                for (size_t c = 0; c < C; ++c) {
-                    const Int words = _mm256_maddubs_epi16(magnitudes[c], _mm256_sign_epi8(quad, weights[c]));
-                    sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(words, ones));
-                }
+                for (size_t c = 0; c < C; ++c)
+                    sums[r][c] = dot4(sums[r][c], weights[c], magnitudes[c], quad);
             }
         }
     }

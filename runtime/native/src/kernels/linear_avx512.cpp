@@ -12,6 +12,7 @@ struct Avx512 {
     static constexpr size_t LANES = 16;
     static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
     static constexpr bool SIGNED_INT8 = false;
+    static constexpr bool TABLES = true;
     template <int R>
     static constexpr size_t vectors() {
         return 4;
@@ -19,6 +20,7 @@ struct Avx512 {
 
     using Int = __m512i;
     using Float = __m512;
+    using Bytes = __m512i;
 
     static Int set_int(int32_t value) { return _mm512_set1_epi32(value); }
     static Int load_bytes(const uint8_t *bytes) {
@@ -69,11 +71,24 @@ struct Avx512 {
         return _mm512_set1_epi32(quad);
     }
 
+    template <Source S, bool SIGNED>
+    static void split(const uint8_t *packed, Bytes &lower, Bytes &upper) {
+        const Int bytes = load_weights(packed), mask = _mm512_set1_epi8(15);
+        lower = _mm512_and_si512(bytes, mask);
+        upper = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
+        if constexpr (S == Source::nf4_packed) {
+            const auto *table = reinterpret_cast<const __m128i *>(NF4_TABLE<SIGNED>.bytes);
+            const Int levels = _mm512_broadcast_i32x4(_mm_loadu_si128(table));
+            lower = _mm512_shuffle_epi8(levels, lower);
+            upper = _mm512_shuffle_epi8(levels, upper);
+        }
+    }
+
     template <Source S, size_t R>
     static void dot(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
                     size_t columns) {
-        if constexpr (S == Source::int4_packed)
-            dot_packed(sums, weight, activations, stride, columns);
+        if constexpr (is_packed(S))
+            dot_packed<S>(sums, weight, activations, stride, columns);
         else
             dot_bytes(sums, weight, activations, stride, columns);
     }
@@ -96,16 +111,14 @@ struct Avx512 {
         }
     }
 
-    template <size_t R>
+    template <Source S, size_t R>
     static void dot_packed(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
                            size_t columns) {
-        const Int mask = _mm512_set1_epi8(15);
         for (size_t k = 0; k < columns; k += 8, weight += PANEL * 4)
             for (size_t c = 0; c < 4; ++c) {
                 prefetch(weight + c * 64 + PREFETCH_BYTES);
-                const Int packed = load_weights(weight + c * 64);
-                const Int lower = _mm512_and_si512(packed, mask);
-                const Int upper = _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask);
+                Bytes lower, upper;
+                split<S, SIGNED_INT8>(weight + c * 64, lower, upper);
                 for (size_t r = 0; r < R; ++r) {
                     const int8_t *a = activations + r * stride + k;
                     sums[r][c] = dot4(sums[r][c], lower, broadcast_quad(a));

@@ -4,6 +4,8 @@
 //   ROWS                  most input rows in one register tile
 //   vectors<R>()          vectors of weight rows in a tile of R input rows
 //   SIGNED_INT8           int8 weights are read as q and not as q + 128
+//   TABLES                split<Source::nf4_packed> is fast enough to be repeated for every tile
+//   split<S>(packed, ...) the weights of some packed bytes: the columns in their low halves, and in their high halves
 //   dot<S>(sums, w, ...)  adds the products of one group of columns to int32 sums
 // and elementary operations on Float and Int vectors.
 //
@@ -24,8 +26,33 @@ namespace {
 enum class Source {
     int4_packed,   // as in the file
     int4_unpacked, // one byte each, in the layout of int8
+    nf4_packed,    // as in the file; unpacked they are int8
     int8           // as in the file: q + 128
 };
+
+constexpr bool is_packed(Source source) {
+    return source == Source::int4_packed || source == Source::nf4_packed;
+}
+
+constexpr Source unpacked(Source source) {
+    return source == Source::int4_packed ? Source::int4_unpacked : Source::int8;
+}
+
+struct ByteTable {
+    uint8_t bytes[16];
+};
+
+// The codes of 4-bit NormalFloat times 127 (docs/bundle.md, "Panels"), as q or as q + 128.
+constexpr ByteTable nf4_table(bool is_signed) {
+    constexpr int LEVELS[16] = {-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127};
+    ByteTable table{};
+    for (size_t i = 0; i < 16; ++i)
+        table.bytes[i] = static_cast<uint8_t>(LEVELS[i] + (is_signed ? 0 : 128));
+    return table;
+}
+
+template <bool SIGNED>
+inline constexpr ByteTable NF4_TABLE = nf4_table(SIGNED);
 
 // Below this magnitude a group counts as zero: the reciprocal of its scale would overflow.
 constexpr float SMALLEST_MAGNITUDE = 1e-30f;
@@ -87,12 +114,14 @@ void quantize_row(const float *row, size_t columns, size_t group_size, int8_t *h
 
 template <class Isa>
 constexpr int32_t default_zero(Source source) {
-    return source != Source::int8 ? 8 : Isa::SIGNED_INT8 ? 0 : 128;
+    if (source == Source::int4_packed || source == Source::int4_unpacked)
+        return 8;
+    return Isa::SIGNED_INT8 ? 0 : 128;
 }
 
-// Bytes of some columns of a panel: packed int4 has half a byte a weight.
+// Bytes of some columns of a panel: packed weights have half a byte each.
 constexpr size_t panel_bytes(Source source, size_t columns) {
-    return source == Source::int4_packed ? columns * PANEL / 2 : columns * PANEL;
+    return is_packed(source) ? columns * PANEL / 2 : columns * PANEL;
 }
 
 // One panel of several.
@@ -203,12 +232,16 @@ void integer_rows(const IntegerPanel &panel, const IntegerRows &rows, const Pane
 }
 
 // Two columns of quads a step: byte (b, r, j) holds column 8b + j of row r below and column 8b + 4 + j above.
-inline void unpack_int4(const uint8_t *packed, size_t columns, uint8_t *unpacked) {
+template <class Isa, Source S>
+void unpack(const uint8_t *packed, size_t columns, uint8_t *bytes) {
+    using Bytes = typename Isa::Bytes;
     constexpr size_t STEP = PANEL * 4;
-    for (size_t k = 0; k < columns; k += 8, packed += STEP, unpacked += 2 * STEP)
-        for (size_t i = 0; i < STEP; ++i) {
-            unpacked[i] = packed[i] & 15;
-            unpacked[STEP + i] = packed[i] >> 4;
+    for (size_t k = 0; k < columns; k += 8, packed += STEP, bytes += 2 * STEP)
+        for (size_t i = 0; i < STEP; i += sizeof(Bytes)) {
+            Bytes lower, upper;
+            Isa::template split<S, false>(packed + i, lower, upper);
+            std::memcpy(bytes + i, &lower, sizeof lower);
+            std::memcpy(bytes + STEP + i, &upper, sizeof upper);
         }
 }
 
@@ -228,7 +261,7 @@ void stream_panels(const IntegerPanels &panels, const IntegerRows &rows, const P
 // columns of the rows stay in the second-level cache while the panels pass.
 template <class Isa, Source S, bool TWO_PLANES>
 void block_panels(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
-    alignas(64) uint8_t unpacked[INTEGER_BLOCK * PANEL];
+    alignas(64) uint8_t bytes[INTEGER_BLOCK * PANEL];
     const size_t groups = panels.columns / panels.group_size, step = INTEGER_BLOCK / panels.group_size;
     for (size_t group = 0; group < groups; group += step) {
         const size_t last = group + step < groups ? group + step : groups;
@@ -236,9 +269,9 @@ void block_panels(const IntegerPanels &panels, const IntegerRows &rows, const Pa
             const IntegerPanel panel = panel_of(panels, S, index);
             const PanelOutput target = output_of(output, index);
             const uint8_t *weight = panel.weight + panel_bytes(S, group * panel.group_size);
-            if constexpr (S == Source::int4_packed) {
-                unpack_int4(weight, (last - group) * panel.group_size, unpacked);
-                integer_rows<Isa, Source::int4_unpacked, TWO_PLANES>(panel, rows, target, group, last, unpacked);
+            if constexpr (is_packed(S)) {
+                unpack<Isa, S>(weight, (last - group) * panel.group_size, bytes);
+                integer_rows<Isa, unpacked(S), TWO_PLANES>(panel, rows, target, group, last, bytes);
             } else {
                 integer_rows<Isa, S, TWO_PLANES>(panel, rows, target, group, last, weight);
             }
@@ -247,24 +280,29 @@ void block_panels(const IntegerPanels &panels, const IntegerRows &rows, const Pa
 }
 
 template <class Isa, Source S, bool TWO_PLANES>
+void multiply_planes(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
+    if constexpr (S != Source::nf4_packed || Isa::TABLES)
+        if (rows.count <= Isa::ROWS)
+            return stream_panels<Isa, S, TWO_PLANES>(panels, rows, output);
+    block_panels<Isa, S, TWO_PLANES>(panels, rows, output);
+}
+
+template <class Isa, Source S>
 void multiply_source(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
-    if (rows.count <= Isa::ROWS)
-        stream_panels<Isa, S, TWO_PLANES>(panels, rows, output);
+    if (rows.high != nullptr)
+        multiply_planes<Isa, S, true>(panels, rows, output);
     else
-        block_panels<Isa, S, TWO_PLANES>(panels, rows, output);
+        multiply_planes<Isa, S, false>(panels, rows, output);
 }
 
 template <class Isa>
 void multiply_integer(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
-    const bool int4 = panels.precision == Precision::int4, two_planes = rows.high != nullptr;
-    if (int4 && two_planes)
-        multiply_source<Isa, Source::int4_packed, true>(panels, rows, output);
-    else if (int4)
-        multiply_source<Isa, Source::int4_packed, false>(panels, rows, output);
-    else if (two_planes)
-        multiply_source<Isa, Source::int8, true>(panels, rows, output);
+    if (panels.precision == Precision::int8)
+        multiply_source<Isa, Source::int8>(panels, rows, output);
+    else if (panels.code == Code::nf4)
+        multiply_source<Isa, Source::nf4_packed>(panels, rows, output);
     else
-        multiply_source<Isa, Source::int8, false>(panels, rows, output);
+        multiply_source<Isa, Source::int4_packed>(panels, rows, output);
 }
 
 template <class Isa>

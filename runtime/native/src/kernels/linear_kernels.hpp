@@ -31,6 +31,7 @@ struct IntegerPanels {
     const uint16_t *scales; // (panels, groups, 64)
     const uint8_t *zeros;   // (panels, groups, 64) or null
     Precision precision;
+    Code code;
     size_t columns;
     size_t group_size;
     size_t panels;

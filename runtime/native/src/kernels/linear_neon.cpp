@@ -12,6 +12,7 @@ struct Neon {
     static constexpr size_t LANES = 4;
     static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
     static constexpr bool SIGNED_INT8 = true;
+    static constexpr bool TABLES = true;
     template <int R>
     static constexpr size_t vectors() {
         return 4;
@@ -19,6 +20,7 @@ struct Neon {
 
     using Int = int32x4_t;
     using Float = float32x4_t;
+    using Bytes = uint8x16_t;
 
     static Int set_int(int32_t value) { return vdupq_n_s32(value); }
     static Int load_bytes(const uint8_t *bytes) {
@@ -65,11 +67,23 @@ struct Neon {
         return vreinterpretq_s8_s32(vdupq_n_s32(quad));
     }
 
+    template <Source S, bool SIGNED>
+    static void split(const uint8_t *packed, Bytes &lower, Bytes &upper) {
+        const uint8x16_t bytes = vld1q_u8(packed);
+        lower = vandq_u8(bytes, vdupq_n_u8(15));
+        upper = vshrq_n_u8(bytes, 4);
+        if constexpr (S == Source::nf4_packed) {
+            const uint8x16_t levels = vld1q_u8(NF4_TABLE<SIGNED>.bytes);
+            lower = vqtbl1q_u8(levels, lower);
+            upper = vqtbl1q_u8(levels, upper);
+        }
+    }
+
     template <Source S, size_t R>
     static void dot(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
                     size_t columns) {
-        if constexpr (S == Source::int4_packed)
-            dot_packed(sums, weight, activations, stride, columns);
+        if constexpr (is_packed(S))
+            dot_packed<S>(sums, weight, activations, stride, columns);
         else
             dot_bytes<S == Source::int8>(sums, weight, activations, stride, columns);
     }
@@ -93,19 +107,18 @@ struct Neon {
         }
     }
 
-    template <size_t R>
+    template <Source S, size_t R>
     static void dot_packed(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
                            size_t columns) {
         for (size_t k = 0; k < columns; k += 8, weight += PANEL * 4) {
             prefetch(weight + PREFETCH_BYTES);
             for (size_t c = 0; c < 4; ++c) {
-                const uint8x16_t packed = vld1q_u8(weight + c * 16);
-                const int8x16_t lower = vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15)));
-                const int8x16_t upper = vreinterpretq_s8_u8(vshrq_n_u8(packed, 4));
+                Bytes lower, upper;
+                split<S, SIGNED_INT8>(weight + c * 16, lower, upper);
                 for (size_t r = 0; r < R; ++r) {
                     const int8_t *a = activations + r * stride + k;
-                    sums[r][c] = vdotq_s32(sums[r][c], lower, broadcast_quad(a));
-                    sums[r][c] = vdotq_s32(sums[r][c], upper, broadcast_quad(a + 4));
+                    sums[r][c] = vdotq_s32(sums[r][c], vreinterpretq_s8_u8(lower), broadcast_quad(a));
+                    sums[r][c] = vdotq_s32(sums[r][c], vreinterpretq_s8_u8(upper), broadcast_quad(a + 4));
                 }
             }
         }

@@ -9,6 +9,7 @@ struct Portable {
     static constexpr size_t LANES = 16;
     static constexpr int ROWS = 4;
     static constexpr bool SIGNED_INT8 = false;
+    static constexpr bool TABLES = false;
     template <int R>
     static constexpr size_t vectors() {
         return 1;
@@ -19,6 +20,9 @@ struct Portable {
     };
     struct Float {
         float values[LANES];
+    };
+    struct Bytes {
+        uint8_t values[LANES];
     };
 
     template <class Result, class Function>
@@ -102,6 +106,15 @@ struct Portable {
         });
     }
     static void prefetch(const void *) {}
+
+    template <Source S, bool SIGNED>
+    static void split(const uint8_t *packed, Bytes &lower, Bytes &upper) {
+        for (size_t i = 0; i < LANES; ++i) {
+            const uint8_t low = packed[i] & 15, high = packed[i] >> 4;
+            lower.values[i] = S == Source::nf4_packed ? NF4_TABLE<SIGNED>.bytes[low] : low;
+            upper.values[i] = S == Source::nf4_packed ? NF4_TABLE<SIGNED>.bytes[high] : high;
+        }
+    }
 
     // sums (R, LANES) += weights (columns, LANES) * activations (R, columns)
     template <Source S, size_t R>

@@ -13,6 +13,8 @@ namespace v2e::avx2 {
 // A matrix product keeps this many rows and vectors of columns in registers.
 inline constexpr int REGISTER_ROWS = V2E_REGISTER_ROWS;
 inline constexpr int REGISTER_VECTORS = 1;
+// Up to this many rows read small values as they are stored; for more, converting them once pays.
+inline constexpr int DIRECT_ROWS = 2 * REGISTER_ROWS;
 
 struct Vec {
     __m256 low, high;
@@ -29,6 +31,11 @@ inline Vec load(const uint16_t *half) {
     const auto *halves = reinterpret_cast<const __m128i *>(half);
     return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
 }
+inline Vec load(const int8_t *source) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(source));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
 inline void store(float *target, Vec value) {
     _mm256_storeu_ps(target, value.low);
     _mm256_storeu_ps(target + 8, value.high);
@@ -37,6 +44,13 @@ inline void store(uint16_t *half, Vec value) {
     auto *halves = reinterpret_cast<__m128i *>(half);
     _mm_storeu_si128(halves, _mm256_cvtps_ph(value.low, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128(halves + 1, _mm256_cvtps_ph(value.high, _MM_FROUND_TO_NEAREST_INT));
+}
+// Whole numbers of at most 127 in magnitude; of anything else, anything.
+inline void store(int8_t *target, Vec value) {
+    const __m256i mixed = _mm256_packs_epi32(_mm256_cvtps_epi32(value.low), _mm256_cvtps_epi32(value.high));
+    const __m256i words = _mm256_permute4x64_epi64(mixed, 0xd8); // packing goes by halves of the register
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(target), bytes);
 }
 
 inline Vec operator+(Vec a, Vec b) {

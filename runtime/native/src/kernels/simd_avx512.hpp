@@ -13,6 +13,8 @@ namespace v2e::avx512 {
 // A matrix product keeps this many rows and vectors of columns in registers.
 inline constexpr int REGISTER_ROWS = V2E_REGISTER_ROWS;
 inline constexpr int REGISTER_VECTORS = 4;
+// Up to this many rows read small values as they are stored; for more, converting them once pays.
+inline constexpr int DIRECT_ROWS = 2 * REGISTER_ROWS;
 
 // The plain forms of some intrinsics read an undefined register in GCC 12's headers, and it warns of them.
 inline constexpr __mmask16 ALL = 0xffff;
@@ -30,12 +32,21 @@ inline Vec load(const float *source) {
 inline Vec load(const uint16_t *half) {
     return {_mm512_maskz_cvtph_ps(ALL, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(half)))};
 }
+inline Vec load(const int8_t *source) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(source));
+    return {_mm512_maskz_cvtepi32_ps(ALL, _mm512_maskz_cvtepi8_epi32(ALL, bytes))};
+}
 inline void store(float *target, Vec value) {
     _mm512_storeu_ps(target, value.lanes);
 }
 inline void store(uint16_t *half, Vec value) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(half),
                         _mm512_maskz_cvtps_ph(ALL, value.lanes, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+// Whole numbers of at most 127 in magnitude; of anything else, anything.
+inline void store(int8_t *target, Vec value) {
+    const __m512i whole = _mm512_maskz_cvtps_epi32(ALL, value.lanes);
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(target), _mm512_maskz_cvtepi32_epi8(ALL, whole));
 }
 
 inline Vec operator+(Vec a, Vec b) {

@@ -12,6 +12,13 @@
 
 namespace v2e::V2E_SIMD {
 
+// `count` values, a multiple of 16, as floats.
+template <class Element>
+inline void widen(const Element *source, size_t count, float *target) {
+    for (size_t i = 0; i < count; i += 16)
+        store(target + i, load(source + i));
+}
+
 // Lane i of the result is lane i of `value` joined with the others by `join`, as a tree: the order never changes.
 template <class Join>
 inline float fold(Vec value, Join &&join) {

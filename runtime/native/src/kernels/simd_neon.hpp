@@ -13,6 +13,8 @@ namespace v2e::neon {
 // A matrix product keeps this many rows and vectors of columns in registers.
 inline constexpr int REGISTER_ROWS = V2E_REGISTER_ROWS;
 inline constexpr int REGISTER_VECTORS = 1;
+// Up to this many rows read small values as they are stored; for more, converting them once pays.
+inline constexpr int DIRECT_ROWS = 2 * REGISTER_ROWS;
 
 struct Vec {
     float32x4_t quarter[4];
@@ -33,6 +35,12 @@ inline Vec load(const float *source) {
 inline Vec load(const uint16_t *half) {
     return each([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(half + 4 * i))); });
 }
+inline Vec load(const int8_t *source) {
+    const int8x16_t bytes = vld1q_s8(source);
+    const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+    return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+             vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+}
 inline void store(float *target, Vec value) {
     for (int i = 0; i < 4; ++i)
         vst1q_f32(target + 4 * i, value.quarter[i]);
@@ -40,6 +48,14 @@ inline void store(float *target, Vec value) {
 inline void store(uint16_t *half, Vec value) {
     for (int i = 0; i < 4; ++i)
         vst1_u16(half + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(value.quarter[i])));
+}
+// Whole numbers of at most 127 in magnitude; of anything else, anything.
+inline void store(int8_t *target, Vec value) {
+    int16x4_t words[4];
+    for (int i = 0; i < 4; ++i)
+        words[i] = vqmovn_s32(vcvtnq_s32_f32(value.quarter[i]));
+    vst1_s8(target, vqmovn_s16(vcombine_s16(words[0], words[1])));
+    vst1_s8(target + 8, vqmovn_s16(vcombine_s16(words[2], words[3])));
 }
 
 inline Vec operator+(Vec a, Vec b) {

@@ -15,6 +15,8 @@ namespace v2e::portable {
 // A matrix product keeps this many rows and vectors of columns in registers.
 inline constexpr int REGISTER_ROWS = V2E_REGISTER_ROWS;
 inline constexpr int REGISTER_VECTORS = 1;
+// Up to this many rows read small values as they are stored: here none, since converting one Vec alone is slow.
+inline constexpr int DIRECT_ROWS = 0;
 
 struct Vec {
     float lane[16];
@@ -37,23 +39,32 @@ inline Vec load(const float *source) {
     std::memcpy(result.lane, source, sizeof result.lane);
     return result;
 }
-// Without branches, so that it becomes vector code: shifted into place, a half is 2^112 times too small.
+// Without branches and in a loop of any length, so that it becomes vector code: one of 16 would be unrolled instead.
+inline void widen(const uint16_t *half, size_t count, float *target) {
+    for (size_t i = 0; i < count; ++i) {
+        // Shifted into place, a half is 2^112 times too small. Of the sign that fills the upper half one bit stays.
+        const uint32_t bits = static_cast<uint32_t>(static_cast<int16_t>(half[i])) << 13 & 0x8fffe000u;
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        value *= 0x1p112f;
+        uint32_t result;
+        std::memcpy(&result, &value, sizeof result);
+        const bool special = static_cast<int32_t>(result & 0x7fffffffu) >= 0x47800000; // 65536: infinity or NaN
+        result |= special ? 0x7f800000u : 0u;
+        std::memcpy(target + i, &result, sizeof result);
+    }
+}
+inline void widen(const int8_t *source, size_t count, float *target) {
+    for (size_t i = 0; i < count; ++i)
+        target[i] = static_cast<float>(source[i]);
+}
 inline Vec load(const uint16_t *half) {
-    uint32_t bits[16], signs[16];
-    for (int i = 0; i < 16; ++i) {
-        bits[i] = (half[i] & 0x7fffu) << 13;
-        signs[i] = (half[i] & 0x8000u) << 16;
-    }
     Vec result;
-    std::memcpy(result.lane, bits, sizeof bits);
-    result = each([&](int i) { return result.lane[i] * 0x1p112f; });
-    std::memcpy(bits, result.lane, sizeof bits);
-    for (int i = 0; i < 16; ++i) {
-        const uint32_t special = bits[i] >= 0x47800000u ? 0x7f800000u : 0u; // 65536 and more: infinity or NaN
-        bits[i] |= special | signs[i];
-    }
-    std::memcpy(result.lane, bits, sizeof bits);
+    widen(half, 16, result.lane);
     return result;
+}
+inline Vec load(const int8_t *source) {
+    return each([&](int i) { return static_cast<float>(source[i]); });
 }
 inline void store(float *target, Vec value) {
     std::memcpy(target, value.lane, sizeof value.lane);
@@ -61,6 +72,15 @@ inline void store(float *target, Vec value) {
 inline void store(uint16_t *half, Vec value) {
     for (int i = 0; i < 16; ++i)
         half[i] = half_from_float(value.lane[i]);
+}
+// Whole numbers of at most 127 in magnitude; of anything else, anything. 1.5 * 2^23 leaves them in the lowest bits.
+inline void store(int8_t *target, Vec value) {
+    for (int i = 0; i < 16; ++i) {
+        const float shifted = value.lane[i] + 12582912.0f;
+        uint32_t bits;
+        std::memcpy(&bits, &shifted, sizeof bits);
+        target[i] = static_cast<int8_t>(static_cast<uint8_t>(bits));
+    }
 }
 
 inline Vec operator+(Vec a, Vec b) {

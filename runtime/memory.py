@@ -1,0 +1,131 @@
+"""What a question will cost in memory, planned before anything is loaded (docs/memory.md)."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+
+from valley2_edge.bundle import TOKENIZER_FILE, Bundle
+from valley2_edge.policy import Policy
+from valley2_edge.runtime.library import (
+    ACTIVATIONS_NUMBERS,
+    KV_PRECISION_NUMBERS,
+    GeometryStruct,
+    MemoryOptionsStruct,
+    MemoryPlanStruct,
+    check,
+    library,
+)
+from valley2_edge.runtime.native_call import number_of, unsigned
+from valley2_edge.runtime.pixels import plan_picture
+from valley2_edge.runtime.process_memory import resident_bytes
+
+Size = tuple[int, int]
+"""Width and height, pixels."""
+
+ANY_PICTURE: Size = (3500, 3500)
+"""Stands for pictures that nobody has seen yet: a photo of 12 megapixels that takes all tiles."""
+
+_LIBRARIES_BYTES = 48 << 20
+"""Of ONNX Runtime, Pillow and the tokenizer's library, with the pages that their first use touches."""
+_KEPT_BYTES = 8 << 20
+"""Of freed memory that allocators keep whatever they are told."""
+_TOKENIZER_FACTOR = 30
+"""Memory of a tokenizer by the size of its file."""
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """What a session's memory depends on, beside the pictures; the names are those of `Valley2.session`."""
+
+    policy: Policy = field(default_factory=Policy)
+    context_length: int = 0
+    """Positions; 0: as many as the model was trained for."""
+    kv_precision: str = "auto"
+    prefill_chunk: int = 0
+    keep_vision: bool = False
+    """The vision engines stay loaded; otherwise each goes after its use and the decoder's pages make room for it."""
+    threads: int = 0
+    activations: str = "int8"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of each part and of each phase; the fields are those of v2e_memory_plan."""
+
+    context_length: int
+    picture_tokens: int
+    process_bytes: int
+    decoder_bytes: int
+    embedding_bytes: int
+    kv_bytes: int
+    scratch_bytes: int
+    siglip_bytes: int
+    projector_bytes: int
+    eagle_bytes: int
+    siglip_work_bytes: int
+    eagle_work_bytes: int
+    picture_bytes: int
+    tiles_phase_bytes: int
+    eagle_phase_bytes: int
+    answer_phase_bytes: int
+    peak_bytes: int
+
+    @property
+    def peak_phase(self) -> str:
+        """The phase that takes most: tiles, eagle or answer."""
+        phases = {"tiles": self.tiles_phase_bytes, "eagle": self.eagle_phase_bytes, "answer": self.answer_phase_bytes}
+        return max(phases, key=lambda name: phases[name])
+
+
+def plan_memory(
+    bundle: Bundle,
+    pictures: Sequence[Size],
+    settings: MemorySettings,
+    *,
+    video: bool = False,
+    conversation: bool = False,
+    process_bytes: int | None = None,
+) -> MemoryPlan:
+    """Plans a question whose context is used up to its end.
+
+    Args:
+        bundle: Of which only the manifest and the headers are read.
+        pictures: Sizes of the pictures, or of a video's frames.
+        settings: The session's.
+        video: The pictures are frames of a video.
+        conversation: The pictures may come when the context is full; otherwise they come with the first question.
+        process_bytes: Of the program itself; None: as `process_bytes` finds.
+
+    Raises:
+        InputError: An option is out of range, or a picture is too thin.
+        BundleError: A header is damaged.
+        BudgetError: The pictures do not fit the context.
+    """
+    options = settings.policy.geometry_options(bundle.manifest.architecture, len(pictures), video)
+    structs = [GeometryStruct(**asdict(plan_picture(width, height, options))) for width, height in pictures]
+    request = MemoryOptionsStruct(
+        context_length=unsigned("context_length", settings.context_length),
+        kv_precision=number_of("kv_precision", settings.kv_precision, KV_PRECISION_NUMBERS),
+        prefill_chunk=unsigned("prefill_chunk", settings.prefill_chunk),
+        threads=unsigned("threads", settings.threads),
+        activations=number_of("activations", settings.activations, ACTIVATIONS_NUMBERS),
+        together=int(settings.keep_vision),
+        conversation=int(conversation),
+        process_bytes=expected_process_bytes(bundle) if process_bytes is None else process_bytes,
+        pictures=(GeometryStruct * len(structs))(*structs),
+        picture_count=len(structs),
+    )
+    result = MemoryPlanStruct()
+    directory = str(bundle.directory).encode()
+    check(library().v2e_plan_memory(directory, ctypes.byref(request), ctypes.byref(result)))
+    return MemoryPlan(**{part.name: int(getattr(result, part.name)) for part in fields(MemoryPlan)})
+
+
+def expected_process_bytes(bundle: Bundle) -> int:
+    """Memory of this process once the libraries and the tokenizer are loaded, before any weight is."""
+    libraries = 0 if "onnxruntime" in sys.modules else _LIBRARIES_BYTES
+    tokenizer = _TOKENIZER_FACTOR * bundle.manifest.files[TOKENIZER_FILE].size
+    return resident_bytes() + libraries + tokenizer + _KEPT_BYTES

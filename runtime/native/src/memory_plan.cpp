@@ -1,0 +1,264 @@
+#include "memory_plan.hpp"
+
+#include "decoder.hpp"
+#include "draft_plan.hpp"
+#include "error.hpp"
+#include "forward.hpp"
+#include "geometry.hpp"
+#include "json.hpp"
+#include "platform.hpp"
+#include "session.hpp"
+#include "thread_pool.hpp"
+
+#include <algorithm>
+#include <string_view>
+
+namespace v2e {
+namespace {
+
+constexpr uint64_t FLOAT_BYTES = 4;
+constexpr uint64_t HALF_BYTES = 2;
+constexpr uint64_t CHANNELS = 3;
+// Of what is in use at once, ONNX Runtime's arena takes more: it grows by steps and cannot move anything.
+constexpr uint64_t ARENA_PERCENT = 150;
+// Queries that a block of attention holds scores for: export/siglip.py, export/eagle.py.
+constexpr uint64_t SIGLIP_BLOCK = 243;
+constexpr uint64_t EAGLE_BLOCK = 128;
+// Linux maps this much around a page that is touched; a text's tokens lie anywhere in the embedding table.
+constexpr uint64_t TOUCHED_BYTES = 64 << 10;
+// A sampling candidate, and the token ids.
+constexpr uint64_t SAMPLING_BYTES = 8;
+
+struct Component {
+    bool half;             // stored in fp16, held in fp32
+    uint64_t file_bytes;   // of all its files
+    uint64_t weight_bytes; // as ONNX Runtime holds them
+};
+
+struct Transformer {
+    uint64_t width, heads, mlp;
+};
+
+class ManifestReader {
+  public:
+    explicit ManifestReader(const std::string &directory)
+        : file_(directory + "/valley2.json"),
+          manifest_(
+              Json::parse({reinterpret_cast<const char *>(file_.data()), file_.size()}, directory + "/valley2.json")) {
+        if (manifest_.at("format").string() != "valley2-bundle")
+            fail(V2E_ERROR_BUNDLE, "%s/valley2.json is not the manifest of a bundle.", directory.c_str());
+        if (manifest_.at("format_version").unsigned_integer() != 1)
+            fail(V2E_ERROR_BUNDLE, "%s is a bundle of another format version; upgrade valley2-edge.",
+                 directory.c_str());
+    }
+
+    const Json &architecture() const { return manifest_.at("architecture"); }
+
+    // Weights in fp16 are mostly matrices, which take twice their file once they are fp32.
+    Component component(const char *name) const {
+        const Json &entry = manifest_.at(name);
+        const bool half = entry.at("precision").string() == "fp16";
+        uint64_t bytes = 0;
+        for (const Json &path : entry.at("files").items())
+            bytes += manifest_.at("files").at(path.string()).at("size").unsigned_integer();
+        return {half, bytes, half ? 2 * bytes : bytes};
+    }
+
+    bool has(const char *name) const { return manifest_.at(name).kind() != Json::Kind::null; }
+
+  private:
+    MappedFile file_;
+    Json manifest_;
+};
+
+uint64_t size_of(const Json &object, const char *key) {
+    const uint64_t size = object.at(key).unsigned_integer();
+    if (size == 0 || size > (uint64_t{1} << 30))
+        fail(V2E_ERROR_BUNDLE, "The manifest's %s is out of range.", key);
+    return size;
+}
+
+// The floats of one token at the two widest points of a layer: attention holds the residual, queries, keys, values, the
+// result so far, and scores and probabilities of one block; the MLP holds the residual and its middle twice.
+uint64_t layer_floats(const Transformer &tower, uint64_t block) {
+    return std::max(5 * tower.width + 2 * tower.heads * block, tower.width + 2 * tower.mlp);
+}
+
+uint64_t in_arena(uint64_t bytes) {
+    return bytes * ARENA_PERCENT / 100;
+}
+
+// Reading an fp16 graph makes both forms of its largest tensor before the first is freed.
+uint64_t loading_bytes(const Component &component, uint64_t largest_tensor) {
+    return component.half ? largest_tensor * (HALF_BYTES + FLOAT_BYTES) : 0;
+}
+
+// What the pictures need, by engine.
+class VisionPlan {
+  public:
+    VisionPlan(const ManifestReader &manifest, const v2e_memory_options &options, uint64_t hidden) {
+        const Json &architecture = manifest.architecture();
+        plan_pictures(architecture, options, hidden);
+        if (options.picture_count == 0)
+            return;
+        plan_siglip(manifest, architecture);
+        if (patches_ > 0)
+            plan_eagle(manifest, architecture.at("eagle"), hidden);
+    }
+
+    void write(v2e_memory_plan &plan) const {
+        plan.picture_tokens = static_cast<uint32_t>(tokens_);
+        plan.siglip_bytes = siglip_;
+        plan.projector_bytes = projector_;
+        plan.eagle_bytes = eagle_;
+        plan.siglip_work_bytes = siglip_work_;
+        plan.eagle_work_bytes = eagle_work_;
+        plan.picture_bytes = pixels_ + inputs_ + embeddings_;
+    }
+
+    uint64_t tokens() const { return tokens_; }
+    uint64_t embedding_bytes() const { return embeddings_; }
+
+  private:
+    void plan_pictures(const Json &architecture, const v2e_memory_options &options, uint64_t hidden) {
+        const uint64_t side = size_of(architecture.at("siglip"), "image_size");
+        uint64_t largest_picture = 0;
+        for (size_t i = 0; i < options.picture_count; ++i) {
+            const v2e_geometry &picture = options.pictures[i];
+            if (picture.struct_size < sizeof picture)
+                fail(V2E_ERROR_INPUT, "Picture %zu was not planned by v2e_plan_picture of this library.", i);
+            const uint64_t bytes = uint64_t{picture.width} * picture.height * CHANNELS;
+            largest_picture = std::max(largest_picture, bytes);
+            pixels_ += bytes;
+            tokens_ += uint64_t{picture.siglip_tokens} + picture.eagle_tokens;
+            patches_ = std::max<uint64_t>(patches_, picture.eagle_patches);
+            const uint64_t tiles = picture.tile_count * CHANNELS * side * side * FLOAT_BYTES;
+            const uint64_t patch = CHANNELS * eagle_patch_size * eagle_patch_size * FLOAT_BYTES + 2 * sizeof(int64_t);
+            inputs_ = std::max({inputs_, tiles, picture.eagle_patches * patch});
+        }
+        // Resized copies and Pillow's own pixels are those of one picture at a time.
+        pixels_ += largest_picture;
+        embeddings_ = 2 * tokens_ * hidden * FLOAT_BYTES; // by engine, then joined
+    }
+
+    void plan_siglip(const ManifestReader &manifest, const Json &architecture) {
+        const Json &siglip = architecture.at("siglip"), &projector = architecture.at("projector");
+        const Transformer tower{size_of(siglip, "hidden_size"), size_of(siglip, "num_attention_heads"),
+                                size_of(siglip, "intermediate_size")};
+        const uint64_t side = size_of(siglip, "image_size") / size_of(siglip, "patch_size");
+        const uint64_t output = size_of(projector, "output_size"), vocabulary = size_of(projector, "mlp_hidden_dim");
+        const bool soft = projector.at("type").string() == "ovis_conv_adapter";
+        const uint64_t tile_side = size_of(projector, "tokens_per_side");
+        const uint64_t rows = projector.at("type").string() == "conv_adapter" ? side * side : tile_side * tile_side;
+        const uint64_t middle = soft ? vocabulary : output;
+
+        const Component tower_files = manifest.component("siglip"), adapter_files = manifest.component("projector");
+        siglip_ = tower_files.weight_bytes;
+        projector_ = adapter_files.weight_bytes;
+        const uint64_t siglip_run = side * side * layer_floats(tower, SIGLIP_BLOCK) * FLOAT_BYTES;
+        const uint64_t projector_run = (2 * rows * middle + 2 * side * side * tower.width) * FLOAT_BYTES;
+        const uint64_t matrix = tower.width * std::max(tower.mlp, 3 * tower.width);
+        const uint64_t adapter_matrix = std::max(middle, 9 * tower.width) * std::max(output, tower.width);
+        siglip_work_ = std::max({in_arena(siglip_run), in_arena(projector_run), loading_bytes(tower_files, matrix),
+                                 loading_bytes(adapter_files, adapter_matrix)});
+    }
+
+    void plan_eagle(const ManifestReader &manifest, const Json &eagle, uint64_t hidden) {
+        const uint64_t width = size_of(eagle, "embed_dim"), merge = size_of(eagle, "spatial_merge_size");
+        const Transformer tower{width, size_of(eagle, "num_heads"), width * size_of(eagle, "mlp_ratio")};
+        const Component files = manifest.component("eagle");
+        eagle_ = files.weight_bytes;
+        const uint64_t joined = width * merge * merge;
+        const uint64_t run = patches_ * layer_floats(tower, EAGLE_BLOCK) * FLOAT_BYTES;
+        eagle_work_ = std::max(in_arena(run), loading_bytes(files, joined * std::max(joined, hidden)));
+    }
+
+    uint64_t tokens_ = 0, patches_ = 0;
+    uint64_t pixels_ = 0, inputs_ = 0, embeddings_ = 0;
+    uint64_t siglip_ = 0, projector_ = 0, eagle_ = 0;
+    uint64_t siglip_work_ = 0, eagle_work_ = 0;
+};
+
+// The quantised input of a matrix product: LinearScratch.
+uint64_t linear_bytes(const Matrix &matrix, uint64_t rows, bool two_planes) {
+    if (!matrix.quantized())
+        return 0;
+    return rows * (matrix.columns * (two_planes ? 2 : 1) + 2 * matrix.groups() * FLOAT_BYTES);
+}
+
+// Of chunks of `rows` positions, in a session of `positions` at most.
+uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, uint64_t positions, unsigned threads, bool two_planes) {
+    const DecoderConfig &config = decoder.config();
+    constexpr uint64_t draft_rows = 1 + DraftPlan::MOST_DRAFTED;
+    rows = std::max(rows, draft_rows);
+    const uint64_t floats = 2 * config.hidden_size + config.qkv_size() + config.query_size() +
+                            2 * config.intermediate_size + config.head_size + PANEL;
+    uint64_t linear = linear_bytes(decoder.head(), rows, two_planes);
+    for (const DecoderLayer &layer : decoder.layers())
+        for (const Matrix *matrix : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down})
+            linear = std::max(linear, linear_bytes(*matrix, rows, two_planes));
+    const uint64_t attention = (threads * attention_scratch_floats(config.head_size) +
+                                split_attention_floats(config, rows, positions, threads)) *
+                               FLOAT_BYTES;
+    // Of the longest draft, and of the prefill that comes after it.
+    const uint64_t logits = config.vocabulary_size * ((draft_rows + 1) * FLOAT_BYTES + SAMPLING_BYTES);
+    return rows * floats * FLOAT_BYTES + linear + attention + logits;
+}
+
+} // namespace
+
+v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memory_options &options) {
+    if (options.picture_count > 0 && options.pictures == nullptr)
+        fail(V2E_ERROR_INPUT, "picture_count is %zu but pictures is NULL.", options.picture_count);
+    const ManifestReader manifest(bundle_directory);
+    v2e_model_options model_options{};
+    model_options.struct_size = sizeof model_options;
+    model_options.threads = 1;
+    model_options.isa = V2E_ISA_PORTABLE;
+    model_options.activations = options.activations;
+    const Decoder decoder(bundle_directory + "/decoder", model_options);
+    v2e_session_options session_options{};
+    session_options.struct_size = sizeof session_options;
+    session_options.context_length = options.context_length;
+    session_options.kv_precision = options.kv_precision;
+    session_options.prefill_chunk = options.prefill_chunk;
+    const Session session(decoder, session_options);
+    const VisionPlan vision(manifest, options, decoder.config().hidden_size);
+    const uint64_t context = session.context_length();
+    if (vision.tokens() >= context)
+        fail(V2E_ERROR_BUDGET, "The pictures need %llu positions, but the context holds %llu.",
+             static_cast<unsigned long long>(vision.tokens()), static_cast<unsigned long long>(context));
+
+    v2e_memory_plan plan{};
+    plan.struct_size = sizeof plan;
+    plan.context_length = static_cast<uint32_t>(context);
+    plan.process_bytes = options.process_bytes;
+    plan.decoder_bytes = decoder.weight_file_bytes();
+    // Every other token of a text is taken to be one that did not occur before.
+    plan.embedding_bytes =
+        std::min<uint64_t>(decoder.embedding_file_bytes(), (context - vision.tokens()) / 2 * TOUCHED_BYTES);
+    plan.kv_bytes = session.kv_bytes_of(context);
+    plan.scratch_bytes = scratch_bytes(decoder, std::min<uint64_t>(session.prefill_chunk(), context), context,
+                                       chosen_threads(options.threads), options.activations == V2E_ACTIVATIONS_INT16);
+    vision.write(plan);
+
+    const uint64_t decoder_bytes = plan.decoder_bytes + plan.embedding_bytes;
+    const uint64_t engines = plan.siglip_bytes + plan.projector_bytes + plan.eagle_bytes;
+    const bool pictures = options.picture_count > 0, together = options.together != 0;
+    // What earlier turns left beside the vision engines.
+    const uint64_t earlier = options.conversation == 0 ? 0 : plan.kv_bytes + plan.scratch_bytes;
+    const uint64_t beside = plan.process_bytes + earlier + (together && options.conversation != 0 ? decoder_bytes : 0);
+    if (pictures) {
+        plan.tiles_phase_bytes = beside + plan.picture_bytes + plan.siglip_work_bytes + plan.siglip_bytes +
+                                 plan.projector_bytes + (together && options.conversation != 0 ? plan.eagle_bytes : 0);
+    }
+    if (plan.eagle_bytes > 0)
+        plan.eagle_phase_bytes =
+            beside + plan.picture_bytes + plan.eagle_work_bytes + (together ? engines : plan.eagle_bytes);
+    plan.answer_phase_bytes = plan.process_bytes + decoder_bytes + plan.kv_bytes + plan.scratch_bytes +
+                              vision.embedding_bytes() + (together ? engines : 0);
+    plan.peak_bytes = std::max({plan.tiles_phase_bytes, plan.eagle_phase_bytes, plan.answer_phase_bytes});
+    return plan;
+}
+
+} // namespace v2e

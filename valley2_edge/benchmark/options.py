@@ -1,0 +1,57 @@
+"""What a run of `valley2_edge bench` measures, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from valley2_edge.errors import InputError
+from valley2_edge.policy import EaglePreset
+
+Part = Literal["prefill", "decode", "siglip", "projector", "eagle", "first_token"]
+PARTS: tuple[Part, ...] = get_args(Part)
+DECODER_PARTS: tuple[Part, ...] = ("prefill", "decode")
+"""Those that need no bundle."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured, and how often."""
+
+    parts: tuple[Part, ...] | None = None
+    """In the order of computation; None: every part that there is."""
+    lengths: tuple[int, ...] = (128, 512, 1024)
+    """Positions of the prefills."""
+    context: int = 512
+    """Positions before decoding begins."""
+    new_tokens: int = 16
+    """Decoded in every repetition."""
+    eagle_preset: EaglePreset = "balanced"
+    """Of the picture in eagle and first_token."""
+    threads: int = 0
+    isa: str = "auto"
+    activations: str = "int8"
+    warm_up: int = 1
+    repetitions: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("context", "new_tokens", "repetitions"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.warm_up < 0:
+            raise InputError(f"warm_up must be at least 0, not {self.warm_up}")
+        if not self.lengths or min(self.lengths) < 1:
+            raise InputError("every length of a prefill must be at least 1")
+
+
+def parse_parts(text: str) -> tuple[Part, ...]:
+    """The parts that a user names, by commas, in the order of computation.
+
+    Raises:
+        InputError: There is no part of that name.
+    """
+    names = [name.strip().replace("-", "_") for name in text.split(",")]
+    for name in names:
+        if name not in PARTS:
+            raise InputError(f"there is no part {name!r}; there are {', '.join(PARTS)}")
+    return tuple(part for part in PARTS if part in names)

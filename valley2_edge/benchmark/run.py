@@ -1,0 +1,186 @@
+"""One run of `valley2_edge bench`: every part in turn, each beside its limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from valley2_edge.benchmark.alternation import Limits, Measurement
+from valley2_edge.benchmark.bundle import (
+    FirstToken,
+    measure_eagle,
+    measure_first_token,
+    measure_projector,
+    measure_siglip,
+)
+from valley2_edge.benchmark.decoder import Plan, Repeated, measure_decode, measure_prefill
+from valley2_edge.benchmark.options import DECODER_PARTS, PARTS, Options, Part
+from valley2_edge.benchmark.report import Report
+from valley2_edge.benchmark.shapes import shape_config
+from valley2_edge.benchmark.synthetic_decoder import SyntheticDecoder
+from valley2_edge.bundle import DecoderPrecision
+from valley2_edge.config import DecoderConfig
+from valley2_edge.errors import InputError
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.model import Valley2
+from valley2_edge.runtime.probe import LimitName, Probe
+
+StageProgress = Callable[[str, int, int], None]
+"""Called with the name of a stage, what is done of it, and its total."""
+
+
+def bench_shape(
+    name: str,
+    layers: int | None,
+    precision: DecoderPrecision,
+    group_size: int,
+    options: Options,
+    progress: StageProgress,
+) -> Report:
+    """Measures a decoder with synthetic weights, which are written to a temporary directory.
+
+    Args:
+        name: A key of `SHAPES`.
+        layers: Instead of all of its layers; None: all.
+        precision: Of the layers' matrices.
+        group_size: Columns that share a scale.
+        options: What is measured.
+        progress: Told how far every part is.
+
+    Raises:
+        InputError: An option means nothing.
+        BudgetError: The disk, the context or the memory does not suffice.
+    """
+    config = shape_config(name, layers)
+    options = _with_parts(options, DECODER_PARTS, f"the shape {name}")
+    _check_context(config, options)
+    weights = SyntheticDecoder(config, precision, group_size)
+    with tempfile.TemporaryDirectory(prefix="valley2-bench-") as directory:
+        progress("weights", 0, 1)
+        weights.write(Path(directory))
+        progress("weights", 1, 1)
+        with Decoder(
+            Path(directory), threads=options.threads, isa=options.isa, activations=options.activations
+        ) as decoder:
+            facts = {"shape": name, "decoder_precision": precision, **_decoder_facts(decoder)}
+            return _measure(_Subject(facts, decoder, config, None), options, progress)
+
+
+def bench_bundle(directory: Path, options: Options, progress: StageProgress) -> Report:
+    """Measures the parts of a bundle.
+
+    Args:
+        directory: The bundle.
+        options: What is measured.
+        progress: Told how far every part is.
+
+    Raises:
+        BundleError: The bundle is missing, damaged or of another version.
+        InputError: An option means nothing, or the bundle has no such part.
+        BudgetError: The context or the memory does not suffice.
+    """
+    with Valley2.load(
+        directory, threads=options.threads, isa=options.isa, activations=options.activations, on_progress=progress
+    ) as model:
+        manifest = model.bundle.manifest
+        possible = tuple(part for part in PARTS if part != "eagle" or manifest.eagle is not None)
+        options = _with_parts(options, possible, f"the bundle {model.bundle.directory.name}")
+        _check_context(manifest.architecture.decoder, options)
+        facts = {
+            "bundle": model.bundle.directory.name,
+            "decoder_precision": manifest.decoder.precision,
+            "vision_precision": manifest.siglip.precision,
+            **_decoder_facts(model.engines.decoder),
+        }
+        subject = _Subject(facts, model.engines.decoder, manifest.architecture.decoder, model)
+        return _measure(subject, options, progress)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured."""
+
+    facts: dict[str, object]
+    decoder: Decoder
+    config: DecoderConfig
+    model: Valley2 | None
+    """None: there is a decoder alone."""
+
+
+def _with_parts(options: Options, possible: tuple[Part, ...], name: str) -> Options:
+    if options.parts is None:
+        return dataclasses.replace(options, parts=possible)
+    missing = [part for part in options.parts if part not in possible]
+    if missing:
+        raise InputError(f"{name} has no {missing[0]} to measure; it has {', '.join(possible)}")
+    return options
+
+
+def _decoder_facts(decoder: Decoder) -> dict[str, object]:
+    names = ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "vocabulary_size", "weight_bytes")
+    return {name: getattr(decoder.description, name) for name in names}
+
+
+def _check_context(config: DecoderConfig, options: Options) -> None:
+    longest = config.max_position_embeddings
+    for what, positions in (
+        ("the longest prefill", max(options.lengths)),
+        ("the context with the new tokens", options.context + options.new_tokens),
+    ):
+        if positions > longest:
+            raise InputError(f"{what} takes {positions} positions, but the model was trained for {longest}")
+
+
+def _measure(subject: _Subject, options: Options, progress: StageProgress) -> Report:
+    about = subject.decoder.description
+    plan = Plan(options.warm_up, options.repetitions)
+    prefill: list[Measurement] = []
+    others: dict[Part, Measurement] = {}
+    first_token: FirstToken | None = None
+    with Probe(about.threads, about.isa) as probe:
+        limits = Limits(probe)
+        for part in options.parts or ():
+            if part == "prefill":
+                for length in options.lengths:
+                    done = _counter(f"prefill {length}", plan, progress)
+                    prefill.append(measure_prefill(subject.decoder, subject.config, length, plan, limits, done))
+                continue
+            done = _counter(part.replace("_", " "), plan, progress)
+            if part == "decode":
+                others[part] = measure_decode(subject.decoder, options.context, options.new_tokens, plan, limits, done)
+            elif subject.model is None:
+                raise InputError(f"{part} needs a bundle")
+            elif part == "first_token":
+                first_token = measure_first_token(subject.model, options.eagle_preset, plan, done)
+            else:
+                others[part] = _measure_vision(part, subject.model, options, plan, limits, done)
+        names: tuple[LimitName, ...] = get_args(LimitName)
+        typical = {name: limits.typical(name) for name in names}
+    return Report(subject.facts, options, about.isa, about.threads, typical, tuple(prefill), others, first_token)
+
+
+def _measure_vision(
+    part: Part, model: Valley2, options: Options, plan: Plan, limits: Limits, done: Repeated
+) -> Measurement:
+    if part == "siglip":
+        return measure_siglip(model, plan, limits, done)
+    if part == "projector":
+        return measure_projector(model, plan, limits, done)
+    return measure_eagle(model, options.eagle_preset, plan, limits, done)
+
+
+def _counter(stage: str, plan: Plan, progress: StageProgress) -> Repeated:
+    """Tells the progress of one part, a repetition at a call."""
+    total, count = plan.warm_up + plan.repetitions, 0
+    progress(stage, 0, total)
+
+    def count_one() -> None:
+        nonlocal count
+        count += 1
+        progress(stage, count, total)
+
+    return count_one

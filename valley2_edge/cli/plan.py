@@ -1,0 +1,163 @@
+"""`valley2_edge plan`: what a question will cost in memory, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from valley2_edge.bundle import open_bundle
+from valley2_edge.byte_count import format_bytes, parse_bytes
+from valley2_edge.cli import chat_options as options
+from valley2_edge.cli.terminal import output_console, print_line
+from valley2_edge.errors import InputError
+from valley2_edge.policy import Policy
+from valley2_edge.user_data import resolve_bundle
+
+if TYPE_CHECKING:
+    from valley2_edge.runtime.memory import MemoryPlan, MemorySettings
+    from valley2_edge.runtime.memory_budget import MemoryChoice
+
+_PARTS = {
+    "process": ("process_bytes", "the program, its libraries and the tokenizer"),
+    "decoder": ("decoder_bytes", "weights, mapped from the file"),
+    "embeddings": ("embedding_bytes", "pages of the table that the text touches"),
+    "KV cache": ("kv_bytes", "of the whole context"),
+    "decoder scratch": ("scratch_bytes", "the largest prefill chunk, logits"),
+    "SigLIP": ("siglip_bytes", "weights"),
+    "projector": ("projector_bytes", "weights"),
+    "SigLIP at work": ("siglip_work_bytes", "loading and activations, a tile at a time"),
+    "Eagle": ("eagle_bytes", "weights"),
+    "Eagle at work": ("eagle_work_bytes", "loading and activations, the largest picture"),
+    "pictures": ("picture_bytes", "pixels, tiles or patches, tokens"),
+}
+_PHASES = {"tiles": "while tiles are encoded", "eagle": "while Eagle encodes", "answer": "prefill and answer"}
+
+
+def plan(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="The bundle; without it $VALLEY2_BUNDLE, then the one exported last."),
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WxH", help="A picture's size in pixels, for example 1280x720; once for each picture."),
+    ] = None,
+    video: Annotated[
+        str | None, typer.Option(metavar="WxH", help="The size of a video's frames, instead of pictures.")
+    ] = None,
+    frames: options.Frames = 8,
+    context: Annotated[
+        int, typer.Option(help="Positions of question, pictures and answer; 0: as many as the model was trained for.")
+    ] = 0,
+    kv_precision: options.KvPrecision = "auto",
+    prefill_chunk: options.PrefillChunk = 0,
+    threads: options.Threads = 0,
+    activations: options.Activations = "int8",
+    keep_vision: Annotated[
+        bool, typer.Option("--keep-vision", help="Plan for vision engines that stay loaded between questions.")
+    ] = False,
+    conversation: Annotated[
+        bool, typer.Option("--conversation", help="Plan for pictures that come when the context is full.")
+    ] = False,
+    policy: options.PolicyOption = "hub",
+    eagle: options.Eagle = True,
+    tiles: options.Tiles = True,
+    eagle_preset: options.EaglePresetOption = "balanced",
+    eagle_max_tokens: options.EagleMaxTokens = None,
+    eagle_min_tokens: options.EagleMinTokens = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Choose caps, context and KV precision that keep this, for example 6GiB."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print bytes as JSON.")] = False,
+) -> None:
+    """Show what a question will take of memory; reads the manifest and headers only."""
+    sizes = _picture_sizes(image or [], video, frames)
+    limit = None if memory is None else parse_bytes(memory)
+    from valley2_edge.runtime.memory import MemorySettings
+
+    settings = MemorySettings(
+        policy=Policy(policy, False, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens),
+        context_length=context,
+        kv_precision=kv_precision,
+        prefill_chunk=prefill_chunk,
+        keep_vision=keep_vision,
+        threads=threads,
+        activations=activations,
+    )
+    opened = open_bundle(resolve_bundle(bundle), check="sizes")
+    about: dict[str, Any] = {"video": video is not None, "conversation": conversation}
+    choice = _choose(opened, sizes, settings, limit, about)
+    if as_json:
+        typer.echo(json.dumps(_content(opened.directory, sizes, limit, choice), indent=2))
+    else:
+        _print(opened.directory, limit, choice)
+
+
+def _choose(
+    bundle: Any, sizes: list[tuple[int, int]], settings: MemorySettings, limit: int | None, about: dict[str, Any]
+) -> MemoryChoice:
+    from valley2_edge.runtime.memory import plan_memory
+    from valley2_edge.runtime.memory_budget import MemoryBudget, MemoryChoice
+
+    if limit is None:
+        return MemoryChoice(settings, plan_memory(bundle, sizes, settings, **about), ())
+    return MemoryBudget(bundle, limit).choose(settings, sizes, **about)
+
+
+def _picture_sizes(images: list[str], video: str | None, frames: int) -> list[tuple[int, int]]:
+    if images and video:
+        raise InputError("one question can be about pictures or about a video, not about both")
+    if frames < 1:
+        raise InputError(f"--frames must be at least 1, not {frames}")
+    return [_read_size("--video", video)] * frames if video else [_read_size("--image", text) for text in images]
+
+
+def _read_size(option: str, text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d{1,9})\s*[xX]\s*(\d{1,9})\s*", text)
+    if match is None or not (int(match[1]) and int(match[2])):
+        raise InputError(f"{option} takes width x height in pixels, for example 1280x720, not {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _content(directory: Path, sizes: list[tuple[int, int]], limit: int | None, choice: MemoryChoice) -> dict[str, Any]:
+    settings = asdict(choice.settings)
+    return {
+        "directory": str(directory),
+        "pictures": [{"width": width, "height": height} for width, height in sizes],
+        "memory_bytes": limit,
+        "settings": {**settings.pop("policy"), **settings, "context_length": choice.plan.context_length},
+        "changes": list(choice.changes),
+        "plan": {**asdict(choice.plan), "peak_phase": choice.plan.peak_phase},
+    }
+
+
+def _print(directory: Path, limit: int | None, choice: MemoryChoice) -> None:
+    console, planned = output_console(), choice.plan
+    peak = f"{format_bytes(planned.peak_bytes)} at most, {_PHASES[planned.peak_phase]}"
+    print_line(console, f"{directory}: {peak}")
+    if limit is not None:
+        changes = ", ".join(choice.changes) or "all as asked for"
+        print_line(console, f"fits {format_bytes(limit)}: {changes}")
+    console.print(_table(planned))
+    print_line(console, f"context: {planned.context_length} positions, {planned.picture_tokens} of them for pictures")
+
+
+def _table(planned: MemoryPlan) -> Table:
+    table = Table("part", "size", "what")
+    for name, (field, what) in _PARTS.items():
+        count = getattr(planned, field)
+        if count:
+            table.add_row(name, format_bytes(count), what)
+    table.add_section()
+    for phase, what in _PHASES.items():
+        count = getattr(planned, f"{phase}_phase_bytes")
+        if count:
+            table.add_row(f"phase: {phase}", format_bytes(count), what)
+    return table
