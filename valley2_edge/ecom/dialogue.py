@@ -13,7 +13,7 @@ from PIL import Image
 from valley2_edge.ecom.product import Split, names
 from valley2_edge.ecom.question import Question
 from valley2_edge.ecom.scene import Choice, Scene
-from valley2_edge.ecom.several import pair_scene, triple_scene
+from valley2_edge.ecom.several import pair_scene, trio_scene, triple_scene
 from valley2_edge.ecom.single import single_scene
 from valley2_edge.ecom.video import badge_scene, motion_scene, show_scene, step_scene
 from valley2_edge.prompt import with_thinking
@@ -25,6 +25,7 @@ SCENES: dict[str, _Maker] = {
     "single": single_scene,
     "pair": pair_scene,
     "triple": triple_scene,
+    "trio": trio_scene,
     "motion": lambda random, _: motion_scene(random),
     "show": lambda random, _: show_scene(random),
     "badge": lambda random, _: badge_scene(random),
@@ -64,8 +65,12 @@ _PHASES: dict[int, _Phase] = {
     16_000: _Phase(_BROAD, 0.45, 0.01, _TURNS, _READING),
     # Whether a word fits a picture shows only in many questions: neither alone tells anything
     COMPARING_FROM: _Phase(
-        {"single": 0.17, "pair": 0.25, "triple": 0.50, "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02},
-        0.05, 0.01, _TURNS | {"single": 14, "pair": 16, "triple": 22}, {"match": 1, "which": 10, "same": 10},
+        {
+            "single": 0.12, "pair": 0.16, "triple": 0.12, "trio": 0.52,
+            "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02,
+        },
+        0.05, 0.01, _TURNS | {"single": 14, "pair": 16, "triple": 22, "trio": 12},
+        {"same": 10, "which": 10, "which_badge": 3, "which_colour": 30, "which_product": 20, "which_count": 10},
     ),
 }  # fmt: skip
 """The phases of the broad stage, by the dialogue that they begin with."""

@@ -92,6 +92,21 @@ def triple_scene(random: Random, split: Split) -> Scene:
     return Scene(pictures, False, listing, tuple(choices), tuple(opens))
 
 
+def trio_scene(random: Random, split: Split) -> Scene:
+    """Draws three cards of which no two have a colour, a kind or a count in common: each of them tells a card."""
+    form = random.choices(_FORMS, _FORM_SHARES)[0]
+    counts = random.sample(range(1, MAX_COUNT + 1), 4)
+    colours, kinds = random.sample(list(COLOURS), len(ORDINALS)), random.sample(KINDS, len(ORDINALS))
+    products = [
+        replace(random_product(random, split), colour=colour, kind=kind, count=count)
+        for colour, kind, count in zip(colours, kinds, counts, strict=False)
+    ]
+    pictures = tuple(draw_card(product, random_style(random, form)) for product in products)
+    listing = ", ".join(f"{product.colour} {product.kind}" for product in products)
+    opens = [Open("list", "What is in each picture?", listing), *_reading(random, products), *_telling(products)]
+    return Scene(pictures, False, listing, (_count(random, counts), _extreme(random, products)), tuple(opens))
+
+
 def _badge_if(random: Random, there: bool) -> str | None:
     return random.choice(BADGES) if there else None
 
@@ -163,12 +178,12 @@ def _telling(products: Sequence[Product]) -> list[Open]:
     opens = []
     badges = [product.badge is not None for product in products]
     if badges.count(True) == 1:
-        opens += [Open("which", question, ORDINALS[badges.index(True)]) for question in _ASK_BADGE]
+        opens += [Open("which_badge", question, ORDINALS[badges.index(True)]) for question in _ASK_BADGE]
     for attribute, question in questions.items():
         values = [_value(product, attribute) for product in products]
         for ordinal, value in zip(ORDINALS, values, strict=False):
             if values.count(value) == 1:
-                opens.append(Open("which", question.format(value), ordinal))
+                opens.append(Open(f"which_{attribute}", question.format(value), ordinal))
     return opens
 
 
