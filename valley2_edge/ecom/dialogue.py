@@ -13,7 +13,7 @@ from PIL import Image
 from valley2_edge.ecom.product import Split, names
 from valley2_edge.ecom.question import Question
 from valley2_edge.ecom.scene import Choice, Scene
-from valley2_edge.ecom.several import pair_scene, trio_scene, triple_scene
+from valley2_edge.ecom.several import pair_scene, trio_scene, triple_scene, twin_scene
 from valley2_edge.ecom.single import single_scene
 from valley2_edge.ecom.video import badge_scene, motion_scene, show_scene, step_scene
 from valley2_edge.prompt import with_thinking
@@ -26,6 +26,7 @@ SCENES: dict[str, _Maker] = {
     "pair": pair_scene,
     "triple": triple_scene,
     "trio": trio_scene,
+    "twin": twin_scene,
     "motion": lambda random, _: motion_scene(random),
     "show": lambda random, _: show_scene(random),
     "badge": lambda random, _: badge_scene(random),
@@ -66,17 +67,23 @@ _PHASES: dict[int, _Phase] = {
     # Whether a word fits a picture shows only in many questions: neither alone tells anything
     COMPARING_FROM: _Phase(
         {
-            "single": 0.12, "pair": 0.16, "triple": 0.12, "trio": 0.52,
-            "motion": 0.02, "show": 0.02, "badge": 0.02, "steps": 0.02,
+            "single": 0.08, "pair": 0.08, "twin": 0.32, "triple": 0.10, "trio": 0.36,
+            "motion": 0.02, "show": 0.02, "badge": 0.01, "steps": 0.01,
         },
-        0.05, 0.01, _TURNS | {"single": 14, "pair": 16, "triple": 22, "trio": 12},
-        {"same": 10, "which": 10, "which_badge": 3, "which_colour": 30, "which_product": 20, "which_count": 10},
+        0.05, 0.01, _TURNS | {"single": 14, "pair": 16, "twin": 14, "triple": 22, "trio": 12},
+        {
+            "same": 40, "which": 10, "which_badge": 3, "which_colour": 40, "which_product": 10, "which_count": 10,
+            "which_stars": 20,
+        },
     ),
 }  # fmt: skip
 """The phases of the broad stage, by the dialogue that they begin with."""
 _ANNEALING = _Phase(
-    {"single": 0.4, "pair": 0.17, "triple": 0.17, "motion": 0.05, "show": 0.07, "badge": 0.06, "steps": 0.08},
-    0.55, 0.04, _TURNS | {"pair": 9, "triple": 10}, _READING,
+    {
+        "single": 0.37, "pair": 0.14, "triple": 0.18, "trio": 0.08,
+        "motion": 0.04, "show": 0.06, "badge": 0.06, "steps": 0.07,
+    },
+    0.55, 0.03, _TURNS | {"pair": 8, "twin": 8, "triple": 10, "trio": 8}, _READING | {"which": 3},
 )  # fmt: skip
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -152,9 +159,10 @@ def _spread_kind(index: int, shares: Mapping[str, float]) -> str:
 
 def _turn(random: Random, scene: Scene, phase: _Phase) -> tuple[str, str]:
     """A question about the scene and its answer."""
-    if random.random() < phase.think_share:
+    # Scenes that only train have no questions with options
+    if scene.choices and random.random() < phase.think_share:
         return thinking_turn(random, scene, random.choice(scene.choices))
-    if random.random() < phase.choice_share:
+    if scene.choices and random.random() < phase.choice_share:
         asked = random.choices(scene.choices, [phase.weights.get(one.task, 1) for one in scene.choices])[0]
         return _prompt(random, asked), asked.right
     opened = random.choices(scene.opens, [phase.weights.get(one.kind, 1) for one in scene.opens])[0]

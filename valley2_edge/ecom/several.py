@@ -60,6 +60,25 @@ def pair_scene(random: Random, split: Split) -> Scene:
     return Scene(pictures, False, f"{right}: {values}", (difference, more), tuple(opens))
 
 
+def twin_scene(random: Random, split: Split) -> Scene:
+    """Draws two cards on which each attribute is the same or not by the toss of a coin."""
+    first = replace(random_product(random, split), badge=random.choice(BADGES))
+    changed = [attribute for attribute in ATTRIBUTES if random.random() < 0.5]
+    second = first
+    for attribute in changed:
+        second = _changed(random, second, attribute, split)
+    style = random_style(random, random.choices(_FORMS, _FORM_SHARES)[0])
+    labels = [f"the {attribute}" for attribute in changed]
+    caption = f"changed: {', '.join(labels)}" if labels else ALL_EQUAL
+    opens = [
+        Open("difference", "What are the differences?", ", ".join(labels) or "none"),
+        *(_is_same(attribute, attribute not in changed) for attribute in ATTRIBUTES),
+        *_telling((first, second)),
+        *_reading(random, (first, second)),
+    ]
+    return Scene((draw_card(first, style), draw_card(second, style)), False, caption, (), tuple(opens))
+
+
 def triple_scene(random: Random, split: Split) -> Scene:
     """Draws three cards, of which a question singles out one, or none."""
     form = random.choices(_FORMS, _FORM_SHARES)[0]
@@ -164,7 +183,11 @@ def _changed(random: Random, product: Product, attribute: str, split: Split) -> 
 def _same(random: Random, changed: str) -> list[Open]:
     """Whether an attribute is the same on both cards: one that is and the one that is not."""
     kept = another(random, ATTRIBUTES, changed)
-    return [Open("same", f"Is the {name} the same?", yes_or_no(name == kept)) for name in (kept, changed)]
+    return [_is_same(attribute, attribute == kept) for attribute in (kept, changed)]
+
+
+def _is_same(attribute: str, same: bool) -> Open:
+    return Open("same", f"Is the {attribute} the same?", yes_or_no(same))
 
 
 def _telling(products: Sequence[Product]) -> list[Open]:
