@@ -44,6 +44,7 @@ def test_results_and_errors_come_through() -> None:
         run_interruptibly(lambda: 1 // 0, lambda: None)
 
 
+@pytest.mark.usefixtures("heard_interruptions")
 def test_interruption_stops_the_work_and_waits_for_its_end() -> None:
     stop, ended = threading.Event(), threading.Event()
 
