@@ -15,7 +15,7 @@ def builtin_set(count: int, seed: int = CALIBRATION_SEED) -> CalibrationSet:
     """Draws the set; the same arguments give the same samples.
 
     Args:
-        count: Samples: a set of pictures or a clip each, with four to eight questions.
+        count: Samples: a set of pictures or a clip each, with up to ten questions.
         seed: Another seed gives other samples.
 
     Raises:

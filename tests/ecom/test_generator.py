@@ -164,6 +164,23 @@ def test_whether_an_attribute_is_the_same_is_asked_once_for_the_one_that_differs
         assert Counter(same.values()) == {"yes": 1, "no": 1}
 
 
+def test_twins_are_asked_for_every_attribute_and_say_what_differs() -> None:
+    for scene in scenes("twin", 20):
+        differences = next(opened.answer for opened in scene.opens if opened.kind == "difference").split(", ")
+        said = {opened.question: opened.answer for opened in scene.opens if opened.kind == "same"}
+        expected = {name: "no" if f"the {name}" in differences else "yes" for name in ATTRIBUTES}
+        assert said == {f"Is the {name} the same?": answer for name, answer in expected.items()}
+
+
+def test_every_colour_and_kind_of_a_trio_tells_its_card() -> None:
+    for scene in scenes("trio", 20):
+        told = {one.question: one.answer for one in scene.opens if one.kind in ("which_colour", "which_product")}
+        for shown, ordinal in zip(scene.caption.split(", "), ORDINALS, strict=True):
+            colour, kind = shown.split()
+            assert told[f"Which picture shows something {colour}?"] == ordinal
+            assert told[f"Which picture shows a {kind}?"] == ordinal
+
+
 def test_a_dialogue_asks_no_question_twice_in_the_same_words() -> None:
     for index in (0, 100, 7000, 20_000, 50_000, 50_001, 50_002):
         turns = training_dialogue(3, index, "broad").turns

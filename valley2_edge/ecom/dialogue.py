@@ -80,7 +80,7 @@ _PHASES: dict[int, _Phase] = {
 """The phases of the broad stage, by the dialogue that they begin with."""
 _ANNEALING = _Phase(
     {
-        "single": 0.37, "pair": 0.14, "triple": 0.18, "trio": 0.08,
+        "single": 0.37, "pair": 0.14, "twin": 0.04, "triple": 0.17, "trio": 0.05,
         "motion": 0.04, "show": 0.06, "badge": 0.06, "steps": 0.07,
     },
     0.55, 0.03, _TURNS | {"pair": 8, "twin": 8, "triple": 10, "trio": 8}, _READING | {"which": 3},
