@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from random import Random
+
+from valley2_edge.calibration.mixture import draw_opens
 from valley2_edge.calibration.samples import CalibrationSet, Sample, Turn, make_set
-from valley2_edge.ecom.dialogue import training_dialogue
+from valley2_edge.ecom.dialogue import SCENES, thinking_turn
+from valley2_edge.ecom.question import Question
+from valley2_edge.ecom.scene import Choice, Scene
 from valley2_edge.errors import InputError
 
 BUILTIN = "builtin"
 CALIBRATION_SEED = 4_000_037
 """Of its own: no training and no benchmark uses it."""
+_KINDS = (
+    "single", "pair", "single", "triple", "single", "show", "twin", "steps",
+    "single", "triple", "single", "badge", "pair", "single", "trio", "motion",
+)  # fmt: skip
+_OPEN_TURNS = 5
+_CHOICE_TURNS = 3
+_THINKING_EVERY = 4
+"""Samples of which one has an answer in the four tagged steps."""
 
 
 def builtin_set(count: int, seed: int = CALIBRATION_SEED) -> CalibrationSet:
     """Draws the set; the same arguments give the same samples.
 
+    A sample is a set of pictures or a clip with up to five questions that are answered in words (mixture.py), up to
+    three with options, and in one of four samples one behind the think prompt.
+
     Args:
-        count: Samples: a set of pictures or a clip each, with up to ten questions.
+        count: Samples.
         seed: Another seed gives other samples.
 
     Raises:
@@ -27,10 +43,26 @@ def builtin_set(count: int, seed: int = CALIBRATION_SEED) -> CalibrationSet:
 
 
 def _sample(seed: int, index: int) -> Sample:
-    dialogue = training_dialogue(seed, index, "annealing")
+    random = Random(f"calibration {seed} {index}")
+    scene = SCENES[_KINDS[index % len(_KINDS)]](random, "training")
+    turns = [(one.question, one.answer) for one in draw_opens(random, scene.opens, _OPEN_TURNS)]
+    turns += _choice_turns(random, scene)
+    if scene.choices and index % _THINKING_EVERY == 0:
+        turns.append(thinking_turn(random, scene, random.choice(scene.choices)))
     return Sample(
         name=f"sample {index}",
-        turns=tuple(Turn(prompt, answer) for prompt, answer in dialogue.turns),
-        images=() if dialogue.video else dialogue.pictures,
-        video=dialogue.pictures if dialogue.video else None,
+        turns=tuple(Turn(prompt, answer) for prompt, answer in turns),
+        images=() if scene.video else scene.pictures,
+        video=scene.pictures if scene.video else None,
     )
+
+
+def _choice_turns(random: Random, scene: Scene) -> list[tuple[str, str]]:
+    asked = random.sample(scene.choices, min(_CHOICE_TURNS, len(scene.choices)))
+    return [(_prompt(random, one), one.right) for one in asked]
+
+
+def _prompt(random: Random, asked: Choice) -> str:
+    """The question with its options in random order."""
+    options, right = asked.shuffled(random)
+    return Question("calibration", asked.task, asked.question, options, right).prompt(right)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from valley2_edge.calibration.mixture import READING, draw_opens
 from valley2_edge.calibration.samples import Sample, Turn, content_sha256
 from valley2_edge.ecom.dialogue import SCENES
 from valley2_edge.ecom.question import LETTERS, Question
 from valley2_edge.errors import InputError
 
-READING = ("read_price", "read_name")
-"""Kinds of open questions that are answered by reading characters."""
 _KINDS = ("single", "pair", "single", "triple", "single", "show", "single", "steps", "badge", "motion")
 _OPEN_TURNS = 3
 
@@ -41,8 +40,9 @@ class HeldOutSet:
 def held_out_set(count: int, seed: int = 0) -> HeldOutSet:
     """Draws the set; the same arguments give the same samples.
 
-    A sample has one question with options, in its four orders, up to three open ones, and a price or a name to be read
-    where the pictures show one. Names and prices are those of the generator's test half.
+    A sample has one question with options, in its four orders, and up to three open ones (mixture.py), among them a
+    price or a name to be read where that is asked about the pictures. Names and prices are those of the generator's
+    test half.
 
     Args:
         count: Samples.
@@ -65,11 +65,7 @@ def _sample(seed: int, index: int) -> HeldOutSample:
     question = Question(f"quality-{index:04d}", asked.task, asked.question, options, answer)
     turns = [Turn(question.prompt(rotation), options[answer]) for rotation in range(len(LETTERS))]
     kinds: list[ProbeKind] = ["choice"] * len(LETTERS)
-    chosen = random.sample(scene.opens, min(_OPEN_TURNS, len(scene.opens)))
-    readable = [one for one in scene.opens if one.kind in READING]
-    if readable and not any(one in readable for one in chosen):
-        chosen[0] = random.choice(readable)
-    for one in chosen:
+    for one in draw_opens(random, scene.opens, _OPEN_TURNS):
         turns.append(Turn(one.question, one.answer))
         kinds.append("reading" if one.kind in READING else "open")
     sample = Sample(
