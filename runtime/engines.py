@@ -14,6 +14,7 @@ from valley2_edge.errors import InputError
 from valley2_edge.prompt import split_at_pictures
 from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.runtime.vision import VisionEncoder
+from valley2_edge.runtime.vision_cache import VisionCache
 from valley2_edge.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
@@ -21,12 +22,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Engines:
-    """A bundle's tokenizer, vision engines and decoder."""
+    """A bundle's tokenizer, vision engines, decoder, and the embeddings of pictures that came before."""
 
     architecture: ModelConfig
     tokenizer: Tokenizer
     vision: VisionEncoder
     decoder: Decoder
+    vision_cache: VisionCache
 
     def embeddings(self, segments: Sequence[Array]) -> Array:
         """The decoder's input, (L, hidden): token segments looked up, picture segments as they are."""
@@ -35,6 +37,7 @@ class Engines:
     def close(self) -> None:
         """Unloads the engines; every session of the decoder must be closed before."""
         self.vision.release()
+        self.vision_cache.clear()
         self.decoder.close()
 
 

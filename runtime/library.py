@@ -214,6 +214,7 @@ class MemoryOptionsStruct(SizedStructure):
         ("process_bytes", c_uint64),
         ("pictures", POINTER(GeometryStruct)),
         ("picture_count", c_size_t),
+        ("vision_cache_bytes", c_uint64),
     ]
 
 
@@ -239,6 +240,7 @@ class MemoryPlanStruct(SizedStructure):
         ("eagle_phase_bytes", c_uint64),
         ("answer_phase_bytes", c_uint64),
         ("peak_bytes", c_uint64),
+        ("vision_cache_bytes", c_uint64),
     ]
 
 

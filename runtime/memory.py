@@ -18,7 +18,7 @@ from valley2_edge.runtime.library import (
     check,
     library,
 )
-from valley2_edge.runtime.native_call import number_of, unsigned
+from valley2_edge.runtime.native_call import LARGEST_UINT64, number_of, unsigned
 from valley2_edge.runtime.pixels import plan_picture
 from valley2_edge.runtime.process_memory import resident_bytes
 
@@ -47,6 +47,8 @@ class MemorySettings:
     prefill_chunk: int = 0
     keep_vision: bool = False
     """The vision engines stay loaded; otherwise each goes after its use and the decoder's pages make room for it."""
+    vision_cache_bytes: int = 0
+    """Embeddings of earlier pictures, kept beside everything else."""
     threads: int = 0
     activations: str = "int8"
 
@@ -68,6 +70,7 @@ class MemoryPlan:
     siglip_work_bytes: int
     eagle_work_bytes: int
     picture_bytes: int
+    vision_cache_bytes: int
     tiles_phase_bytes: int
     eagle_phase_bytes: int
     answer_phase_bytes: int
@@ -114,6 +117,7 @@ def plan_memory(
         activations=number_of("activations", settings.activations, ACTIVATIONS_NUMBERS),
         together=int(settings.keep_vision),
         conversation=int(conversation),
+        vision_cache_bytes=unsigned("vision_cache_bytes", settings.vision_cache_bytes, LARGEST_UINT64),
         process_bytes=expected_process_bytes(bundle) if process_bytes is None else process_bytes,
         pictures=(GeometryStruct * len(structs))(*structs),
         picture_count=len(structs),

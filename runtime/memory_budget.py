@@ -67,8 +67,9 @@ class MemoryBudget:
     ) -> MemoryChoice:
         """Gives up as little as possible until the plan keeps the budget.
 
-        In this order, what costs nothing but time first: engines that stay loaded, the prefill's chunk, a context
-        that nobody asked for, the KV cache's precision, Eagle tokens, tiles, the Eagle branch.
+        In this order, what costs nothing but time first: engines that stay loaded, what is kept for reuse, the
+        prefill's chunk, a context that nobody asked for, the KV cache's precision, Eagle tokens, tiles, the Eagle
+        branch.
 
         Args:
             wanted: What is asked for; its context and `keep_vision` are given up only where they are 0 and True.
@@ -207,6 +208,7 @@ def _steps(wanted: MemorySettings, largest_context: int, picture_tokens: int) ->
     floor = max(_SMALLEST_EAGLE, policy.eagle_min_tokens or 0)
     return [
         _Step([lambda settings: replace(settings, keep_vision=False)] if wanted.keep_vision else []),
+        _Step([_way("vision_cache_bytes", size) for size in _cache_sizes(wanted.vision_cache_bytes)]),
         _Step([_way("prefill_chunk", chunk) for chunk in chunks]),
         _Step([_way("context_length", context) for context in contexts]),
         _Step([_way("kv_precision", precision) for precision in _kv_precisions(wanted)]),
@@ -214,6 +216,10 @@ def _steps(wanted: MemorySettings, largest_context: int, picture_tokens: int) ->
         _Step([_policy_way("tiles", False)] if policy.tiles else []),
         _Step([_policy_way("eagle", False)] if policy.eagle else []),
     ]
+
+
+def _cache_sizes(wanted_bytes: int) -> list[int]:
+    return [wanted_bytes // 2, wanted_bytes // 4, 0] if wanted_bytes else []
 
 
 def _kv_precisions(wanted: MemorySettings) -> Sequence[str]:
@@ -233,6 +239,8 @@ def _changes(wanted: MemorySettings, chosen: MemorySettings) -> tuple[str, ...]:
     changes = []
     if chosen.keep_vision != wanted.keep_vision:
         changes.append("vision engines are freed after use")
+    if chosen.vision_cache_bytes != wanted.vision_cache_bytes:
+        changes.append(f"{format_bytes(chosen.vision_cache_bytes)} of earlier pictures kept")
     if chosen.prefill_chunk != wanted.prefill_chunk:
         changes.append(f"prefill in chunks of {chosen.prefill_chunk}")
     if chosen.context_length != wanted.context_length:

@@ -19,11 +19,13 @@ from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.memory import MemorySettings
 from valley2_edge.runtime.memory_budget import MemoryBudget
+from valley2_edge.runtime.native_call import LARGEST_UINT64, unsigned
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.session import Session
 from valley2_edge.runtime.video import VideoSource
 from valley2_edge.runtime.vision import VisionEncoder
+from valley2_edge.runtime.vision_cache import DEFAULT_VISION_CACHE_BYTES, VisionCache, engines_of
 from valley2_edge.tokenizer import Tokenizer
 
 _SESSION_OPTIONS = frozenset(
@@ -70,6 +72,7 @@ class Valley2:
         activations: str = "int8",
         providers: Sequence[str] | None = None,
         keep_vision: bool = False,
+        vision_cache_bytes: int = DEFAULT_VISION_CACHE_BYTES,
         memory: str | int | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Valley2:
@@ -83,6 +86,8 @@ class Valley2:
             providers: ONNX Runtime's execution providers for the vision engines in order of preference; None is the
                 order that this machine offers.
             keep_vision: Hold the vision engines between questions instead of loading them for each one with pictures.
+            vision_cache_bytes: Of embeddings of pictures at most, kept for the next question about the same picture in
+                any session; those used least recently go first. 0 keeps none.
             memory: Of the process at most, as "6GiB" or in bytes: each session then gives up as little as possible of
                 what it is asked for, and a question that would need more is refused. `keep_vision` is taken where it
                 fits. None: no limit.
@@ -97,12 +102,15 @@ class Valley2:
         limit = parse_bytes(str(memory)) if memory is not None else None
         bundle = open_bundle(Path(directory), progress=lambda done, total: report("check", done, total))
         settings = MemorySettings(
-            keep_vision=keep_vision or limit is not None, threads=threads, activations=activations
+            keep_vision=keep_vision or limit is not None,
+            vision_cache_bytes=unsigned("vision_cache_bytes", vision_cache_bytes, LARGEST_UINT64),
+            threads=threads,
+            activations=activations,
         )
         budget = None if limit is None else MemoryBudget(bundle, limit)
         if budget is not None:
-            keep_vision = budget.choose(settings).settings.keep_vision
-        settings = replace(settings, keep_vision=keep_vision)
+            chosen = budget.choose(settings).settings
+            settings = replace(settings, keep_vision=chosen.keep_vision, vision_cache_bytes=chosen.vision_cache_bytes)
         report("load", 0, 2)
         tokenizer = Tokenizer(bundle.directory / "tokenizer")
         report("load", 1, 2)
@@ -111,11 +119,13 @@ class Valley2:
             bundle,
             threads=decoder.description.threads,
             providers=providers,
-            keep=keep_vision,
+            keep=settings.keep_vision,
             trim=decoder.trim,
         )
         report("load", 2, 2)
-        return cls(bundle, Engines(bundle.manifest.architecture, tokenizer, vision, decoder), budget, settings)
+        cache = VisionCache(engines_of(bundle.manifest), settings.vision_cache_bytes)
+        engines = Engines(bundle.manifest.architecture, tokenizer, vision, decoder, cache)
+        return cls(bundle, engines, budget, settings)
 
     @property
     def bundle(self) -> Bundle:
@@ -180,9 +190,7 @@ class Valley2:
         )
         choice = None if self._budget is None else self._budget.choose(wanted)
         chosen = wanted if choice is None else choice.settings
-        if self._settings.keep_vision and not chosen.keep_vision:
-            self._settings = replace(self._settings, keep_vision=False)
-            self._engines.vision.stop_keeping()
+        self._give_up(chosen)
         session = Session(
             self._engines,
             system=system,
@@ -202,6 +210,15 @@ class Valley2:
         )
         self._sessions.add(session)
         return session
+
+    def _give_up(self, chosen: MemorySettings) -> None:
+        """What the sessions share becomes as small as one of them needs it to be."""
+        if self._settings.keep_vision and not chosen.keep_vision:
+            self._settings = replace(self._settings, keep_vision=False)
+            self._engines.vision.stop_keeping()
+        if chosen.vision_cache_bytes < self._settings.vision_cache_bytes:
+            self._settings = replace(self._settings, vision_cache_bytes=chosen.vision_cache_bytes)
+            self._engines.vision_cache.resize(chosen.vision_cache_bytes)
 
     def chat(
         self,

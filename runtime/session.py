@@ -247,7 +247,10 @@ class Session:
         self._check_room(statistics)
         if pictures and self._check_memory is not None:
             self._check_memory(pictures, turn.video is not None)
-        encoded = self._engines.vision.encode(pictures, self._cancel, turn.report)
+        cache = self._engines.vision_cache
+        encoded = cache.encode(self._engines.vision, pictures, self._cancel, turn.report)
+        statistics.vision_cache_hits = encoded.hits
+        statistics.vision_cache_bytes = cache.used_bytes
         statistics.vision_load_seconds = encoded.times.load
         statistics.preprocess_seconds += encoded.times.preprocess
         statistics.siglip_seconds = encoded.times.siglip

@@ -14,7 +14,11 @@ class Statistics:
 
     pictures: int = 0
     tiles: int = 0
-    """SigLIP tiles, global views included."""
+    """SigLIP tiles, global views and those of pictures that were encoded before included."""
+    vision_cache_hits: int = 0
+    """Of the pictures: those that were encoded before, for this question or an earlier one of any session."""
+    vision_cache_bytes: int = 0
+    """Embeddings that the model keeps after the turn's."""
     siglip_tokens: int = 0
     eagle_tokens: int = 0
     text_tokens: int = 0

@@ -9,15 +9,19 @@ from valley2_edge.errors import InputError
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, least: int = 1) -> int:
     """A number of bytes: "8GiB", "8G", "500 MB", all powers of 1024.
 
+    Args:
+        text: As a person writes it.
+        least: 0 where nothing is an amount, too.
+
     Raises:
-        InputError: It is none, or not above 0.
+        InputError: It is none, or too little.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    size = int(float(match.group(1)) * _UNITS[match.group(2).upper()]) if match else 0
-    if size < 1:
+    size = int(float(match.group(1)) * _UNITS[match.group(2).upper()]) if match else -1
+    if size < least:
         raise InputError(f"{text!r} is no amount of memory: write for example 8GiB.")
     return size
 

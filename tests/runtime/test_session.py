@@ -26,7 +26,8 @@ SYSTEM = "You are Valley, developed by ByteDance. Your are a helpfull Assistant.
 
 @pytest.fixture(scope="module")
 def model(fp32_bundle: Path) -> Iterator[Valley2]:
-    with Valley2.load(fp32_bundle, threads=2, keep_vision=True) as loaded:
+    # Nothing is reused, so that every question goes through every stage.
+    with Valley2.load(fp32_bundle, threads=2, keep_vision=True, vision_cache_bytes=0) as loaded:
         yield loaded
 
 

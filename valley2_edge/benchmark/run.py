@@ -84,7 +84,12 @@ def bench_bundle(directory: Path, options: Options, progress: StageProgress) -> 
         BudgetError: The context or the memory does not suffice.
     """
     with Valley2.load(
-        directory, threads=options.threads, isa=options.isa, activations=options.activations, on_progress=progress
+        directory,
+        threads=options.threads,
+        isa=options.isa,
+        activations=options.activations,
+        vision_cache_bytes=0,
+        on_progress=progress,
     ) as model:
         manifest = model.bundle.manifest
         possible = tuple(part for part in PARTS if part != "eagle" or manifest.eagle is not None)

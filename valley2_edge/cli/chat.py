@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from valley2_edge.byte_count import format_bytes
+from valley2_edge.byte_count import format_bytes, parse_bytes
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.answer_view import ProgressLine, print_answer
 from valley2_edge.cli.conversation import Conversation
@@ -51,6 +51,7 @@ def chat(
     context_length: options.ContextLength = 0,
     kv_precision: options.KvPrecision = "auto",
     prefill_chunk: options.PrefillChunk = 0,
+    vision_cache: options.VisionCache = "256MiB",
     memory: options.Memory = None,
     policy: options.PolicyOption = "hub",
     strict: options.Strict = False,
@@ -78,13 +79,21 @@ def chat(
     media, question = split_words(words or [])
     media = media.joined(Media(video=video))
     media.check_presence()
+    cache_bytes = parse_bytes(vision_cache, least=0)
     directory = resolve_bundle(bundle)
     from valley2_edge.runtime.model import Valley2
 
     messages = error_console()
     line = ProgressLine(messages)
     with contextlib.closing(line):
-        model = Valley2.load(directory, threads=threads, activations=activations, memory=memory, on_progress=line)
+        model = Valley2.load(
+            directory,
+            threads=threads,
+            activations=activations,
+            vision_cache_bytes=cache_bytes,
+            memory=memory,
+            on_progress=line,
+        )
     with model:
         chatter = Chatter(model, _pick(given, SESSION_OPTIONS), _pick(given, ASK_OPTIONS), messages, stats)
         if question is not None:

@@ -35,6 +35,7 @@ _PARTS = {
     "Eagle": ("eagle_bytes", "weights"),
     "Eagle at work": ("eagle_work_bytes", "loading and activations, the largest picture"),
     "pictures": ("picture_bytes", "pixels, tiles or patches, tokens"),
+    "vision cache": ("vision_cache_bytes", "embeddings of earlier pictures"),
 }
 _PHASES = {"tiles": "while tiles are encoded", "eagle": "while Eagle encodes", "answer": "prefill and answer"}
 
@@ -65,6 +66,7 @@ def plan(
     conversation: Annotated[
         bool, typer.Option("--conversation", help="Plan for pictures that come when the context is full.")
     ] = False,
+    vision_cache: options.VisionCache = "256MiB",
     policy: options.PolicyOption = "hub",
     eagle: options.Eagle = True,
     tiles: options.Tiles = True,
@@ -88,6 +90,7 @@ def plan(
         kv_precision=kv_precision,
         prefill_chunk=prefill_chunk,
         keep_vision=keep_vision,
+        vision_cache_bytes=parse_bytes(vision_cache, least=0),
         threads=threads,
         activations=activations,
     )

@@ -28,6 +28,9 @@ def stats_table(statistics: Statistics, sampled: bool) -> Table:
             _speed(statistics.tiles, siglip_seconds, "tiles/s"),
         )
         table.add_row("Eagle", f"{statistics.eagle_tokens} tokens", _seconds(statistics.eagle_seconds), "")
+        if statistics.vision_cache_bytes:
+            known = f"{statistics.vision_cache_hits} of {pictures} known, {format_bytes(statistics.vision_cache_bytes)}"
+            table.add_row("vision cache", known, "", "")
     table.add_row(
         "prefill",
         f"{statistics.prompt_tokens} positions, {statistics.text_tokens} of text",

@@ -319,6 +319,7 @@ typedef struct v2e_memory_options {
     uint64_t process_bytes;       /* of the program itself; added to every phase */
     const v2e_geometry *pictures; /* (picture_count), from v2e_plan_picture */
     size_t picture_count;
+    uint64_t vision_cache_bytes; /* embeddings of earlier pictures that the program may keep */
 } v2e_memory_options;
 
 typedef struct v2e_memory_plan {
@@ -340,6 +341,7 @@ typedef struct v2e_memory_plan {
     uint64_t eagle_phase_bytes;  /* while Eagle runs */
     uint64_t answer_phase_bytes; /* during prefill and decode */
     uint64_t peak_bytes;         /* the largest phase */
+    uint64_t vision_cache_bytes; /* of earlier pictures; 0 without conversation: there are none */
 } v2e_memory_plan;
 
 /* bundle_directory holds valley2.json, UTF-8. Fails with V2E_ERROR_BUDGET when the pictures do not fit the context. */

@@ -245,8 +245,11 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     const uint64_t decoder_bytes = plan.decoder_bytes + plan.embedding_bytes;
     const uint64_t engines = plan.siglip_bytes + plan.projector_bytes + plan.eagle_bytes;
     const bool pictures = options.picture_count > 0, together = options.together != 0;
+    // The question's own embeddings count as such, whether they are kept or not.
+    plan.vision_cache_bytes = options.conversation == 0 ? 0 : options.vision_cache_bytes;
     // What earlier turns left beside the vision engines.
-    const uint64_t earlier = options.conversation == 0 ? 0 : plan.kv_bytes + plan.scratch_bytes;
+    const uint64_t earlier =
+        options.conversation == 0 ? 0 : plan.kv_bytes + plan.scratch_bytes + plan.vision_cache_bytes;
     const uint64_t beside = plan.process_bytes + earlier + (together && options.conversation != 0 ? decoder_bytes : 0);
     if (pictures) {
         plan.tiles_phase_bytes = beside + plan.picture_bytes + plan.siglip_work_bytes + plan.siglip_bytes +
@@ -256,7 +259,7 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
         plan.eagle_phase_bytes =
             beside + plan.picture_bytes + plan.eagle_work_bytes + (together ? engines : plan.eagle_bytes);
     plan.answer_phase_bytes = plan.process_bytes + decoder_bytes + plan.kv_bytes + plan.scratch_bytes +
-                              vision.embedding_bytes() + (together ? engines : 0);
+                              vision.embedding_bytes() + plan.vision_cache_bytes + (together ? engines : 0);
     plan.peak_bytes = std::max({plan.tiles_phase_bytes, plan.eagle_phase_bytes, plan.answer_phase_bytes});
     return plan;
 }
