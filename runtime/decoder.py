@@ -19,8 +19,10 @@ from valley2_edge.runtime.library import (
     ACTIVATIONS_NUMBERS,
     ISA_NUMBERS,
     KV_PRECISION_NUMBERS,
+    REUSE_NUMBERS,
     ModelDescriptionStruct,
     ModelOptionsStruct,
+    PrefixCacheStruct,
     SegmentStruct,
     SessionCountersStruct,
     SessionOptionsStruct,
@@ -64,6 +66,17 @@ class DecoderDescription:
     """Read for one decoded token."""
     mapped_bytes: int
     """Of the files mapped from disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixCacheState:
+    """What sessions have left for others; the fields of v2e_prefix_cache."""
+
+    budget_bytes: int
+    kept_bytes: int
+    """Of pages that no session holds."""
+    pages: int
+    """That can be found, those that sessions hold included."""
 
 
 class Decoder:
@@ -131,7 +144,9 @@ class Decoder:
         check(library().v2e_model_embed(self.handle, int32_pointer(ids), len(ids), float_pointer(rows)))
         return rows
 
-    def session(self, context_length: int = 0, kv_precision: str = "auto", prefill_chunk: int = 0) -> DecoderSession:
+    def session(
+        self, context_length: int = 0, kv_precision: str = "auto", prefill_chunk: int = 0, reuse: str = "off"
+    ) -> DecoderSession:
         """A new, empty session.
 
         Args:
@@ -139,11 +154,37 @@ class Decoder:
             kv_precision: storage of the KV cache, "fp32", "fp16", "int8" or "auto": fp32 for a decoder in fp32, else
                 fp16.
             prefill_chunk: positions computed together; 0: 256. Does not change the result.
+            reuse: "auto" takes the keys and values of a beginning that another session of the decoder has computed, and
+                leaves its own; "off" does neither. Does not change the result.
 
         Raises:
             InputError: an option is out of range.
         """
-        return DecoderSession(self, context_length, kv_precision, prefill_chunk)
+        options = SessionOptionsStruct(
+            context_length=unsigned("context_length", context_length),
+            kv_precision=number_of("kv_precision", kv_precision, KV_PRECISION_NUMBERS),
+            prefill_chunk=unsigned("prefill_chunk", prefill_chunk),
+            reuse=number_of("reuse", reuse, REUSE_NUMBERS),
+        )
+        handle = ctypes.c_void_p()
+        check(library().v2e_session_open(self.handle, ctypes.byref(options), ctypes.byref(handle)))
+        return DecoderSession(self, handle)
+
+    @property
+    def prefix_cache(self) -> PrefixCacheState:
+        """KV pages that sessions have left for others."""
+        struct = PrefixCacheStruct()
+        check(library().v2e_model_prefix_cache(self.handle, ctypes.byref(struct)))
+        return PrefixCacheState(int(struct.budget_bytes), int(struct.kept_bytes), int(struct.pages))
+
+    def resize_prefix_cache(self, budget_bytes: int) -> None:
+        """Sets another budget for KV pages that no session holds; what is beyond it goes at once.
+
+        Raises:
+            InputError: it is no number of bytes.
+        """
+        budget = unsigned("prefix_cache_bytes", budget_bytes, LARGEST_UINT64)
+        check(library().v2e_model_resize_prefix_cache(self.handle, budget))
 
     def trim(self) -> None:
         """Gives back what nothing needs until the next call: mapped pages of the weights, and freed memory."""
@@ -187,22 +228,19 @@ class Decoder:
 
 
 class DecoderSession:
-    """One conversation with a decoder. Belongs to one thread at a time; only `cancel` may come from another."""
+    """One conversation with a decoder. Belongs to one thread at a time; only `cancel` may come from another.
 
-    def __init__(self, decoder: Decoder, context_length: int, kv_precision: str, prefill_chunk: int) -> None:
-        self._handle: ctypes.c_void_p | None = None
+    Args:
+        decoder: whose `session` made it.
+        handle: a v2e_session, which is closed with this.
+    """
+
+    def __init__(self, decoder: Decoder, handle: ctypes.c_void_p) -> None:
+        self._handle: ctypes.c_void_p | None = handle
         self._handle_lock = threading.Lock()
         self._call_lock = threading.RLock()
         self._running_in: int | None = None  # the thread of the call that runs
         self._decoder = decoder
-        options = SessionOptionsStruct(
-            context_length=unsigned("context_length", context_length),
-            kv_precision=number_of("kv_precision", kv_precision, KV_PRECISION_NUMBERS),
-            prefill_chunk=unsigned("prefill_chunk", prefill_chunk),
-        )
-        handle = ctypes.c_void_p()
-        check(library().v2e_session_open(decoder.handle, ctypes.byref(options), ctypes.byref(handle)))
-        self._handle = handle
         decoder.add_session()
 
     @property
@@ -240,7 +278,7 @@ class DecoderSession:
 
     @property
     def counters(self) -> GenerationCounters:
-        """What `generate` has cost since the session was opened."""
+        """What `generate` and `prefill` have cost since the session was opened."""
         struct = SessionCountersStruct()
         check(library().v2e_session_count(self.handle, ctypes.byref(struct)))
         return GenerationCounters.of(struct)

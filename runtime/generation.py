@@ -74,7 +74,7 @@ class GenerateOptions:
 
 @dataclasses.dataclass(frozen=True)
 class GenerationCounters:
-    """What generating has cost; the fields of v2e_session_counters."""
+    """What generating and prefilling have cost; the fields of v2e_session_counters."""
 
     tokens: int
     """Chosen and decoded."""
@@ -84,6 +84,9 @@ class GenerationCounters:
     """Checked in these steps."""
     accepted_tokens: int
     """Of the drafted ones: tokens that needed no step of their own."""
+    prefilled_positions: int
+    reused_positions: int
+    """Of the prefilled ones: computed by an earlier call, of this session or another."""
 
     @classmethod
     def of(cls, struct: SessionCountersStruct) -> GenerationCounters:

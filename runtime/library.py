@@ -43,6 +43,7 @@ EVENT_TOKEN = 2
 ISA_NUMBERS = {"auto": 0, "portable": 1, "avx2": 2, "avx512-vnni": 3, "neon": 4}
 ACTIVATIONS_NUMBERS = {"int8": 0, "int16": 1}
 KV_PRECISION_NUMBERS = {"auto": 0, "fp32": 2, "fp16": 1, "int8": 3}
+REUSE_NUMBERS = {"auto": 0, "off": 1}
 SPECULATION_NUMBERS = {"auto": 0, "off": 1, "always": 2}
 
 _STATUS_ERRORS: dict[int, type[Valley2Error]] = {
@@ -130,7 +131,13 @@ class EventStruct(Structure):
 class ModelOptionsStruct(SizedStructure):
     """v2e_model_options."""
 
-    _fields_ = [("struct_size", c_size_t), ("threads", c_uint32), ("isa", c_uint32), ("activations", c_uint32)]
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("threads", c_uint32),
+        ("isa", c_uint32),
+        ("activations", c_uint32),
+        ("prefix_cache_bytes", c_uint64),
+    ]
 
 
 class ModelDescriptionStruct(SizedStructure):
@@ -161,6 +168,18 @@ class SessionOptionsStruct(SizedStructure):
         ("context_length", c_uint32),
         ("kv_precision", c_uint32),
         ("prefill_chunk", c_uint32),
+        ("reuse", c_uint32),
+    ]
+
+
+class PrefixCacheStruct(SizedStructure):
+    """v2e_prefix_cache."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("budget_bytes", c_uint64),
+        ("kept_bytes", c_uint64),
+        ("pages", c_uint64),
     ]
 
 
@@ -189,7 +208,14 @@ class GenerateOptionsStruct(SizedStructure):
     ]
 
 
-COUNTER_FIELDS = ("tokens", "steps", "drafted_tokens", "accepted_tokens")
+COUNTER_FIELDS = (
+    "tokens",
+    "steps",
+    "drafted_tokens",
+    "accepted_tokens",
+    "prefilled_positions",
+    "reused_positions",
+)
 """The uint64 fields of v2e_session_counters after struct_size, in order."""
 
 
@@ -215,6 +241,7 @@ class MemoryOptionsStruct(SizedStructure):
         ("pictures", POINTER(GeometryStruct)),
         ("picture_count", c_size_t),
         ("vision_cache_bytes", c_uint64),
+        ("prefix_cache_bytes", c_uint64),
     ]
 
 
@@ -241,6 +268,7 @@ class MemoryPlanStruct(SizedStructure):
         ("answer_phase_bytes", c_uint64),
         ("peak_bytes", c_uint64),
         ("vision_cache_bytes", c_uint64),
+        ("prefix_cache_bytes", c_uint64),
     ]
 
 
@@ -281,6 +309,8 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_model_embed": (c_int, (c_void_p, POINTER(c_int32), c_size_t, POINTER(c_float))),
     "v2e_model_close": (None, (c_void_p,)),
     "v2e_model_trim": (None, (c_void_p,)),
+    "v2e_model_prefix_cache": (c_int, (c_void_p, POINTER(PrefixCacheStruct))),
+    "v2e_model_resize_prefix_cache": (c_int, (c_void_p, c_uint64)),
     "v2e_plan_memory": (c_int, (c_char_p, POINTER(MemoryOptionsStruct), POINTER(MemoryPlanStruct))),
     "v2e_isa_name": (c_char_p, (c_uint32,)),
     "v2e_isa_available": (c_int, (c_uint32,)),

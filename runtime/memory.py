@@ -49,6 +49,8 @@ class MemorySettings:
     """The vision engines stay loaded; otherwise each goes after its use and the decoder's pages make room for it."""
     vision_cache_bytes: int = 0
     """Embeddings of earlier pictures, kept beside everything else."""
+    prefix_cache_bytes: int = 0
+    """KV pages that no session holds, kept likewise."""
     threads: int = 0
     activations: str = "int8"
 
@@ -71,6 +73,7 @@ class MemoryPlan:
     eagle_work_bytes: int
     picture_bytes: int
     vision_cache_bytes: int
+    prefix_cache_bytes: int
     tiles_phase_bytes: int
     eagle_phase_bytes: int
     answer_phase_bytes: int
@@ -118,6 +121,7 @@ def plan_memory(
         together=int(settings.keep_vision),
         conversation=int(conversation),
         vision_cache_bytes=unsigned("vision_cache_bytes", settings.vision_cache_bytes, LARGEST_UINT64),
+        prefix_cache_bytes=unsigned("prefix_cache_bytes", settings.prefix_cache_bytes, LARGEST_UINT64),
         process_bytes=expected_process_bytes(bundle) if process_bytes is None else process_bytes,
         pictures=(GeometryStruct * len(structs))(*structs),
         picture_count=len(structs),

@@ -209,6 +209,7 @@ def _steps(wanted: MemorySettings, largest_context: int, picture_tokens: int) ->
     return [
         _Step([lambda settings: replace(settings, keep_vision=False)] if wanted.keep_vision else []),
         _Step([_way("vision_cache_bytes", size) for size in _cache_sizes(wanted.vision_cache_bytes)]),
+        _Step([_way("prefix_cache_bytes", size) for size in _cache_sizes(wanted.prefix_cache_bytes)]),
         _Step([_way("prefill_chunk", chunk) for chunk in chunks]),
         _Step([_way("context_length", context) for context in contexts]),
         _Step([_way("kv_precision", precision) for precision in _kv_precisions(wanted)]),
@@ -241,6 +242,8 @@ def _changes(wanted: MemorySettings, chosen: MemorySettings) -> tuple[str, ...]:
         changes.append("vision engines are freed after use")
     if chosen.vision_cache_bytes != wanted.vision_cache_bytes:
         changes.append(f"{format_bytes(chosen.vision_cache_bytes)} of earlier pictures kept")
+    if chosen.prefix_cache_bytes != wanted.prefix_cache_bytes:
+        changes.append(f"{format_bytes(chosen.prefix_cache_bytes)} of earlier KV pages kept")
     if chosen.prefill_chunk != wanted.prefill_chunk:
         changes.append(f"prefill in chunks of {chosen.prefill_chunk}")
     if chosen.context_length != wanted.context_length:

@@ -28,6 +28,8 @@ from valley2_edge.runtime.vision import VisionEncoder
 from valley2_edge.runtime.vision_cache import DEFAULT_VISION_CACHE_BYTES, VisionCache, engines_of
 from valley2_edge.tokenizer import Tokenizer
 
+DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
+
 _SESSION_OPTIONS = frozenset(
     {
         "system",
@@ -73,6 +75,7 @@ class Valley2:
         providers: Sequence[str] | None = None,
         keep_vision: bool = False,
         vision_cache_bytes: int = DEFAULT_VISION_CACHE_BYTES,
+        prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
         memory: str | int | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Valley2:
@@ -88,6 +91,8 @@ class Valley2:
             keep_vision: Hold the vision engines between questions instead of loading them for each one with pictures.
             vision_cache_bytes: Of embeddings of pictures at most, kept for the next question about the same picture in
                 any session; those used least recently go first. 0 keeps none.
+            prefix_cache_bytes: Of KV pages at most that no session holds, kept for a later prompt that begins in the
+                same way, likewise. 0: sessions share what one of them holds.
             memory: Of the process at most, as "6GiB" or in bytes: each session then gives up as little as possible of
                 what it is asked for, and a question that would need more is refused. `keep_vision` is taken where it
                 fits. None: no limit.
@@ -104,13 +109,19 @@ class Valley2:
         settings = MemorySettings(
             keep_vision=keep_vision or limit is not None,
             vision_cache_bytes=unsigned("vision_cache_bytes", vision_cache_bytes, LARGEST_UINT64),
+            prefix_cache_bytes=unsigned("prefix_cache_bytes", prefix_cache_bytes, LARGEST_UINT64),
             threads=threads,
             activations=activations,
         )
         budget = None if limit is None else MemoryBudget(bundle, limit)
         if budget is not None:
             chosen = budget.choose(settings).settings
-            settings = replace(settings, keep_vision=chosen.keep_vision, vision_cache_bytes=chosen.vision_cache_bytes)
+            settings = replace(
+                settings,
+                keep_vision=chosen.keep_vision,
+                vision_cache_bytes=chosen.vision_cache_bytes,
+                prefix_cache_bytes=chosen.prefix_cache_bytes,
+            )
         report("load", 0, 2)
         tokenizer = Tokenizer(bundle.directory / "tokenizer")
         report("load", 1, 2)
@@ -123,6 +134,7 @@ class Valley2:
             trim=decoder.trim,
         )
         report("load", 2, 2)
+        decoder.resize_prefix_cache(settings.prefix_cache_bytes)
         cache = VisionCache(engines_of(bundle.manifest), settings.vision_cache_bytes)
         engines = Engines(bundle.manifest.architecture, tokenizer, vision, decoder, cache)
         return cls(bundle, engines, budget, settings)
@@ -219,6 +231,9 @@ class Valley2:
         if chosen.vision_cache_bytes < self._settings.vision_cache_bytes:
             self._settings = replace(self._settings, vision_cache_bytes=chosen.vision_cache_bytes)
             self._engines.vision_cache.resize(chosen.vision_cache_bytes)
+        if chosen.prefix_cache_bytes < self._settings.prefix_cache_bytes:
+            self._settings = replace(self._settings, prefix_cache_bytes=chosen.prefix_cache_bytes)
+            self._engines.decoder.resize_prefix_cache(chosen.prefix_cache_bytes)
 
     def chat(
         self,

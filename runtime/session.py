@@ -92,7 +92,7 @@ class Session:
         self._system = system
         self._think = think
         self._context_length = context_length or engines.decoder.description.max_context
-        self._decoder = engines.decoder.session(context_length, kv_precision, prefill_chunk)
+        self._decoder = engines.decoder.session(context_length, kv_precision, prefill_chunk, reuse="auto")
         self._cancel = CancelToken()
         self._lock = threading.Lock()
         self._answer: weakref.ref[AnswerStream] | None = None
@@ -227,6 +227,8 @@ class Session:
             statistics.decode_steps = after.steps - before.steps
             statistics.drafted_tokens = after.drafted_tokens - before.drafted_tokens
             statistics.accepted_tokens = after.accepted_tokens - before.accepted_tokens
+            statistics.reused_tokens = after.reused_positions - before.reused_positions
+            statistics.prefix_cache_bytes = self._engines.decoder.prefix_cache.kept_bytes
             if statistics.pictures:
                 statistics.providers = dict(self._engines.vision.providers)
             statistics.peak_memory_bytes = peak_bytes()

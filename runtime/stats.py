@@ -25,6 +25,8 @@ class Statistics:
     """Of the prompt, control tokens included."""
     new_tokens: int = 0
     """Of the answer, the closing token apart."""
+    reused_tokens: int = 0
+    """Positions of the prompt whose keys and values an earlier question had left, of any session."""
     decode_steps: int = 0
     """Of the decoder; fewer than new tokens where drafts were right."""
     drafted_tokens: int = 0
@@ -48,6 +50,8 @@ class Statistics:
     """Positions in the KV cache after the turn."""
     context_length: int = 0
     kv_bytes: int = 0
+    prefix_cache_bytes: int = 0
+    """KV pages that the model keeps for later questions and no session holds."""
     peak_memory_bytes: int | None = None
     """Largest resident memory of the process so far, mapped files included; None where the system does not tell."""
     seed: int = 0
@@ -64,8 +68,8 @@ class Statistics:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Speed of the prefill; 0 when there was none."""
-        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+        """Speed of the prefill, reused positions apart; 0 when there was none."""
+        return (self.prompt_tokens - self.reused_tokens) / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:

@@ -120,6 +120,25 @@ def test_late_pictures_meet_a_full_context(bundle: Bundle) -> None:
     assert late.eagle_phase_bytes == early.eagle_phase_bytes + early.kv_bytes + early.scratch_bytes
 
 
+def test_what_is_kept_for_reuse_counts_where_pictures_come_late(bundle: Bundle) -> None:
+    kept = replace(FULL, vision_cache_bytes=10 * MIB, prefix_cache_bytes=20 * MIB)
+    late, without = (plan(bundle, PHOTO, settings=settings, conversation=True) for settings in (kept, FULL))
+    for phase in ("tiles_phase_bytes", "eagle_phase_bytes", "answer_phase_bytes"):
+        assert getattr(late, phase) == getattr(without, phase) + 30 * MIB
+    early = plan(bundle, PHOTO, settings=kept)
+    page = plan(bundle, settings=replace(FULL, context_length=256)).kv_bytes
+    assert (early.vision_cache_bytes, early.prefix_cache_bytes) == (0, page)
+    assert plan(bundle, PHOTO, settings=replace(kept, prefix_cache_bytes=page - 1)).prefix_cache_bytes == 0
+
+
+def test_budget_keeps_less_for_reuse_before_anything_else_but_engines(bundle: Bundle) -> None:
+    wanted = replace(FULL, policy=Policy(), vision_cache_bytes=64 * MIB, prefix_cache_bytes=64 * MIB)
+    whole = plan_memory(bundle, [PHOTO], wanted, conversation=True, process_bytes=0).peak_bytes
+    assert budget_of(bundle, whole - 1).choose(wanted, [PHOTO]).changes == ("32.0 MiB of earlier pictures kept",)
+    less = budget_of(bundle, whole - 65 * MIB).choose(wanted, [PHOTO])
+    assert less.changes == ("16.0 MiB of earlier pictures kept", "32.0 MiB of earlier KV pages kept")
+
+
 def test_process_counts_in_every_phase(bundle: Bundle) -> None:
     assert plan_memory(bundle, [PHOTO], FULL, process_bytes=0).peak_bytes == plan(bundle, PHOTO).peak_bytes - 100 * MIB
 

@@ -27,7 +27,7 @@ SYSTEM = "You are Valley, developed by ByteDance. Your are a helpfull Assistant.
 @pytest.fixture(scope="module")
 def model(fp32_bundle: Path) -> Iterator[Valley2]:
     # Nothing is reused, so that every question goes through every stage.
-    with Valley2.load(fp32_bundle, threads=2, keep_vision=True, vision_cache_bytes=0) as loaded:
+    with Valley2.load(fp32_bundle, threads=2, keep_vision=True, vision_cache_bytes=0, prefix_cache_bytes=0) as loaded:
         yield loaded
 
 

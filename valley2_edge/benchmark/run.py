@@ -89,6 +89,7 @@ def bench_bundle(directory: Path, options: Options, progress: StageProgress) -> 
         isa=options.isa,
         activations=options.activations,
         vision_cache_bytes=0,
+        prefix_cache_bytes=0,
         on_progress=progress,
     ) as model:
         manifest = model.bundle.manifest

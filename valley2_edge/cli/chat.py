@@ -52,6 +52,7 @@ def chat(
     kv_precision: options.KvPrecision = "auto",
     prefill_chunk: options.PrefillChunk = 0,
     vision_cache: options.VisionCache = "256MiB",
+    prefix_cache: options.PrefixCache = "256MiB",
     memory: options.Memory = None,
     policy: options.PolicyOption = "hub",
     strict: options.Strict = False,
@@ -79,7 +80,7 @@ def chat(
     media, question = split_words(words or [])
     media = media.joined(Media(video=video))
     media.check_presence()
-    cache_bytes = parse_bytes(vision_cache, least=0)
+    vision_cache_bytes, prefix_cache_bytes = (parse_bytes(size, least=0) for size in (vision_cache, prefix_cache))
     directory = resolve_bundle(bundle)
     from valley2_edge.runtime.model import Valley2
 
@@ -90,7 +91,8 @@ def chat(
             directory,
             threads=threads,
             activations=activations,
-            vision_cache_bytes=cache_bytes,
+            vision_cache_bytes=vision_cache_bytes,
+            prefix_cache_bytes=prefix_cache_bytes,
             memory=memory,
             on_progress=line,
         )

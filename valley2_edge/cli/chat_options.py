@@ -51,6 +51,12 @@ VisionCache = Annotated[
         metavar="SIZE", help="Keep embeddings of earlier pictures up to this; 0: none.", rich_help_panel=_MODEL
     ),
 ]
+PrefixCache = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE", help="Keep KV pages of earlier conversations up to this; 0: none.", rich_help_panel=_MODEL
+    ),
+]
 PrefillChunk = Annotated[
     int,
     typer.Option(help="Positions computed together; 0: 256. Does not change the answer.", rich_help_panel=_MODEL),

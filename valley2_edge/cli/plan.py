@@ -36,6 +36,7 @@ _PARTS = {
     "Eagle at work": ("eagle_work_bytes", "loading and activations, the largest picture"),
     "pictures": ("picture_bytes", "pixels, tiles or patches, tokens"),
     "vision cache": ("vision_cache_bytes", "embeddings of earlier pictures"),
+    "prefix cache": ("prefix_cache_bytes", "KV pages for prompts that begin alike"),
 }
 _PHASES = {"tiles": "while tiles are encoded", "eagle": "while Eagle encodes", "answer": "prefill and answer"}
 
@@ -67,6 +68,7 @@ def plan(
         bool, typer.Option("--conversation", help="Plan for pictures that come when the context is full.")
     ] = False,
     vision_cache: options.VisionCache = "256MiB",
+    prefix_cache: options.PrefixCache = "256MiB",
     policy: options.PolicyOption = "hub",
     eagle: options.Eagle = True,
     tiles: options.Tiles = True,
@@ -91,6 +93,7 @@ def plan(
         prefill_chunk=prefill_chunk,
         keep_vision=keep_vision,
         vision_cache_bytes=parse_bytes(vision_cache, least=0),
+        prefix_cache_bytes=parse_bytes(prefix_cache, least=0),
         threads=threads,
         activations=activations,
     )

@@ -35,8 +35,11 @@ def stats_table(statistics: Statistics, sampled: bool) -> Table:
         "prefill",
         f"{statistics.prompt_tokens} positions, {statistics.text_tokens} of text",
         _seconds(statistics.prefill_seconds),
-        _speed(statistics.prompt_tokens, statistics.prefill_seconds, "tokens/s"),
+        _speed(statistics.prompt_tokens - statistics.reused_tokens, statistics.prefill_seconds, "tokens/s"),
     )
+    if statistics.reused_tokens:
+        kept = f"{statistics.reused_tokens} positions, {format_bytes(statistics.prefix_cache_bytes)} kept"
+        table.add_row("reused", kept, "", "")
     table.add_row(
         "answer",
         f"{statistics.new_tokens} tokens",

@@ -169,9 +169,10 @@ typedef enum v2e_activations {
 
 typedef struct v2e_model_options {
     size_t struct_size;
-    uint32_t threads;     /* 0: as many as the process may run on */
-    uint32_t isa;         /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
-    uint32_t activations; /* v2e_activations */
+    uint32_t threads;            /* 0: as many as the process may run on */
+    uint32_t isa;                /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
+    uint32_t activations;        /* v2e_activations */
+    uint64_t prefix_cache_bytes; /* for KV pages that no session holds; 0: 256 MiB */
 } v2e_model_options;
 
 typedef struct v2e_model_description {
@@ -205,6 +206,18 @@ V2E_API void v2e_model_close(v2e_model *model);
  * are touched, and what the process's allocator keeps of freed memory. Legal from every thread at any time. */
 V2E_API void v2e_model_trim(const v2e_model *model);
 
+/* KV pages that sessions have left for others. Legal from every thread at any time. */
+typedef struct v2e_prefix_cache {
+    size_t struct_size;
+    uint64_t budget_bytes;
+    uint64_t kept_bytes; /* that no session holds: within the budget, and given back with the model */
+    uint64_t pages;      /* that can be found, those that sessions hold included */
+} v2e_prefix_cache;
+
+V2E_API v2e_status v2e_model_prefix_cache(const v2e_model *model, v2e_prefix_cache *cache);
+/* Another budget from now on; what is beyond it goes at once. 0: sessions share what one of them holds. */
+V2E_API v2e_status v2e_model_resize_prefix_cache(const v2e_model *model, uint64_t budget_bytes);
+
 /* Name of a v2e_isa: "portable", "avx2", "avx512-vnni", "neon". */
 V2E_API const char *v2e_isa_name(uint32_t isa);
 /* 1 when this machine can run the instruction set, else 0. */
@@ -219,11 +232,20 @@ typedef enum v2e_kv_precision {
     V2E_KV_INT8 = 3 /* half of fp16, with a step for each kv head and position; keys are spread over their channels */
 } v2e_kv_precision;
 
+/* Keys and values of positions whose whole past is equal, tokens and embeddings alike, are equal in every bit. So the
+ * sessions of a model share them by pages: prefill looks for the longest beginning of the session that any session has
+ * computed, in the same kv_precision, and computes the rest. The logit_rows of the call are always computed. */
+typedef enum v2e_reuse {
+    V2E_REUSE_AUTO = 0, /* takes what is there, and leaves its own */
+    V2E_REUSE_OFF = 1   /* neither */
+} v2e_reuse;
+
 typedef struct v2e_session_options {
     size_t struct_size;
     uint32_t context_length; /* positions; 0: the model's max_context. Memory grows with use. */
     uint32_t kv_precision;   /* v2e_kv_precision */
     uint32_t prefill_chunk;  /* positions computed together; 0: 256. Does not change the result. */
+    uint32_t reuse;          /* v2e_reuse. Does not change the result. */
 } v2e_session_options;
 
 typedef struct v2e_segment {
@@ -262,13 +284,15 @@ typedef enum v2e_stop_reason {
     V2E_STOP_CONTEXT = 3 /* the context is full */
 } v2e_stop_reason;
 
-/* Of all calls of generate since the session was opened. */
+/* Of all calls of generate and prefill since the session was opened. */
 typedef struct v2e_session_counters {
     size_t struct_size;
     uint64_t tokens;          /* chosen and decoded */
     uint64_t steps;           /* of the decoder: as many as tokens without drafts */
     uint64_t drafted_tokens;  /* checked in these steps */
     uint64_t accepted_tokens; /* of the drafted ones: tokens that needed no step of their own */
+    uint64_t prefilled_positions;
+    uint64_t reused_positions; /* of these: computed by an earlier call, of this session or another */
 } v2e_session_counters;
 
 typedef struct v2e_session v2e_session;
@@ -293,10 +317,23 @@ V2E_API v2e_status v2e_session_generate(v2e_session *session, const v2e_generate
 V2E_API size_t v2e_session_length(const v2e_session *session);
 /* Bytes that the KV cache holds now. */
 V2E_API uint64_t v2e_session_kv_bytes(const v2e_session *session);
-/* What generate has cost so far. */
+/* What generate and prefill have cost so far. */
 V2E_API v2e_status v2e_session_count(const v2e_session *session, v2e_session_counters *counters);
 /* Forgets all positions from `length` on. The kept logits are gone: prefill at least one position before generate. */
 V2E_API v2e_status v2e_session_truncate(v2e_session *session, size_t length);
+
+/* A session in one file: what stood at its positions, their keys and values, the logits of the last one, and a note of
+ * the caller. It goes with the bundle that decoder_directory is part of: beside the directory there must be its
+ * valley2.json. The file appears whole or not at all. docs/reuse.md describes it. */
+
+/* note: UTF-8; NULL: an empty one. */
+V2E_API v2e_status v2e_session_save(v2e_session *session, const char *path, const char *note);
+/* A session that goes on as the saved one would have. What is 0 in the options is as it was; another kv_precision is
+ * V2E_ERROR_INPUT, and so is a file that is no saved session, is damaged, or belongs to another bundle. */
+V2E_API v2e_status v2e_session_load(const v2e_model *model, const char *path, const v2e_session_options *options,
+                                    v2e_session **session);
+/* The note that the session was loaded with; "" when it was not loaded. Valid until the session is closed. */
+V2E_API const char *v2e_session_note(const v2e_session *session);
 
 /* Stops the running call, or else the next one, with V2E_ERROR_CANCELLED, within one layer of one prefill chunk or
  * one decode step. Stays in force until v2e_session_resume. */
@@ -320,6 +357,7 @@ typedef struct v2e_memory_options {
     const v2e_geometry *pictures; /* (picture_count), from v2e_plan_picture */
     size_t picture_count;
     uint64_t vision_cache_bytes; /* embeddings of earlier pictures that the program may keep */
+    uint64_t prefix_cache_bytes; /* budget of the model's prefix cache; 0: none */
 } v2e_memory_options;
 
 typedef struct v2e_memory_plan {
@@ -342,6 +380,7 @@ typedef struct v2e_memory_plan {
     uint64_t answer_phase_bytes; /* during prefill and decode */
     uint64_t peak_bytes;         /* the largest phase */
     uint64_t vision_cache_bytes; /* of earlier pictures; 0 without conversation: there are none */
+    uint64_t prefix_cache_bytes; /* KV pages that no session holds; without conversation one at most */
 } v2e_memory_plan;
 
 /* bundle_directory holds valley2.json, UTF-8. Fails with V2E_ERROR_BUDGET when the pictures do not fit the context. */

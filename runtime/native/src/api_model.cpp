@@ -2,11 +2,13 @@
 #include "arguments.hpp"
 #include "decoder.hpp"
 #include "platform.hpp"
+#include "prefix_cache.hpp"
 #include "session.hpp"
 #include "valley2.h"
 
 struct v2e_model {
     v2e::Decoder decoder;
+    mutable v2e::PrefixCache prefixes; // changes no answer
 };
 
 struct v2e_session {
@@ -15,12 +17,20 @@ struct v2e_session {
 
 using namespace v2e;
 
+namespace {
+
+constexpr uint64_t DEFAULT_PREFIX_CACHE_BYTES = uint64_t{256} << 20;
+
+} // namespace
+
 v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options *options, v2e_model **model) {
     return guard([&] {
         require(decoder_directory, "decoder_directory");
         require(model, "model");
         *model = nullptr;
-        *model = new v2e_model{Decoder(decoder_directory, read_options(options))};
+        const v2e_model_options given = read_options(options);
+        const uint64_t budget = given.prefix_cache_bytes == 0 ? DEFAULT_PREFIX_CACHE_BYTES : given.prefix_cache_bytes;
+        *model = new v2e_model{Decoder(decoder_directory, given), PrefixCache(budget)};
     });
 }
 
@@ -43,6 +53,24 @@ v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens, size_t
     });
 }
 
+v2e_status v2e_model_prefix_cache(const v2e_model *model, v2e_prefix_cache *cache) {
+    return guard([&] {
+        require(model, "model");
+        v2e_prefix_cache state{};
+        state.budget_bytes = model->prefixes.budget_bytes();
+        state.kept_bytes = model->prefixes.kept_bytes();
+        state.pages = model->prefixes.page_count();
+        write_struct(state, cache, "cache");
+    });
+}
+
+v2e_status v2e_model_resize_prefix_cache(const v2e_model *model, uint64_t budget_bytes) {
+    return guard([&] {
+        require(model, "model");
+        model->prefixes.resize(budget_bytes);
+    });
+}
+
 void v2e_model_trim(const v2e_model *model) {
     if (model != nullptr)
         model->decoder.drop_pages();
@@ -58,7 +86,7 @@ v2e_status v2e_session_open(const v2e_model *model, const v2e_session_options *o
         require(model, "model");
         require(session, "session");
         *session = nullptr;
-        *session = new v2e_session{Session(model->decoder, read_options(options))};
+        *session = new v2e_session{Session(model->decoder, read_options(options), &model->prefixes)};
     });
 }
 

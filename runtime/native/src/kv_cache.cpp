@@ -1,5 +1,8 @@
 #include "kv_cache.hpp"
 
+#include <atomic>
+#include <cstring>
+
 namespace v2e {
 
 namespace {
@@ -28,17 +31,37 @@ void KvCache::reserve(size_t positions) {
     pages_.reserve(count);
     addresses_.reserve(count);
     while (pages_.size() < count) {
-        pages_.emplace_back(page_bytes_);
-        addresses_.push_back(pages_.back().data());
+        pages_.push_back(std::make_shared<AlignedBuffer<std::byte>>(page_bytes_));
+        addresses_.push_back(pages_.back()->data());
     }
 }
 
-void KvCache::trim(size_t positions) {
+bool KvCache::trim(size_t positions) {
     const size_t count = (positions + KV_PAGE - 1) / KV_PAGE;
-    while (pages_.size() > count) {
-        pages_.pop_back();
-        addresses_.pop_back();
-    }
+    if (pages_.size() <= count)
+        return false;
+    pages_.resize(count);
+    addresses_.resize(count);
+    return true;
+}
+
+void KvCache::replace(size_t index, const KvPage &page) {
+    pages_[index] = page;
+    addresses_[index] = page->data();
+}
+
+bool KvCache::shared(size_t index) const {
+    if (pages_[index].use_count() > 1)
+        return true;
+    // Whoever read the page before he let it go is done with it.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return false;
+}
+
+void KvCache::copy_page(size_t index) {
+    auto copy = std::make_shared<AlignedBuffer<std::byte>>(page_bytes_);
+    std::memcpy(copy->data(), pages_[index]->data(), page_bytes_);
+    replace(index, copy);
 }
 
 KvView KvCache::view(size_t layer, size_t kv_head) const {
@@ -56,18 +79,18 @@ KvView KvCache::view(size_t layer, size_t kv_head) const {
 std::byte *KvCache::key(size_t layer, size_t kv_head, size_t position) {
     const size_t slot = position % KV_PAGE;
     const size_t element = slot / KEY_LANES * head_size_ * KEY_LANES + slot % KEY_LANES;
-    return pages_[position / KV_PAGE].data() + view(layer, kv_head).key_offset + element * element_bytes_;
+    return pages_[position / KV_PAGE]->data() + view(layer, kv_head).key_offset + element * element_bytes_;
 }
 
 std::byte *KvCache::value(size_t layer, size_t kv_head, size_t position) {
     const size_t element = position % KV_PAGE * head_size_;
-    return pages_[position / KV_PAGE].data() + view(layer, kv_head).value_offset + element * element_bytes_;
+    return pages_[position / KV_PAGE]->data() + view(layer, kv_head).value_offset + element * element_bytes_;
 }
 
 float *KvCache::step(size_t position, size_t offset) {
     if (precision_ != KvPrecision::int8)
         return nullptr;
-    return reinterpret_cast<float *>(pages_[position / KV_PAGE].data() + offset) + position % KV_PAGE;
+    return reinterpret_cast<float *>(pages_[position / KV_PAGE]->data() + offset) + position % KV_PAGE;
 }
 
 float *KvCache::key_step(size_t layer, size_t kv_head, size_t position) {

@@ -6,20 +6,33 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace v2e {
 
-// Grows and shrinks by pages of KV_PAGE positions, which never move. A page holds, for every layer and kv head,
-// keys (KV_PAGE / 16, head_size, 16) and values (KV_PAGE, head_size); with int8, key_steps and value_steps (KV_PAGE,).
+constexpr size_t KV_PRECISIONS = 3; // values of KvPrecision
+
+// Of KV_PAGE positions. For every layer and kv head: keys (KV_PAGE / 16, head_size, 16) and values (KV_PAGE,
+// head_size); with int8, key_steps and value_steps (KV_PAGE,). One with several owners is not written to.
+using KvPage = std::shared_ptr<AlignedBuffer<std::byte>>;
+
+// Grows and shrinks by pages, which it may share.
 class KvCache {
   public:
     KvCache(size_t layers, size_t kv_heads, size_t head_size, KvPrecision precision);
 
     // Makes room for `positions`. Throws std::bad_alloc.
     void reserve(size_t positions);
-    // Frees the pages that `positions` do not need.
-    void trim(size_t positions);
+    // Lets go of the pages that `positions` do not need. Returns whether there were any.
+    bool trim(size_t positions);
+
+    const KvPage &page(size_t index) const { return pages_[index]; }
+    // Another page with the same positions in it.
+    void replace(size_t index, const KvPage &page);
+    // Whether somebody else has the page as well: then `copy_page` comes before the next write to it.
+    bool shared(size_t index) const;
+    void copy_page(size_t index);
 
     KvPrecision precision() const { return precision_; }
     // Of the pages that `positions` need.
@@ -45,7 +58,7 @@ class KvCache {
     size_t element_bytes_;
     size_t head_bytes_; // of one layer and kv head in a page
     size_t page_bytes_;
-    std::vector<AlignedBuffer<std::byte>> pages_;
+    std::vector<KvPage> pages_;
     std::vector<const std::byte *> addresses_; // of the pages, as KvView takes them
 };
 

@@ -247,9 +247,13 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     const bool pictures = options.picture_count > 0, together = options.together != 0;
     // The question's own embeddings count as such, whether they are kept or not.
     plan.vision_cache_bytes = options.conversation == 0 ? 0 : options.vision_cache_bytes;
+    // A first prompt leaves its last page, and the answer goes on in a copy.
+    const uint64_t page = session.kv_bytes_of(1), left = options.prefix_cache_bytes;
+    plan.prefix_cache_bytes = options.conversation != 0 ? left : left >= page ? page : 0;
     // What earlier turns left beside the vision engines.
-    const uint64_t earlier =
-        options.conversation == 0 ? 0 : plan.kv_bytes + plan.scratch_bytes + plan.vision_cache_bytes;
+    const uint64_t earlier = options.conversation == 0 ? 0
+                                                       : plan.kv_bytes + plan.scratch_bytes + plan.vision_cache_bytes +
+                                                             plan.prefix_cache_bytes;
     const uint64_t beside = plan.process_bytes + earlier + (together && options.conversation != 0 ? decoder_bytes : 0);
     if (pictures) {
         plan.tiles_phase_bytes = beside + plan.picture_bytes + plan.siglip_work_bytes + plan.siglip_bytes +
@@ -259,7 +263,8 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
         plan.eagle_phase_bytes =
             beside + plan.picture_bytes + plan.eagle_work_bytes + (together ? engines : plan.eagle_bytes);
     plan.answer_phase_bytes = plan.process_bytes + decoder_bytes + plan.kv_bytes + plan.scratch_bytes +
-                              vision.embedding_bytes() + plan.vision_cache_bytes + (together ? engines : 0);
+                              vision.embedding_bytes() + plan.vision_cache_bytes + plan.prefix_cache_bytes +
+                              (together ? engines : 0);
     plan.peak_bytes = std::max({plan.tiles_phase_bytes, plan.eagle_phase_bytes, plan.answer_phase_bytes});
     return plan;
 }

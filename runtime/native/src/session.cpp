@@ -37,12 +37,7 @@ class SegmentReader {
     void read(size_t count, float *rows) {
         const size_t hidden = decoder_.config().hidden_size;
         while (count > 0) {
-            if (done_ == segment_->count) {
-                ++segment_;
-                done_ = 0;
-                continue;
-            }
-            const size_t step = std::min(count, segment_->count - done_);
+            const size_t step = next(count);
             if (segment_->tokens != nullptr)
                 decoder_.embed(segment_->tokens + done_, step, rows);
             else
@@ -53,7 +48,25 @@ class SegmentReader {
         }
     }
 
+    // Leaves out the next `count` positions, which exist.
+    void skip(size_t count) {
+        while (count > 0) {
+            const size_t step = next(count);
+            done_ += step;
+            count -= step;
+        }
+    }
+
   private:
+    // How many of the next `count` positions are in one segment, which becomes the current one.
+    size_t next(size_t count) {
+        while (done_ == segment_->count) {
+            ++segment_;
+            done_ = 0;
+        }
+        return std::min(count, segment_->count - done_);
+    }
+
     const Decoder &decoder_;
     const v2e_segment *segment_;
     size_t done_ = 0; // positions of the segment
@@ -69,7 +82,9 @@ class Session::Turn {
             fail(V2E_ERROR_INPUT, "The session is busy with another call.");
     }
     ~Turn() {
-        session_.cache_.trim(session_.length() + session_.draft_left()); // pages that a failed call does not need
+        // Pages that a failed call does not need.
+        if (session_.cache_.trim(session_.length() + session_.draft_left()) && session_.prefixes_ != nullptr)
+            session_.prefixes_->trim();
         session_.busy_.store(false);
     }
     Turn(const Turn &) = delete;
@@ -107,10 +122,13 @@ class Session::Progress {
     std::chrono::steady_clock::time_point begin_;
 };
 
-Session::Session(const Decoder &decoder, const v2e_session_options &options)
+Session::Session(const Decoder &decoder, const v2e_session_options &options, PrefixCache *prefixes)
     : decoder_(decoder), context_length_(options.context_length), prefill_chunk_(options.prefill_chunk),
       cache_(decoder.config().layers, decoder.config().kv_heads, decoder.config().head_size,
-             chosen_kv_precision(decoder, options.kv_precision)) {
+             chosen_kv_precision(decoder, options.kv_precision)),
+      prefixes_(options.reuse == V2E_REUSE_OFF ? nullptr : prefixes) {
+    if (options.reuse > V2E_REUSE_OFF)
+        fail(V2E_ERROR_INPUT, "reuse is %u, which is no v2e_reuse.", static_cast<unsigned>(options.reuse));
     const size_t most = decoder.config().max_context;
     if (context_length_ == 0)
         context_length_ = most;
@@ -122,6 +140,68 @@ Session::Session(const Decoder &decoder, const v2e_session_options &options)
     if (prefill_chunk_ > MOST_PREFILL_CHUNK)
         fail(V2E_ERROR_INPUT, "prefill_chunk is %zu; at most %zu positions are possible.", prefill_chunk_,
              MOST_PREFILL_CHUNK);
+}
+
+Session::~Session() {
+    if (prefixes_ == nullptr)
+        return;
+    share();
+    cache_.trim(0);
+    prefixes_->trim();
+}
+
+// Of the session's positions and the segments'.
+std::vector<PositionKey> Session::keys_with(const v2e_segment *segments, size_t segment_count, size_t total) const {
+    const size_t hidden = decoder_.config().hidden_size;
+    std::vector<PositionKey> keys;
+    keys.reserve(length() + total);
+    keys = keys_;
+    for (size_t i = 0; i < segment_count; ++i)
+        for (size_t j = 0; j < segments[i].count; ++j)
+            keys.push_back(segments[i].tokens != nullptr
+                               ? key_of_token(segments[i].tokens[j])
+                               : key_of_embedding(segments[i].embeddings + j * hidden, hidden));
+    return keys;
+}
+
+// Puts what is known of keys[0, most) into the cache. Returns how many positions beyond the session's that are.
+size_t Session::reuse(const std::vector<PositionKey> &keys, size_t most) {
+    if (prefixes_ == nullptr)
+        return 0;
+    const PrefixCache::Match match = prefixes_->find(cache_.precision(), keys, most);
+    if (match.positions <= length())
+        return 0;
+    cache_.reserve(match.positions);
+    for (size_t index = length() / KV_PAGE; index < match.pages.size(); ++index)
+        cache_.replace(index, match.pages[index]);
+    return match.positions - length();
+}
+
+// Makes room, with pages that nobody else has from a position on.
+void Session::reserve_cache(size_t first_written, size_t positions) {
+    cache_.reserve(positions);
+    bool copied = false;
+    for (size_t index = first_written / KV_PAGE; index * KV_PAGE < positions; ++index) {
+        if (!cache_.shared(index))
+            continue;
+        prefixes_->before_copy(cache_.page(index));
+        if (cache_.shared(index))
+            cache_.copy_page(index);
+        copied = true;
+    }
+    if (copied)
+        prefixes_->trim();
+}
+
+// Leaves the positions for other sessions, and for this one when it comes by again.
+void Session::share() noexcept {
+    if (prefixes_ == nullptr || keys_.empty())
+        return;
+    try {
+        prefixes_->insert(keys_, cache_);
+    } catch (const std::bad_alloc &) {
+        prefixes_->trim(); // what nobody waits for is not worth a failure
+    }
 }
 
 size_t Session::count_positions(const v2e_segment *segments, size_t segment_count) const {
@@ -169,10 +249,13 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
 
     std::vector<float> new_logits(kept * vocabulary);
     history_.reserve(length() + total);
-    cache_.reserve(length() + total);
-    scratch_.reserve(decoder_, std::min(prefill_chunk_, total));
+    std::vector<PositionKey> keys = keys_with(segments, segment_count, total);
+    const size_t reused = reuse(keys, length() + first_kept);
+    reserve_cache(length() + reused, length() + total);
+    scratch_.reserve(decoder_, std::min(prefill_chunk_, total - reused));
     SegmentReader reader(decoder_, segments);
-    for (size_t done = 0; done < total;) {
+    reader.skip(reused);
+    for (size_t done = reused; done < total;) {
         ForwardCall call{};
         call.position = length() + done;
         call.count = std::min(prefill_chunk_, total - done);
@@ -189,9 +272,13 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     for (size_t i = 0; i < segment_count; ++i)
         for (size_t j = 0; j < segments[i].count; ++j)
             history_.append(segments[i].tokens != nullptr ? segments[i].tokens[j] : NO_TOKEN);
+    keys_.swap(keys);
     logits_.swap(new_logits);
     step_.clear();
     row_ = kept - 1;
+    counters_.prefilled_positions += total;
+    counters_.reused_positions += reused;
+    share();
 }
 
 // Rows of logits that belong to the session's last positions. Those of the tokens before it in the last step do not
@@ -209,6 +296,11 @@ void Session::logits(size_t rows, float *target) const {
     std::copy_n(logits_.data() + (row_ + 1 - rows) * vocabulary, rows * vocabulary, target);
 }
 
+void Session::append(int32_t token) {
+    history_.append(token);
+    keys_.push_back(key_of_token(token));
+}
+
 // What followed the session's last tokens before, against what follows them now.
 void Session::learn_from(int32_t token) {
     const int32_t follower = history_.follower(0);
@@ -220,12 +312,13 @@ void Session::learn_from(int32_t token) {
 // nothing cancels it.
 void Session::decode(int32_t token, size_t most_drafted, bool always, const Sampler &sampler) {
     const size_t position = length();
-    history_.append(token);
+    append(token);
     make_step(token, always ? most_drafted : plan_.length(history_.repeat().length, most_drafted), sampler);
     try {
         run_step(position);
     } catch (...) {
         history_.truncate(position);
+        keys_.resize(position);
         forget_logits(); // a failure leaves none to go on from
         throw;
     }
@@ -298,6 +391,7 @@ v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink
         learn_from(token);
         if (sampler.is_stop(token)) {
             drop_draft();
+            share();
             return V2E_STOP_TOKEN;
         }
         if (length() == context_length_)
@@ -306,11 +400,14 @@ v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink
         size_t drafted = std::min(most_drafted, context_length_ - length() - 1);
         if (most != 0)
             drafted = std::min<uint64_t>(drafted, most - done + options.tokens_to_follow);
-        history_.reserve(length() + 1); // after the report nothing may fail for lack of memory
-        cache_.reserve(length() + 1 + std::max(drafted, draft_left()));
+        // After the report nothing may fail for lack of memory.
+        history_.reserve(length() + 1);
+        if (keys_.size() == keys_.capacity())
+            keys_.reserve(2 * keys_.size());
+        reserve_cache(length(), length() + 1 + std::max(drafted, draft_left()));
         const bool go_on = progress.report(done, token);
         if (draft_left() > 0 && step_[row_ + 1] == token) {
-            history_.append(token);
+            append(token);
             ++row_;
             ++counters_.accepted_tokens;
         } else {
@@ -328,7 +425,9 @@ void Session::truncate(size_t length) {
     const Turn turn(*this);
     if (length > this->length())
         fail(V2E_ERROR_INPUT, "The session has %zu positions and cannot be truncated to %zu.", this->length(), length);
+    share();
     history_.truncate(length);
+    keys_.resize(length);
     forget_logits();
 }
 

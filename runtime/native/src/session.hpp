@@ -5,6 +5,7 @@
 #include "draft_plan.hpp"
 #include "forward.hpp"
 #include "kv_cache.hpp"
+#include "prefix_cache.hpp"
 #include "sampler.hpp"
 #include "token_history.hpp"
 #include "valley2.h"
@@ -12,9 +13,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace v2e {
+
+class SessionFile;
 
 struct EventSink {
     v2e_event_callback callback; // may be null
@@ -24,17 +28,25 @@ struct EventSink {
 // The methods mean what valley2.h says of the functions of the same names.
 class Session {
   public:
-    Session(const Decoder &decoder, const v2e_session_options &options);
+    // `prefixes` outlives the session; null: it shares nothing.
+    Session(const Decoder &decoder, const v2e_session_options &options, PrefixCache *prefixes = nullptr);
+    ~Session();
+    Session(const Session &) = delete;
+    Session &operator=(const Session &) = delete;
 
     void prefill(const v2e_segment *segments, size_t segment_count, size_t logit_rows, EventSink sink);
     void logits(size_t rows, float *target) const;
     v2e_stop_reason generate(const v2e_generate_options &options, EventSink sink);
     void truncate(size_t length);
+    // `identity` is the bundle's. Loading is for a session that is new.
+    void save(const std::string &path, const std::string &identity, const std::string &note);
+    void load(const SessionFile &file);
 
     size_t length() const { return history_.length(); }
     uint64_t kv_bytes() const { return cache_.bytes(); }
     const v2e_session_counters &counters() const { return counters_; }
     uint64_t kv_bytes_of(size_t positions) const { return cache_.bytes_of(positions); }
+    const std::string &note() const { return note_; }
     size_t context_length() const { return context_length_; }
     size_t prefill_chunk() const { return prefill_chunk_; }
     void cancel() { cancelled_.store(true); }
@@ -47,9 +59,14 @@ class Session {
     size_t count_positions(const v2e_segment *segments, size_t segment_count) const;
     void check_room(size_t positions) const;
     void check_cancelled() const;
+    std::vector<PositionKey> keys_with(const v2e_segment *segments, size_t segment_count, size_t total) const;
+    size_t reuse(const std::vector<PositionKey> &keys, size_t most);
+    void reserve_cache(size_t first_written, size_t positions);
+    void share() noexcept;
     size_t kept_rows() const;
     size_t draft_left() const { return step_.empty() ? 0 : step_.size() - 1 - row_; }
     void drop_draft() { step_.resize(step_.size() - draft_left()); }
+    void append(int32_t token);
     void learn_from(int32_t token);
     void decode(int32_t token, size_t most_drafted, bool always, const Sampler &sampler);
     void make_step(int32_t token, size_t drafted, const Sampler &sampler);
@@ -61,12 +78,15 @@ class Session {
     size_t prefill_chunk_;
     KvCache cache_;
     ForwardScratch scratch_;
-    TokenHistory history_; // one token a position, NO_TOKEN for an embedding that the caller gave
+    TokenHistory history_;          // one token a position, NO_TOKEN for an embedding that the caller gave
+    std::vector<PositionKey> keys_; // one a position
+    PrefixCache *prefixes_;         // of the model; may be null
     DraftPlan plan_;
     std::vector<int32_t> step_; // of the last decode step: a token and its draft; empty after a prefill
     std::vector<float> logits_; // (rows, vocabulary_size): of the last prefill's end, or of the tokens of step_
     size_t row_ = 0;            // of the session's last position; the draft behind it is in the cache but not chosen
     v2e_session_counters counters_{};
+    std::string note_; // of the file that it was loaded from
     std::atomic<bool> cancelled_{false};
     std::atomic<bool> busy_{false};
 };
