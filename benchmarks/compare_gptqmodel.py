@@ -156,15 +156,17 @@ def compare(problem: Problem, matrix_format: MatrixFormat) -> list[tuple[str, fl
     runs: dict[str, Callable[[], torch.Tensor]] = {
         "rtn": partial(quantize_here, problem, matrix_format, rounding_method("rtn")),
         "gptqmodel, columns in order": partial(there, desc_act=False, act_group_aware=False),
+        "gptqmodel, columns in order, mse": partial(there, desc_act=False, act_group_aware=False, mse=2.4),
         "gptqmodel, group-aware order": partial(there, desc_act=False, act_group_aware=True),
+        "gptqmodel, group-aware order, mse": partial(there, desc_act=False, act_group_aware=True, mse=2.4),
         "gptqmodel, activation order": partial(there, desc_act=True, act_group_aware=False),
         "gptqmodel, activation order, mse": partial(there, desc_act=True, act_group_aware=False, mse=2.4),
     }
     orders: tuple[ColumnOrder, ...] = ("columns", "groups", "activation")
     for order in orders:
-        for search in (False, True):
-            method = rounding_method("gptq", GptqOptions(order=order, scale_search=search))
-            name = f"here, order {order}{', scale search' if search else ''}"
+        for search, passes in ((False, 0), (True, 0), (True, GptqOptions().descent_passes)):
+            method = rounding_method("gptq", GptqOptions(order=order, scale_search=search, descent_passes=passes))
+            name = f"here, order {order}{', scale search' if search else ''}{', descent' if passes else ''}"
             runs[name] = partial(quantize_here, problem, matrix_format, method)
     results = []
     for name, run in runs.items():
@@ -201,9 +203,9 @@ def main() -> int:
     print(f"{tuple(problem.weights.shape)}, {len(problem.calibration)} tokens, gptqmodel {gptqmodel.__version__}")
     for group_size, symmetric in ((128, True), (128, False), (32, True)):
         print(f"\nint4, groups of {group_size}, {'symmetric' if symmetric else 'asymmetric'}")
-        print(f"{'':34}{'weights':>9}{'output':>9}{'held out':>9}{'seconds':>9}")
+        print(f"{'':44}{'weights':>9}{'output':>9}{'held out':>9}{'seconds':>9}")
         for name, weights, seen, unseen, seconds in compare(problem, MatrixFormat("int4", group_size, symmetric)):
-            print(f"{name:34}{weights:9.4f}{seen:9.4f}{unseen:9.4f}{seconds:9.2f}")
+            print(f"{name:44}{weights:9.4f}{seen:9.4f}{unseen:9.4f}{seconds:9.2f}")
     return 0
 
 

@@ -17,6 +17,8 @@ _CHUNK = 1 << 15  # weights that are searched together: their temporaries stay i
 def search_grid(groups: torch.Tensor, importance: torch.Tensor, matrix_format: MatrixFormat, name: str) -> Grid:
     """For each group the grid of a shrunk range with the smallest sum of importance * (weight - level)^2.
 
+    Where there are zero points, that of each range and its two neighbours are tried.
+
     Args:
         groups: (rows, groups, group_size) float32 weights.
         importance: (groups, group_size) float32: what a squared error costs in each column.
@@ -44,13 +46,22 @@ def _search_rows(groups: torch.Tensor, importance: torch.Tensor, matrix_format: 
     low, high = torch.aminmax(groups, dim=-1)  # (rows, groups) each
     best = fit_grid(low, high, matrix_format, name)
     smallest = _cost(groups, importance, best)
-    for factor in SHRINK_FACTORS[1:]:
-        grid = fit_grid(low * factor, high * factor, matrix_format, name)
-        cost = _cost(groups, importance, grid)
-        better = cost < smallest
-        smallest = torch.where(better, cost, smallest)
-        best = _select(better, grid, best)
+    for factor in SHRINK_FACTORS:
+        for grid in _neighbours(fit_grid(low * factor, high * factor, matrix_format, name)):
+            cost = _cost(groups, importance, grid)
+            better = cost < smallest
+            smallest = torch.where(better, cost, smallest)
+            best = _select(better, grid, best)
     return best
+
+
+def _neighbours(grid: Grid) -> list[Grid]:
+    """The grid, and those with the zero points beside its own."""
+    zeros = grid.zeros
+    if not isinstance(zeros, torch.Tensor):
+        return [grid]
+    moved = [(zeros + step).clamp_(grid.lowest, grid.highest) for step in (-1, 1)]
+    return [grid, *(Grid(grid.scales, one, grid.lowest, grid.highest) for one in moved)]
 
 
 def _cost(groups: torch.Tensor, importance: torch.Tensor, grid: Grid) -> torch.Tensor:

@@ -25,11 +25,11 @@ FORMATS = [
     MatrixFormat("int8", 128),
 ]
 OPTIONS = [
-    GptqOptions(order=order, scale_search=scale_search)
+    GptqOptions(order=order, scale_search=scale_search, descent_passes=passes)
     for order in ("columns", "activation", "groups")
-    for scale_search in (False, True)
+    for scale_search, passes in ((False, 0), (True, 0), (True, 2))
 ]
-RTN_WITH = GptqOptions(order="columns", scale_search=False)
+RTN_WITH = GptqOptions(order="columns", scale_search=False, descent_passes=0)
 
 
 def _solve(weights: torch.Tensor, hessian: Hessian, matrix_format: MatrixFormat, options: GptqOptions) -> QuantizedRows:
@@ -60,17 +60,27 @@ def test_scale_search_and_activation_order_each_help(matrix_format: MatrixFormat
     def error(options: GptqOptions) -> float:
         return _error(_solve(weights, hessian, matrix_format, options), weights, hessian, matrix_format)
 
-    plain = error(GptqOptions(order="columns", scale_search=False))
-    assert error(GptqOptions(order="columns", scale_search=True)) < plain
-    assert error(GptqOptions(order="activation", scale_search=False)) < plain
-    assert error(GptqOptions(order="groups", scale_search=False)) < plain
+    plain = error(GptqOptions(order="columns", scale_search=False, descent_passes=0))
+    assert error(GptqOptions(order="columns", scale_search=True, descent_passes=0)) < plain
+    assert error(GptqOptions(order="activation", scale_search=False, descent_passes=0)) < plain
+    assert error(GptqOptions(order="groups", scale_search=False, descent_passes=0)) < plain
+
+
+@pytest.mark.parametrize("matrix_format", FORMATS[:3])
+def test_each_part_of_the_descent_helps(matrix_format: MatrixFormat) -> None:
+    weights, hessian = gaussian(24, 256), hessian_of(correlated(1024, 256))
+    errors = []
+    for passes, refit in ((0, False), (1, False), (1, True), (4, True)):
+        options = GptqOptions(descent_passes=passes, scale_refit=refit)
+        errors.append(_error(_solve(weights, hessian, matrix_format, options), weights, hessian, matrix_format))
+    assert errors == sorted(errors, reverse=True) and len(set(errors)) == 4
 
 
 @pytest.mark.parametrize("matrix_format", FORMATS)
 @pytest.mark.parametrize("order", ["columns", "activation", "groups"])
 def test_inputs_without_correlation_leave_rounding_to_nearest(matrix_format: MatrixFormat, order: str) -> None:
     weights, hessian = gaussian(70, 256), hessian_from(torch.eye(256) * 3)
-    options = GptqOptions(order=order, scale_search=False)  # type: ignore[arg-type]
+    options = GptqOptions(order=order, scale_search=False, descent_passes=0)  # type: ignore[arg-type]
     assert _same(_solve(weights, hessian, matrix_format, options), quantize_rows(weights, matrix_format, "m"))
 
 
@@ -104,7 +114,7 @@ def _textbook(
 def test_it_follows_the_textbook(order: str) -> None:
     weights, hessian = gaussian(9, 192), hessian_of(correlated(800, 192))
     matrix_format = MatrixFormat("int4", 64, True)
-    options = GptqOptions(order=order, scale_search=False)  # type: ignore[arg-type]
+    options = GptqOptions(order=order, scale_search=False, descent_passes=0)  # type: ignore[arg-type]
     damped = hessian.matrix.double() + 0.01 * hessian.matrix.diagonal().double().mean() * torch.eye(192)
     if order == "columns":
         expected = _textbook(weights, damped, list(range(192)), 64, None)
@@ -144,7 +154,9 @@ def test_three_correlated_columns_against_all_4096_roundings() -> None:
 def test_activation_order_keeps_plain_groups_with_scales_of_the_first_weights() -> None:
     weights, hessian = gaussian(20, 256), hessian_of(correlated(1024, 256))
     matrix_format = MatrixFormat("int4", 64, False)
-    solved = _solve(weights, hessian, matrix_format, GptqOptions(order="activation", scale_search=False))
+    solved = _solve(
+        weights, hessian, matrix_format, GptqOptions(order="activation", scale_search=False, descent_passes=0)
+    )
     plain = quantize_rows(weights, matrix_format, "m")
     assert torch.equal(solved.scales, plain.scales)
     assert torch.equal(solved.zeros, plain.zeros)  # type: ignore[arg-type]
@@ -187,7 +199,7 @@ def test_a_dead_column_is_rounded_to_nearest_and_disturbs_nobody() -> None:
     inputs[:, 40] = 0
     weights, hessian = gaussian(30, 128), hessian_of(inputs)
     matrix_format = MatrixFormat("int4", 128, False)
-    options = GptqOptions(order="activation", scale_search=False)
+    options = GptqOptions(order="activation", scale_search=False, descent_passes=0)
     solver = GptqSolver(hessian, matrix_format, options, "m")
     assert solver.dead_columns == 1
     nearest = quantize_rows(weights, matrix_format, "m").values
@@ -258,6 +270,7 @@ def test_options_and_shapes_that_do_not_fit_are_refused() -> None:
         ({"damping": 0.0}, "damping 0.0"),
         ({"order": "random"}, "column order 'random'"),
         ({"block_size": 96}, "block size 96"),
+        ({"descent_passes": -1}, "-1 passes of descent"),
     ):
         with pytest.raises(ExportError, match=message):
             GptqOptions(**wrong)  # type: ignore[arg-type]

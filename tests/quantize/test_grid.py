@@ -7,9 +7,9 @@ import torch
 from quantize_inputs import gaussian
 
 from valley2_edge.errors import ExportError
-from valley2_edge.quantize.grid import fit_grid, levels_
+from valley2_edge.quantize.grid import Grid, fit_grid, levels_
 from valley2_edge.quantize.matrix_format import MatrixFormat
-from valley2_edge.quantize.scale_search import search_grid
+from valley2_edge.quantize.scale_search import SHRINK_FACTORS, search_grid
 
 
 def test_levels_are_rounded_with_ties_to_even() -> None:
@@ -65,3 +65,26 @@ def test_formats_without_equal_steps_have_no_grid() -> None:
     for matrix_format in (MatrixFormat("int4", code="nf4"), MatrixFormat("fp16")):
         with pytest.raises(ExportError, match="no equal steps"):
             fit_grid(torch.zeros(1), torch.ones(1), matrix_format, "m")
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_scale_search_finds_the_best_of_every_range_and_of_neighbouring_zero_points(symmetric: bool) -> None:
+    matrix_format = MatrixFormat("int4", 32, symmetric)
+    generator = torch.Generator().manual_seed(3)
+    groups = torch.randn(20, 4, 32, generator=generator)
+    importance = torch.rand(4, 32, generator=generator)
+
+    def cost(grid: Grid) -> torch.Tensor:
+        return ((grid.weights(grid.round(groups)) - groups).square() * importance).sum(dim=-1)
+
+    found = cost(search_grid(groups, importance, matrix_format, "m"))
+    moved = torch.zeros_like(found, dtype=torch.bool)
+    for factor in SHRINK_FACTORS:
+        grid = fit_grid(factor * groups.amin(dim=-1), factor * groups.amax(dim=-1), matrix_format, "m")
+        assert bool((found <= cost(grid)).all())
+        if isinstance(grid.zeros, torch.Tensor):
+            for step in (-1, 1):
+                other = Grid(grid.scales, (grid.zeros + step).clamp(0, 15), 0, 15)
+                assert bool((found <= cost(other)).all())
+                moved |= found == cost(other)
+    assert bool(moved.any()) != symmetric

@@ -59,6 +59,16 @@ ScaleSearch = Annotated[
         "--scale-search/--no-scale-search", help="gptq: scales by the output's error.", rich_help_panel=_ROUNDING
     ),
 ]
+DescentPasses = Annotated[
+    int | None,
+    typer.Option(help="gptq: over the integers after they are rounded; 0: none.", rich_help_panel=_ROUNDING),
+]
+ScaleRefit = Annotated[
+    bool | None,
+    typer.Option(
+        "--scale-refit/--no-scale-refit", help="gptq: scales fitted to the integers, too.", rich_help_panel=_ROUNDING
+    ),
+]
 Damping = Annotated[
     float | None, typer.Option(help="gptq: added to the Hessian's diagonal.", rich_help_panel=_ROUNDING)
 ]
@@ -90,6 +100,8 @@ def make_rounding_options(
     picture_weight: str | None,
     order: Literal["columns", "activation", "groups"] | None,
     scale_search: bool | None,
+    descent_passes: int | None,
+    scale_refit: bool | None,
     damping: float | None,
     memory: str,
     **others: Any,
@@ -101,6 +113,8 @@ def make_rounding_options(
         picture_weight: A number or "balanced".
         order: Of GPTQ.
         scale_search: Of GPTQ.
+        descent_passes: Of GPTQ.
+        scale_refit: Of GPTQ.
         damping: Of GPTQ.
         memory: For example 8GiB.
         others: As they are.
@@ -113,7 +127,13 @@ def make_rounding_options(
     from valley2_edge.export.rounding import RoundingOptions
     from valley2_edge.quantize.gptq import GptqOptions
 
-    given = {"order": order, "scale_search": scale_search, "damping": damping}
+    given = {
+        "order": order,
+        "scale_search": scale_search,
+        "descent_passes": descent_passes,
+        "scale_refit": scale_refit,
+        "damping": damping,
+    }
     return RoundingOptions(
         calibration=None if calibration == "none" else calibration,
         picture_weight=_read_weight(picture_weight),
