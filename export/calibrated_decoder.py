@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -153,7 +153,7 @@ class _Rounder:
     def step(self) -> None:
         """Rounds one layer, or lm_head, and makes it safe."""
         begin = time.perf_counter()
-        seconds_before = dict(self.meter.seconds)
+        before = dict(self.meter.seconds), dict(self.meter.cpu_seconds)
         number = self._store.state.steps
         self._records, self._rounded = [], {}
         target: Activations | None = None
@@ -165,14 +165,14 @@ class _Rounder:
             self._round_head(self._head)
         self._store.write_layer(number, self._rounded)
         state = self._store.state
-        spent = {kind: after - seconds_before.get(kind, 0.0) for kind, after in self.meter.seconds.items()}
         self._source.close()
         self._store.commit(
             replace(
                 state,
                 steps=number + 1,
                 records=[*state.records, *self._records],
-                seconds={kind: state.seconds.get(kind, 0.0) + amount for kind, amount in spent.items()},
+                seconds=_added(state.seconds, self.meter.seconds, before[0]),
+                cpu_seconds=_added(state.cpu_seconds, self.meter.cpu_seconds, before[1]),
                 step_seconds=[*state.step_seconds, time.perf_counter() - begin],
                 peak_bytes=max(state.peak_bytes, peak_bytes() or 0),
             )
@@ -335,6 +335,11 @@ class _Rounder:
         for kind, work in {"forward": forward, "hessian": hessian, "factor": factor, "round": rounded}.items():
             meter.skip(kind, work * min(1.0, done))
         return meter
+
+
+def _added(total: Mapping[str, float], now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """The total with what a meter counted between two readings."""
+    return {kind: total.get(kind, 0.0) + amount - before.get(kind, 0.0) for kind, amount in now.items()}
 
 
 def _join(blocks: Sequence[QuantizedRows]) -> QuantizedRows:

@@ -22,6 +22,8 @@ class WorkMeter:
         """Work that was done while the meter watched."""
         self.seconds: dict[str, float] = defaultdict(float)
         """Spent on each kind so far."""
+        self.cpu_seconds: dict[str, float] = defaultdict(float)
+        """Of all threads of the process; what other programs take of a busy machine is not in them."""
 
     def skip(self, kind: str, work: float) -> None:
         """Counts work that an earlier run has done."""
@@ -30,9 +32,10 @@ class WorkMeter:
     @contextmanager
     def measured(self, kind: str, work: float) -> Iterator[None]:
         """Counts the work of a block and the time that it takes."""
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds[kind] += time.perf_counter() - begin
+        self.cpu_seconds[kind] += time.process_time() - begin_cpu
         self._measured[kind] += work
         self._done[kind] += work
 

@@ -164,12 +164,16 @@ def _calibration(rounding: Mapping[str, Any]) -> str:
 def _times(rounding: Mapping[str, Any]) -> str:
     if not rounding:
         return ""
-    seconds = rounding["seconds"]
-    rows = [(_KINDS.get(kind, kind), format_duration(amount)) for kind, amount in seconds.items()]
-    rows.append(("all layers and lm_head", format_duration(sum(rounding["layer_seconds"]))))
+    cpu_seconds = rounding["cpu_seconds"]
+    rows = [
+        (_KINDS.get(kind, kind), format_duration(amount), format_duration(cpu_seconds[kind]))
+        for kind, amount in rounding["seconds"].items()
+    ]
+    rows.append(("all layers and lm_head", format_duration(sum(rounding["layer_seconds"])), ""))
     peak = rounding["peak_bytes"]
     memory = f"{peak / (1 << 30):.2f} GiB" if peak else "not told by the system"
-    return f"<h2>Time and memory</h2>{_table(('', ''), [*rows, ('memory of the process at most', memory)])}"
+    rows.append(("memory of the process at most", memory, ""))
+    return f"<h2>Time and memory</h2>{_table(('', 'time', 'CPU time of all threads'), rows)}"
 
 
 def _sizes(files: Mapping[str, FileEntry]) -> str:

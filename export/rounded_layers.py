@@ -33,6 +33,8 @@ class LayerState:
     records: list[MatrixRecord] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """Spent on each kind of work, in all runs together."""
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    """The same of all threads of the process."""
     step_seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
     """Memory of the process at most."""

@@ -235,6 +235,7 @@ def _facts(rounding: Rounding, packs: Sequence[Pack], state: LayerState) -> dict
         },
         "matrices": [record_facts(record) for record in state.records],
         "seconds": {kind: float(f"{amount:.4g}") for kind, amount in state.seconds.items()},
+        "cpu_seconds": {kind: float(f"{amount:.4g}") for kind, amount in state.cpu_seconds.items()},
         "layer_seconds": [float(f"{amount:.4g}") for amount in state.step_seconds],
         "peak_bytes": state.peak_bytes,
     }

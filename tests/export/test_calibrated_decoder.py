@@ -77,6 +77,7 @@ def test_every_matrix_is_recorded_in_order(whole: Path) -> None:
     assert names == [f"layers.{index}.{kind}" for index in range(2) for kind in kinds] + ["lm_head"]
     assert all(record.output_error is not None and 0 < record.output_error < 0.2 for record in state.records)
     assert state.steps == 3 and len(state.step_seconds) == 3
+    assert set(state.cpu_seconds) == set(state.seconds) == {"forward", "hessian", "factor", "round"}
 
 
 KILLED = """
