@@ -1,197 +1,299 @@
 """Compares ways of rounding a checkpoint's decoder on held-out pictures and questions; prints markdown tables.
 
-python benchmarks/quantization.py CHECKPOINT [--samples 64] [--calibration-samples 128] [--only NAME ...]
+    python benchmarks/quantization.py valley2_edge/builtin/valley2-nano [--samples 64] [--calibration-samples 128]
 
-The first table is of bundles as they run, with int8 activations; the second of the rounded weights alone, in float32.
-Intervals of 95 % are a bootstrap over samples; the change is against the default on the same samples.
+Every variant is one line of DIR/results.jsonl (--work DIR), keyed by its options, the checkpoint's sha256 and the sizes
+of both sets: a run that was interrupted goes on, and a table can be printed again for nothing. The pictures are encoded
+and the unrounded model runs once for all variants.
+
+Bundles run as they will, with int8 activations, unless a line says int16. Intervals of 95 % are a bootstrap over
+samples; the change is against the default on the same samples, pair by pair.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
 
-from valley2_edge.bundle import open_bundle
-from valley2_edge.calibration.builtin import builtin_set
-from valley2_edge.evaluation.intervals import Estimate, bootstrap_ratio
-from valley2_edge.export.calibrated_decoder import RoundingPlan, round_decoder
+from valley2_edge.bundle import Bundle, DecoderPrecision, VisionPrecision, open_bundle
+from valley2_edge.calibration.builtin import BUILTIN
+from valley2_edge.errors import ExportError, Valley2Error
+from valley2_edge.evaluation.intervals import bootstrap_ratio
 from valley2_edge.export.calibration_inputs import prepare_packs, sample_encoder
 from valley2_edge.export.checkpoint import Checkpoint
-from valley2_edge.export.decoder_layers import split_parts
-from valley2_edge.export.decoder_layout import DecoderFormats
-from valley2_edge.export.layout import required_tensors
+from valley2_edge.export.decoder import decoder_formats, export_decoder, export_rounded_decoder
+from valley2_edge.export.decoder_layout import DECODER_FILE, EMBEDDINGS_FILE
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.quality import Quality, measure_quality
+from valley2_edge.export.quality import Quality, QualitySurvey, SampleQuality
 from valley2_edge.export.rounded_layers import LayerStore
-from valley2_edge.export.rounding import RoundingOptions
+from valley2_edge.export.rounded_model import Activations
+from valley2_edge.export.rounding import Rounding, RoundingOptions, resolve_rounding, round_with_calibration
+from valley2_edge.export.vision import export_vision
 from valley2_edge.quantize.gptq import GptqOptions
-from valley2_edge.quantize.matrix_format import MatrixFormat
-from valley2_edge.quantize.method import MethodName, rounding_method
-from valley2_edge.quantize.rtn import dequantize_rows
+from valley2_edge.version import __version__
 
-DEFAULT = "gptq (the default)"
 IN_MEMORY = 1 << 30
+DEFAULT = "gptq (the default)"
 
-VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    DEFAULT: ({}, {}),
-    "rtn": ({}, {"method": "rtn"}),
-    "nf4": ({}, {"method": "nf4"}),
-    "text-only calibration": ({}, {"text_only": True}),
-    "picture weight 0.3": ({}, {"picture_weight": 0.3}),
-    "picture weight 0.1": ({}, {"picture_weight": 0.1}),
-    "picture weight balanced": ({}, {"picture_weight": "balanced"}),
-    "column order: columns": ({}, {"gptq": GptqOptions(order="columns")}),
-    "column order: groups": ({}, {"gptq": GptqOptions(order="groups")}),
-    "no scale search": ({}, {"gptq": GptqOptions(scale_search=False)}),
-    "symmetric": ({"symmetric": True}, {}),
-    "groups of 64": ({"group_size": 64}, {}),
-    "groups of 32": ({"group_size": 32}, {}),
-    "4.5 bits on average": ({}, {"average_bits": 4.5}),
-    "5 bits on average": ({}, {"average_bits": 5.0}),
-    "6 bits on average": ({}, {"average_bits": 6.0}),
-    "lm_head int4": ({"lm_head_precision": "int4"}, {}),
-    "int8, rtn": ({"precision": "int8"}, {"method": "rtn"}),
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to round, and to run."""
+
+    formats: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of decoder_formats beside the precision."""
+    rounding: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of RoundingOptions."""
+    precision: DecoderPrecision = "int4"
+    activations: Activations = "int8"
+    projector: VisionPrecision | None = None
+    """Precision of the projector, where it is not that of the other vision graphs."""
+
+
+def _gptq(**options: Any) -> Variant:
+    return Variant(rounding={"gptq": GptqOptions(**options)})
+
+
+VARIANTS: dict[str, Variant] = {
+    DEFAULT: Variant(),
+    "rtn": Variant(rounding={"method": "rtn"}),
+    "gptq, symmetric": Variant({"symmetric": True}),
+    "rtn, symmetric": Variant({"symmetric": True}, {"method": "rtn"}),
+    "nf4": Variant({"code": "nf4"}, {"method": "nf4"}),
+    "gptq, int16 activations": Variant(activations="int16"),
+    "rtn, int16 activations": Variant(rounding={"method": "rtn"}, activations="int16"),
+    "nf4, int16 activations": Variant({"code": "nf4"}, {"method": "nf4"}, activations="int16"),
+    "calibrated on text alone": Variant(rounding={"text_only": True}),
+    "picture weight 0.3": Variant(rounding={"picture_weight": 0.3}),
+    "picture weight 0.1": Variant(rounding={"picture_weight": 0.1}),
+    "picture weight balanced": Variant(rounding={"picture_weight": "balanced"}),
+    "column order groups": _gptq(order="groups"),
+    "column order columns": _gptq(order="columns"),
+    "no scale search": _gptq(scale_search=False),
+    "no descent": _gptq(descent_passes=0),
+    "one pass of descent": _gptq(descent_passes=1),
+    "four passes of descent": _gptq(descent_passes=4),
+    "no scale refit": _gptq(scale_refit=False),
+    "neither search, descent nor refit": _gptq(scale_search=False, descent_passes=0),
+    "groups of 64": Variant({"group_size": 64}),
+    "groups of 32": Variant({"group_size": 32}),
+    "4.5 bits on average": Variant(rounding={"average_bits": 4.5}),
+    "5 bits on average": Variant(rounding={"average_bits": 5.0}),
+    "lm_head in fp16": Variant({"lm_head_precision": "fp16"}),
+    "lm_head in int4": Variant({"lm_head_precision": "int4"}),
+    "int8, rtn": Variant(rounding={"method": "rtn"}, precision="int8"),
+    "int8, gptq": Variant(precision="int8"),
+    "projector in int8": Variant(projector="int8"),
 }
-"""Arguments of export_bundle, and fields of RoundingOptions, by name."""
 
-WEIGHTS_ONLY: dict[str, tuple[MethodName, MatrixFormat]] = {
-    "gptq": ("gptq", MatrixFormat("int4", 128)),
-    "gptq, symmetric": ("gptq", MatrixFormat("int4", 128, symmetric=True)),
-    "rtn": ("rtn", MatrixFormat("int4", 128)),
-    "rtn, symmetric": ("rtn", MatrixFormat("int4", 128, symmetric=True)),
-    "nf4": ("nf4", MatrixFormat("int4", 128, code="nf4")),
-}
-
-
-def main() -> None:
-    """Runs the comparisons that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--samples", type=int, default=64, help="held-out samples")
-    parser.add_argument("--calibration-samples", type=int, default=128)
-    parser.add_argument("--only", nargs="*", default=None, help="names of variants")
-    parser.add_argument("--json", type=Path, default=None, help="also write every figure here")
-    arguments = parser.parse_args()
-    figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as scratch, Checkpoint.open(arguments.checkpoint) as checkpoint:
-        rows = _measure_bundles(checkpoint, arguments, Path(scratch), figures)
-        _print_table("Bundles, int8 activations", rows)
-        rows = _measure_weights(checkpoint, arguments, Path(scratch), figures)
-        _print_table("Rounded weights alone, float32 activations", rows)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+TABLES: dict[str, tuple[str, ...]] = {
+    "Methods; symmetric and nf4 have the same size": (
+        DEFAULT, "rtn", "gptq, symmetric", "rtn, symmetric", "nf4",
+    ),
+    "The same weights with activations that cost nothing": (
+        "gptq, int16 activations", "rtn, int16 activations", "nf4, int16 activations",
+    ),
+    "What it is calibrated on": (DEFAULT, "calibrated on text alone"),
+    "Weight of a picture's token": (
+        DEFAULT, "picture weight 0.3", "picture weight 0.1", "picture weight balanced",
+    ),
+    "Column order": (DEFAULT, "column order groups", "column order columns"),
+    "Scales, zero points and descent": (
+        DEFAULT, "gptq, symmetric", "no scale search", "no scale refit", "no descent", "one pass of descent",
+        "four passes of descent", "neither search, descent nor refit",
+    ),
+    "Sizes": (
+        DEFAULT, "groups of 64", "groups of 32", "4.5 bits on average", "5 bits on average", "int8, rtn", "int8, gptq",
+    ),
+    "Output matrix and projector": (
+        DEFAULT, "lm_head in fp16", "lm_head in int4", "projector in int8",
+    ),
+}  # fmt: skip
+"""The first line of each table is what the others are compared with."""
 
 
-def _measure_bundles(
-    checkpoint: Checkpoint, arguments: argparse.Namespace, scratch: Path, figures: dict[str, Any]
-) -> dict[str, tuple[Quality, int]]:
-    """The quality of each variant and the bytes of its decoder."""
-    rows: dict[str, tuple[Quality, int]] = {}
-    for name, (options, fields) in VARIANTS.items():
-        if arguments.only is not None and name not in arguments.only:
-            continue
-        given = {"method": "gptq", "calibration": "builtin", **fields}
-        rounding = RoundingOptions(**given, calibration_samples=arguments.calibration_samples, quality_samples=0)
-        bundle = open_bundle(export_bundle(arguments.checkpoint, scratch / "bundle", rounding=rounding, **options))
-        quality = measure_quality(
-            checkpoint, bundle, arguments.samples, scratch / "activations.bin", IN_MEMORY, lambda *_: None
-        )
-        rows[name] = (quality, bundle.manifest.files["decoder/decoder.safetensors"].size)
-        figures[name] = {
-            **quality.figures(),
-            "matrices": [row.model_dump() for row in bundle.manifest.decoder.matrices],
+@dataclass(frozen=True)
+class Result:
+    """A measured variant."""
+
+    quality: Quality
+    decoder_bytes: int
+
+
+class Workshop:
+    """Everything that the variants share: a bundle for its vision graphs, both sets, the unrounded model's answers."""
+
+    def __init__(self, checkpoint: Checkpoint, arguments: argparse.Namespace) -> None:
+        self._checkpoint = checkpoint
+        self._arguments = arguments
+        self._sha256 = weights_sha256(checkpoint.path)
+        self._directory = arguments.work / self._sha256[:16]
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._survey: QualitySurvey | None = None
+
+    def key(self, variant: Variant) -> str:
+        """What decides a result."""
+        identity = {
+            "variant": asdict(variant),
+            "checkpoint": self._sha256,
+            "samples": self._arguments.samples,
+            "calibration_samples": self._arguments.calibration_samples,
+            "version": __version__,
         }
-        shutil.rmtree(bundle.directory)
-        print(f"{name}: mean KL {quality.mean_kl():.5f}", flush=True)
-    return rows
+        return json.dumps(identity, sort_keys=True, default=asdict)
+
+    def measure(self, variant: Variant) -> Result:
+        """Rounds, and measures what came out."""
+        base = self._base()
+        if self._survey is None:
+            self._survey = QualitySurvey(
+                self._checkpoint, self._arguments.samples, self._directory / "rows.bin", IN_MEMORY, _silent
+            )
+            self._survey.measure(base)  # its pictures and its drafts make the reference
+        with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
+            bundle = self._bundle(variant, base, Path(scratch) / "bundle")
+            self._write_decoder(variant, base, bundle.directory, Path(scratch) / "workspace")
+            quality = self._survey.measure(
+                bundle, own_pictures=variant.projector is not None, activations=variant.activations
+            )
+            return Result(quality, (bundle.directory / DECODER_FILE).stat().st_size)
+
+    def _base(self) -> Bundle:
+        """A bundle that lends its vision graphs; rounded to the nearest, which takes no time."""
+        directory = self._directory / "base"
+        if not directory.is_dir():
+            export_bundle(self._checkpoint.path, directory)
+        return open_bundle(directory)
+
+    def _bundle(self, variant: Variant, base: Bundle, directory: Path) -> Bundle:
+        """A bundle without a decoder; with vision graphs only where they are not those of `base`."""
+        (directory / EMBEDDINGS_FILE).parent.mkdir(parents=True)
+        shutil.copyfile(base.directory / EMBEDDINGS_FILE, directory / EMBEDDINGS_FILE)
+        if variant.projector is None:
+            return Bundle(directory, base.manifest)
+        shutil.copytree(base.directory / "vision", directory / "vision")
+        projector = export_vision(self._checkpoint, "projector", directory, variant.projector)
+        return Bundle(directory, base.manifest.model_copy(update={"projector": projector}))
+
+    def _write_decoder(self, variant: Variant, base: Bundle, directory: Path, workspace: Path) -> None:
+        config = self._checkpoint.config.decoder
+        formats = decoder_formats(variant.precision, **variant.formats)
+        given = {"method": "gptq", "calibration_samples": self._arguments.calibration_samples, **variant.rounding}
+        if given["method"] != "gptq":
+            export_decoder(self._checkpoint, config, directory, formats)
+            return
+        options = RoundingOptions(calibration=BUILTIN, quality_samples=0, **given)
+        rounding = resolve_rounding(options, variant.precision, rounded_elsewhere=False)
+        for name in ("sensitivity", "layers"):
+            shutil.copytree(self._packs(base, rounding), workspace / name)
+        found = round_with_calibration(self._checkpoint, base, rounding, formats, workspace, _silent, _unheard)
+        export_rounded_decoder(found.layers, config, directory, found.formats)
+
+    def _packs(self, base: Bundle, rounding: Rounding) -> Path:
+        """A directory with the calibration set as the first layer's input, made once."""
+        if rounding.calibration is None:
+            raise ExportError("gptq needs a calibration set")
+        directory: Path = self._directory / f"set-{rounding.calibration.sha256[:16]}"
+        store = LayerStore(directory)
+        prepare_packs(sample_encoder(self._checkpoint, base), rounding.calibration.samples, store, _silent)
+        return directory
 
 
-def _measure_weights(
-    checkpoint: Checkpoint, arguments: argparse.Namespace, scratch: Path, figures: dict[str, Any]
-) -> dict[str, tuple[Quality, int]]:
-    """The same for rounded weights in a bundle of floats; the size is that of the formats."""
-    wanted = {f"weights: {name}": value for name, value in WEIGHTS_ONLY.items()}
-    if arguments.only is not None:
-        wanted = {name: value for name, value in wanted.items() if name in arguments.only}
-    if not wanted:
-        return {}
-    plain = open_bundle(export_bundle(arguments.checkpoint, scratch / "plain", precision="fp32"))
-    samples = builtin_set(arguments.calibration_samples).samples
-    rows: dict[str, tuple[Quality, int]] = {}
-    for name, (method, layers) in wanted.items():
-        store = LayerStore(scratch / "layers")
-        packs = prepare_packs(sample_encoder(checkpoint, plain), samples, store, lambda *_: None)
-        formats = DecoderFormats(layers, MatrixFormat("int8", 128))
-        plan = RoundingPlan(rounding_method(method), formats)
-        round_decoder(checkpoint, store, packs, plan, lambda *_: None, lambda _: None)
-        copy = _dequantized_copy(checkpoint, store, plan.formats, scratch / "copy")
-        bundle = open_bundle(export_bundle(copy, scratch / "bundle", precision="fp32"))
-        quality = measure_quality(
-            checkpoint, bundle, arguments.samples, scratch / "activations.bin", IN_MEMORY, lambda *_: None
-        )
-        rows[name] = (quality, sum(path.stat().st_size for path in store.directory.glob("layer-*.safetensors")))
-        figures[name] = quality.figures()
-        for directory in (store.directory, copy, bundle.directory):
-            shutil.rmtree(directory)
-        print(f"{name}: mean KL {quality.mean_kl():.5f}", flush=True)
-    return rows
+class Results:
+    """Measured variants in a file, a line each.
+
+    Args:
+        path: The file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, Result] = {}
+        if path.is_file():
+            for line in path.read_text("utf-8").splitlines():
+                self._read(line)
+
+    def get(self, key: str) -> Result | None:
+        """The result of a variant that was measured."""
+        return self._known.get(key)
+
+    def add(self, key: str, result: Result) -> None:
+        """Appends a result."""
+        self._known[key] = result
+        line = {"key": key, "decoder_bytes": result.decoder_bytes, "quality": asdict(result.quality)}
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def _read(self, line: str) -> None:
+        try:
+            content = json.loads(line)
+            quality = content["quality"]
+            samples = tuple(SampleQuality(**sample) for sample in quality.pop("samples"))
+            self._known[content["key"]] = Result(Quality(samples=samples, **quality), content["decoder_bytes"])
+        except (ValueError, KeyError, TypeError):
+            print(f"a line of {self._path} is damaged and is left out", file=sys.stderr)
 
 
-def _dequantized_copy(checkpoint: Checkpoint, store: LayerStore, formats: DecoderFormats, directory: Path) -> Path:
-    """A checkpoint in float32 whose rounded matrices are replaced by what they stand for."""
-    directory.mkdir()
-    for path in checkpoint.path.iterdir():
-        if path.is_file() and not path.name.startswith("model"):
-            shutil.copyfile(path, directory / path.name)
-    tensors = {name: checkpoint.tensor(name).float() for name in required_tensors(checkpoint.config)}
-    layers, head = split_parts(checkpoint.config.decoder)
-    steps = [(step, matrix) for step, layer in enumerate(layers) for matrix in layer.matrices]
-    steps.append((len(layers), head.lm_head))
-    for step, matrix in steps:
-        matrix_format = formats.of(matrix.name)
-        # A tied output matrix is the embedding table, too, which stays as it is.
-        if not matrix_format.quantized or matrix.weights[0].startswith("model.embed_tokens"):
+def weights_sha256(directory: Path) -> str:
+    """Of the checkpoint's weights and configuration."""
+    digest = hashlib.sha256()
+    for path in sorted([*directory.glob("*.safetensors"), directory / "config.json"]):
+        with path.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def print_tables(results: Mapping[str, Result]) -> None:
+    """Every table of which two lines are known, or the only one."""
+    for title, names in TABLES.items():
+        rows = {name: results[name] for name in names if name in results}
+        if len(rows) < min(2, len(names)) or names[0] not in rows:
             continue
-        stored = dequantize_rows(store.read_matrix(step, matrix.name, matrix.rows), matrix_format)
-        start = 0
-        for name in matrix.weights:
-            count = tensors[name].shape[0]
-            tensors[name] = stored[start : start + count].clone()
-            start += count
-    save_file(tensors, directory / "model.safetensors")
-    return directory
+        print(f"\n{title}:\n")
+        print("| variant | MB | mean KL | change | same token | perplexity | characters wrong | Ecom-VQA |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        for name, result in rows.items():
+            print(f"| {' | '.join(_cells(name, result, rows[names[0]]))} |")
+    _print_goal(results)
 
 
-def _print_table(title: str, rows: dict[str, tuple[Quality, int]]) -> None:
-    if not rows:
+def _print_goal(results: Mapping[str, Result]) -> None:
+    if DEFAULT not in results:
         return
-    print(f"\n{title}\n")
-    print("| variant | MB | mean KL | change | same token | perplexity ratio | characters wrong | Ecom-VQA |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    reference = next(iter(rows.values()))[0]
-    for name, (quality, size) in rows.items():
-        figures = quality.figures()
-        cells = [
-            name,
-            f"{size / 1e6:.2f}",
-            _cell(figures["mean_kl"], "{:.4f}"),
-            _change(quality, reference),
-            _cell(figures["same_top"], "{:.1%}"),
-            _cell(figures["perplexity_ratio"], "{:.3f}"),
-            _cell(figures["character_error_rate"], "{:.1%}"),
-            _cell(figures["ecom_vqa"], "{:.1%}"),
-        ]
-        print(f"| {' | '.join(cells)} |")
+    figures = results[DEFAULT].quality.figures()
+    print(
+        f"\nint4 in groups of 128: mean KL {_cell(figures['mean_kl'], '{:.4f}')}, same token "
+        f"{_cell(figures['same_top'], '{:.2%}')}; wanted are 0.03 at most and 92% at least"
+    )
 
 
-def _cell(facts: dict[str, float] | None, pattern: str) -> str:
+def _cells(name: str, result: Result, reference: Result) -> list[str]:
+    figures = result.quality.figures()
+    return [
+        name,
+        f"{result.decoder_bytes / 1e6:.2f}",
+        _cell(figures["mean_kl"], "{:.5f}"),
+        "" if result is reference else _change(result.quality, reference.quality),
+        _cell(figures["same_top"], "{:.2%}"),
+        _cell(figures["perplexity_ratio"], "{:.4f}"),
+        _cell(figures["character_error_rate"], "{:.1%}"),
+        _cell(figures["ecom_vqa"], "{:.1%}"),
+    ]
+
+
+def _cell(facts: Mapping[str, float] | None, pattern: str) -> str:
     if facts is None:
         return ""
     value, low, high = (pattern.format(facts[key]) for key in ("value", "low", "high"))
@@ -199,16 +301,54 @@ def _cell(facts: dict[str, float] | None, pattern: str) -> str:
 
 
 def _change(quality: Quality, reference: Quality) -> str:
-    """Change of the mean KL against the first row, over the same samples."""
-    if quality is reference:
-        return ""
-    change: Estimate = bootstrap_ratio(_differences(quality, reference), [one.positions for one in quality.samples])
-    return f"{change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f})"
+    """Change of the mean KL over the same samples."""
+    differences = [ours.kl - theirs.kl for ours, theirs in zip(quality.samples, reference.samples, strict=True)]
+    change = bootstrap_ratio(differences, [one.positions for one in quality.samples])
+    return f"{change.value:+.5f} ({change.low:+.5f} to {change.high:+.5f})"
 
 
-def _differences(quality: Quality, reference: Quality) -> Sequence[float]:
-    return [ours.kl - theirs.kl for ours, theirs in zip(quality.samples, reference.samples, strict=True)]
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def _unheard(sentence: str) -> None:
+    pass
+
+
+def main() -> int:
+    """Measures what is not known yet, and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--samples", type=int, default=64, help="held-out samples (default: %(default)s)")
+    parser.add_argument("--calibration-samples", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), metavar="VARIANT", help="these variants")
+    parser.add_argument("--work", type=Path, default=Path("build/quantization"), help="results and what is shared")
+    parser.add_argument("--threads", type=int, default=0, help="of torch and of the decoder (default: all cores)")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    results = Results(arguments.work / "results.jsonl")
+    measured: dict[str, Result] = {}
+    try:
+        with Checkpoint.open(arguments.checkpoint) as checkpoint:
+            workshop = Workshop(checkpoint, arguments)
+            for name in arguments.only or VARIANTS:
+                key = workshop.key(VARIANTS[name])
+                result = results.get(key)
+                if result is None:
+                    began = time.process_time()
+                    result = workshop.measure(VARIANTS[name])
+                    results.add(key, result)
+                    spent = time.process_time() - began
+                    print(f"{name}: mean KL {result.quality.mean_kl():.5f}, {spent:.0f} CPU s", file=sys.stderr)
+                measured[name] = result
+    except (Valley2Error, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_tables(measured)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,6 +22,11 @@ class TopLogits:
     target_log_probabilities: torch.Tensor
     """(n,) float64: of the token that really comes."""
 
+    def part(self, start: int, stop: int) -> TopLogits:
+        """Those of the positions from `start` up to `stop`."""
+        rows = slice(start, stop)
+        return TopLogits(self.tokens[rows], self.log_probabilities[rows], self.target_log_probabilities[rows])
+
 
 @dataclass(frozen=True)
 class Difference:

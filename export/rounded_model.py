@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,23 +16,26 @@ from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
 
 Tokens = tuple[int, ...]
+Activations = Literal["int8", "int16"]
+"""What the inputs of quantised matrices are rounded to while the decoder runs."""
 
 
 class RoundedModel:
-    """The native decoder, with the activations that a chat has by default.
+    """The native decoder.
 
     Args:
         directory: The bundle, finished or being made.
         embed: Its embedding table.
         stops: Tokens that end an answer.
+        activations: As a chat has them by default, "int8", or "int16", whose error does not count beside that of int4.
     """
 
-    activations = "int8"
-
-    def __init__(self, directory: Path, embed: EmbeddingTable, stops: Tokens) -> None:
+    def __init__(
+        self, directory: Path, embed: EmbeddingTable, stops: Tokens, activations: Activations = "int8"
+    ) -> None:
         self._embed = embed
         self._stops = stops
-        self._decoder = Decoder(directory / "decoder", threads=torch.get_num_threads(), activations=self.activations)
+        self._decoder = Decoder(directory / "decoder", threads=torch.get_num_threads(), activations=activations)
         self._session = self._decoder.session()
         self._shown: EncodedSample | None = None
 

@@ -84,6 +84,5 @@ class UnroundedModel:
 def _split(kept: TopLogits, counts: Sequence[int]) -> Iterator[TopLogits]:
     start = 0
     for count in counts:
-        part = slice(start, start + count)
-        yield TopLogits(kept.tokens[part], kept.log_probabilities[part], kept.target_log_probabilities[part])
+        yield kept.part(start, start + count)
         start += count
