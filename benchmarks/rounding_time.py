@@ -51,8 +51,9 @@ def make_packs(checkpoint: Checkpoint, tokens: int, seed: int) -> tuple[list[Pac
     packs, rows = [], []
     for start in range(0, tokens, PACK_TOKENS):
         count = min(PACK_TOKENS, tokens - start)
-        first = int(torch.randint(vocabulary - count, (1,), generator=generator))
-        words = checkpoint.rows(EMBEDDINGS, first, first + count).to(torch.float32)
+        known = min(count, vocabulary)
+        first = int(torch.randint(vocabulary - known + 1, (1,), generator=generator))
+        words = checkpoint.rows(EMBEDDINGS, first, first + known).to(torch.float32)[torch.arange(count) % known]
         is_picture = torch.arange(count) // RUN % 2 == 0
         mixing = torch.randn(count, count, generator=generator) / count**0.5
         rows.append(torch.where(is_picture[:, None], mixing @ words, words))
@@ -88,8 +89,8 @@ def print_tables(state: LayerState, config: DecoderConfig, arguments: argparse.N
     for kind, seconds in state.cpu_seconds.items():
         scaled = seconds * whole * (arguments.whole_tokens / arguments.tokens if kind in GROWS_WITH_TOKENS else 1)
         sum_whole += scaled
-        print(f"| {WORDS[kind]} | {seconds / layers:.0f} | {seconds / total:.0%} | {format_duration(scaled)} |")
-    print(f"| all | {total / layers:.0f} | | {format_duration(sum_whole)} |")
+        print(f"| {WORDS[kind]} | {seconds / layers:.3g} | {seconds / total:.0%} | {format_duration(scaled)} |")
+    print(f"| all | {total / layers:.3g} | | {format_duration(sum_whole)} |")
     print(
         f"\n{layers} layers, {arguments.tokens} tokens, {torch.get_num_threads()} threads; whole decoder: "
         f"{arguments.whole_layers} layers, {arguments.whole_tokens} tokens, CPU time"
