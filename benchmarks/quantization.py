@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from valley2_edge.bundle import Bundle, DecoderPrecision, VisionPrecision, open_bundle
+from valley2_edge.bundle import Bundle, DecoderPrecision, open_bundle
 from valley2_edge.calibration.builtin import BUILTIN
 from valley2_edge.errors import ExportError, Valley2Error
 from valley2_edge.evaluation.intervals import bootstrap_ratio
@@ -39,7 +39,6 @@ from valley2_edge.export.quality import Quality, QualitySurvey, SampleQuality
 from valley2_edge.export.rounded_layers import LayerStore
 from valley2_edge.export.rounded_model import Activations
 from valley2_edge.export.rounding import Rounding, RoundingOptions, resolve_rounding, round_with_calibration
-from valley2_edge.export.vision import export_vision
 from valley2_edge.quantize.gptq import GptqOptions
 from valley2_edge.version import __version__
 
@@ -57,8 +56,6 @@ class Variant:
     """Fields of RoundingOptions."""
     precision: DecoderPrecision = "int4"
     activations: Activations = "int8"
-    projector: VisionPrecision | None = None
-    """Precision of the projector, where it is not that of the other vision graphs."""
 
 
 def _gptq(**options: Any) -> Variant:
@@ -94,7 +91,6 @@ VARIANTS: dict[str, Variant] = {
     "lm_head in int4": Variant({"lm_head_precision": "int4"}),
     "int8, rtn": Variant(rounding={"method": "rtn"}, precision="int8"),
     "int8, gptq": Variant(precision="int8"),
-    "projector in int8": Variant(projector="int8"),
 }
 
 TABLES: dict[str, tuple[str, ...]] = {
@@ -116,8 +112,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     "Sizes": (
         DEFAULT, "groups of 64", "groups of 32", "4.5 bits on average", "5 bits on average", "int8, rtn", "int8, gptq",
     ),
-    "Output matrix and projector": (
-        DEFAULT, "lm_head in fp16", "lm_head in int4", "projector in int8",
+    "Output matrix": (
+        DEFAULT, "lm_head in fp16", "lm_head in int4",
     ),
 }  # fmt: skip
 """The first line of each table is what the others are compared with."""
@@ -162,11 +158,9 @@ class Workshop:
             )
             self._survey.measure(base)  # its pictures and its drafts make the reference
         with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
-            bundle = self._bundle(variant, base, Path(scratch) / "bundle")
+            bundle = self._bundle(base, Path(scratch) / "bundle")
             self._write_decoder(variant, base, bundle.directory, Path(scratch) / "workspace")
-            quality = self._survey.measure(
-                bundle, own_pictures=variant.projector is not None, activations=variant.activations
-            )
+            quality = self._survey.measure(bundle, activations=variant.activations)
             return Result(quality, (bundle.directory / DECODER_FILE).stat().st_size)
 
     def _base(self) -> Bundle:
@@ -176,15 +170,11 @@ class Workshop:
             export_bundle(self._checkpoint.path, directory)
         return open_bundle(directory)
 
-    def _bundle(self, variant: Variant, base: Bundle, directory: Path) -> Bundle:
-        """A bundle without a decoder; with vision graphs only where they are not those of `base`."""
+    def _bundle(self, base: Bundle, directory: Path) -> Bundle:
+        """A bundle without matrices and vision graphs."""
         (directory / EMBEDDINGS_FILE).parent.mkdir(parents=True)
         shutil.copyfile(base.directory / EMBEDDINGS_FILE, directory / EMBEDDINGS_FILE)
-        if variant.projector is None:
-            return Bundle(directory, base.manifest)
-        shutil.copytree(base.directory / "vision", directory / "vision")
-        projector = export_vision(self._checkpoint, "projector", directory, variant.projector)
-        return Bundle(directory, base.manifest.model_copy(update={"projector": projector}))
+        return Bundle(directory, base.manifest)
 
     def _write_decoder(self, variant: Variant, base: Bundle, directory: Path, workspace: Path) -> None:
         config = self._checkpoint.config.decoder
