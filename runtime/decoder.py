@@ -170,6 +170,22 @@ class Decoder:
         check(library().v2e_session_open(self.handle, ctypes.byref(options), ctypes.byref(handle)))
         return DecoderSession(self, handle)
 
+    def load_session(self, path: Path, reuse: str = "auto") -> DecoderSession:
+        """A session that goes on where a saved one stood, with its precision, context and chunk.
+
+        Args:
+            path: that `DecoderSession.save` wrote.
+            reuse: as `session` takes it.
+
+        Raises:
+            InputError: the file is missing, no saved session, damaged, or of another bundle.
+            BudgetError: the memory does not suffice.
+        """
+        options = SessionOptionsStruct(reuse=number_of("reuse", reuse, REUSE_NUMBERS))
+        handle, name = ctypes.c_void_p(), str(path).encode()
+        check(library().v2e_session_load(self.handle, name, ctypes.byref(options), ctypes.byref(handle)))
+        return DecoderSession(self, handle)
+
     @property
     def prefix_cache(self) -> PrefixCacheState:
         """KV pages that sessions have left for others."""
@@ -348,6 +364,24 @@ class DecoderSession:
             )
         bridge.finish(status)
         return StopReason(reason.value)
+
+    @property
+    def note(self) -> str:
+        """What was given to `save` beside the session; empty when it was not loaded."""
+        return str(library().v2e_session_note(self.handle).decode())
+
+    def save(self, path: Path, note: str = "") -> None:
+        """Writes the session to a file, which appears whole or not at all.
+
+        Args:
+            path: of the file; one that is there is replaced.
+            note: any text, to be found again as `note`.
+
+        Raises:
+            InputError: the file cannot be written, or the decoder is part of no bundle.
+        """
+        with self._call() as handle:
+            check(library().v2e_session_save(handle, str(path).encode(), note.encode()))
 
     def truncate(self, length: int) -> None:
         """Forgets all positions from `length` on; prefill at least one before the next `generate`.

@@ -316,6 +316,9 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_isa_available": (c_int, (c_uint32,)),
     "v2e_session_open": (c_int, (c_void_p, POINTER(SessionOptionsStruct), POINTER(c_void_p))),
     "v2e_session_close": (None, (c_void_p,)),
+    "v2e_session_save": (c_int, (c_void_p, c_char_p, c_char_p)),
+    "v2e_session_load": (c_int, (c_void_p, c_char_p, POINTER(SessionOptionsStruct), POINTER(c_void_p))),
+    "v2e_session_note": (c_char_p, (c_void_p,)),
     "v2e_session_prefill": (c_int, (c_void_p, POINTER(SegmentStruct), c_size_t, c_size_t, EventCallback, c_void_p)),
     "v2e_session_logits": (c_int, (c_void_p, c_size_t, POINTER(c_float))),
     "v2e_session_generate": (

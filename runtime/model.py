@@ -12,9 +12,9 @@ from typing import Any
 
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import parse_bytes
-from valley2_edge.errors import InputError
-from valley2_edge.policy import EaglePreset, Policy, PolicyName
-from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.errors import BudgetError, InputError
+from valley2_edge.policy import EaglePreset, PolicyName
+from valley2_edge.runtime.decoder import Decoder, DecoderSession
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.memory import MemorySettings
@@ -22,6 +22,7 @@ from valley2_edge.runtime.memory_budget import MemoryBudget
 from valley2_edge.runtime.native_call import LARGEST_UINT64, unsigned
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
+from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
 from valley2_edge.runtime.session import Session
 from valley2_edge.runtime.video import VideoSource
 from valley2_edge.runtime.vision import VisionEncoder
@@ -191,34 +192,73 @@ class Valley2:
             InputError: An option is out of range, or the model is closed.
             BudgetError: The model was loaded with a limit on memory, and nothing keeps it.
         """
+        return self._open(
+            SessionOptions.model_construct(
+                system=system,
+                policy=policy,
+                strict=strict,
+                think=think,
+                context_length=context_length,
+                kv_precision=kv_precision,
+                prefill_chunk=prefill_chunk,
+                eagle=eagle,
+                tiles=tiles,
+                eagle_preset=eagle_preset,
+                eagle_max_tokens=eagle_max_tokens,
+                eagle_min_tokens=eagle_min_tokens,
+            )
+        )
+
+    def resume(self, path: str | os.PathLike[str]) -> Session:
+        """Goes on with a session that `Session.save` wrote: the next answer is the one that it would have given.
+
+        Args:
+            path: Of the file.
+
+        Raises:
+            InputError: The file is missing, no saved session, damaged, or of another bundle; or the model is closed.
+            BudgetError: The model was loaded with a limit on memory that the session does not keep.
+        """
+        if self._closed:
+            raise InputError("The model is closed.")
+        decoder = self._engines.decoder.load_session(Path(path))
+        try:
+            saved = SavedConversation.parse(decoder.note, path)
+            return self._open(saved.options, (decoder, saved.turns))
+        except BaseException:
+            decoder.close()
+            raise
+
+    def _open(self, options: SessionOptions, resumed: tuple[DecoderSession, Sequence[Turn]] | None = None) -> Session:
         if self._closed:
             raise InputError("The model is closed.")
         wanted = replace(
             self._settings,
-            policy=Policy(policy, strict, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens),
-            context_length=context_length,
-            kv_precision=kv_precision,
-            prefill_chunk=prefill_chunk,
+            policy=options.picture_policy(),
+            context_length=options.context_length,
+            kv_precision=options.kv_precision,
+            prefill_chunk=options.prefill_chunk,
         )
         choice = None if self._budget is None else self._budget.choose(wanted)
         chosen = wanted if choice is None else choice.settings
+        if resumed is not None and chosen.kv_precision != wanted.kv_precision:
+            raise BudgetError("The saved session does not keep the limit on memory; load the model with a higher one.")
         self._give_up(chosen)
         session = Session(
             self._engines,
-            system=system,
-            policy=policy,
-            strict=strict,
-            think=think,
-            context_length=chosen.context_length,
-            kv_precision=chosen.kv_precision,
-            prefill_chunk=chosen.prefill_chunk,
-            eagle=chosen.policy.eagle,
-            tiles=chosen.policy.tiles,
-            eagle_preset=eagle_preset,
-            eagle_max_tokens=chosen.policy.eagle_max_tokens,
-            eagle_min_tokens=eagle_min_tokens,
+            options.model_copy(
+                update={
+                    "context_length": chosen.context_length,
+                    "kv_precision": chosen.kv_precision,
+                    "prefill_chunk": chosen.prefill_chunk,
+                    "eagle": chosen.policy.eagle,
+                    "tiles": chosen.policy.tiles,
+                    "eagle_max_tokens": chosen.policy.eagle_max_tokens,
+                }
+            ),
             check_memory=None if self._budget is None else _memory_check(self._budget, chosen),
             memory=choice,
+            resumed=resumed,
         )
         self._sessions.add(session)
         return session

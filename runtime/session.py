@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from valley2_edge import prompt
 from valley2_edge.errors import BudgetError, Cancelled, InputError, Valley2Error, Valley2Warning
-from valley2_edge.policy import EaglePreset, Policy, PolicyName
+from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.decoder import DecoderSession
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.images import ImageSource
@@ -21,10 +25,14 @@ from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prep
 from valley2_edge.runtime.process_memory import peak_bytes
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.sampling import Sampling, seed_of_step
+from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
 from valley2_edge.runtime.sources import load_pictures, sort_sources
 from valley2_edge.runtime.stats import Statistics
 from valley2_edge.runtime.video import VideoSource
 from valley2_edge.tokenizer import TextStream
+
+if TYPE_CHECKING:
+    from valley2_edge.runtime.model import Valley2
 
 
 @dataclass(frozen=True)
@@ -66,19 +74,9 @@ class Session:
     def __init__(
         self,
         engines: Engines,
+        options: SessionOptions,
         *,
-        system: str | None = None,
-        policy: PolicyName = "hub",
-        strict: bool = False,
-        think: bool = False,
-        context_length: int = 0,
-        kv_precision: str = "auto",
-        prefill_chunk: int = 0,
-        eagle: bool = True,
-        tiles: bool = True,
-        eagle_preset: EaglePreset = "balanced",
-        eagle_max_tokens: int | None = None,
-        eagle_min_tokens: int | None = None,
+        resumed: tuple[DecoderSession, Sequence[Turn]] | None = None,
         check_memory: Callable[[Sequence[PreparedPicture], bool], None] | None = None,
         memory: MemoryChoice | None = None,
     ) -> None:
@@ -87,12 +85,15 @@ class Session:
         self.memory = memory
         """What was chosen to keep the model's limit on memory; None: it has none."""
         self._model = engines.architecture
-        self._policy = Policy(policy, strict, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens)
+        self._options = options
+        self._policy = options.picture_policy()
         self._layout = prompt.Layout(self._policy, self._model.picture.use_special_start_end_token)
-        self._system = system
-        self._think = think
-        self._context_length = context_length or engines.decoder.description.max_context
-        self._decoder = engines.decoder.session(context_length, kv_precision, prefill_chunk, reuse="auto")
+        self._context_length = options.context_length or engines.decoder.description.max_context
+        self._decoder, turns = resumed or (
+            engines.decoder.session(options.context_length, options.kv_precision, options.prefill_chunk, reuse="auto"),
+            (),
+        )
+        self._turns = list(turns)
         self._cancel = CancelToken()
         self._lock = threading.Lock()
         self._answer: weakref.ref[AnswerStream] | None = None
@@ -156,7 +157,7 @@ class Session:
         images, video = sort_sources(images, video)
         if not question.strip() and not images and video is None:
             raise InputError("The question is empty.")
-        text = prompt.with_thinking(question) if (self._think if think is None else think) else question
+        text = prompt.with_thinking(question) if (self._options.think if think is None else think) else question
         turn = _Question(text, images, video, frames, sampling, on_progress or ignore_progress)
         if not self._lock.acquire(blocking=False):
             raise InputError("Another thread is iterating an answer of this session; a session answers one at a time.")
@@ -184,6 +185,36 @@ class Session:
         return self._policy
 
     @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The questions that are in the context, and their answers as far as they came."""
+        return tuple(self._turns)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Ends a running answer and writes the session to a file, pictures included as the decoder saw them.
+
+        Args:
+            path: Of the file, which appears whole or not at all; one that is there is replaced.
+
+        Raises:
+            InputError: The session is closed or works in another thread, or the file cannot be written.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise InputError("Another thread is iterating an answer of this session; save it afterwards.")
+        try:
+            if self._closed:
+                raise InputError("The session is closed.")
+            self._end_answer()
+            note = SavedConversation(options=self._options, turns=self.turns)
+            self._decoder.save(Path(path), note.model_dump_json())
+        finally:
+            self._lock.release()
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], model: Valley2) -> Session:
+        """Goes on with a saved session; as `Valley2.resume`."""
+        return model.resume(path)
+
+    @property
     def context_used(self) -> int:
         """Positions in the context."""
         return self._decoder.length
@@ -206,11 +237,14 @@ class Session:
         begin = time.perf_counter()
         start, before = self._decoder.length, self._decoder.counters
         answering = False
+        pieces: list[str] = []
         try:
             segments = self._prepare(turn, statistics)
             self._prefill(segments, turn.report, statistics)
             answering = True
-            yield from self._generate(turn, statistics, begin)
+            for piece in self._generate(turn, statistics, begin):
+                pieces.append(piece)
+                yield piece
         except BaseException as error:  # whatever it is, the cache must be good for the next question
             failed = isinstance(error, Valley2Error) and not isinstance(error, Cancelled)
             if (failed or not answering) and self._decoder.length > start:
@@ -221,6 +255,9 @@ class Session:
                 statistics.stop = "cancelled"
             raise
         finally:
+            if self._decoder.length > start:
+                answer = "".join(pieces)
+                self._turns.append(Turn(question=turn.text, pictures=statistics.pictures, answer=answer))
             statistics.context_used = self._decoder.length
             statistics.kv_bytes = self._decoder.kv_bytes
             after = self._decoder.counters
@@ -268,7 +305,7 @@ class Session:
 
     def _encode_prompt(self, question: str, picture_count: int) -> list[int]:
         if self._decoder.length == 0:
-            parts = prompt.build_first_turn(question, picture_count, self._system, self._layout)
+            parts = prompt.build_first_turn(question, picture_count, self._options.system, self._layout)
         else:
             parts = prompt.build_next_turn(question, picture_count, self._layout)
         return prompt.encode(parts, self._engines.tokenizer, self._policy.strict)

@@ -140,3 +140,30 @@ def test_interrupt_leaves_a_conversation_usable(fp32_bundle: Path, tmp_path: Pat
     assert "(cancelled)" in errors
     assert "ended by cancellation" in errors
     assert time.monotonic() - begin < 30
+
+
+def test_saved_conversation_goes_on(run, fp32_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    file, words = tmp_path / "talk", ("--bundle", fp32_bundle, "--max-new-tokens", 6)
+    with Valley2.load(fp32_bundle) as model:
+        session = model.session(system="Be brief.")
+        expected = ["".join(session.ask("What?", images=[picture], max_new_tokens=6))]
+        expected += ["".join(session.ask("And now?", max_new_tokens=6))]
+    first = run("chat", picture, "What?", *words, "--system", "Be brief.", "--save", file)
+    assert (first.code, first.stdout.strip()) == (0, expected[0].strip()) and f"saved: {file}" in first.stderr
+    second = run("chat", "And now?", *words, "--resume", file, "--save", file)
+    assert (second.code, second.stdout.strip()) == (0, expected[1].strip())
+    assert "> What? [pictures: 1]" in second.stderr
+    third = run("chat", "And now?", *words, "--resume", file)
+    assert "> And now?" in third.stderr
+
+
+def test_mistakes_about_saved_conversations_are_one_line(run, fp32_bundle: Path, tmp_path: Path) -> None:
+    words = ("chat", "What?", "--bundle", fp32_bundle)
+    for options, sentence in (
+        (("--save", tmp_path / "none" / "talk"), "cannot be written"),
+        (("--save", tmp_path), "cannot be written"),
+        (("--resume", tmp_path / "talk"), "Cannot open"),
+        (("--resume", tmp_path / "talk", "--no-eagle"), "--eagle is the saved conversation's own"),
+    ):
+        outcome = run(*words, *options)
+        assert outcome.code == 2 and sentence in outcome.error

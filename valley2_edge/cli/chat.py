@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from valley2_edge.cli.answer_view import ProgressLine, print_answer
 from valley2_edge.cli.conversation import Conversation
 from valley2_edge.cli.media import Media, split_words
 from valley2_edge.cli.terminal import error_console, print_line
+from valley2_edge.errors import InputError
 from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ ASK_OPTIONS = (
 
 
 def chat(
+    context: typer.Context,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -73,6 +76,8 @@ def chat(
     repetition_penalty: options.RepetitionPenalty = 1.0,
     seed: options.Seed = None,
     speculation: options.Speculation = "auto",
+    save: options.Save = None,
+    resume: options.Resume = None,
     stats: options.Stats = False,
 ) -> None:
     """Chat about pictures or a video; the answer goes to stdout, all else to stderr."""
@@ -80,6 +85,7 @@ def chat(
     media, question = split_words(words or [])
     media = media.joined(Media(video=video))
     media.check_presence()
+    _check_files(context, save, resume)
     vision_cache_bytes, prefix_cache_bytes = (parse_bytes(size, least=0) for size in (vision_cache, prefix_cache))
     directory = resolve_bundle(bundle)
     from valley2_edge.runtime.model import Valley2
@@ -97,11 +103,13 @@ def chat(
             on_progress=line,
         )
     with model:
-        chatter = Chatter(model, _pick(given, SESSION_OPTIONS), _pick(given, ASK_OPTIONS), messages, stats)
+        chatter = Chatter(model, _pick(given, SESSION_OPTIONS), _pick(given, ASK_OPTIONS), messages, stats, resume)
         if question is not None:
             chatter.ask(question, media)
-            return
-        Conversation(chatter.ask, chatter.reset, chatter.show_stats, messages, media).run()
+        else:
+            Conversation(chatter.ask, chatter.reset, chatter.show_stats, messages, media).run()
+        if save is not None:
+            chatter.save(save)
 
 
 @dataclass
@@ -113,11 +121,16 @@ class Chatter:
     ask_options: dict[str, Any]
     messages: Console
     stats: bool
+    resume: Path | None = None
     _session: Session = field(init=False)
     _providers: dict[str, list[str]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._session = self.model.session(**self.session_options)
+        if self.resume is None:
+            self._session = self.model.session(**self.session_options)
+        else:
+            self._session = self.model.resume(self.resume)
+            self._show_turns()
         if self._session.memory is not None:
             changes = ", ".join(self._session.memory.changes) or "all as asked for"
             print_line(self.messages, f"memory: {format_bytes(self._session.memory.plan.peak_bytes)}; {changes}")
@@ -151,11 +164,26 @@ class Chatter:
         self._session.close()
         self._session = self.model.session(**self.session_options)
 
+    def save(self, path: Path) -> None:
+        """Writes the conversation to a file.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        self._session.save(path)
+        print_line(self.messages, f"saved: {path}, {format_bytes(path.stat().st_size)}")
+
     def show_stats(self) -> None:
         """Shows what the last answer cost."""
         from valley2_edge.cli.stats_table import stats_table
 
         self.messages.print(stats_table(self._session.statistics, sampled=self.ask_options["temperature"] > 0))
+
+    def _show_turns(self) -> None:
+        for turn in self._session.turns:
+            shown = f" [pictures: {turn.pictures}]" if turn.pictures else ""
+            print_line(self.messages, f"> {turn.question}{shown}")
+            print_line(self.messages, turn.answer)
 
     def _show_speed(self) -> None:
         # On a terminal the live line had to make room for the answer itself.
@@ -190,6 +218,18 @@ def cancelling_on_interrupt(session: Session) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _check_files(context: typer.Context, save: Path | None, resume: Path | None) -> None:
+    """Mistakes that would otherwise show only when the work is done."""
+    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
+        raise InputError(f"--save {save} cannot be written: name a file in a directory that is there")
+    if resume is None:
+        return
+    for name in SESSION_OPTIONS:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"--{name.replace('_', '-')} is the saved conversation's own: leave it out with --resume")
 
 
 def _pick(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -120,4 +120,14 @@ Speculation = Annotated[
         rich_help_panel=_ANSWER,
     ),
 ]
+Save = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the conversation to a file when it ends.", rich_help_panel=_ANSWER),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Go on with a saved conversation, with its own session options.", rich_help_panel=_ANSWER
+    ),
+]
 Stats = Annotated[bool, typer.Option("--stats", help="End with a table on stderr.", rich_help_panel=_ANSWER)]

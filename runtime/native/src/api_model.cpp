@@ -1,17 +1,27 @@
 // The functions of valley2.h about models and sessions.
 #include "arguments.hpp"
 #include "decoder.hpp"
+#include "digest.hpp"
+#include "error.hpp"
 #include "platform.hpp"
 #include "prefix_cache.hpp"
 #include "session.hpp"
+#include "session_file.hpp"
 #include "valley2.h"
+
+#include <memory>
+#include <string>
+#include <utility>
 
 struct v2e_model {
     v2e::Decoder decoder;
     mutable v2e::PrefixCache prefixes; // changes no answer
+    std::string identity;              // of the bundle; empty when the directory is part of none
+    std::string arithmetic;            // on which the bits of keys and values depend
 };
 
 struct v2e_session {
+    const v2e_model *model;
     v2e::Session session;
 };
 
@@ -20,6 +30,55 @@ using namespace v2e;
 namespace {
 
 constexpr uint64_t DEFAULT_PREFIX_CACHE_BYTES = uint64_t{256} << 20;
+
+// The digest of the manifest that stands beside the decoder's directory. The manifest has the digests of all files.
+std::string bundle_identity(const std::string &decoder_directory) {
+    try {
+        const MappedFile manifest(decoder_directory + "/../valley2.json");
+        Digest digest;
+        digest.add(manifest.data(), manifest.size());
+        return to_hex(digest.finish());
+    } catch (const Failure &) {
+        return {}; // a decoder by itself: it can be used, but its sessions cannot be saved
+    }
+}
+
+std::string arithmetic_of(const Decoder &decoder, uint32_t activations) {
+    const char *planes = activations == V2E_ACTIVATIONS_INT16 ? "int16" : "int8";
+    return std::string(v2e_version()) + " " + v2e_isa_name(decoder.describe().isa) + " " + planes;
+}
+
+void require_identity(const v2e_model &model) {
+    if (model.identity.empty())
+        fail(V2E_ERROR_INPUT, "Sessions of this model cannot be saved or loaded: no valley2.json stands beside its "
+                              "directory to tell the bundle from others.");
+}
+
+uint32_t kv_precision_number(KvPrecision precision) {
+    switch (precision) {
+    case KvPrecision::fp16:
+        return V2E_KV_FP16;
+    case KvPrecision::int8:
+        return V2E_KV_INT8;
+    case KvPrecision::fp32:
+        break;
+    }
+    return V2E_KV_FP32;
+}
+
+// The caller's, and where they are 0 those of the saved session.
+v2e_session_options merged_options(v2e_session_options options, const SessionFile &file) {
+    const uint32_t precision = kv_precision_number(file.saved().precision);
+    if (options.kv_precision != V2E_KV_AUTO && options.kv_precision != precision)
+        fail(V2E_ERROR_INPUT, "%s holds its keys and values in another kv_precision than the one that was asked for.",
+             file.path().c_str());
+    options.kv_precision = precision;
+    if (options.context_length == 0)
+        options.context_length = static_cast<uint32_t>(file.saved().context_length);
+    if (options.prefill_chunk == 0)
+        options.prefill_chunk = static_cast<uint32_t>(file.saved().prefill_chunk);
+    return options;
+}
 
 } // namespace
 
@@ -30,7 +89,10 @@ v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options
         *model = nullptr;
         const v2e_model_options given = read_options(options);
         const uint64_t budget = given.prefix_cache_bytes == 0 ? DEFAULT_PREFIX_CACHE_BYTES : given.prefix_cache_bytes;
-        *model = new v2e_model{Decoder(decoder_directory, given), PrefixCache(budget)};
+        auto made = std::unique_ptr<v2e_model>(new v2e_model{Decoder(decoder_directory, given), PrefixCache(budget),
+                                                             bundle_identity(decoder_directory), std::string()});
+        made->arithmetic = arithmetic_of(made->decoder, given.activations);
+        *model = made.release();
     });
 }
 
@@ -86,7 +148,7 @@ v2e_status v2e_session_open(const v2e_model *model, const v2e_session_options *o
         require(model, "model");
         require(session, "session");
         *session = nullptr;
-        *session = new v2e_session{Session(model->decoder, read_options(options), &model->prefixes)};
+        *session = new v2e_session{model, Session(model->decoder, read_options(options), &model->prefixes)};
     });
 }
 
@@ -139,6 +201,42 @@ v2e_status v2e_session_truncate(v2e_session *session, size_t length) {
         require(session, "session");
         session->session.truncate(length);
     });
+}
+
+v2e_status v2e_session_save(v2e_session *session, const char *path, const char *note) {
+    return guard([&] {
+        require(session, "session");
+        require(path, "path");
+        require_identity(*session->model);
+        SavedSession about;
+        about.identity = session->model->identity;
+        about.arithmetic = session->model->arithmetic;
+        about.note = note == nullptr ? "" : note;
+        session->session.save(path, std::move(about));
+    });
+}
+
+v2e_status v2e_session_load(const v2e_model *model, const char *path, const v2e_session_options *options,
+                            v2e_session **session) {
+    return guard([&] {
+        require(model, "model");
+        require(path, "path");
+        require(session, "session");
+        *session = nullptr;
+        const v2e_session_options given = read_options(options);
+        require_identity(*model);
+        const SessionFile file(path, model->identity);
+        // Bits that this model would not compute are not for other sessions.
+        PrefixCache *prefixes = file.saved().arithmetic == model->arithmetic ? &model->prefixes : nullptr;
+        auto made = std::unique_ptr<v2e_session>(
+            new v2e_session{model, Session(model->decoder, merged_options(given, file), prefixes)});
+        made->session.load(file);
+        *session = made.release();
+    });
+}
+
+const char *v2e_session_note(const v2e_session *session) {
+    return session == nullptr ? "" : session->session.note().c_str();
 }
 
 void v2e_session_cancel(v2e_session *session) {

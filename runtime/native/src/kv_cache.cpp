@@ -64,6 +64,30 @@ void KvCache::copy_page(size_t index) {
     replace(index, copy);
 }
 
+AlignedBuffer<std::byte> KvCache::clean_page(size_t index, size_t positions) const {
+    AlignedBuffer<std::byte> copy(page_bytes_);
+    std::memcpy(copy.data(), pages_[index]->data(), page_bytes_);
+    for (size_t slot = 0; slot < KV_PAGE; ++slot)
+        if (index * KV_PAGE + slot >= positions)
+            clear(copy.data(), slot);
+    return copy;
+}
+
+// One place of every layer and kv head.
+void KvCache::clear(std::byte *page, size_t slot) const {
+    const size_t block = KV_PAGE * head_size_ * element_bytes_;
+    const size_t first_key = (slot / KEY_LANES * head_size_ * KEY_LANES + slot % KEY_LANES) * element_bytes_;
+    for (std::byte *head = page; head < page + page_bytes_; head += head_bytes_) {
+        for (size_t channel = 0; channel < head_size_; ++channel)
+            std::memset(head + first_key + channel * KEY_LANES * element_bytes_, 0, element_bytes_);
+        std::memset(head + block + slot * head_size_ * element_bytes_, 0, head_size_ * element_bytes_);
+        if (precision_ != KvPrecision::int8)
+            continue;
+        std::memset(head + 2 * block + slot * sizeof(float), 0, sizeof(float));
+        std::memset(head + 2 * block + (KV_PAGE + slot) * sizeof(float), 0, sizeof(float));
+    }
+}
+
 KvView KvCache::view(size_t layer, size_t kv_head) const {
     const size_t block = KV_PAGE * head_size_ * element_bytes_;
     KvView view;

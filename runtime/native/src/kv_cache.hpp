@@ -33,6 +33,8 @@ class KvCache {
     // Whether somebody else has the page as well: then `copy_page` comes before the next write to it.
     bool shared(size_t index) const;
     void copy_page(size_t index);
+    // A copy whose places behind the first `positions` of the cache are 0.
+    AlignedBuffer<std::byte> clean_page(size_t index, size_t positions) const;
 
     KvPrecision precision() const { return precision_; }
     // Of the pages that `positions` need.
@@ -51,6 +53,7 @@ class KvCache {
 
   private:
     float *step(size_t position, size_t offset);
+    void clear(std::byte *page, size_t slot) const;
 
     size_t kv_heads_;
     size_t head_size_;

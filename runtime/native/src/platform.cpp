@@ -1,6 +1,7 @@
 #include "platform.hpp"
 
 #include "error.hpp"
+#include "new_file.hpp"
 
 #include <algorithm>
 #include <cstdint>
@@ -102,6 +103,50 @@ void MappedFile::drop_pages() const noexcept {
         VirtualUnlock(const_cast<std::byte *>(data_), size_);
 }
 
+NewFile::NewFile(const std::string &utf8_path)
+    : path_(utf8_path), temporary_path_(utf8_path + ".part-" + std::to_string(GetCurrentProcessId()) + "-" +
+                                        std::to_string(GetTickCount64())) {
+    handle_ = CreateFileW(wide_path(temporary_path_).c_str(), GENERIC_WRITE, 0, nullptr, CREATE_NEW,
+                          FILE_ATTRIBUTE_NORMAL, nullptr);
+    if (handle_ == INVALID_HANDLE_VALUE)
+        fail_to("create");
+}
+
+NewFile::~NewFile() {
+    if (handle_ == INVALID_HANDLE_VALUE)
+        return;
+    CloseHandle(handle_);
+    DeleteFileW(wide_path(temporary_path_).c_str());
+}
+
+void NewFile::write(const void *data, size_t bytes) {
+    const auto *next = static_cast<const std::byte *>(data);
+    while (bytes > 0) {
+        DWORD written = 0;
+        if (!WriteFile(handle_, next, static_cast<DWORD>(std::min<size_t>(bytes, 1 << 30)), &written, nullptr))
+            fail_to("write");
+        next += written;
+        bytes -= written;
+    }
+}
+
+void NewFile::commit() {
+    if (!FlushFileBuffers(handle_))
+        fail_to("write");
+    CloseHandle(std::exchange(handle_, INVALID_HANDLE_VALUE));
+    if (MoveFileExW(wide_path(temporary_path_).c_str(), wide_path(path_).c_str(),
+                    MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
+        return;
+    const DWORD error = GetLastError();
+    DeleteFileW(wide_path(temporary_path_).c_str());
+    SetLastError(error);
+    fail_to("replace");
+}
+
+void NewFile::fail_to(const char *action) const {
+    fail(V2E_ERROR_INPUT, "Cannot %s '%s': Windows error %lu.", action, path_.c_str(), GetLastError());
+}
+
 void return_free_memory() noexcept {}
 
 void *allocate_aligned(size_t bytes, size_t alignment) {
@@ -197,6 +242,44 @@ MappedFile::~MappedFile() {
 void MappedFile::drop_pages() const noexcept {
     if (data_ != nullptr)
         madvise(const_cast<std::byte *>(data_), size_, MADV_DONTNEED);
+}
+
+NewFile::NewFile(const std::string &utf8_path) : path_(utf8_path), temporary_path_(utf8_path + ".part-XXXXXX") {
+    descriptor_ = mkstemp(temporary_path_.data());
+    if (descriptor_ < 0)
+        fail_to("create");
+}
+
+NewFile::~NewFile() {
+    if (descriptor_ < 0)
+        return;
+    close(descriptor_);
+    unlink(temporary_path_.c_str());
+}
+
+void NewFile::write(const void *data, size_t bytes) {
+    const auto *next = static_cast<const std::byte *>(data);
+    while (bytes > 0) {
+        const ssize_t written = ::write(descriptor_, next, std::min<size_t>(bytes, 1 << 30));
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0)
+            fail_to("write");
+        next += written;
+        bytes -= static_cast<size_t>(written);
+    }
+}
+
+void NewFile::commit() {
+    if (fsync(descriptor_) != 0)
+        fail_to("write");
+    if (std::rename(temporary_path_.c_str(), path_.c_str()) != 0)
+        fail_to("replace");
+    close(std::exchange(descriptor_, -1));
+}
+
+void NewFile::fail_to(const char *action) const {
+    fail(V2E_ERROR_INPUT, "Cannot %s '%s': %s.", action, path_.c_str(), std::strerror(errno));
 }
 
 void return_free_memory() noexcept {

@@ -431,4 +431,45 @@ void Session::truncate(size_t length) {
     forget_logits();
 }
 
+void Session::save(const std::string &path, SavedSession about) {
+    const Turn turn(*this);
+    about.precision = cache_.precision();
+    about.context_length = context_length_;
+    about.prefill_chunk = prefill_chunk_;
+    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const float *logits = logits_.empty() ? nullptr : logits_.data() + row_ * vocabulary;
+    write_session(path, about, {history_.tokens(), keys_, cache_, logits, vocabulary});
+}
+
+void Session::load(const SessionFile &file) {
+    const Turn turn(*this);
+    const uint64_t length = file.length(), pages = (length + KV_PAGE - 1) / KV_PAGE, page_bytes = cache_.bytes_of(1);
+    const size_t vocabulary = decoder_.config().vocabulary_size;
+    if (length > context_length_)
+        fail(V2E_ERROR_INPUT, "%s has %llu positions, but the context holds %zu.", file.path().c_str(),
+             static_cast<unsigned long long>(length), context_length_);
+    const std::byte *tokens = file.tensor("tokens", "I32", {length}),
+                    *kv = file.tensor("kv", "U8", {pages, page_bytes});
+    keys_.resize(length);
+    if (length > 0)
+        std::memcpy(keys_.data(), file.tensor("keys", "U64", {length, 2}), length * sizeof(PositionKey));
+    history_.reserve(length);
+    for (size_t i = 0; i < length; ++i) {
+        int32_t token;
+        std::memcpy(&token, tokens + i * sizeof token, sizeof token);
+        if (token != NO_TOKEN)
+            decoder_.check_tokens(&token, 1);
+        history_.append(token);
+    }
+    cache_.reserve(length);
+    for (size_t i = 0; i < pages; ++i)
+        std::memcpy(cache_.page(i)->data(), kv + i * page_bytes, page_bytes);
+    if (file.has_logits()) {
+        logits_.resize(vocabulary);
+        std::memcpy(logits_.data(), file.tensor("logits", "F32", {vocabulary}), vocabulary * sizeof(float));
+    }
+    note_ = file.saved().note;
+    share();
+}
+
 } // namespace v2e

@@ -7,6 +7,7 @@
 #include "kv_cache.hpp"
 #include "prefix_cache.hpp"
 #include "sampler.hpp"
+#include "session_file.hpp"
 #include "token_history.hpp"
 #include "valley2.h"
 
@@ -17,8 +18,6 @@
 #include <vector>
 
 namespace v2e {
-
-class SessionFile;
 
 struct EventSink {
     v2e_event_callback callback; // may be null
@@ -38,8 +37,9 @@ class Session {
     void logits(size_t rows, float *target) const;
     v2e_stop_reason generate(const v2e_generate_options &options, EventSink sink);
     void truncate(size_t length);
-    // `identity` is the bundle's. Loading is for a session that is new.
-    void save(const std::string &path, const std::string &identity, const std::string &note);
+    // What the file says of the session beside its arrays is the caller's, but for precision, context and chunk.
+    void save(const std::string &path, SavedSession about);
+    // For a session that is new, with the file's precision.
     void load(const SessionFile &file);
 
     size_t length() const { return history_.length(); }

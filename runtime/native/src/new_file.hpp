@@ -1,0 +1,33 @@
+// A file that is written whole or not at all; platform.cpp has the system calls.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace v2e {
+
+// A file that appears, in place of an older one of its name, when it is complete, and else not at all; only its user
+// may read it. Fails with V2E_ERROR_INPUT when it cannot be written.
+class NewFile {
+  public:
+    explicit NewFile(const std::string &utf8_path);
+    ~NewFile(); // leaves nothing behind that was not committed
+    NewFile(const NewFile &) = delete;
+    NewFile &operator=(const NewFile &) = delete;
+
+    void write(const void *data, size_t bytes);
+    void commit();
+
+  private:
+    [[noreturn]] void fail_to(const char *action) const;
+
+    std::string path_;
+    std::string temporary_path_; // beside it
+#if defined(_WIN32)
+    void *handle_ = nullptr;
+#else
+    int descriptor_ = -1;
+#endif
+};
+
+} // namespace v2e

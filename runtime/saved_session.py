@@ -1,0 +1,79 @@
+"""What a saved session knows beside the decoder's part: its options, and the conversation as text."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from valley2_edge.errors import InputError
+from valley2_edge.policy import EaglePreset, Policy, PolicyName
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Turn(_Strict):
+    """One question and its answer, as far as it came."""
+
+    question: str
+    pictures: int = 0
+    """Frames of a video included."""
+    answer: str = ""
+
+
+class SessionOptions(_Strict):
+    """The options of `Valley2.session`, by their names."""
+
+    system: str | None
+    policy: PolicyName
+    strict: bool
+    think: bool
+    context_length: int
+    kv_precision: str
+    prefill_chunk: int
+    eagle: bool
+    tiles: bool
+    eagle_preset: EaglePreset
+    eagle_max_tokens: int | None
+    eagle_min_tokens: int | None
+
+    def picture_policy(self) -> Policy:
+        """The choices about pictures.
+
+        Raises:
+            InputError: One is out of range.
+        """
+        return Policy(
+            self.policy,
+            self.strict,
+            self.eagle,
+            self.tiles,
+            self.eagle_preset,
+            self.eagle_max_tokens,
+            self.eagle_min_tokens,
+        )
+
+
+class SavedConversation(_Strict):
+    """The note that goes with the decoder's part in the file."""
+
+    version: Literal[1] = 1
+    options: SessionOptions
+    turns: tuple[Turn, ...]
+
+    @classmethod
+    def parse(cls, note: str, path: Any) -> SavedConversation:
+        """Reads a note.
+
+        Raises:
+            InputError: It is none of this release's.
+        """
+        try:
+            return cls.model_validate_json(note)
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the note"
+            raise InputError(
+                f"{path} was not saved by this release of valley2_edge: {field} is not understood."
+            ) from error
