@@ -171,19 +171,18 @@ class QualitySurvey:
         self._progress = progress
         self._reference: Reference | None = None
 
-    def measure(self, bundle: Bundle, *, own_pictures: bool = False, activations: Activations = "int8") -> Quality:
+    def measure(self, bundle: Bundle, *, activations: Activations = "int8") -> Quality:
         """Measures a bundle.
 
         Args:
-            bundle: The first one shows both models the pictures. The others are shown the same rows, so theirs must be
-                the same vision graphs, unless `own_pictures`.
-            own_pictures: Show the bundle what its own vision graphs make of the pictures: their error counts, too.
+            bundle: The first one shows both models the pictures. The others are shown the same rows: theirs must be the
+                same vision graphs.
             activations: Of the bundle while it runs.
 
         Raises:
             NumericError: A stage computed a NaN or an infinity.
         """
-        if self._reference is None or own_pictures:
+        if self._reference is None:
             samples = [one.sample for one in self._held.samples]
             encoder = sample_encoder(self._checkpoint, bundle)
             shown = list(encode_all(encoder, samples, self._progress, f"{STAGE}: pictures"))
