@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Question:
+    asked: str
+    """As the caller wrote it."""
     text: str
+    """As the model reads it."""
     images: Sequence[ImageSource]
     video: VideoSource | None
     frames: int
@@ -158,7 +161,7 @@ class Session:
         if not question.strip() and not images and video is None:
             raise InputError("The question is empty.")
         text = prompt.with_thinking(question) if (self._options.think if think is None else think) else question
-        turn = _Question(text, images, video, frames, sampling, on_progress or ignore_progress)
+        turn = _Question(question, text, images, video, frames, sampling, on_progress or ignore_progress)
         if not self._lock.acquire(blocking=False):
             raise InputError("Another thread is iterating an answer of this session; a session answers one at a time.")
         try:
@@ -257,7 +260,7 @@ class Session:
         finally:
             if self._decoder.length > start:
                 answer = "".join(pieces)
-                self._turns.append(Turn(question=turn.text, pictures=statistics.pictures, answer=answer))
+                self._turns.append(Turn(question=turn.asked, pictures=statistics.pictures, answer=answer))
             statistics.context_used = self._decoder.length
             statistics.kv_bytes = self._decoder.kv_bytes
             after = self._decoder.counters

@@ -211,7 +211,8 @@ def test_conversation_goes_on_in_another_process_of_the_same_bundle(int4_bundle:
         assert (turn.question, turn.pictures, turn.answer) == ("What?", 1, answer)
         assert session.policy.eagle_max_tokens == 100
         assert "".join(session.ask("And now?", max_new_tokens=8)) == expected
-        assert session.context_used == used and len(session.turns) == 2
+        assert session.context_used == used
+        assert session.turns[1].question == "And now?"  # without the request for four steps
         session.close()
         with pytest.raises(InputError, match="session is closed"):
             session.save(tmp_path / "file")

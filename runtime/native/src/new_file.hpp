@@ -6,8 +6,8 @@
 
 namespace v2e {
 
-// A file that appears, in place of an older one of its name, when it is complete, and else not at all; only its user
-// may read it. Fails with V2E_ERROR_INPUT when it cannot be written.
+// A file that appears, in place of an older one of its name, when it is complete, and else not at all. Except on
+// Windows only its owner may read it. Fails with V2E_ERROR_INPUT when it cannot be written.
 class NewFile {
   public:
     explicit NewFile(const std::string &utf8_path);
