@@ -137,7 +137,8 @@ V2E_API v2e_status v2e_stitch_tiles(const float *tile_tokens, const v2e_geometry
 
 typedef enum v2e_event_kind {
     V2E_EVENT_PREFILL = 1, /* done of total positions are in the KV cache */
-    V2E_EVENT_TOKEN = 2    /* a token was chosen; done counts the new tokens */
+    V2E_EVENT_TOKEN = 2,   /* a token was chosen; done counts the new tokens */
+    V2E_EVENT_LAYER = 3    /* done of total layers of a vision tower are computed */
 } v2e_event_kind;
 
 typedef struct v2e_event {
@@ -340,6 +341,77 @@ V2E_API const char *v2e_session_note(const v2e_session *session);
 V2E_API void v2e_session_cancel(v2e_session *session);
 V2E_API void v2e_session_resume(v2e_session *session);
 
+/* ---------------------------------------------------------------- vision towers
+ * SigLIP, its projector and Eagle on the processor, from the files that an export with --vision-precision int8 or bf16
+ * makes (docs/vision.md). A tower belongs to one thread at a time; only v2e_tower_cancel may come from another one.
+ * The result does not depend on the number of threads. */
+
+typedef enum v2e_tower_kind {
+    V2E_TOWER_SIGLIP = 1,    /* tiles (count, 3, size, size) to features (count, patches, channels) */
+    V2E_TOWER_PROJECTOR = 2, /* features (count, patches, channels) to tokens (count, side * side, hidden_size) */
+    V2E_TOWER_EAGLE = 3      /* patches (count, 3 * 14 * 14) of one picture to tokens (count / 4, hidden_size) */
+} v2e_tower_kind;
+
+typedef struct v2e_tower_options {
+    size_t struct_size;
+    uint32_t threads; /* 0: as many as the process may run on */
+    uint32_t isa;     /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
+    /* Projector: entries of the visual vocabulary are left out of a token whose probabilities sum up to no more than
+     * this; 0: 1e-4; negative: none is. */
+    float dropped_mass;
+} v2e_tower_options;
+
+typedef struct v2e_tower_description {
+    size_t struct_size;
+    uint32_t kind; /* v2e_tower_kind */
+    uint32_t threads;
+    uint32_t isa;             /* v2e_isa, the one in use */
+    uint32_t bf16_arithmetic; /* 1: matrices in bf16 are multiplied as bf16; 0: widened to fp32 */
+    uint64_t input_floats;    /* of one tile or patch */
+    uint64_t mapped_bytes;    /* of the file mapped from disk */
+} v2e_tower_description;
+
+/* What a run takes. */
+typedef struct v2e_tower_cost {
+    size_t struct_size;
+    uint64_t output_floats;
+    uint64_t scratch_bytes; /* kept until the tower is closed */
+    double operations;      /* an addition and its multiplication are two */
+} v2e_tower_cost;
+
+typedef struct v2e_tower_input {
+    size_t struct_size;
+    const float *values;      /* tiles, features or patches */
+    size_t count;             /* of them */
+    const int64_t *positions; /* (count, 2): row and column of each patch; Eagle only */
+} v2e_tower_input;
+
+/* What the last run of a projector left out of the visual vocabulary; zero for the other towers. */
+typedef struct v2e_tower_vocabulary {
+    size_t struct_size;
+    double dropped_mass; /* the largest of any token: at most what the options allow */
+    uint64_t tokens;     /* that were computed */
+    uint64_t entries;    /* that mattered, summed over the tokens */
+    uint64_t multiplied; /* entries that were multiplied, likewise: neighbouring tokens share theirs */
+} v2e_tower_vocabulary;
+
+typedef struct v2e_tower v2e_tower;
+
+/* The file is mapped, not read. path: UTF-8. */
+V2E_API v2e_status v2e_tower_open(const char *path, const v2e_tower_options *options, v2e_tower **tower);
+V2E_API v2e_status v2e_tower_describe(const v2e_tower *tower, v2e_tower_description *description);
+V2E_API v2e_status v2e_tower_plan(const v2e_tower *tower, size_t count, v2e_tower_cost *cost);
+/* output: v2e_tower_cost.output_floats of them. The callback hears V2E_EVENT_LAYER; it may be NULL. */
+V2E_API v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input, float *output,
+                                 v2e_event_callback callback, void *user_data);
+V2E_API v2e_status v2e_tower_vocabulary_of(const v2e_tower *tower, v2e_tower_vocabulary *vocabulary);
+/* Stops the running call, or else the next one, with V2E_ERROR_CANCELLED, within one layer. Stays in force until
+ * v2e_tower_resume. */
+V2E_API void v2e_tower_cancel(v2e_tower *tower);
+V2E_API void v2e_tower_resume(v2e_tower *tower);
+/* NULL is allowed. */
+V2E_API void v2e_tower_close(v2e_tower *tower);
+
 /* ---------------------------------------------------------------- memory
  * What a question about pictures will cost, before anything is loaded: only the manifest and the headers of the
  * decoder's files are read. docs/memory.md says what is counted. */
@@ -369,7 +441,7 @@ typedef struct v2e_memory_plan {
     uint64_t embedding_bytes; /* mapped pages of the embedding table that the text touches */
     uint64_t kv_bytes;        /* of context_length positions */
     uint64_t scratch_bytes;   /* activations of the largest prefill chunk, logits, sampling */
-    uint64_t siglip_bytes;    /* weights, as ONNX Runtime holds them; 0 without pictures */
+    uint64_t siglip_bytes;    /* weights, as their engine holds them; 0 without pictures */
     uint64_t projector_bytes;
     uint64_t eagle_bytes;        /* 0 without the Eagle branch as well */
     uint64_t siglip_work_bytes;  /* loading and activations of SigLIP and the projector, one tile at a time */

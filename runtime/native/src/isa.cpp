@@ -53,6 +53,7 @@ uint64_t saved_registers() {
 struct X86Features {
     bool avx2 = false;        // AVX2, FMA, F16C
     bool avx512_vnni = false; // AVX-512 F, BW, VL, DQ and VNNI
+    bool avx512_bf16 = false; // and BF16
 };
 
 X86Features detect() {
@@ -73,6 +74,7 @@ X86Features detect() {
     const bool f = bit(extended.ebx, 16), dq = bit(extended.ebx, 17), bw = bit(extended.ebx, 30);
     const bool vl = bit(extended.ebx, 31), vnni = bit(extended.ecx, 11);
     features.avx512_vnni = features.avx2 && (saved & AVX512_STATE) == AVX512_STATE && f && dq && bw && vl && vnni;
+    features.avx512_bf16 = features.avx512_vnni && extended.eax >= 1 && bit(cpuid(7, 1).eax, 5);
     return features;
 }
 
@@ -104,6 +106,14 @@ bool isa_available(v2e_isa isa) {
     default:
         return false;
     }
+}
+
+bool has_avx512_bf16() {
+#if defined(V2E_X86)
+    return x86_features().avx512_bf16;
+#else
+    return false;
+#endif
 }
 
 v2e_isa best_isa() {

@@ -9,6 +9,8 @@ namespace v2e {
 
 // Whether both this build and this machine have it. V2E_ISA_AUTO and unknown values: false.
 bool isa_available(v2e_isa isa);
+// Whether a machine with V2E_ISA_AVX512_VNNI has AVX512-BF16 as well.
+bool has_avx512_bf16();
 // The fastest available one.
 v2e_isa best_isa();
 // What an options struct asks for: V2E_ISA_AUTO is the fastest. Fails with V2E_ERROR_INPUT when it is not available.

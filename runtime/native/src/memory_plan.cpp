@@ -9,8 +9,11 @@
 #include "platform.hpp"
 #include "session.hpp"
 #include "thread_pool.hpp"
+#include "vision/tower.hpp"
 
 #include <algorithm>
+#include <memory>
+#include <string>
 #include <string_view>
 
 namespace v2e {
@@ -32,7 +35,8 @@ constexpr uint64_t SAMPLING_BYTES = 8;
 struct Component {
     bool half;             // stored in fp16, held in fp32
     uint64_t file_bytes;   // of all its files
-    uint64_t weight_bytes; // as ONNX Runtime holds them
+    uint64_t weight_bytes; // as its engine holds them
+    std::string tower;     // path of the native tower's file; empty for a graph
 };
 
 struct Transformer {
@@ -42,7 +46,7 @@ struct Transformer {
 class ManifestReader {
   public:
     explicit ManifestReader(const std::string &directory)
-        : file_(directory + "/valley2.json"),
+        : directory_(directory), file_(directory + "/valley2.json"),
           manifest_(
               Json::parse({reinterpret_cast<const char *>(file_.data()), file_.size()}, directory + "/valley2.json")) {
         if (manifest_.at("format").string() != "valley2-bundle")
@@ -59,14 +63,19 @@ class ManifestReader {
         const Json &entry = manifest_.at(name);
         const bool half = entry.at("precision").string() == "fp16";
         uint64_t bytes = 0;
-        for (const Json &path : entry.at("files").items())
+        std::string tower;
+        for (const Json &path : entry.at("files").items()) {
+            if (path.string().ends_with(".safetensors"))
+                tower = directory_ + "/" + path.string();
             bytes += manifest_.at("files").at(path.string()).at("size").unsigned_integer();
-        return {half, bytes, half ? 2 * bytes : bytes};
+        }
+        return {half, bytes, half ? 2 * bytes : bytes, tower};
     }
 
     bool has(const char *name) const { return manifest_.at(name).kind() != Json::Kind::null; }
 
   private:
+    std::string directory_;
     MappedFile file_;
     Json manifest_;
 };
@@ -93,6 +102,15 @@ uint64_t loading_bytes(const Component &component, uint64_t largest_tensor) {
     return component.half ? largest_tensor * (HALF_BYTES + FLOAT_BYTES) : 0;
 }
 
+// What a native tower allocates for so many tiles or patches at once, and what it returns.
+uint64_t tower_work_bytes(const std::string &path, uint32_t threads, uint64_t count) {
+    v2e_tower_options options{};
+    options.struct_size = sizeof options;
+    options.threads = threads;
+    const std::unique_ptr<Tower> tower = open_tower(path, options);
+    return tower->scratch_bytes(count) + tower->output_floats(count) * FLOAT_BYTES;
+}
+
 // What the pictures need, by engine.
 class VisionPlan {
   public:
@@ -101,6 +119,7 @@ class VisionPlan {
         plan_pictures(architecture, options, hidden);
         if (options.picture_count == 0)
             return;
+        threads_ = options.threads;
         plan_siglip(manifest, architecture);
         if (patches_ > 0)
             plan_eagle(manifest, architecture.at("eagle"), hidden);
@@ -159,8 +178,13 @@ class VisionPlan {
         const uint64_t projector_run = (2 * rows * middle + 2 * side * side * tower.width) * FLOAT_BYTES;
         const uint64_t matrix = tower.width * std::max(tower.mlp, 3 * tower.width);
         const uint64_t adapter_matrix = std::max(middle, 9 * tower.width) * std::max(output, tower.width);
-        siglip_work_ = std::max({in_arena(siglip_run), in_arena(projector_run), loading_bytes(tower_files, matrix),
-                                 loading_bytes(adapter_files, adapter_matrix)});
+        const uint64_t tower_work = std::max(in_arena(siglip_run), loading_bytes(tower_files, matrix));
+        const uint64_t adapter_work = std::max(in_arena(projector_run), loading_bytes(adapter_files, adapter_matrix));
+        // Graphs give back what a run took; a native tower keeps it while it is loaded.
+        if (tower_files.tower.empty() && adapter_files.tower.empty())
+            siglip_work_ = std::max(tower_work, adapter_work);
+        else
+            siglip_work_ = native_or(tower_files, 1, tower_work) + native_or(adapter_files, 1, adapter_work);
     }
 
     void plan_eagle(const ManifestReader &manifest, const Json &eagle, uint64_t hidden) {
@@ -170,9 +194,15 @@ class VisionPlan {
         eagle_ = files.weight_bytes;
         const uint64_t joined = width * merge * merge;
         const uint64_t run = patches_ * layer_floats(tower, EAGLE_BLOCK) * FLOAT_BYTES;
-        eagle_work_ = std::max(in_arena(run), loading_bytes(files, joined * std::max(joined, hidden)));
+        eagle_work_ = native_or(files, patches_,
+                                std::max(in_arena(run), loading_bytes(files, joined * std::max(joined, hidden))));
     }
 
+    uint64_t native_or(const Component &component, uint64_t count, uint64_t graph_bytes) const {
+        return component.tower.empty() ? graph_bytes : tower_work_bytes(component.tower, threads_, count);
+    }
+
+    uint32_t threads_ = 0;
     uint64_t tokens_ = 0, patches_ = 0;
     uint64_t pixels_ = 0, inputs_ = 0, embeddings_ = 0;
     uint64_t siglip_ = 0, projector_ = 0, eagle_ = 0;

@@ -1,0 +1,134 @@
+// The functions of valley2.h about the vision towers.
+#include "arguments.hpp"
+#include "valley2.h"
+#include "vision/tower.hpp"
+#include "vision/vocabulary.hpp"
+
+#include <chrono>
+#include <memory>
+
+struct v2e_tower {
+    std::unique_ptr<v2e::Tower> tower;
+};
+
+using namespace v2e;
+
+namespace {
+
+constexpr size_t MOST_COUNT = 1 << 20; // of tiles or patches: keeps every size within 64 bits
+
+uint32_t kind_of(const std::string &name) {
+    if (name == "siglip")
+        return V2E_TOWER_SIGLIP;
+    return name == "projector" ? V2E_TOWER_PROJECTOR : V2E_TOWER_EAGLE;
+}
+
+size_t checked_count(size_t count) {
+    if (count == 0 || count > MOST_COUNT)
+        fail(V2E_ERROR_INPUT, "A vision tower takes from 1 to %zu tiles or patches at once, not %zu.", MOST_COUNT,
+             count);
+    return count;
+}
+
+// What a run tells its caller.
+class Reporter {
+  public:
+    Reporter(v2e_event_callback callback, void *user_data) : callback_(callback), user_data_(user_data) {}
+
+    bool operator()(size_t done, size_t total) const {
+        if (callback_ == nullptr)
+            return true;
+        v2e_event event{};
+        event.struct_size = sizeof event;
+        event.kind = V2E_EVENT_LAYER;
+        event.done = done;
+        event.total = total;
+        event.elapsed_ms = std::chrono::duration<double, std::milli>(Clock::now() - begin_).count();
+        return callback_(&event, user_data_) == 0;
+    }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+
+    v2e_event_callback callback_;
+    void *user_data_;
+    Clock::time_point begin_ = Clock::now();
+};
+
+} // namespace
+
+v2e_status v2e_tower_open(const char *path, const v2e_tower_options *options, v2e_tower **tower) {
+    return guard([&] {
+        require(path, "path");
+        require(tower, "tower");
+        *tower = nullptr;
+        *tower = new v2e_tower{open_tower(path, read_options(options))};
+    });
+}
+
+v2e_status v2e_tower_describe(const v2e_tower *tower, v2e_tower_description *description) {
+    return guard([&] {
+        require(tower, "tower");
+        const Tower &opened = *tower->tower;
+        v2e_tower_description result{};
+        result.kind = kind_of(opened.file().tower());
+        result.threads = opened.engine().threads();
+        result.isa = opened.engine().isa();
+        result.bf16_arithmetic = opened.engine().kernels().multiplies_bf16 ? 1 : 0;
+        result.input_floats = opened.input_floats();
+        result.mapped_bytes = opened.file().mapped_bytes();
+        write_struct(result, description, "description");
+    });
+}
+
+v2e_status v2e_tower_plan(const v2e_tower *tower, size_t count, v2e_tower_cost *cost) {
+    return guard([&] {
+        require(tower, "tower");
+        const Tower &opened = *tower->tower;
+        v2e_tower_cost result{};
+        result.output_floats = opened.output_floats(checked_count(count));
+        result.scratch_bytes = opened.scratch_bytes(count);
+        result.operations = opened.operations(count);
+        write_struct(result, cost, "cost");
+    });
+}
+
+v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input, float *output, v2e_event_callback callback,
+                         void *user_data) {
+    return guard([&] {
+        require(tower, "tower");
+        const v2e_tower_input given = read_options(input);
+        require(given.values, "input.values");
+        require(output, "output");
+        const size_t count = checked_count(given.count);
+        tower->tower->run({given.values, given.positions, count, output, Reporter(callback, user_data)});
+    });
+}
+
+v2e_status v2e_tower_vocabulary_of(const v2e_tower *tower, v2e_tower_vocabulary *vocabulary) {
+    return guard([&] {
+        require(tower, "tower");
+        v2e_tower_vocabulary result{};
+        if (const VocabularyCounters *counters = tower->tower->vocabulary()) {
+            result.dropped_mass = counters->largest_dropped();
+            result.tokens = counters->rows();
+            result.entries = counters->kept();
+            result.multiplied = counters->multiplied();
+        }
+        write_struct(result, vocabulary, "vocabulary");
+    });
+}
+
+void v2e_tower_cancel(v2e_tower *tower) {
+    if (tower != nullptr)
+        tower->tower->engine().cancel();
+}
+
+void v2e_tower_resume(v2e_tower *tower) {
+    if (tower != nullptr)
+        tower->tower->engine().resume();
+}
+
+void v2e_tower_close(v2e_tower *tower) {
+    delete tower;
+}

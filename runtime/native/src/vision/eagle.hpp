@@ -1,0 +1,40 @@
+// The Eagle tower and its merger (docs/valley2.md, "Eagle tower"): patches of one picture to tokens.
+#pragma once
+
+#include "vision/transformer.hpp"
+
+namespace v2e {
+
+class Eagle final : public Tower {
+  public:
+    Eagle(TowerFile file, const v2e_tower_options &options);
+
+    void run(const TowerCall &call) override;
+    size_t input_floats() const override { return patch_floats_; }
+    size_t output_floats(size_t patches) const override { return patches / merged_ * output_; }
+    double operations(size_t patches) const override;
+    size_t scratch_bytes(size_t patches) const override;
+
+  private:
+    size_t merged_width() const { return merged_ * layers_.shape().width; }
+    void check_positions(const TowerCall &call) const;
+    void make_rotation(const TowerCall &call);
+    void embed(const TowerCall &call);
+    void merge(const TowerCall &call);
+
+    Transformer layers_;
+    size_t patch_floats_; // 3 * patch * patch
+    size_t slices_;       // equal temporal slices of a patch
+    size_t merged_;       // patches of a token
+    size_t output_;       // channels of a token
+    double theta_;
+    TowerMatrix embedding_;       // (width, slices * patch_floats)
+    TowerNorm norm_;              // of the merger
+    TowerMatrix inner_, outer_;   // (merged_width, merged_width), (output, merged_width)
+    AlignedBuffer<float> hidden_; // (patches, stride)
+    AlignedBuffer<float> cosine_; // (patches, head_size / 2)
+    AlignedBuffer<float> sine_;
+    std::vector<RowBlock> blocks_;
+};
+
+} // namespace v2e

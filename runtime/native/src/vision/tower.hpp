@@ -1,0 +1,132 @@
+// A vision tower: mapped weights, and the threads and memory that it computes with.
+#pragma once
+
+#include "kernels/vision_kernels.hpp"
+#include "platform.hpp"
+#include "thread_pool.hpp"
+#include "valley2.h"
+#include "vision/tower_file.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace v2e {
+
+// What computes: kernels, threads, and whether to stop.
+class TowerEngine {
+  public:
+    explicit TowerEngine(const v2e_tower_options &options)
+        : isa_(chosen_isa_of(options)), kernels_(vision_kernels(isa_)), pool_(chosen_threads(options.threads)) {}
+
+    v2e_isa isa() const { return isa_; }
+    const VisionKernels &kernels() const { return kernels_; }
+    unsigned threads() const { return pool_.threads(); }
+    const VisionArithmetic &arithmetic(const TowerMatrix &matrix) const {
+        return matrix.integers ? kernels_.int8 : kernels_.bf16;
+    }
+
+    void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+    void resume() { cancelled_.store(false, std::memory_order_relaxed); }
+    bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+
+    // body(worker, task) for every task in [0, tasks); a worker does one at a time.
+    template <class Body>
+    void run(size_t tasks, Body &&body) {
+        std::atomic<size_t> next{0};
+        pool_.run(std::min<size_t>(pool_.threads(), tasks), [&](size_t worker) {
+            for (size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+                body(worker, task);
+        });
+    }
+
+  private:
+    static v2e_isa chosen_isa_of(const v2e_tower_options &options);
+
+    v2e_isa isa_;
+    const VisionKernels &kernels_;
+    ThreadPool pool_;
+    std::atomic<bool> cancelled_{false};
+};
+
+// A NaN or an infinity, noticed on any thread; of several stages the first counts.
+class StageCheck {
+  public:
+    explicit StageCheck(const std::string &tower) : tower_(tower) {}
+
+    // stages are numbered in the order of computation
+    void note(bool finite, int stage) {
+        if (finite)
+            return;
+        int first = first_.load(std::memory_order_relaxed);
+        while (stage < first && !first_.compare_exchange_weak(first, stage, std::memory_order_relaxed)) {
+        }
+    }
+    // Fails with V2E_ERROR_NUMERIC; name(stage) completes "computed a NaN or an infinity in".
+    template <class Name>
+    void require(Name &&name) const {
+        const int stage = first_.load(std::memory_order_relaxed);
+        if (stage != NONE)
+            refuse(name(stage));
+    }
+
+  private:
+    static constexpr int NONE = 1 << 30;
+
+    [[noreturn]] void refuse(const std::string &stage) const;
+
+    const std::string &tower_;
+    std::atomic<int> first_{NONE};
+};
+
+// One run of a tower.
+struct TowerCall {
+    const float *input;
+    const int64_t *positions; // (count, 2), eagle only
+    size_t count;             // tiles or patches
+    float *output;
+    // Called between stages with what is done and all there is to do; false cancels.
+    std::function<bool(size_t done, size_t total)> report;
+};
+
+class VocabularyCounters;
+
+class Tower {
+  public:
+    virtual ~Tower() = default;
+    Tower(const Tower &) = delete;
+    Tower &operator=(const Tower &) = delete;
+
+    virtual void run(const TowerCall &call) = 0;
+    // Of one tile or patch.
+    virtual size_t input_floats() const = 0;
+    virtual size_t output_floats(size_t count) const = 0;
+    // Multiplications and additions in matrices and attention.
+    virtual double operations(size_t count) const = 0;
+    // Bytes that a run allocates and the tower keeps.
+    virtual size_t scratch_bytes(size_t count) const = 0;
+    // What the last run left out of a visual vocabulary; null where there is none.
+    virtual const VocabularyCounters *vocabulary() const { return nullptr; }
+
+    TowerEngine &engine() { return engine_; }
+    const TowerEngine &engine() const { return engine_; }
+    const TowerFile &file() const { return file_; }
+
+  protected:
+    Tower(TowerFile file, const v2e_tower_options &options) : file_(std::move(file)), engine_(options) {}
+
+    // Fails with V2E_ERROR_CANCELLED when the tower or the caller is to stop.
+    void report(const TowerCall &call, size_t done, size_t total) const;
+
+    TowerFile file_;
+    TowerEngine engine_;
+};
+
+// Opens the tower that the file holds.
+std::unique_ptr<Tower> open_tower(const std::string &utf8_path, const v2e_tower_options &options);
+
+} // namespace v2e

@@ -1,0 +1,111 @@
+#include "vision/tower_file.hpp"
+
+#include "error.hpp"
+
+#include <cmath>
+
+namespace v2e {
+namespace {
+
+constexpr size_t ALIGNMENT = 64;
+
+const std::string &metadata_of(const SafetensorsFile &file, const char *key) {
+    const auto found = file.metadata().find(key);
+    if (found == file.metadata().end())
+        fail(V2E_ERROR_BUNDLE, "%s is not a vision tower: its metadata lacks '%s'.", file.path().c_str(), key);
+    return found->second;
+}
+
+Json parse_metadata(const SafetensorsFile &file, const char *key) {
+    return Json::parse(metadata_of(file, key), file.path() + ": the metadata '" + key + "'");
+}
+
+} // namespace
+
+TowerFile::TowerFile(const std::string &utf8_path)
+    : file_(utf8_path), tower_(metadata_of(file_, "tower")), config_(parse_metadata(file_, "config")),
+      matrices_(parse_metadata(file_, "matrices")) {
+    if (metadata_of(file_, "format") != "valley2-tower")
+        fail(V2E_ERROR_BUNDLE, "%s is not a vision tower.", path().c_str());
+    if (metadata_of(file_, "format_version") != "1")
+        fail(V2E_ERROR_BUNDLE, "%s is a vision tower of another format version; upgrade valley2-edge.", path().c_str());
+}
+
+void TowerFile::refuse(const std::string &reason) const {
+    fail(V2E_ERROR_BUNDLE, "%s: %s.", path().c_str(), reason.c_str());
+}
+
+size_t TowerFile::size(const char *key, size_t most) const {
+    const uint64_t value = config_.at(key).unsigned_integer();
+    if (value == 0 || value > most)
+        refuse(std::string("the size '") + key + "' is out of range");
+    return static_cast<size_t>(value);
+}
+
+double TowerFile::number(const char *key) const {
+    const double value = config_.at(key).number();
+    if (!std::isfinite(value))
+        refuse(std::string("the number '") + key + "' is out of range");
+    return value;
+}
+
+const std::string &TowerFile::text(const char *key) const {
+    return config_.at(key).string();
+}
+
+const void *TowerFile::data(const std::string &name, const char *dtype, const std::vector<uint64_t> &shape) const {
+    const TensorView &view = file_.tensor(name);
+    if (view.dtype != dtype)
+        refuse("tensor '" + name + "' has the dtype " + view.dtype + " instead of " + dtype);
+    if (view.shape != shape)
+        refuse("tensor '" + name + "' has another shape than its tower needs");
+    if (reinterpret_cast<uintptr_t>(view.data) % ALIGNMENT != 0)
+        refuse("tensor '" + name + "' is not aligned to 64 bytes");
+    return view.data;
+}
+
+TowerMatrix TowerFile::matrix(const std::string &name, size_t outputs, size_t columns) const {
+    if (!matrices_.contains(name))
+        refuse("the matrix '" + name + "' is missing");
+    const Json &entry = matrices_.at(name);
+    for (const std::string &key : entry.keys())
+        if (key != "precision" && key != "rows" && key != "columns")
+            refuse("matrix '" + name + "' has the key '" + key + "', which is unknown to this release");
+    if (entry.at("rows").unsigned_integer() != outputs || entry.at("columns").unsigned_integer() != columns)
+        refuse("matrix '" + name + "' has another size than its tower needs");
+    const std::string &precision = entry.at("precision").string();
+    if (precision != "int8" && precision != "bf16")
+        refuse("matrix '" + name + "' has an unknown precision");
+    TowerMatrix matrix;
+    matrix.integers = precision == "int8";
+    matrix.outputs = outputs;
+    matrix.columns = columns;
+    VisionPanels &panels = matrix.panels;
+    panels.columns = columns;
+    const uint64_t count = matrix.panel_count(), padded = matrix.padded_outputs();
+    if (matrix.integers) {
+        panels.weight =
+            static_cast<const std::byte *>(data(name + ".weight", "U8", {count, (columns + 3) / 4, VISION_PANEL, 4}));
+        panels.scales = static_cast<const float *>(data(name + ".scales", "F32", {padded}));
+        panels.sums = static_cast<const int32_t *>(data(name + ".sums", "I32", {padded}));
+    } else {
+        panels.weight =
+            static_cast<const std::byte *>(data(name + ".weight", "BF16", {count, (columns + 1) / 2, VISION_PANEL, 2}));
+    }
+    if (file_.contains(name + ".bias"))
+        panels.bias = static_cast<const float *>(data(name + ".bias", "F32", {padded}));
+    return matrix;
+}
+
+const float *TowerFile::vectors(const std::string &name, size_t count, size_t size) const {
+    std::vector<uint64_t> shape{round_up(size, VISION_PANEL)};
+    if (count > 1)
+        shape.insert(shape.begin(), count);
+    return static_cast<const float *>(data(name, "F32", shape));
+}
+
+TowerNorm TowerFile::norm(const std::string &name, size_t size) const {
+    return {vectors(name + ".weight", 1, size), vectors(name + ".bias", 1, size)};
+}
+
+} // namespace v2e

@@ -1,0 +1,61 @@
+// A vision tower's safetensors file: its sizes, matrices and vectors, where they lie in the mapping (docs/bundle.md,
+// "Native vision towers").
+#pragma once
+
+#include "json.hpp"
+#include "kernels/vision_kernels.hpp"
+#include "safetensors.hpp"
+
+#include <cstddef>
+#include <string>
+
+namespace v2e {
+
+struct TowerMatrix {
+    bool integers = false; // int8, else bf16
+    size_t outputs = 0;    // without the panels' padding
+    size_t columns = 0;
+    VisionPanels panels{};
+
+    size_t panel_count() const { return (outputs + VISION_PANEL - 1) / VISION_PANEL; }
+    size_t padded_outputs() const { return panel_count() * VISION_PANEL; }
+};
+
+struct TowerNorm {
+    const float *weight; // (size padded to 32,)
+    const float *bias;
+};
+
+// All failures are V2E_ERROR_BUNDLE and name the file.
+class TowerFile {
+  public:
+    explicit TowerFile(const std::string &utf8_path);
+
+    const std::string &path() const { return file_.path(); }
+    // "siglip", "projector" or "eagle".
+    const std::string &tower() const { return tower_; }
+    size_t mapped_bytes() const { return file_.mapped_bytes(); }
+    void drop_pages() const noexcept { file_.drop_pages(); }
+
+    // A size of the architecture, from 1 to `most`.
+    size_t size(const char *key, size_t most) const;
+    double number(const char *key) const;
+    const std::string &text(const char *key) const;
+
+    TowerMatrix matrix(const std::string &name, size_t outputs, size_t columns) const;
+    // `count` rows of floats, each padded to a multiple of 32.
+    const float *vectors(const std::string &name, size_t count, size_t size) const;
+    TowerNorm norm(const std::string &name, size_t size) const;
+
+    [[noreturn]] void refuse(const std::string &reason) const;
+
+  private:
+    const void *data(const std::string &name, const char *dtype, const std::vector<uint64_t> &shape) const;
+
+    SafetensorsFile file_;
+    std::string tower_;
+    Json config_;
+    Json matrices_;
+};
+
+} // namespace v2e
