@@ -278,6 +278,60 @@ class ProbeOptionsStruct(SizedStructure):
     _fields_ = [("struct_size", c_size_t), ("threads", c_uint32), ("isa", c_uint32)]
 
 
+class TowerOptionsStruct(SizedStructure):
+    """v2e_tower_options."""
+
+    _fields_ = [("struct_size", c_size_t), ("threads", c_uint32), ("isa", c_uint32), ("dropped_mass", c_float)]
+
+
+class TowerDescriptionStruct(SizedStructure):
+    """v2e_tower_description."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kind", c_uint32),
+        ("threads", c_uint32),
+        ("isa", c_uint32),
+        ("bf16_arithmetic", c_uint32),
+        ("input_floats", c_uint64),
+        ("mapped_bytes", c_uint64),
+    ]
+
+
+class TowerCostStruct(SizedStructure):
+    """v2e_tower_cost."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("output_floats", c_uint64),
+        ("scratch_bytes", c_uint64),
+        ("operations", c_double),
+    ]
+
+
+class TowerVocabularyStruct(SizedStructure):
+    """v2e_tower_vocabulary."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("dropped_mass", c_double),
+        ("tokens", c_uint64),
+        ("entries", c_uint64),
+        ("multiplied", c_uint64),
+    ]
+
+
+class TowerInputStruct(SizedStructure):
+    """v2e_tower_input."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("values", POINTER(c_float)),
+        ("count", c_size_t),
+        ("positions", POINTER(c_int64)),
+    ]
+
+
 EventCallback = CFUNCTYPE(c_int, POINTER(EventStruct), c_void_p)
 """v2e_event_callback. The Python object must stay referenced for as long as the library may call it."""
 
@@ -331,6 +385,14 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_session_truncate": (c_int, (c_void_p, c_size_t)),
     "v2e_session_cancel": (None, (c_void_p,)),
     "v2e_session_resume": (None, (c_void_p,)),
+    "v2e_tower_open": (c_int, (c_char_p, POINTER(TowerOptionsStruct), POINTER(c_void_p))),
+    "v2e_tower_describe": (c_int, (c_void_p, POINTER(TowerDescriptionStruct))),
+    "v2e_tower_plan": (c_int, (c_void_p, c_size_t, POINTER(TowerCostStruct))),
+    "v2e_tower_run": (c_int, (c_void_p, POINTER(TowerInputStruct), POINTER(c_float), EventCallback, c_void_p)),
+    "v2e_tower_vocabulary_of": (c_int, (c_void_p, POINTER(TowerVocabularyStruct))),
+    "v2e_tower_cancel": (None, (c_void_p,)),
+    "v2e_tower_resume": (None, (c_void_p,)),
+    "v2e_tower_close": (None, (c_void_p,)),
     "v2e_probe_open": (c_int, (POINTER(ProbeOptionsStruct), POINTER(c_void_p))),
     "v2e_probe_bandwidth": (c_int, (c_void_p, POINTER(c_double))),
     "v2e_probe_int8": (c_int, (c_void_p, POINTER(c_double))),

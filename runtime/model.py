@@ -27,6 +27,7 @@ from valley2_edge.runtime.session import Session
 from valley2_edge.runtime.video import VideoSource
 from valley2_edge.runtime.vision import VisionEncoder
 from valley2_edge.runtime.vision_cache import DEFAULT_VISION_CACHE_BYTES, VisionCache, engines_of
+from valley2_edge.runtime.vision_engine import VisionEngineName
 from valley2_edge.tokenizer import Tokenizer
 
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
@@ -74,6 +75,7 @@ class Valley2:
         isa: str = "auto",
         activations: str = "int8",
         providers: Sequence[str] | None = None,
+        vision_engine: VisionEngineName = "auto",
         keep_vision: bool = False,
         vision_cache_bytes: int = DEFAULT_VISION_CACHE_BYTES,
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
@@ -89,6 +91,8 @@ class Valley2:
             activations: Of quantised matrices: int8, or int16 for about 100 times finer at twice the arithmetic.
             providers: ONNX Runtime's execution providers for the vision engines in order of preference; None is the
                 order that this machine offers.
+            vision_engine: "native" for the core's own towers, "onnx" for ONNX Runtime, "auto" for what the bundle has:
+                an export decides with --vision-precision.
             keep_vision: Hold the vision engines between questions instead of loading them for each one with pictures.
             vision_cache_bytes: Of embeddings of pictures at most, kept for the next question about the same picture in
                 any session; those used least recently go first. 0 keeps none.
@@ -133,6 +137,8 @@ class Valley2:
             providers=providers,
             keep=settings.keep_vision,
             trim=decoder.trim,
+            engine=vision_engine,
+            isa=decoder.description.isa,
         )
         report("load", 2, 2)
         decoder.resize_prefix_cache(settings.prefix_cache_bytes)

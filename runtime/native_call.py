@@ -62,6 +62,11 @@ def float_pointer(array: npt.NDArray[np.float32]) -> Any:
     return array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
 
 
+def int64_pointer(array: npt.NDArray[np.int64]) -> Any:
+    """A pointer to the values of a dense array, valid while the array lives."""
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
+
+
 class EventBridge:
     """Carries events into Python, and an exception raised there back out of the native call.
 

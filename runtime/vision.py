@@ -1,34 +1,33 @@
-"""The vision engines: SigLIP, its projector and Eagle in ONNX Runtime."""
+"""The vision engines: SigLIP, its projector and Eagle, native or in ONNX Runtime."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from valley2_edge.bundle import Bundle
-from valley2_edge.errors import BudgetError, BundleError, InputError, NumericError, Valley2Error, Valley2Warning
+from valley2_edge.errors import BundleError
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.native_engine import NativeEngine
+from valley2_edge.runtime.onnx_engine import OnnxEngine, choose_providers
 from valley2_edge.runtime.pixels import stitch_tiles
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
+from valley2_edge.runtime.vision_engine import (
+    Array,
+    ComponentName,
+    VisionEngine,
+    VisionEngineName,
+    check_engine,
+    is_native,
+)
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-Array = NDArray[np.float32]
-
-# Azure sends pictures away; TensorRT spends minutes on building an engine. Both only when the caller names them.
-_NOT_BY_DEFAULT = {"AzureExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"}
-# Its default rounds float32 factors to 10 bits of mantissa.
-_PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 _LOCK_WAIT_SECONDS = 0.05
 
 
@@ -71,9 +70,11 @@ class VisionEncoder:
             locally without building an engine first.
         keep: Hold the engines between turns, which costs their weights in memory; otherwise each goes after its use.
         trim: Called when engines come or went, unless they are kept: what it gives back makes room for the next ones.
+        engine: "native" or "onnx" where the bundle must have that; "auto": whichever it has.
+        isa: Instruction set of the native towers.
 
     Raises:
-        InputError: A provider is unknown to this ONNX Runtime.
+        InputError: A provider is unknown to this ONNX Runtime, or the bundle has not the engine.
     """
 
     def __init__(
@@ -84,17 +85,24 @@ class VisionEncoder:
         providers: Sequence[str] | None = None,
         keep: bool = False,
         trim: Callable[[], None] = lambda: None,
+        engine: VisionEngineName = "auto",
+        isa: str = "auto",
     ) -> None:
         self._bundle = bundle
         self._threads = threads
-        self._wanted = _choose_providers(providers)
+        manifest = bundle.manifest
+        components = [manifest.siglip, manifest.projector, manifest.eagle]
+        check_engine(engine, components)
+        self._isa = isa
+        has_graphs = any(component is not None and not is_native(component) for component in components)
+        self._wanted = choose_providers(providers) if has_graphs or providers is not None else []
         """Names, in order of preference."""
         self._keep = keep
         self._trim = trim
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._engines: dict[str, VisionEngine] = {}
         self._lock = Lock()
         self.providers: dict[str, list[str]] = {}
-        """What ONNX Runtime really gave each engine that was loaded so far."""
+        """What computes each engine that was loaded so far: ONNX Runtime's providers, or the core's instruction set."""
 
     def encode(
         self, pictures: Sequence[PreparedPicture], cancel: CancelToken, on_progress: ProgressCallback = ignore_progress
@@ -132,20 +140,20 @@ class VisionEncoder:
 
     def siglip(self, tiles: Array, cancel: CancelToken | None = None) -> Array:
         """Features (T, 729, channels) of tiles (T, 3, size, size)."""
-        return self._run("siglip", "features", {"tiles": tiles}, cancel)
+        return self._engine("siglip").run({"tiles": tiles}, cancel)
 
     def project(self, features: Array, cancel: CancelToken | None = None) -> Array:
         """Tokens (T, side * side, hidden_size) of SigLIP features (T, 729, channels)."""
-        return self._run("projector", "tokens", {"features": features}, cancel)
+        return self._engine("projector").run({"features": features}, cancel)
 
     def eagle(self, patches: Array, positions: NDArray[np.int64], cancel: CancelToken | None = None) -> Array:
         """Tokens (P / 4, hidden_size) of one picture's patches (P, 588) at positions (P, 2)."""
-        return self._run("eagle", "tokens", {"patches": patches, "positions": positions}, cancel)
+        return self._engine("eagle").run({"patches": patches, "positions": positions}, cancel)
 
     @property
     def loaded(self) -> frozenset[str]:
         """The engines that are in memory now."""
-        return frozenset(self._sessions)
+        return frozenset(self._engines)
 
     @property
     def keeps(self) -> bool:
@@ -158,7 +166,9 @@ class VisionEncoder:
 
     def release(self) -> None:
         """Unloads the engines; the next call loads them again."""
-        self._sessions.clear()
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
 
     def _encode_siglip(
         self,
@@ -211,78 +221,26 @@ class VisionEncoder:
             report("eagle", index + 1, len(pictures))
         return encoded
 
-    def _load(self, name: str, times: VisionTimes) -> None:
+    def _load(self, name: ComponentName, times: VisionTimes) -> None:
         with times.measured("load"):
-            self._session(name)
+            self._engine(name)
 
-    def _session(self, name: str) -> onnxruntime.InferenceSession:
-        if name not in self._sessions:
-            session = run_interruptibly(lambda: self._open(name), lambda: None)
-            self.providers[name] = session.get_providers()
-            if self.providers[name][0] != self._wanted[0]:
-                message = f"The {name} engine runs on {self.providers[name][0]}: {self._wanted[0]} could not be used."
-                warnings.warn(message, Valley2Warning, stacklevel=2)
-            self._sessions[name] = session
-        return self._sessions[name]
+    def _engine(self, name: ComponentName) -> VisionEngine:
+        if name not in self._engines:
+            engine = run_interruptibly(lambda: self._open(name), lambda: None)
+            self.providers[name] = engine.providers
+            self._engines[name] = engine
+        return self._engines[name]
 
-    def _open(self, name: str) -> onnxruntime.InferenceSession:
-        import onnxruntime
-
+    def _open(self, name: ComponentName) -> VisionEngine:
         component = getattr(self._bundle.manifest, name)
         if component is None:
             raise BundleError(f"{self._bundle.directory} has no {name} engine.")
         path = self._bundle.path(component.files[0])
-        try:
-            providers = [(provider, _PROVIDER_OPTIONS.get(provider, {})) for provider in self._wanted]
-            session = onnxruntime.InferenceSession(str(path), self._options(), providers=providers)
-        # onnxruntime's exceptions have no common base of their own.
-        except Exception as error:
-            raise BundleError(f"{path} cannot be loaded: {_first_line(error)}") from error
-        # Its own fallback would run a failing graph a second time elsewhere and print that.
-        session.disable_fallback()
-        return session
-
-    def _options(self) -> onnxruntime.SessionOptions:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Packed copies of the weights would double their memory to save about a twentieth of a tile's time; without
-        # them the weights are pages of the bundle's own files.
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        # The C library's allocator breaks up under tensors that come and go: it held six times what was in use. The
-        # arena does not, and shrinks after each run; weights, which stay, are kept out of it.
-        options.enable_cpu_mem_arena = True
-        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        # A plan of all tensors is one more block, beside what the arena holds already.
-        options.enable_mem_pattern = False
-        options.log_severity_level = 3
-        return options
-
-    def _run(self, name: str, output: str, inputs: dict[str, Any], cancel: CancelToken | None) -> Array:
-        import onnxruntime
-
-        session = self._session(name)
-        run_options = onnxruntime.RunOptions()
-        run_options.log_severity_level = 4  # a terminated run is no error to write about
-        run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-
-        def terminate() -> None:
-            run_options.terminate = True
-
-        token = cancel or CancelToken()
-        with token.stopping(terminate):
-            try:
-                result: Array = run_interruptibly(lambda: session.run([output], inputs, run_options)[0], terminate)
-            # onnxruntime's exceptions have no common base of their own.
-            except Exception as error:
-                token.check()
-                raise _translated(name, error) from error
-        if not np.isfinite(result).all():
-            raise NumericError(f"The {name} engine computed a NaN or an infinity.")
-        return result
+        if is_native(component):
+            architecture = self._bundle.manifest.architecture
+            return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa)
+        return OnnxEngine(path, name, threads=self._threads, providers=self._wanted)
 
     @contextmanager
     def _turn(self, cancel: CancelToken) -> Iterator[None]:
@@ -301,26 +259,3 @@ class VisionEncoder:
     def _trim_unless_kept(self) -> None:
         if not self._keep:
             self._trim()
-
-
-def _choose_providers(wanted: Sequence[str] | None) -> list[str]:
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    if wanted is None:
-        return [provider for provider in available if provider not in _NOT_BY_DEFAULT]
-    unknown = [provider for provider in wanted if provider not in available]
-    if unknown or not wanted:
-        raise InputError(f"providers must be among {', '.join(available)}, not {', '.join(unknown) or 'empty'}.")
-    return list(wanted)
-
-
-def _translated(name: str, error: Exception) -> Valley2Error:
-    text = _first_line(error)
-    if "allocate" in text.lower() or isinstance(error, MemoryError):
-        return BudgetError(f"The memory does not suffice for the {name} engine: {text}")
-    return Valley2Error(f"The {name} engine failed: {text}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,134 @@
+"""A vision engine in ONNX Runtime."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from valley2_edge.errors import BudgetError, BundleError, InputError, NumericError, Valley2Error, Valley2Warning
+from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# Azure sends pictures away; TensorRT spends minutes on building an engine. Both only when the caller names them.
+_NOT_BY_DEFAULT = {"AzureExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"}
+# Its default rounds float32 factors to 10 bits of mantissa.
+_PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+_OUTPUTS = {"siglip": "features", "projector": "tokens", "eagle": "tokens"}
+
+
+class OnnxEngine:
+    """A graph of a bundle.
+
+    Args:
+        path: The graph.
+        name: siglip, projector or eagle.
+        threads: Of the processor.
+        providers: ONNX Runtime's execution providers in order of preference.
+
+    Raises:
+        BundleError: The graph cannot be loaded.
+    """
+
+    def __init__(self, path: Path, name: ComponentName, *, threads: int, providers: Sequence[str]) -> None:
+        import onnxruntime
+
+        self._name = name
+        try:
+            wanted = [(provider, _PROVIDER_OPTIONS.get(provider, {})) for provider in providers]
+            self._session = onnxruntime.InferenceSession(str(path), _options(threads), providers=wanted)
+        # onnxruntime's exceptions have no common base of their own.
+        except Exception as error:
+            raise BundleError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        # Its own fallback would run a failing graph a second time elsewhere and print that.
+        self._session.disable_fallback()
+        self.providers: list[str] = self._session.get_providers()
+        """What ONNX Runtime really gave."""
+        if self.providers[0] != providers[0]:
+            message = f"The {name} engine runs on {self.providers[0]}: {providers[0]} could not be used."
+            warnings.warn(message, Valley2Warning, stacklevel=2)
+
+    def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
+        """Computes one call, as `VisionEngine.run` says."""
+        import onnxruntime
+
+        run_options = onnxruntime.RunOptions()
+        run_options.log_severity_level = 4  # a terminated run is no error to write about
+        run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+        def terminate() -> None:
+            run_options.terminate = True
+
+        token = cancel or CancelToken()
+        outputs = [_OUTPUTS[self._name]]
+        with token.stopping(terminate):
+            try:
+                result: Array = run_interruptibly(lambda: self._session.run(outputs, inputs, run_options)[0], terminate)
+            # onnxruntime's exceptions have no common base of their own.
+            except Exception as error:
+                token.check()
+                raise _translated(self._name, error) from error
+        if not np.isfinite(result).all():
+            raise NumericError(f"The {self._name} engine computed a NaN or an infinity.")
+        return result
+
+    def close(self) -> None:
+        """Gives the weights back."""
+        del self._session
+
+
+def choose_providers(wanted: Sequence[str] | None) -> list[str]:
+    """ONNX Runtime's execution providers in order of preference.
+
+    Args:
+        wanted: Names; None: those of this machine that run locally without building an engine first.
+
+    Raises:
+        InputError: One is unknown to this ONNX Runtime.
+    """
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if wanted is None:
+        return [provider for provider in available if provider not in _NOT_BY_DEFAULT]
+    unknown = [provider for provider in wanted if provider not in available]
+    if unknown or not wanted:
+        raise InputError(f"providers must be among {', '.join(available)}, not {', '.join(unknown) or 'empty'}.")
+    return list(wanted)
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Packed copies of the weights would double their memory to save about a twentieth of a tile's time; without
+    # them the weights are pages of the bundle's own files.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    # The C library's allocator breaks up under tensors that come and go: it held six times what was in use. The
+    # arena does not, and shrinks after each run; weights, which stay, are kept out of it.
+    options.enable_cpu_mem_arena = True
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    # A plan of all tensors is one more block, beside what the arena holds already.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return options
+
+
+def _translated(name: str, error: Exception) -> Valley2Error:
+    text = _first_line(error)
+    if "allocate" in text.lower() or isinstance(error, MemoryError):
+        return BudgetError(f"The memory does not suffice for the {name} engine: {text}")
+    return Valley2Error(f"The {name} engine failed: {text}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
