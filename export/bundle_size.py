@@ -20,7 +20,8 @@ from valley2_edge.export.selftest import LOGIT_ROWS
 from valley2_edge.export.tokenizer_files import tokenizer_files
 
 _GRAPH_BYTES = 1 << 20
-"""Of one ONNX graph without its weights, generously."""
+"""Of one ONNX graph or tower without its matrices, generously."""
+_ITEM_BYTES: dict[VisionPrecision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _SELFTEST_ROWS = 150
 """Rows of features and tokens in the self-test, generously."""
 
@@ -44,7 +45,10 @@ def bundle_size(checkpoint: Checkpoint, vision_precision: VisionPrecision, forma
     towers = [siglip_tensors(config.siglip), projector_tensors(config.projector)]
     if config.eagle is not None:
         towers.append(eagle_tensors(config.eagle))
-    vision = sum(_weight_bytes(shapes, 2 if vision_precision == "fp16" else 4) + _GRAPH_BYTES for shapes in towers)
+    item_bytes = _ITEM_BYTES[vision_precision]
+    vision = sum(_weight_bytes(shapes, item_bytes) + _GRAPH_BYTES for shapes in towers)
+    if vision_precision == "int8":  # the projector is bf16 all the same
+        vision += _weight_bytes(projector_tensors(config.projector), 1)
     tokenizer = sum(path.stat().st_size for path in tokenizer_files(checkpoint.path))
     width = config.siglip.hidden_size + 2 * config.decoder.hidden_size
     selftest = 4 * (LOGIT_ROWS * config.decoder.vocab_size + _SELFTEST_ROWS * width)

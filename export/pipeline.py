@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from valley2_edge.bundle import (
     FORMAT_VERSION,
@@ -103,7 +103,8 @@ def export_bundle(
         output: The bundle's directory; None: CHECKPOINT-PRECISION in the current directory, CHECKPOINT-gptq with a
             decoder from elsewhere.
         precision: Of the decoder's layers.
-        vision_precision: Of the stored vision weights; None: fp32 with an fp32 decoder, else fp16.
+        vision_precision: Of the stored vision weights: fp32 and fp16 for ONNX Runtime, bf16 and int8 for the native
+            core; None: fp32 with an fp32 decoder, else fp16.
         group_size: Columns that share a scale, for int4 and int8: 32, 64 or 128.
         symmetric: int4 without zero points: 1 byte less for each group, a slightly larger error. None: with them,
             except nf4, which never has them.
@@ -135,8 +136,10 @@ def export_bundle(
     )
     if vision_precision is None:
         vision_precision = "fp32" if precision == "fp32" else "fp16"
-    if vision_precision not in ("fp16", "fp32"):
-        raise ExportError(f"vision precision {vision_precision!r} is unknown: choose fp16 or fp32")
+    if vision_precision not in get_args(VisionPrecision):
+        raise ExportError(
+            f"vision precision {vision_precision!r} is unknown: choose {', '.join(get_args(VisionPrecision))}"
+        )
     if decoder is not None:
         read_gptq_config(decoder)  # a mistake is seen before a download
     resolved = resolve_rounding(rounding or RoundingOptions(), precision, decoder is not None)

@@ -20,12 +20,13 @@ from valley2_edge.config import ModelConfig
 from valley2_edge.errors import BundleError, ExportError, NumericError
 from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder_reference import StoredDecoder, reference_logits
-from valley2_edge.export.onnx_session import open_session
 from valley2_edge.export.safetensors_stream import SafetensorsStream, TensorPlan
 from valley2_edge.export.selftest_picture import draw_picture
+from valley2_edge.export.vision import open_component
 from valley2_edge.policy import Policy
 from valley2_edge.prompt import Layout, build_first_turn, encode, render, split_at_pictures
 from valley2_edge.runtime.pixels import Geometry, GeometryOptions, make_patches, make_tiles, plan_picture, stitch_tiles
+from valley2_edge.runtime.vision_engine import NATIVE_SUFFIX, ComponentName
 from valley2_edge.selftest import SELFTEST_FILE, SELFTEST_PICTURE, SELFTEST_REFERENCE, SelfTest, SelfTestStage
 from valley2_edge.tokenizer import Tokenizer
 
@@ -105,7 +106,7 @@ def write_selftest(
     report("selftest", 0, steps)
     expected = _vision_by_torch(checkpoint, inputs)
     report("selftest", 1, steps)
-    found = _vision_by_bundle(directory, inputs)
+    found = _vision_by_bundle(directory, config, inputs)
     errors = _vision_errors(found, expected)
     report("selftest", 2, steps)
 
@@ -128,7 +129,7 @@ def write_selftest(
         prefill_length=len(answer.embeddings),
         logit_rows=LOGIT_ROWS,
         activations="int16",
-        tolerances=_tolerances(errors, quantized),
+        tolerances=_tolerances(errors, quantized, _has_native_tower(directory)),
     )
     (directory / SELFTEST_FILE).write_text(selftest.model_dump_json(indent=2) + "\n", "utf-8")
     return {stage: float(f"{error:.6g}") for stage, error in errors.items()}
@@ -162,10 +163,12 @@ def renew_selftest(
     (directory / SELFTEST_PICTURE).parent.mkdir(exist_ok=True)
     (directory / SELFTEST_PICTURE).write_bytes(picture)
     inputs = _prepare(directory, config, Policy(policy=test.policy, strict=test.strict, eagle_preset=test.eagle_preset))
-    found = _vision_by_bundle(directory, inputs)
+    found = _vision_by_bundle(directory, config, inputs)
     answer = _decode(directory, inputs, found, test.input_ids, lambda done, total: report("selftest", done, total))
     _write_reference(directory, {name: reference[name] for name in _VISION_STAGES if name in reference}, answer)
     tolerance = QUANTIZED_LOGIT_TOLERANCE if quantized else LOGIT_TOLERANCE
+    if _has_native_tower(directory):
+        tolerance = max(tolerance, test.tolerances["input_embeddings"])
     renewed = test.model_copy(
         update={
             "siglip_tokens": answer.siglip_tokens,
@@ -208,18 +211,18 @@ def _vision_by_torch(checkpoint: Checkpoint, inputs: _Inputs) -> _Vision:
     return _Vision(_finite(features.numpy(), "SigLIP"), _finite(tokens.numpy(), "projector"), eagle_tokens)
 
 
-def _vision_by_bundle(directory: Path, inputs: _Inputs) -> _Vision:
-    features = _run(directory, "siglip", {"tiles": inputs.tiles})
-    tokens = _run(directory, "projector", {"features": features})
+def _vision_by_bundle(directory: Path, config: ModelConfig, inputs: _Inputs) -> _Vision:
+    features = _run(directory, "siglip", config, {"tiles": inputs.tiles})
+    tokens = _run(directory, "projector", config, {"features": features})
     eagle_tokens = None
     if inputs.patches is not None:
-        eagle_tokens = _run(directory, "eagle", {"patches": inputs.patches, "positions": inputs.positions})
+        eagle_tokens = _run(directory, "eagle", config, {"patches": inputs.patches, "positions": inputs.positions})
     return _Vision(features, tokens, eagle_tokens)
 
 
-def _run(directory: Path, name: str, inputs: dict[str, Any]) -> Floats:
-    output = open_session(directory / "vision" / f"{name}.onnx").run(None, inputs)[0]
-    return np.asarray(output, np.float32)
+def _run(directory: Path, name: ComponentName, config: ModelConfig, inputs: dict[str, Any]) -> Floats:
+    path = directory / "vision" / f"{name}{NATIVE_SUFFIX}"
+    return open_component(path if path.exists() else path.with_suffix(".onnx"), name, config)(inputs)
 
 
 def _vision_errors(found: _Vision, expected: _Vision) -> dict[SelfTestStage, float]:
@@ -232,10 +235,16 @@ def _vision_errors(found: _Vision, expected: _Vision) -> dict[SelfTestStage, flo
     return errors
 
 
-def _tolerances(errors: dict[SelfTestStage, float], quantized: bool) -> dict[SelfTestStage, float]:
+def _has_native_tower(directory: Path) -> bool:
+    return any((directory / "vision").glob(f"*{NATIVE_SUFFIX}"))
+
+
+def _tolerances(errors: dict[SelfTestStage, float], quantized: bool, native: bool) -> dict[SelfTestStage, float]:
+    """Graphs compute the same everywhere; native towers round as the machine's instruction set does."""
     tolerances = {stage: max(VISION_TOLERANCE, 4 * error) for stage, error in errors.items()}
-    tolerances["input_embeddings"] = VISION_TOLERANCE
-    tolerances["logits"] = QUANTIZED_LOGIT_TOLERANCE if quantized else LOGIT_TOLERANCE
+    passed_on = max(tolerances.values()) if native else 0.0
+    tolerances["input_embeddings"] = max(VISION_TOLERANCE, passed_on)
+    tolerances["logits"] = max(QUANTIZED_LOGIT_TOLERANCE if quantized else LOGIT_TOLERANCE, passed_on)
     return tolerances
 
 

@@ -1,11 +1,11 @@
-"""Exports a vision component to ONNX, then checks it against torch on the spot."""
+"""Exports a vision component to ONNX or to a native tower, then checks it against torch on the spot."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -18,17 +18,22 @@ from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.eagle import write_eagle
 from valley2_edge.export.layout import PICTURE_CHANNELS, eagle_tensors, projector_tensors, siglip_tensors
+from valley2_edge.export.native_eagle import write_native_eagle
+from valley2_edge.export.native_projector import NATIVE_PROJECTOR, write_native_projector
+from valley2_edge.export.native_siglip import write_native_siglip
 from valley2_edge.export.onnx_blocks import Weights
 from valley2_edge.export.onnx_graph import data_path
 from valley2_edge.export.onnx_session import open_session
 from valley2_edge.export.projector import write_projector
 from valley2_edge.export.siglip import write_siglip
+from valley2_edge.export.tower_parts import TowerPrecision
+from valley2_edge.runtime.native_engine import NativeEngine
+from valley2_edge.runtime.vision_engine import NATIVE_SUFFIX, ComponentName
 
-ComponentName = Literal["siglip", "projector", "eagle"]
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
-LARGEST_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "fp16": 5e-3}
+LARGEST_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 1e-1}
 """Norm of the difference over norm of the reference; more fails the export."""
 TILE_COUNTS = (1, 2)
 EAGLE_GRIDS = ((2, 2), (14, 22))
@@ -46,7 +51,7 @@ def export_vision(
     precision: VisionPrecision,
     progress: Progress | None = None,
 ) -> VisionComponent:
-    """Writes `vision/COMPONENT.onnx` and its data, and compares it with torch on random inputs of several shapes.
+    """Writes a graph or a native tower into `vision/`, and compares it with torch on random inputs of several shapes.
 
     Memory is bounded by one tensor while writing, and by one float32 copy of the component while checking: torch and
     ONNX Runtime never hold it at the same time.
@@ -55,7 +60,8 @@ def export_vision(
         checkpoint: Where the weights come from.
         component: "siglip", "projector" or "eagle".
         directory: The bundle under construction; `vision` is made in it.
-        precision: How weights are stored; arithmetic is float32 in any case.
+        precision: fp16 and fp32 are graphs for ONNX Runtime, which computes in float32 with both; int8 and bf16 are
+            towers of the native core.
         progress: Called with the component's stage, the steps done and all steps.
 
     Returns:
@@ -69,18 +75,22 @@ def export_vision(
     config = checkpoint.config
     if component == "eagle" and config.eagle is None:
         raise ExportError(f"The checkpoint {checkpoint.name} has no Eagle tower to export.")
-    path = directory / "vision" / f"{component}.onnx"
+    precision = stored_precision(config, component, precision)
+    native = is_native(precision)
+    path = directory / "vision" / (f"{component}.safetensors" if native else f"{component}.onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
     report = progress or (lambda stage, done, total: None)
     _write(checkpoint, component, path, precision, report)
-    onnx.checker.check_model(str(path), full_check=True)
+    if not native:
+        onnx.checker.check_model(str(path), full_check=True)
     error = relative_error(checkpoint, component, path, report)
     # Written so that a NaN fails as well
     if not error <= LARGEST_ERROR[precision]:
         raise ExportError(
             f"{path.name} in {precision} differs from torch by {error:.2e}, more than {LARGEST_ERROR[precision]:.0e}."
         )
-    files = [file.relative_to(directory).as_posix() for file in (path, data_path(path))]
+    written = (path,) if native else (path, data_path(path))
+    files = [file.relative_to(directory).as_posix() for file in written]
     return VisionComponent(precision=precision, files=files, relative_error=error)
 
 
@@ -90,6 +100,7 @@ def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path,
     Raises:
         CheckpointError: A tensor cannot be read.
         ExportError: ONNX Runtime does not take the graph.
+        BundleError: The native core does not take the file.
     """
     cases = list(_cases(checkpoint.config, component))
     steps = 2 * len(cases)
@@ -102,14 +113,43 @@ def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path,
     # The reference's weights go before ONNX Runtime takes its own
     del reference
     gc.collect()
-    session = open_session(path)
+    run = open_component(path, component, checkpoint.config)
     largest = 0.0
     for index, (inputs, reference_output) in enumerate(zip(cases, expected, strict=True)):
-        output = session.run(None, inputs)[0]
+        output = run(inputs)
         difference = np.linalg.norm((output - reference_output).astype(np.float64))
         largest = float(np.maximum(largest, difference / np.linalg.norm(reference_output.astype(np.float64))))
         progress(f"{component}: check", len(cases) + index + 1, steps)
     return largest
+
+
+def is_native(precision: VisionPrecision) -> TypeGuard[TowerPrecision]:
+    """Whether weights of this precision are multiplied by the native core."""
+    return precision in ("int8", "bf16")
+
+
+def stored_precision(config: ModelConfig, component: ComponentName, precision: VisionPrecision) -> VisionPrecision:
+    """The precision that a component really gets.
+
+    A native projector is bf16 always, and one that the native core does not know becomes a graph in fp16.
+    """
+    if component != "projector" or not is_native(precision):
+        return precision
+    return "bf16" if config.projector.type == NATIVE_PROJECTOR else "fp16"
+
+
+def open_component(path: Path, component: ComponentName, config: ModelConfig) -> Callable[[Inputs], Array]:
+    """Opens a finished component for the exporter's own checks.
+
+    Raises:
+        ExportError: ONNX Runtime does not take the graph.
+        BundleError: The native core does not take the file.
+    """
+    if path.suffix == NATIVE_SUFFIX:
+        engine = NativeEngine(path, component, config, threads=0)
+        return lambda inputs: engine.run(inputs, None)
+    session = open_session(path)
+    return lambda inputs: np.asarray(session.run(None, inputs)[0], np.float32)
 
 
 def block_positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:
@@ -132,12 +172,25 @@ def _write(
         progress(stage, done, total)
 
     weights = Weights(checkpoint, on_tensor)
-    if component == "siglip":
+    if is_native(precision):
+        _write_native(weights, config, component, path, precision)
+    elif component == "siglip":
         write_siglip(weights, config.siglip, path, precision)
     elif component == "projector":
         write_projector(weights, config.projector, config.siglip, path, precision)
     else:
         write_eagle(weights, _eagle(config), path, precision)
+
+
+def _write_native(
+    weights: Weights, config: ModelConfig, component: ComponentName, path: Path, precision: TowerPrecision
+) -> None:
+    if component == "siglip":
+        write_native_siglip(weights, config.siglip, path, precision)
+    elif component == "projector":
+        write_native_projector(weights, config.projector, config.siglip, path)
+    else:
+        write_native_eagle(weights, _eagle(config), path, precision)
 
 
 def _tensor_count(config: ModelConfig, component: ComponentName) -> int:

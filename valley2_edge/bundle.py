@@ -26,7 +26,8 @@ CheckProgress = Callable[[int, int], None]
 """Called with the bytes checked so far and the bytes in all."""
 
 DecoderPrecision = Literal["int4", "int8", "fp16", "fp32"]
-VisionPrecision = Literal["fp16", "fp32"]
+VisionPrecision = Literal["fp16", "fp32", "int8", "bf16"]
+"""fp16 and fp32 are ONNX graphs, int8 and bf16 towers of the native core."""
 
 
 class _Strict(BaseModel):
@@ -42,11 +43,11 @@ class FileEntry(_Strict):
 
 
 class VisionComponent(_Strict):
-    """An ONNX graph: `siglip`, `projector` or `eagle`."""
+    """An ONNX graph or a native tower: `siglip`, `projector` or `eagle`."""
 
     precision: VisionPrecision
     files: list[str]
-    """Paths relative to the bundle, the graph first."""
+    """Paths relative to the bundle: the graph first, or the tower's one file."""
     relative_error: float
     """Against torch on the exporter's machine: norm of the difference over norm of the reference."""
 
