@@ -11,10 +11,12 @@ import numpy.typing as npt
 from valley2_edge.benchmark.alternation import Limits, Measurement, Spread
 from valley2_edge.benchmark.decoder import Plan, Repeated
 from valley2_edge.benchmark.work import eagle_operations, projector_operations, siglip_operations
+from valley2_edge.bundle import VisionComponent
 from valley2_edge.errors import InputError
 from valley2_edge.policy import EaglePreset, Policy
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.preprocess import PreparedPicture, prepare_pictures
+from valley2_edge.runtime.probe import LimitName
 from valley2_edge.runtime.stats import Statistics
 
 WIDTH, HEIGHT = 1280, 720
@@ -56,7 +58,8 @@ def measure_siglip(model: Valley2, plan: Plan, limits: Limits, done: Repeated) -
     tile = _prepared(model, "balanced").tiles()[:1]  # (1, 3, size, size)
     architecture = model.bundle.manifest.architecture
     work = siglip_operations(architecture.siglip)
-    return _measure(model, lambda: model.engines.vision.siglip(tile), ("tiles", 1, work), plan, limits, done)
+    run = _Run(lambda: model.engines.vision.siglip(tile), "tiles", 1, work, _limit(model.bundle.manifest.siglip))
+    return _measure(model, run, plan, limits, done)
 
 
 def measure_projector(model: Valley2, plan: Plan, limits: Limits, done: Repeated) -> Measurement:
@@ -66,7 +69,10 @@ def measure_projector(model: Valley2, plan: Plan, limits: Limits, done: Repeated
     shape = (1, siglip.patches_per_side**2, siglip.hidden_size)
     features = np.random.default_rng(0).standard_normal(shape, np.float32)
     work = projector_operations(architecture.projector, siglip)
-    return _measure(model, lambda: model.engines.vision.project(features), ("tiles", 1, work), plan, limits, done)
+    run = _Run(
+        lambda: model.engines.vision.project(features), "tiles", 1, work, _limit(model.bundle.manifest.projector)
+    )
+    return _measure(model, run, plan, limits, done)
 
 
 def measure_eagle(model: Valley2, preset: EaglePreset, plan: Plan, limits: Limits, done: Repeated) -> Measurement:
@@ -75,13 +81,13 @@ def measure_eagle(model: Valley2, preset: EaglePreset, plan: Plan, limits: Limit
     Raises:
         InputError: The bundle has no Eagle branch.
     """
-    config = model.bundle.manifest.architecture.eagle
-    if config is None:
+    component, config = model.bundle.manifest.eagle, model.bundle.manifest.architecture.eagle
+    if component is None or config is None:
         raise InputError("this bundle has no Eagle branch to measure; name other parts with --parts")
     patches, positions = _prepared(model, preset).patches()
     work = eagle_operations(config, len(patches))
-    amounts = ("patches", len(patches), work)
-    return _measure(model, lambda: model.engines.vision.eagle(patches, positions), amounts, plan, limits, done)
+    run = _Run(lambda: model.engines.vision.eagle(patches, positions), "patches", len(patches), work, _limit(component))
+    return _measure(model, run, plan, limits, done)
 
 
 def measure_first_token(model: Valley2, preset: EaglePreset, plan: Plan, done: Repeated) -> FirstToken:
@@ -99,16 +105,30 @@ def measure_first_token(model: Valley2, preset: EaglePreset, plan: Plan, done: R
     return FirstToken(tuple(statistics[plan.warm_up :]))
 
 
-def _measure(
-    model: Valley2, run: Callable[[], object], amounts: tuple[str, int, int], plan: Plan, limits: Limits, done: Repeated
-) -> Measurement:
-    """Runs one engine; `amounts` are the unit, the units and the operations of one run."""
-    unit, amount, work = amounts
+@dataclass(frozen=True)
+class _Run:
+    """One run of an engine."""
+
+    call: Callable[[], object]
+    unit: str
+    amount: int
+    """Of units."""
+    operations: int
+    limit: LimitName
+    """What the run is a share of."""
+
+
+def _limit(component: VisionComponent) -> LimitName:
+    """Graphs compute in fp32, and so do towers in bf16 where the machine does not multiply it."""
+    return "int8" if component.precision == "int8" else "fp32"
+
+
+def _measure(model: Valley2, run: _Run, plan: Plan, limits: Limits, done: Repeated) -> Measurement:
     try:
-        samples = plan.run(limits, "fp32", lambda _pause: run(), done)
+        samples = plan.run(limits, run.limit, lambda _pause: run.call(), done)
     finally:
         model.engines.vision.release()
-    return Measurement(unit, amount, work, "fp32", samples, {unit: amount})
+    return Measurement(run.unit, run.amount, run.operations, run.limit, samples, {run.unit: run.amount})
 
 
 def _prepared(model: Valley2, preset: EaglePreset) -> PreparedPicture:
