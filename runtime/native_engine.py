@@ -6,7 +6,7 @@ from pathlib import Path
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
-from valley2_edge.runtime.native_tower import NativeTower
+from valley2_edge.runtime.native_tower import NativeTower, VocabularyUse
 from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
 
 
@@ -36,6 +36,11 @@ class NativeEngine:
     def providers(self) -> list[str]:
         """The core and its instruction set."""
         return [f"native {self._tower.description.isa}"]
+
+    @property
+    def vocabulary(self) -> VocabularyUse:
+        """What the last run of a projector left out of the visual vocabulary."""
+        return self._tower.vocabulary
 
     def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
         """Computes one call, as `VisionEngine.run` says."""

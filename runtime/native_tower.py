@@ -74,6 +74,15 @@ class VocabularyUse:
     multiplied: int
     """That were multiplied, likewise: neighbouring tokens share theirs."""
 
+    def joined(self, other: VocabularyUse) -> VocabularyUse:
+        """Both runs together."""
+        return VocabularyUse(
+            max(self.dropped_mass, other.dropped_mass),
+            self.tokens + other.tokens,
+            self.entries + other.entries,
+            self.multiplied + other.multiplied,
+        )
+
 
 class NativeTower:
     """A tower whose weights are mapped from a file; it belongs to one thread at a time.

@@ -298,6 +298,10 @@ class Session:
         statistics.siglip_seconds = encoded.times.siglip
         statistics.projector_seconds = encoded.times.projector
         statistics.eagle_seconds = encoded.times.eagle
+        if encoded.vocabulary is not None:
+            entries = self._engines.architecture.projector.mlp_hidden_dim * encoded.vocabulary.tokens
+            statistics.dropped_mass = encoded.vocabulary.dropped_mass
+            statistics.vocabulary_share = encoded.vocabulary.multiplied / entries
         return prompt_segments(ids, encoded.tokens)
 
     def _load_pictures(self, turn: _Question) -> list[PreparedPicture]:

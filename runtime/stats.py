@@ -40,6 +40,10 @@ class Statistics:
     siglip_seconds: float = 0.0
     projector_seconds: float = 0.0
     eagle_seconds: float = 0.0
+    dropped_mass: float = 0.0
+    """Probability that a native projector left out of a token of the visual vocabulary at most."""
+    vocabulary_share: float | None = None
+    """Of the visual vocabulary that was multiplied; None: no native projector ran."""
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     """Inside the core; the time in which the caller looks at the pieces is not counted."""

@@ -15,6 +15,7 @@ from valley2_edge.bundle import Bundle
 from valley2_edge.errors import BundleError
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.native_engine import NativeEngine
+from valley2_edge.runtime.native_tower import VocabularyUse
 from valley2_edge.runtime.onnx_engine import OnnxEngine, choose_providers
 from valley2_edge.runtime.pixels import stitch_tiles
 from valley2_edge.runtime.preprocess import PreparedPicture
@@ -58,6 +59,8 @@ class EncodedPictures:
     tokens: list[Array]
     """For each picture (siglip_tokens + eagle_tokens, hidden_size)."""
     times: VisionTimes = field(default_factory=VisionTimes)
+    vocabulary: VocabularyUse | None = None
+    """What a native projector left out; None: there was none."""
 
 
 class VisionEncoder:
@@ -129,7 +132,7 @@ class VisionEncoder:
         with self._turn(cancel):
             try:
                 self._trim_unless_kept()
-                siglip = self._encode_siglip(pictures, encoded.times, cancel, on_progress)
+                siglip = self._encode_siglip(pictures, encoded, cancel, on_progress)
                 eagle = self._encode_eagle(pictures, encoded.times, cancel, on_progress)
             finally:
                 self._release_unless_kept()
@@ -173,10 +176,11 @@ class VisionEncoder:
     def _encode_siglip(
         self,
         pictures: Sequence[PreparedPicture],
-        times: VisionTimes,
+        result: EncodedPictures,
         cancel: CancelToken,
         report: ProgressCallback,
     ) -> list[Array]:
+        times = result.times
         done, total = 0, sum(picture.geometry.tile_count for picture in pictures)
         report("siglip", done, total)
         self._load("siglip", times)
@@ -193,11 +197,18 @@ class VisionEncoder:
                     features = self.siglip(tile[None], cancel)  # (1, 729, channels)
                 with times.measured("projector"):
                     projected.append(self.project(features, cancel))  # (1, side * side, hidden)
+                self._note_vocabulary(result)
                 done += 1
                 report("siglip", done, total)
             encoded.append(stitch_tiles(np.concatenate(projected), picture.geometry, picture.options))
         self._release_unless_kept()
         return encoded
+
+    def _note_vocabulary(self, result: EncodedPictures) -> None:
+        engine = self._engines["projector"]
+        if isinstance(engine, NativeEngine):
+            use = engine.vocabulary
+            result.vocabulary = use if result.vocabulary is None else result.vocabulary.joined(use)
 
     def _encode_eagle(
         self,

@@ -84,7 +84,7 @@ class VisionCache:
         """
         if self._budget_bytes == 0:
             encoded = encoder.encode(pictures, cancel, on_progress)
-            return FoundPictures(encoded.tokens, encoded.times)
+            return FoundPictures(encoded.tokens, encoded.times, encoded.vocabulary)
         keys = [self._key(picture) for picture in pictures]
         found = {key: tokens for key in dict.fromkeys(keys) if (tokens := self._find(key)) is not None}
         missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}
@@ -93,7 +93,7 @@ class VisionCache:
             tokens.flags.writeable = False
             found[key] = tokens
             self._keep(key, tokens)
-        return FoundPictures([found[key] for key in keys], encoded.times, len(keys) - len(missing))
+        return FoundPictures([found[key] for key in keys], encoded.times, encoded.vocabulary, len(keys) - len(missing))
 
     def clear(self) -> None:
         """Forgets all pictures."""

@@ -51,6 +51,7 @@ def chat(
     bundle: options.BundleOption = None,
     threads: options.Threads = 0,
     activations: options.Activations = "int8",
+    vision_engine: options.VisionEngineOption = "auto",
     context_length: options.ContextLength = 0,
     kv_precision: options.KvPrecision = "auto",
     prefill_chunk: options.PrefillChunk = 0,
@@ -97,6 +98,7 @@ def chat(
             directory,
             threads=threads,
             activations=activations,
+            vision_engine=vision_engine,
             vision_cache_bytes=vision_cache_bytes,
             prefix_cache_bytes=prefix_cache_bytes,
             memory=memory,
@@ -193,7 +195,7 @@ class Chatter:
             print_line(self.messages, f"{statistics.new_tokens} tokens, {speed}")
 
     def _show_providers(self) -> None:
-        """Says once what ONNX Runtime really gave each engine."""
+        """Says once what computes each engine."""
         providers = self._session.statistics.providers
         new = {name: got for name, got in providers.items() if self._providers.get(name) != got}
         if new:

@@ -26,6 +26,13 @@ Activations = Annotated[
     Literal["int8", "int16"],
     typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.", rich_help_panel=_MODEL),
 ]
+VisionEngineOption = Annotated[
+    Literal["auto", "native", "onnx"],
+    typer.Option(
+        help="Of the vision half: what the bundle has, or insist on the core's own or on ONNX Runtime.",
+        rich_help_panel=_MODEL,
+    ),
+]
 ContextLength = Annotated[
     int, typer.Option(help="Positions; 0: as many as the model was trained for.", rich_help_panel=_MODEL)
 ]

@@ -27,6 +27,9 @@ def stats_table(statistics: Statistics, sampled: bool) -> Table:
             _seconds(siglip_seconds),
             _speed(statistics.tiles, siglip_seconds, "tiles/s"),
         )
+        if statistics.vocabulary_share is not None:
+            used = f"{statistics.vocabulary_share:.1%} used, at most {statistics.dropped_mass:.1e} left out"
+            table.add_row("visual vocabulary", used, "", "")
         table.add_row("Eagle", f"{statistics.eagle_tokens} tokens", _seconds(statistics.eagle_seconds), "")
         if statistics.vision_cache_bytes:
             known = f"{statistics.vision_cache_hits} of {pictures} known, {format_bytes(statistics.vision_cache_bytes)}"
