@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from valley2_edge.config import ModelConfig
+from valley2_edge.errors import BundleError
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.native_tower import NativeTower, VocabularyUse
 from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
@@ -31,6 +32,10 @@ class NativeEngine:
         self._name = name
         self._architecture = architecture
         self._tower = NativeTower(path, threads=threads, isa=isa)
+        kind = self._tower.description.kind
+        if kind != name:
+            self._tower.close()
+            raise BundleError(f"{path} holds the tower {kind} instead of {name}.")
 
     @property
     def providers(self) -> list[str]:
