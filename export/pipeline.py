@@ -43,8 +43,9 @@ from valley2_edge.export.rounding import (
 )
 from valley2_edge.export.selftest import write_selftest
 from valley2_edge.export.tokenizer_files import copy_tokenizer
-from valley2_edge.export.vision import ComponentName, export_vision
+from valley2_edge.export.vision import export_vision
 from valley2_edge.quantize.matrix_format import MatrixFormat
+from valley2_edge.runtime.vision_engine import ComponentName
 from valley2_edge.version import __version__
 
 Progress = Callable[[str, int, int], None]

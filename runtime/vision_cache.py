@@ -14,7 +14,8 @@ from valley2_edge.bundle import Manifest
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.vision import Array, EncodedPictures, VisionEncoder
+from valley2_edge.runtime.vision import EncodedPictures, VisionEncoder
+from valley2_edge.runtime.vision_engine import Array
 
 DEFAULT_VISION_CACHE_BYTES = 256 << 20
 

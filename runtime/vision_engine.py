@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from valley2_edge.errors import InputError
 from valley2_edge.runtime.cancellation import CancelToken
 
 Array = NDArray[np.float32]
-EngineInputs = dict[str, NDArray[np.float32] | NDArray[np.int64]]
+EngineInputs = dict[str, NDArray[Any]]
 ComponentName = Literal["siglip", "projector", "eagle"]
 VisionEngineName = Literal["auto", "native", "onnx"]
 """Who computes the vision half: what the bundle has; the native core; ONNX Runtime."""

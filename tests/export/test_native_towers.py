@@ -20,9 +20,10 @@ from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.synthetic import small_config, write_synthetic_checkpoint
 from valley2_edge.export.tower_packing import pack_bf16, pack_int8, round_activations, round_matrix
 from valley2_edge.export.tower_smoothing import NormedMatrix, balance, smooth
-from valley2_edge.export.vision import ComponentName, block_positions, export_vision
+from valley2_edge.export.vision import block_positions, export_vision
 from valley2_edge.runtime.library import isa_available
 from valley2_edge.runtime.native_tower import NativeTower
+from valley2_edge.runtime.vision_engine import ComponentName
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ISAS = [isa for isa in ("portable", "avx2", "avx512-vnni", "neon") if isa_available(isa)]

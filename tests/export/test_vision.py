@@ -26,7 +26,8 @@ from valley2_edge.export.eagle import BLOCK
 from valley2_edge.export.onnx_graph import PAGE_BYTES
 from valley2_edge.export.synthetic import small_config, write_synthetic_checkpoint
 from valley2_edge.export.towers import ProjectorReference, load_eagle, load_projector, load_siglip
-from valley2_edge.export.vision import ComponentName, block_positions, export_vision
+from valley2_edge.export.vision import block_positions, export_vision
+from valley2_edge.runtime.vision_engine import ComponentName
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASE = "square448"
