@@ -65,7 +65,7 @@ class Transformer::Pass {
             step(layer);
             if (layer == 0)
                 run_blocks([&](RowBlock &block, size_t first, size_t count) { project(block, 0, first, count); });
-            pack_heads(layer);
+            pack_heads();
             attend(layer);
             run_blocks([&](RowBlock &block, size_t first, size_t count) {
                 mix(block, layer, first, count);
@@ -130,14 +130,13 @@ class Transformer::Pass {
         return layout_.cut(model_.heads_.data() + index * layout_.words(), input_.tokens, shape_.head_size());
     }
 
-    void pack_heads(size_t layer) {
+    void pack_heads() {
         engine_.run(input_.pictures * shape_.heads, [&](size_t, size_t index) {
             const float *queries =
                 qkv(index / shape_.heads * input_.tokens) + index % shape_.heads * shape_.head_size();
             attention().pack_head(queries + shape_.width, queries + 2 * shape_.width, shape_.qkv_stride(),
                                   head_of(index));
         });
-        (void)layer;
     }
 
     void attend(size_t layer) {
