@@ -5,7 +5,7 @@
 Each engine is a process of its own (worker.py), in an environment of its own where it needs one; all have their models
 in memory for the whole run. Every round asks one after the other for a prefill and for some tokens after it, beginning
 with another engine each time, and measures the machine's limits in between. Ratios are those of one round; shown are
-their medians and quartiles. The weights are synthetic.
+their medians and quartiles. The weights are synthetic. AMX is held back (amx.py) but from engines named with +amx.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amx import has_amx
 from engine import TINY, About, Shape
-from worker import ENGINES
+from worker import AMX, ENGINES
 
 WORKER = Path(__file__).with_name("worker.py")
 OURS = "valley2"
@@ -72,7 +73,8 @@ class Worker:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         answer = self._answer()
         if "missing" in answer:
-            print(f"{name}: not compared: {answer['missing']}; pip install {PACKAGES[name]} for {python}", flush=True)
+            packages = PACKAGES[name.removesuffix(AMX)]
+            print(f"{name}: not compared: {answer['missing']}; pip install {packages} for {python}", flush=True)
             return
         facts = answer["about"]
         self.about = About(**{**facts, "everywhere": tuple(facts["everywhere"])})
@@ -219,7 +221,7 @@ def main() -> int:
         try:
             for name in [OURS, *(name for name in arguments.engines if name != OURS)]:
                 most = rounds.positions + rounds.tokens
-                python = pythons.get(name, sys.executable)
+                python = pythons.get(name.removesuffix(AMX), sys.executable)
                 worker = Worker(name, python, Path(scratch, name), shape, arguments.threads, most)
                 workers.append(worker)
             if workers[0].about is None:
@@ -230,6 +232,8 @@ def main() -> int:
                 worker.close()
     rows = evaluate(workers, shape, all_layers, rounds)
     show(rows, shape, all_layers, rounds)
+    if has_amx():
+        print(f"\nThis processor has AMX; only engines with {AMX} could use it.")
     if arguments.json is not None:
         content = {
             "layers": shape.layers,
@@ -244,7 +248,14 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES), metavar="ENGINE")
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        default=list(ENGINES),
+        choices=[*ENGINES, *(name + AMX for name in ENGINES if name != OURS)],
+        metavar="ENGINE",
+        help="where the processor has AMX, an engine uses it only as ENGINE+amx (default: all without it)",
+    )
     parser.add_argument(
         "--python", action="append", default=[], metavar="ENGINE=PATH", help="interpreter that has an engine"
     )

@@ -14,9 +14,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amx import refuse_amx
+
 if TYPE_CHECKING:
     from engine import Engine
 
+AMX = "+amx"
+"""Behind the name of an engine that may use AMX; no other one may."""
 ENGINES = {
     "valley2": ("engine_valley2", "open_engine"),
     "onnxruntime": ("engine_onnxruntime", "open_engine"),
@@ -38,10 +42,12 @@ def main() -> None:
         answers.write(json.dumps(content) + "\n")
         answers.flush()
 
+    if not name.endswith(AMX):
+        refuse_amx()
     try:
         from engine import Shape  # needs numpy
 
-        module, function = ENGINES[name]
+        module, function = ENGINES[name.removesuffix(AMX)]
         engine: Engine = getattr(import_module(module), function)(
             Shape.parse(shape), int(threads), int(most), Path(scratch)
         )
