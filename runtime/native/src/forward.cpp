@@ -121,7 +121,6 @@ class Chunk {
     void attend_tasks(size_t layer, const AttentionPlan &plan, size_t threads, NumericCheck &check);
     void attend_segments(size_t layer, const AttentionPlan &plan, NumericCheck &check);
     void run_mlp(size_t layer);
-    void add_to_residual();
     void compute_logits();
 
     const Decoder &decoder_;
@@ -199,8 +198,8 @@ void Chunk::store_rows(size_t layer) {
 void Chunk::attend(size_t layer) {
     attend_heads(layer);
     decoder_.linear().apply(decoder_.layers()[layer].output, scratch_.attended.data() + first_ * config_.query_size(),
-                            rows(), config_.query_size(), normed(first_), config_.hidden_size, scratch_.linear);
-    add_to_residual();
+                            rows(), config_.query_size(), hidden(first_), config_.hidden_size, scratch_.linear,
+                            Finish::add);
 }
 
 // Splits the rows into tasks; where these are too few for the threads, their keys as well.
@@ -271,25 +270,11 @@ void Chunk::attend_segments(size_t layer, const AttentionPlan &plan, NumericChec
 
 void Chunk::run_mlp(size_t layer) {
     const DecoderLayer &weights = decoder_.layers()[layer];
-    const size_t middle = config_.intermediate_size;
     normalise(weights.post_attention_norm, in_layer("attention output", layer), in_layer("post-attention norm", layer));
-    float *gate_up = scratch_.gate_up.data(); // (rows, 2 * intermediate_size)
-    decoder_.linear().apply(weights.gate_up, normed(first_), rows(), config_.hidden_size, gate_up, 2 * middle,
-                            scratch_.linear);
     NumericCheck check;
-    for_rows(decoder_.pool(), rows(), 4 * middle, [&](size_t row) {
-        float *gate = gate_up + row * 2 * middle;
-        check.note(kernels_.swiglu(gate, gate + middle, middle));
-    });
+    check.note(decoder_.linear().feed_forward(weights.gate_up, weights.down, normed(first_), rows(), hidden(first_),
+                                              scratch_.linear));
     check.require(in_layer("MLP activation", layer));
-    decoder_.linear().apply(weights.down, gate_up, rows(), 2 * middle, normed(first_), config_.hidden_size,
-                            scratch_.linear);
-    add_to_residual();
-}
-
-void Chunk::add_to_residual() {
-    for_rows(decoder_.pool(), rows(), config_.hidden_size,
-             [&](size_t index) { kernels_.add(hidden(first_ + index), normed(first_ + index), config_.hidden_size); });
 }
 
 void Chunk::compute_logits() {
@@ -326,7 +311,6 @@ void ForwardScratch::reserve(const Decoder &decoder, size_t row_count) {
     normed.reserve(row_count * config.hidden_size);
     qkv.reserve(row_count * config.qkv_size());
     attended.reserve(row_count * config.query_size());
-    gate_up.reserve(row_count * 2 * config.intermediate_size);
     cosine.reserve(row_count * config.head_size / 2);
     sine.reserve(row_count * config.head_size / 2);
     attention.reserve(decoder.pool().threads() * attention_scratch_floats(config.head_size));

@@ -14,10 +14,9 @@ namespace v2e {
 struct ForwardScratch {
     size_t rows = 0;
     AlignedBuffer<float> hidden;    // (rows, hidden_size): the residual stream
-    AlignedBuffer<float> normed;    // (rows, hidden_size): after a norm; then what a block adds to the residual
+    AlignedBuffer<float> normed;    // (rows, hidden_size): after a norm
     AlignedBuffer<float> qkv;       // (rows, qkv_size)
     AlignedBuffer<float> attended;  // (rows, query_size)
-    AlignedBuffer<float> gate_up;   // (rows, 2 * intermediate_size)
     AlignedBuffer<float> cosine;    // (rows, head_size / 2)
     AlignedBuffer<float> sine;      // (rows, head_size / 2)
     AlignedBuffer<float> attention; // (threads, attention_scratch_floats)

@@ -209,11 +209,15 @@ class VisionPlan {
     uint64_t siglip_work_ = 0, eagle_work_ = 0;
 };
 
-// The quantised input of a matrix product: LinearScratch.
-uint64_t linear_bytes(const Matrix &matrix, uint64_t rows, bool two_planes) {
-    if (!matrix.quantized())
-        return 0;
-    return rows * (matrix.columns * (two_planes ? 2 : 1) + 2 * matrix.groups() * FLOAT_BYTES);
+// LinearScratch.
+uint64_t linear_scratch_bytes(const Decoder &decoder, uint64_t rows, unsigned threads, bool two_planes) {
+    uint64_t input = linear_bytes(decoder.head(), rows, two_planes), middle = 0;
+    for (const DecoderLayer &layer : decoder.layers()) {
+        for (const Matrix *matrix : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down})
+            input = std::max<uint64_t>(input, linear_bytes(*matrix, rows, two_planes));
+        middle = std::max<uint64_t>(middle, feed_forward_bytes(layer.gate_up, layer.down, rows, two_planes));
+    }
+    return input + middle + linear_block_bytes(rows, threads);
 }
 
 // Of chunks of `rows` positions, in a session of `positions` at most.
@@ -221,12 +225,8 @@ uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, uint64_t positions
     const DecoderConfig &config = decoder.config();
     constexpr uint64_t draft_rows = 1 + DraftPlan::MOST_DRAFTED;
     rows = std::max(rows, draft_rows);
-    const uint64_t floats = 2 * config.hidden_size + config.qkv_size() + config.query_size() +
-                            2 * config.intermediate_size + config.head_size + PANEL;
-    uint64_t linear = linear_bytes(decoder.head(), rows, two_planes);
-    for (const DecoderLayer &layer : decoder.layers())
-        for (const Matrix *matrix : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down})
-            linear = std::max(linear, linear_bytes(*matrix, rows, two_planes));
+    const uint64_t floats = 2 * config.hidden_size + config.qkv_size() + config.query_size() + config.head_size;
+    const uint64_t linear = linear_scratch_bytes(decoder, rows, threads, two_planes);
     const uint64_t attention = (threads * attention_scratch_floats(config.head_size) +
                                 split_attention_floats(config, rows, positions, threads)) *
                                FLOAT_BYTES;

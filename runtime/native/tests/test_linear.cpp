@@ -2,6 +2,7 @@
 #include "check.hpp"
 #include "isa.hpp"
 #include "kernels/linear.hpp"
+#include "kernels/linear_kernels.hpp"
 #include "random_matrix.hpp"
 
 #include <algorithm>
@@ -69,15 +70,30 @@ std::vector<double> widen(const std::vector<float> &values) {
     return {values.begin(), values.end()};
 }
 
-// What the integer activations in the scratch stand for.
-std::vector<double> dequantize(const LinearScratch &scratch, const Matrix &matrix, size_t count, bool two_planes) {
+// What the integer activations of a call stand for, (count, columns).
+std::vector<double> dequantize(const QuantizedRows &rows, const Matrix &matrix, size_t count, size_t tile_rows,
+                               bool two_planes) {
     std::vector<double> values(count * matrix.columns);
-    for (size_t i = 0; i < values.size(); ++i) {
-        const int integer = (two_planes ? 128 * scratch.high[i] : 0) + scratch.low[i];
-        const size_t token = i / matrix.columns, group = i % matrix.columns / matrix.group_size;
-        values[i] = integer * static_cast<double>(scratch.scales[token * matrix.groups() + group]);
+    const RowTiles tiles(count, tile_rows);
+    for (size_t tile = 0; tile < tiles.tiles; ++tile) {
+        const size_t first = tiles.first_row(tile), size = tiles.rows(tile);
+        for (size_t row = 0; row < size; ++row)
+            for (size_t column = 0; column < matrix.columns; ++column) {
+                const size_t at = first * matrix.columns + column / 4 * 4 * size + row * 4 + column % 4;
+                const int integer = (two_planes ? 128 * rows.high[at] : 0) + rows.low[at];
+                const size_t group = first * matrix.groups() + column / matrix.group_size * size + row;
+                values[(first + row) * matrix.columns + column] = integer * static_cast<double>(rows.scales[group]);
+            }
     }
     return values;
+}
+
+size_t tile_rows(v2e_isa isa) {
+    const LinearKernels *kernels = isa == V2E_ISA_AVX512_VNNI ? linear_kernels_avx512()
+                                   : isa == V2E_ISA_AVX2      ? linear_kernels_avx2()
+                                   : isa == V2E_ISA_NEON      ? linear_kernels_neon()
+                                                              : linear_kernels_portable();
+    return kernels->tile_rows;
 }
 
 struct Shape {
@@ -131,7 +147,8 @@ void check_quantized(Precision precision, size_t group_size, bool symmetric, v2e
             LinearScratch scratch;
             const std::vector<float> actual =
                 multiply({isa, activations, 2}, weights.matrix, input, odd.count, scratch);
-            const std::vector<double> integers = dequantize(scratch, weights.matrix, odd.count, two_planes);
+            const std::vector<double> integers =
+                dequantize(scratch.input, weights.matrix, odd.count, tile_rows(isa), two_planes);
             CHECK(relative_error(actual, reference(weights, integers, odd.count)) < 1e-6);
             if (actual.size() >= 100) // fewer outputs may cancel by chance
                 CHECK(relative_error(actual, exact) < (two_planes ? 1e-4 : 1.2e-2));

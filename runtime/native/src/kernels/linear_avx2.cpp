@@ -28,7 +28,11 @@ struct Avx2 {
     }
     static Int add_int(Int a, Int b) { return _mm256_add_epi32(a, b); }
     static Int subtract_int(Int a, Int b) { return _mm256_sub_epi32(a, b); }
-    static Int multiply_int(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
+    template <bool WIDE>
+    static Int multiply_byte(Int bytes, int32_t factor) {
+        const Int factors = _mm256_set1_epi32(factor);
+        return WIDE ? _mm256_mullo_epi32(bytes, factors) : _mm256_madd_epi16(bytes, factors);
+    }
     static Int max_int(Int a, Int b) { return _mm256_max_epi32(a, b); }
     static Int shift_left_7(Int a) { return _mm256_slli_epi32(a, 7); }
     static Int shift_right_7(Int a) { return _mm256_srai_epi32(a, 7); }
@@ -63,6 +67,7 @@ struct Avx2 {
     }
     static Int round(Float a) { return _mm256_cvtps_epi32(a); }
     static void prefetch(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0); }
+    static void prefetch_far(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T1); }
 
     static Int load_weights(const uint8_t *source) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(source));
@@ -87,17 +92,16 @@ struct Avx2 {
     }
 
     template <Source S, size_t R, size_t C>
-    static void dot(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride,
-                    size_t columns) {
+    static void dot(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t columns) {
         for (size_t k = 0; k < columns; k += STEP) {
             if constexpr (S == Source::int4_packed)
-                dot_packed(sums, weight + k * PANEL / 2, activations + k, stride);
+                dot_packed(sums, weight + k * PANEL / 2, activations + k * R);
             else if constexpr (S == Source::nf4_packed)
-                dot_nf4(sums, weight + k * PANEL / 2, activations + k, stride);
+                dot_nf4(sums, weight + k * PANEL / 2, activations + k * R);
             else if constexpr (S == Source::int4_unpacked)
-                dot_int4(sums, weight + k * PANEL, activations + k, stride);
+                dot_int4(sums, weight + k * PANEL, activations + k * R);
             else
-                dot_int8(sums, weight + k * PANEL, activations + k, stride);
+                dot_int8(sums, weight + k * PANEL, activations + k * R);
         }
     }
 
@@ -112,7 +116,7 @@ struct Avx2 {
     }
 
     template <size_t R, size_t C>
-    static void dot_packed(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
+    static void dot_packed(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations) {
         Int words[R][C] = {};
         for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4)
             for (size_t c = 0; c < C; ++c) {
@@ -121,9 +125,9 @@ struct Avx2 {
                 Bytes lower, upper;
                 split<Source::int4_packed, false>(weight + c * 32, lower, upper);
                 for (size_t r = 0; r < R; ++r) {
-                    const int8_t *a = activations + r * stride + k;
+                    const int8_t *a = activations + k * R + r * 4;
                     const Int low_products = _mm256_maddubs_epi16(lower, broadcast_quad(a));
-                    const Int high_products = _mm256_maddubs_epi16(upper, broadcast_quad(a + 4));
+                    const Int high_products = _mm256_maddubs_epi16(upper, broadcast_quad(a + 4 * R));
                     words[r][c] = _mm256_add_epi16(words[r][c], _mm256_add_epi16(low_products, high_products));
                 }
             }
@@ -131,14 +135,14 @@ struct Avx2 {
     }
 
     template <size_t R, size_t C>
-    static void dot_int4(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
+    static void dot_int4(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations) {
         Int words[R][C] = {};
         for (size_t k = 0; k < STEP; k += 4, weight += PANEL * 4) {
             Int weights[C];
             for (size_t c = 0; c < C; ++c)
                 weights[c] = load_weights(weight + c * 32);
             for (size_t r = 0; r < R; ++r) {
-                const Int quad = broadcast_quad(activations + r * stride + k);
+                const Int quad = broadcast_quad(activations + k * R + r * 4);
                 for (size_t c = 0; c < C; ++c)
                     words[r][c] = _mm256_add_epi16(words[r][c], _mm256_maddubs_epi16(weights[c], quad));
             }
@@ -155,7 +159,7 @@ struct Avx2 {
 
     // Products of nf4 are too large to be added in 16 bits.
     template <size_t R, size_t C>
-    static void dot_nf4(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
+    static void dot_nf4(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations) {
         for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4)
             for (size_t c = 0; c < C; ++c) {
                 if (c % 2 == 0)
@@ -164,15 +168,15 @@ struct Avx2 {
                 split<Source::nf4_packed, true>(weight + c * 32, lower, upper);
                 const Int low_magnitudes = _mm256_abs_epi8(lower), high_magnitudes = _mm256_abs_epi8(upper);
                 for (size_t r = 0; r < R; ++r) {
-                    const int8_t *a = activations + r * stride + k;
+                    const int8_t *a = activations + k * R + r * 4;
                     sums[r][c] = dot4(sums[r][c], lower, low_magnitudes, broadcast_quad(a));
-                    sums[r][c] = dot4(sums[r][c], upper, high_magnitudes, broadcast_quad(a + 4));
+                    sums[r][c] = dot4(sums[r][c], upper, high_magnitudes, broadcast_quad(a + 4 * R));
                 }
             }
     }
 
     template <size_t R, size_t C>
-    static void dot_int8(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations, size_t stride) {
+    static void dot_int8(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations) {
         const Int offset = _mm256_set1_epi8(-128);
         for (size_t k = 0; k < STEP; k += 4, weight += PANEL * 4) {
             Int weights[C], magnitudes[C];
@@ -184,7 +188,7 @@ struct Avx2 {
                 magnitudes[c] = _mm256_abs_epi8(weights[c]);
             }
             for (size_t r = 0; r < R; ++r) {
-                const Int quad = broadcast_quad(activations + r * stride + k);
+                const Int quad = broadcast_quad(activations + k * R + r * 4);
                 for (size_t c = 0; c < C; ++c)
                     sums[r][c] = dot4(sums[r][c], weights[c], magnitudes[c], quad);
             }

@@ -28,7 +28,11 @@ struct Avx512 {
     }
     static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
     static Int subtract_int(Int a, Int b) { return _mm512_sub_epi32(a, b); }
-    static Int multiply_int(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
+    template <bool WIDE>
+    static Int multiply_byte(Int bytes, int32_t factor) {
+        const Int factors = _mm512_set1_epi32(factor);
+        return WIDE ? _mm512_mullo_epi32(bytes, factors) : _mm512_madd_epi16(bytes, factors);
+    }
     static Int max_int(Int a, Int b) { return _mm512_max_epi32(a, b); }
     static Int shift_left_7(Int a) { return _mm512_slli_epi32(a, 7); }
     static Int shift_right_7(Int a) { return _mm512_srai_epi32(a, 7); }
@@ -52,6 +56,7 @@ struct Avx512 {
     }
     static Int round(Float a) { return _mm512_cvtps_epi32(a); }
     static void prefetch(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0); }
+    static void prefetch_far(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T1); }
 
     // sums + 4 products of unsigned weights and signed activations in each lane.
     static Int dot4(Int sums, Int weights, Int activations) {
@@ -85,46 +90,55 @@ struct Avx512 {
     }
 
     template <Source S, size_t R>
-    static void dot(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
-                    size_t columns) {
+    static void dot(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t columns) {
         if constexpr (is_packed(S))
-            dot_packed<S>(sums, weight, activations, stride, columns);
+            dot_packed<S>(sums, weight, activations, columns);
         else
-            dot_bytes(sums, weight, activations, stride, columns);
+            dot_bytes(sums, weight, activations, columns);
     }
 
     template <size_t R>
-    static void dot_bytes(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
-                          size_t columns) {
-        for (size_t k = 0; k < columns; k += 4, weight += PANEL * 4) {
+    static void dot_bytes(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t columns) {
+        size_t k = 0;
+        do { // a group is never empty
             Int weights[4];
+            V2E_UNROLL
             for (size_t c = 0; c < 4; ++c) {
                 if constexpr (R == 1)
                     prefetch(weight + c * 64 + PREFETCH_BYTES);
                 weights[c] = load_weights(weight + c * 64);
             }
+            V2E_UNROLL
             for (size_t r = 0; r < R; ++r) {
-                const Int quad = broadcast_quad(activations + r * stride + k);
+                const Int quad = broadcast_quad(activations + k * R + r * 4);
+                V2E_UNROLL
                 for (size_t c = 0; c < 4; ++c)
                     sums[r][c] = dot4(sums[r][c], weights[c], quad);
             }
-        }
+            k += 4;
+            weight += PANEL * 4;
+        } while (k < columns);
     }
 
     template <Source S, size_t R>
-    static void dot_packed(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
-                           size_t columns) {
-        for (size_t k = 0; k < columns; k += 8, weight += PANEL * 4)
+    static void dot_packed(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t columns) {
+        size_t k = 0;
+        do { // a group is never empty
+            V2E_UNROLL
             for (size_t c = 0; c < 4; ++c) {
                 prefetch(weight + c * 64 + PREFETCH_BYTES);
                 Bytes lower, upper;
                 split<S, SIGNED_INT8>(weight + c * 64, lower, upper);
+                V2E_UNROLL
                 for (size_t r = 0; r < R; ++r) {
-                    const int8_t *a = activations + r * stride + k;
+                    const int8_t *a = activations + k * R + r * 4;
                     sums[r][c] = dot4(sums[r][c], lower, broadcast_quad(a));
-                    sums[r][c] = dot4(sums[r][c], upper, broadcast_quad(a + 4));
+                    sums[r][c] = dot4(sums[r][c], upper, broadcast_quad(a + 4 * R));
                 }
             }
+            k += 8;
+            weight += PANEL * 4;
+        } while (k < columns);
     }
 
     static constexpr size_t PREFETCH_BYTES = 4096;

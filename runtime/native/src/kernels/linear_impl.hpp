@@ -6,7 +6,8 @@
 //   SIGNED_INT8           int8 weights are read as q and not as q + 128
 //   TABLES                split<Source::nf4_packed> is fast enough to be repeated for every tile
 //   split<S>(packed, ...) the weights of some packed bytes: the columns in their low halves, and in their high halves
-//   dot<S>(sums, w, ...)  adds the products of one group of columns to int32 sums
+//   dot<S>(sums, w, ...)  adds the products of one group of columns, activations (columns / 4, R, 4), to int32 sums
+//   multiply_byte<WIDE>   bytes in int32 lanes times an integer, which fits into 16 bits unless WIDE
 // and elementary operations on Float and Int vectors.
 //
 // Everything is in an unnamed namespace: these files are compiled for different processors, and the linker must not
@@ -14,6 +15,7 @@
 #pragma once
 
 #include "kernels/linear_kernels.hpp"
+#include "kernels/unroll.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -70,50 +72,58 @@ inline float scalar_from_bits(int32_t bits) {
     return value;
 }
 
-// (columns,) of one row. A group with a NaN or an infinity gets that as its scale and zeros as its integers, so that
-// the product is not finite either.
+// Some quads of columns of one row among the `rows` of a tile.
 template <class Isa>
-void quantize_row(const float *row, size_t columns, size_t group_size, int8_t *high, int8_t *low, float *scales,
-                  int32_t *sums) {
+inline void store_quads(int8_t *target, size_t rows, typename Isa::Int value) {
+    int8_t bytes[Isa::LANES];
+    Isa::store_int8(bytes, value);
+    for (size_t quad = 0; quad < Isa::LANES; quad += 4)
+        std::memcpy(target + quad * rows, bytes + quad, 4);
+}
+
+// One group of columns of one row. A group with a NaN or an infinity gets that as its scale and zeros as its integers,
+// so that the product is not finite either.
+template <class Isa>
+inline void quantize_group(const float *values, size_t group_size, const IntegerTile &tile) {
     using Int = typename Isa::Int;
-    const float limit = high != nullptr ? INT16_LIMIT : INT8_LIMIT;
-    for (size_t begin = 0, group = 0; begin < columns; begin += group_size, ++group) {
-        const size_t end = begin + group_size;
-        // Bit patterns of magnitudes are ordered like the magnitudes, with NaN at the top.
-        Int largest = Isa::set_int(0);
-        for (size_t k = begin; k < end; k += Isa::LANES)
-            largest = Isa::max_int(largest, Isa::magnitude_bits(Isa::load(row + k)));
-        const int32_t largest_bits = Isa::reduce_max(largest);
-        const float magnitude = scalar_from_bits(largest_bits);
-        const bool finite = largest_bits < INFINITY_BITS;
-        if (!finite || magnitude < SMALLEST_MAGNITUDE) {
-            std::memset(low + begin, 0, group_size);
-            if (high != nullptr)
-                std::memset(high + begin, 0, group_size);
-            scales[group] = finite ? 0.0f : magnitude;
-            sums[group] = 0;
+    const float limit = tile.high != nullptr ? INT16_LIMIT : INT8_LIMIT;
+    // Bit patterns of magnitudes are ordered like the magnitudes, with NaN at the top.
+    Int largest = Isa::set_int(0);
+    for (size_t k = 0; k < group_size; k += Isa::LANES)
+        largest = Isa::max_int(largest, Isa::magnitude_bits(Isa::load(values + k)));
+    const int32_t largest_bits = Isa::reduce_max(largest);
+    const float magnitude = scalar_from_bits(largest_bits);
+    const bool finite = largest_bits < INFINITY_BITS, some = finite && magnitude >= SMALLEST_MAGNITUDE;
+    *tile.scales = some ? magnitude / limit : finite ? 0.0f : magnitude;
+    const typename Isa::Float reciprocal = Isa::broadcast(some ? limit / magnitude : 0.0f);
+    Int sum = Isa::set_int(0);
+    for (size_t k = 0; k < group_size; k += Isa::LANES) {
+        const Int value = some ? Isa::round(Isa::multiply(Isa::load(values + k), reciprocal)) : Isa::set_int(0);
+        sum = Isa::add_int(sum, value);
+        if (tile.high == nullptr) {
+            store_quads<Isa>(tile.low + k * tile.rows, tile.rows, value);
             continue;
         }
-        scales[group] = magnitude / limit;
-        const typename Isa::Float reciprocal = Isa::broadcast(limit / magnitude);
-        Int sum = Isa::set_int(0);
-        for (size_t k = begin; k < end; k += Isa::LANES) {
-            const Int value = Isa::round(Isa::multiply(Isa::load(row + k), reciprocal));
-            sum = Isa::add_int(sum, value);
-            if (high == nullptr) {
-                Isa::store_int8(low + k, value);
-                continue;
-            }
-            const Int upper = Isa::shift_right_7(Isa::add_int(value, Isa::set_int(64)));
-            Isa::store_int8(high + k, upper);
-            Isa::store_int8(low + k, Isa::subtract_int(value, Isa::shift_left_7(upper)));
-        }
-        sums[group] = Isa::reduce_add(sum);
+        const Int upper = Isa::shift_right_7(Isa::add_int(value, Isa::set_int(64)));
+        store_quads<Isa>(tile.high + k * tile.rows, tile.rows, upper);
+        store_quads<Isa>(tile.low + k * tile.rows, tile.rows, Isa::subtract_int(value, Isa::shift_left_7(upper)));
     }
+    *tile.sums = Isa::reduce_add(sum);
 }
 
 template <class Isa>
-constexpr int32_t default_zero(Source source) {
+void quantize_tile(const float *values, size_t stride, size_t columns, size_t group_size, const IntegerTile &tile) {
+    for (size_t row = 0; row < tile.rows; ++row)
+        for (size_t begin = 0, group = 0; begin < columns; begin += group_size, ++group) {
+            const size_t quads = (begin * tile.rows) + row * 4, at = group * tile.rows + row;
+            const IntegerTile target{tile.high == nullptr ? nullptr : tile.high + quads, tile.low + quads,
+                                     tile.scales + at, tile.sums + at, tile.rows};
+            quantize_group<Isa>(values + row * stride + begin, group_size, target);
+        }
+}
+
+template <class Isa>
+constexpr uint8_t default_zero(Source source) {
     if (source == Source::int4_packed || source == Source::int4_unpacked)
         return 8;
     return Isa::SIGNED_INT8 ? 0 : 128;
@@ -140,95 +150,147 @@ inline IntegerPanel panel_of(const IntegerPanels &panels, Source source, size_t 
 }
 
 inline PanelOutput output_of(const PanelOutput &output, size_t index) {
-    return {output.values + index * PANEL, output.stride,
-            output.bias == nullptr ? nullptr : output.bias + index * PANEL};
+    return {output.values + index * PANEL, output.bias == nullptr ? nullptr : output.bias + index * PANEL};
 }
 
-// What the sum of an output continues from: the earlier columns' sum, the bias or zero.
-template <class Isa>
-inline typename Isa::Float start_value(const PanelOutput &output, size_t row, size_t column, bool first) {
-    if (!first)
-        return Isa::load(output.values + row * output.stride + column);
-    return output.bias != nullptr ? Isa::load(output.bias + column) : Isa::broadcast(0.0f);
+// R input rows that pass together.
+struct RowTile {
+    const int8_t *high; // (columns / 4, R, 4) or null
+    const int8_t *low;
+    const float *scales; // (groups, R)
+    const int32_t *sums;
+    size_t row; // the first one in the output
+};
+
+// R sums of `VECTORS` vectors from the bias or from zero.
+template <class Isa, int R, size_t VECTORS>
+inline void start_sums(float *target, const float *bias) {
+    V2E_UNROLL
+    for (size_t c = 0; c < VECTORS; ++c) {
+        const typename Isa::Float start = bias != nullptr ? Isa::load(bias + c * Isa::LANES) : Isa::broadcast(0.0f);
+        V2E_UNROLL
+        for (size_t r = 0; r < R; ++r)
+            Isa::store(target + r * OUTPUT_STRIDE + c * Isa::LANES, start);
+    }
+}
+
+struct PanelBytes {
+    uint8_t bytes[PANEL];
+};
+
+// The zero points of a group of a symmetric matrix.
+constexpr PanelBytes equal_bytes(uint8_t value) {
+    PanelBytes result{};
+    for (uint8_t &byte : result.bytes)
+        byte = value;
+    return result;
+}
+
+template <uint8_t VALUE>
+inline constexpr PanelBytes EQUAL_BYTES = equal_bytes(VALUE);
+
+// Puts the zero point's share in front of the low plane's products.
+template <class Isa, bool TWO_PLANES>
+inline void add_share(typename Isa::Int &product, typename Isa::Int share) {
+    product = TWO_PLANES ? Isa::add_int(Isa::shift_left_7(product), share) : share;
 }
 
 // products (R, C * LANES): sum over one group of (weight - zero) * activation.
 template <class Isa, Source S, bool TWO_PLANES, size_t R, size_t C>
-inline void integer_products(const IntegerPanel &panel, const IntegerRows &rows, size_t row, size_t group,
-                             size_t column, const uint8_t *weight, typename Isa::Int (&products)[R][C]) {
+inline void integer_products(const IntegerPanel &panel, const RowTile &tile, size_t group, size_t column,
+                             const uint8_t *weight, typename Isa::Int (&products)[R][C]) {
     using Int = typename Isa::Int;
-    const size_t groups = panel.columns / panel.group_size;
-    const size_t offset = row * panel.columns + group * panel.group_size;
+    const size_t offset = group * panel.group_size * R;
     if constexpr (TWO_PLANES) {
+        V2E_UNROLL
         for (size_t r = 0; r < R; ++r)
-            for (size_t c = 0; c < C; ++c)
-                products[r][c] = Isa::set_int(0);
-        Isa::template dot<S>(products, weight, rows.high + offset, panel.columns, panel.group_size);
+            V2E_UNROLL
+        for (size_t c = 0; c < C; ++c)
+            products[r][c] = Isa::set_int(0);
+        Isa::template dot<S>(products, weight, tile.high + offset, panel.group_size);
     }
     // The zero point's share, -zero * sum(a).
-    const uint8_t *zeros = panel.zeros == nullptr ? nullptr : panel.zeros + group * PANEL + column;
-    for (size_t r = 0; r < R; ++r) {
-        const int32_t sum = rows.sums[(row + r) * groups + group];
-        for (size_t c = 0; c < C; ++c) {
-            const Int share = zeros == nullptr
-                                  ? Isa::set_int(-default_zero<Isa>(S) * sum)
-                                  : Isa::multiply_int(Isa::load_bytes(zeros + c * Isa::LANES), Isa::set_int(-sum));
-            products[r][c] = TWO_PLANES ? Isa::add_int(Isa::shift_left_7(products[r][c]), share) : share;
-        }
+    const int32_t *sums = tile.sums + group * R;
+    const uint8_t *zeros =
+        panel.zeros == nullptr ? EQUAL_BYTES<default_zero<Isa>(S)>.bytes : panel.zeros + group * PANEL;
+    V2E_UNROLL
+    for (size_t c = 0; c < C; ++c) {
+        const Int zero = Isa::load_bytes(zeros + column + c * Isa::LANES);
+        V2E_UNROLL
+        for (size_t r = 0; r < R; ++r)
+            add_share<Isa, TWO_PLANES>(products[r][c], Isa::template multiply_byte<TWO_PLANES>(zero, -sums[r]));
     }
-    Isa::template dot<S>(products, weight, rows.low + offset, panel.columns, panel.group_size);
+    Isa::template dot<S>(products, weight, tile.low + offset, panel.group_size);
 }
 
 // R input rows times 64 weight rows over the groups [first_group, last_group); weight: of first_group.
 template <class Isa, Source S, bool TWO_PLANES, int R>
-void integer_tile(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output, size_t row,
-                  size_t first_group, size_t last_group, const uint8_t *weight) {
+V2E_NOINLINE void integer_tile(const IntegerPanel &panel, const RowTile &tile, const PanelOutput &output,
+                               size_t first_group, size_t last_group, const uint8_t *weight) {
     using Int = typename Isa::Int;
     using Float = typename Isa::Float;
     constexpr size_t C = Isa::template vectors<R>(), LANES = Isa::LANES;
-    const size_t groups = panel.columns / panel.group_size;
-    for (size_t column = 0; column < PANEL; column += C * LANES)
+    for (size_t column = 0; column < PANEL; column += C * LANES) {
+        float *target = output.values + tile.row * OUTPUT_STRIDE + column;
+        if (first_group == 0)
+            start_sums<Isa, R, C>(target, output.bias == nullptr ? nullptr : output.bias + column);
         for (size_t group = first_group; group < last_group; ++group) {
             const uint8_t *w = weight + panel_bytes(S, (group - first_group) * panel.group_size) + column * 4;
             Int products[R][C];
-            integer_products<Isa, S, TWO_PLANES>(panel, rows, row, group, column, w, products);
+            integer_products<Isa, S, TWO_PLANES>(panel, tile, group, column, w, products);
+            V2E_FORGET_MEMORY;
             const uint16_t *weight_scales = panel.scales + group * PANEL + column;
             Float scales[C];
+            V2E_UNROLL
             for (size_t c = 0; c < C; ++c)
                 scales[c] = Isa::load_half(weight_scales + c * LANES);
             // The sums stay in the output, which is in the cache: the products need all the registers.
+            V2E_UNROLL
             for (size_t r = 0; r < R; ++r) {
-                const Float row_scale = Isa::broadcast(rows.scales[(row + r) * groups + group]);
+                const Float row_scale = Isa::broadcast(tile.scales[group * R + r]);
+                V2E_UNROLL
                 for (size_t c = 0; c < C; ++c) {
-                    const size_t at = column + c * LANES;
-                    const Float start = start_value<Isa>(output, row + r, at, group == 0);
+                    float *sum = target + r * OUTPUT_STRIDE + c * LANES;
                     const Float scale = Isa::multiply(scales[c], row_scale);
-                    Isa::store(output.values + (row + r) * output.stride + at,
-                               Isa::fma(Isa::to_float(products[r][c]), scale, start));
+                    Isa::store(sum, Isa::fma(Isa::to_float(products[r][c]), scale, Isa::load(sum)));
                 }
             }
         }
-}
-
-// The rows that are left, `count` <= R of them, in one tile of just that size.
-template <class Isa, Source S, bool TWO_PLANES, int R>
-void integer_rest(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output, size_t row,
-                  size_t first_group, size_t last_group, const uint8_t *weight) {
-    if constexpr (R > 0) {
-        if (rows.count - row == R)
-            integer_tile<Isa, S, TWO_PLANES, R>(panel, rows, output, row, first_group, last_group, weight);
-        else
-            integer_rest<Isa, S, TWO_PLANES, R - 1>(panel, rows, output, row, first_group, last_group, weight);
     }
 }
 
+// A tile of `rows` rows, R at most.
+template <class Isa, Source S, bool TWO_PLANES, int R>
+void integer_tile_of(size_t rows, const IntegerPanel &panel, const RowTile &tile, const PanelOutput &output,
+                     size_t first_group, size_t last_group, const uint8_t *weight) {
+    if constexpr (R > 0) {
+        if (rows == R)
+            integer_tile<Isa, S, TWO_PLANES, R>(panel, tile, output, first_group, last_group, weight);
+        else
+            integer_tile_of<Isa, S, TWO_PLANES, R - 1>(rows, panel, tile, output, first_group, last_group, weight);
+    }
+}
+
+// Memory that will be read soon.
+struct Ahead {
+    const uint8_t *bytes;
+    size_t size;
+};
+
 template <class Isa, Source S, bool TWO_PLANES>
 void integer_rows(const IntegerPanel &panel, const IntegerRows &rows, const PanelOutput &output, size_t first_group,
-                  size_t last_group, const uint8_t *weight) {
-    size_t row = 0;
-    for (; row + Isa::ROWS <= rows.count; row += Isa::ROWS)
-        integer_tile<Isa, S, TWO_PLANES, Isa::ROWS>(panel, rows, output, row, first_group, last_group, weight);
-    integer_rest<Isa, S, TWO_PLANES, Isa::ROWS - 1>(panel, rows, output, row, first_group, last_group, weight);
+                  size_t last_group, const uint8_t *weight, const Ahead &ahead) {
+    const size_t groups = panel.columns / panel.group_size, first_row = rows.tiles.first_row(rows.first_tile);
+    const size_t share = (ahead.size / (rows.last_tile - rows.first_tile) + 64) / 64 * 64;
+    for (size_t index = rows.first_tile, fetched = 0; index < rows.last_tile; ++index) {
+        for (const size_t end = fetched + share; fetched < end && fetched < ahead.size; fetched += 64)
+            Isa::prefetch_far(ahead.bytes + fetched);
+        const size_t row = rows.tiles.first_row(index), offset = row * panel.columns;
+        const RowTile tile{TWO_PLANES ? rows.high + offset : nullptr, rows.low + offset, rows.scales + row * groups,
+                           rows.sums + row * groups, row - first_row};
+        integer_tile_of<Isa, S, TWO_PLANES, Isa::ROWS>(rows.tiles.rows(index), panel, tile, output, first_group,
+                                                       last_group, weight);
+    }
 }
 
 // Two columns of quads a step: byte (b, r, j) holds column 8b + j of row r below and column 8b + 4 + j above.
@@ -253,27 +315,33 @@ void stream_panels(const IntegerPanels &panels, const IntegerRows &rows, const P
         const IntegerPanel panel = panel_of(panels, S, index);
         for (size_t group = 0; group < groups; ++group)
             integer_rows<Isa, S, TWO_PLANES>(panel, rows, output_of(output, index), group, group + 1,
-                                             panel.weight + panel_bytes(S, group * panel.group_size));
+                                             panel.weight + panel_bytes(S, group * panel.group_size), {});
     }
 }
 
 // Many input rows: a block of columns of one panel stays in the first-level cache while all rows pass, and the same
-// columns of the rows stay in the second-level cache while the panels pass.
+// columns of the rows stay in the second-level cache while the panels pass. The weights of the next block are fetched
+// in the meantime.
 template <class Isa, Source S, bool TWO_PLANES>
 void block_panels(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
     alignas(64) uint8_t bytes[INTEGER_BLOCK * PANEL];
     const size_t groups = panels.columns / panels.group_size, step = INTEGER_BLOCK / panels.group_size;
     for (size_t group = 0; group < groups; group += step) {
         const size_t last = group + step < groups ? group + step : groups;
+        const size_t block = panel_bytes(S, (last - group) * panels.group_size);
         for (size_t index = 0; index < panels.panels; ++index) {
             const IntegerPanel panel = panel_of(panels, S, index);
             const PanelOutput target = output_of(output, index);
             const uint8_t *weight = panel.weight + panel_bytes(S, group * panel.group_size);
+            const bool last_panel = index + 1 == panels.panels;
+            const Ahead ahead = last_panel && last == groups ? Ahead{}
+                                : last_panel ? Ahead{panels.weight + panel_bytes(S, last * panel.group_size), block}
+                                             : Ahead{weight + panel_bytes(S, panel.columns), block};
             if constexpr (is_packed(S)) {
                 unpack<Isa, S>(weight, (last - group) * panel.group_size, bytes);
-                integer_rows<Isa, unpacked(S), TWO_PLANES>(panel, rows, target, group, last, bytes);
+                integer_rows<Isa, unpacked(S), TWO_PLANES>(panel, rows, target, group, last, bytes, ahead);
             } else {
-                integer_rows<Isa, S, TWO_PLANES>(panel, rows, target, group, last, weight);
+                integer_rows<Isa, S, TWO_PLANES>(panel, rows, target, group, last, weight, ahead);
             }
         }
     }
@@ -282,7 +350,7 @@ void block_panels(const IntegerPanels &panels, const IntegerRows &rows, const Pa
 template <class Isa, Source S, bool TWO_PLANES>
 void multiply_planes(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
     if constexpr (S != Source::nf4_packed || Isa::TABLES)
-        if (rows.count <= Isa::ROWS)
+        if (rows.last_tile - rows.first_tile == 1)
             return stream_panels<Isa, S, TWO_PLANES>(panels, rows, output);
     block_panels<Isa, S, TWO_PLANES>(panels, rows, output);
 }
@@ -325,9 +393,12 @@ void float_tile(const Weight *weight, const FloatRows &rows, const PanelOutput &
     const float *input = rows.values + row * rows.stride;
     for (size_t column = 0; column < PANEL; column += C * LANES) {
         Float totals[R][C];
+        float *target = output.values + row * OUTPUT_STRIDE + column;
+        if (first == 0)
+            start_sums<Isa, R, C>(target, output.bias == nullptr ? nullptr : output.bias + column);
         for (size_t r = 0; r < R; ++r)
             for (size_t c = 0; c < C; ++c)
-                totals[r][c] = start_value<Isa>(output, row + r, column + c * LANES, first == 0);
+                totals[r][c] = Isa::load(target + r * OUTPUT_STRIDE + c * LANES);
         for (size_t k = first; k < last; ++k) {
             const Weight *w = weight + k * PANEL + column;
             if constexpr (R == 1)
@@ -343,7 +414,7 @@ void float_tile(const Weight *weight, const FloatRows &rows, const PanelOutput &
         }
         for (size_t r = 0; r < R; ++r)
             for (size_t c = 0; c < C; ++c)
-                Isa::store(output.values + (row + r) * output.stride + column + c * LANES, totals[r][c]);
+                Isa::store(target + r * OUTPUT_STRIDE + c * LANES, totals[r][c]);
     }
 }
 
@@ -379,7 +450,7 @@ void multiply_float(const FloatPanel &panel, const FloatRows &rows, const PanelO
 
 template <class Isa>
 constexpr LinearKernels make_linear_kernels() {
-    return {quantize_row<Isa>, multiply_integer<Isa>, multiply_float<Isa>};
+    return {Isa::ROWS, quantize_tile<Isa>, multiply_integer<Isa>, multiply_float<Isa>};
 }
 
 } // namespace

@@ -8,24 +8,46 @@
 
 namespace v2e {
 
-// Input rows in integer planes; see LinearScratch. Pointers to the first row.
-struct IntegerRows {
-    const int8_t *high; // (count, columns); null when there is only the low plane
-    const int8_t *low;
-    const float *scales; // (count, groups)
-    const int32_t *sums; // (count, groups)
+// How the input rows of a product are cut into tiles of at most `most` rows, all of them nearly equal.
+struct RowTiles {
+    RowTiles(size_t row_count, size_t most) : count(row_count), tiles((row_count + most - 1) / most) {}
+
+    size_t first_row(size_t tile) const { return count * tile / tiles; }
+    size_t rows(size_t tile) const { return first_row(tile + 1) - first_row(tile); }
+
     size_t count;
+    size_t tiles;
 };
 
-// Where the products go: (count, panels * 64) with a stride in floats, started from the bias (panels * 64,) or from
-// zero.
+// Input rows in integer planes, tile by tile. A tile of R rows from row f on lies at f * columns, (columns / 4, R, 4),
+// its scales and sums at f * groups, (groups, R).
+struct IntegerRows {
+    const int8_t *high; // null when there is only the low plane
+    const int8_t *low;
+    const float *scales;
+    const int32_t *sums; // of the integers of a group
+    RowTiles tiles;
+    size_t first_tile, last_tile; // those that are multiplied
+};
+
+// Where one tile of input rows becomes integers, from some column on that begins a group.
+struct IntegerTile {
+    int8_t *high; // (columns / 4, rows, 4); null for int8 activations
+    int8_t *low;
+    float *scales; // (groups, rows)
+    int32_t *sums;
+    size_t rows;
+};
+
+// Where the products go: (rows, OUTPUT_STRIDE), started from the bias (panels * 64,) or from zero. A constant stride
+// leaves registers for the sums.
+constexpr size_t OUTPUT_STRIDE = 4 * PANEL;
 struct PanelOutput {
     float *values;
-    size_t stride;
     const float *bias; // null: zero
 };
 
-// Neighbouring panels of an int4 or int8 matrix.
+// Some panels of an int4 or int8 matrix.
 struct IntegerPanels {
     const uint8_t *weight;
     const uint16_t *scales; // (panels, groups, 64)
@@ -51,9 +73,11 @@ struct FloatRows {
 };
 
 struct LinearKernels {
-    // One row to integers: high is null for int8 activations. scales and sums: (groups,).
-    void (*quantize_row)(const float *row, size_t columns, size_t group_size, int8_t *high, int8_t *low, float *scales,
-                         int32_t *sums);
+    size_t tile_rows; // most input rows of a tile
+
+    // (tile.rows, columns), whole groups, to integers.
+    void (*quantize_tile)(const float *values, size_t stride, size_t columns, size_t group_size,
+                          const IntegerTile &tile);
     void (*multiply_integer)(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output);
     void (*multiply_float)(const FloatPanel &panel, const FloatRows &rows, const PanelOutput &output);
 };

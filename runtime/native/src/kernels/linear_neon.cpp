@@ -31,7 +31,10 @@ struct Neon {
     }
     static Int add_int(Int a, Int b) { return vaddq_s32(a, b); }
     static Int subtract_int(Int a, Int b) { return vsubq_s32(a, b); }
-    static Int multiply_int(Int a, Int b) { return vmulq_s32(a, b); }
+    template <bool>
+    static Int multiply_byte(Int bytes, int32_t factor) {
+        return vmulq_n_s32(bytes, factor);
+    }
     static Int max_int(Int a, Int b) { return vmaxq_s32(a, b); }
     static Int shift_left_7(Int a) { return vshlq_n_s32(a, 7); }
     static Int shift_right_7(Int a) { return vshrq_n_s32(a, 7); }
@@ -60,6 +63,7 @@ struct Neon {
         __prefetch(address);
 #endif
     }
+    static void prefetch_far(const void *address) { prefetch(address); }
 
     static int8x16_t broadcast_quad(const int8_t *source) {
         int32_t quad;
@@ -80,18 +84,17 @@ struct Neon {
     }
 
     template <Source S, size_t R>
-    static void dot(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
-                    size_t columns) {
+    static void dot(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t columns) {
         if constexpr (is_packed(S))
-            dot_packed<S>(sums, weight, activations, stride, columns);
+            dot_packed<S>(sums, weight, activations, columns);
         else
-            dot_bytes<S == Source::int8>(sums, weight, activations, stride, columns);
+            dot_bytes<S == Source::int8>(sums, weight, activations, columns);
     }
 
     template <bool OFFSET, size_t R>
-    static void dot_bytes(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
-                          size_t columns) {
-        for (size_t k = 0; k < columns; k += 4, weight += PANEL * 4) {
+    static void dot_bytes(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t columns) {
+        size_t k = 0;
+        do { // a group is never empty
             if constexpr (R == 1)
                 prefetch(weight + PREFETCH_BYTES);
             int8x16_t weights[4];
@@ -100,28 +103,32 @@ struct Neon {
                 weights[c] = vreinterpretq_s8_u8(OFFSET ? veorq_u8(bytes, vdupq_n_u8(128)) : bytes);
             }
             for (size_t r = 0; r < R; ++r) {
-                const int8x16_t quad = broadcast_quad(activations + r * stride + k);
+                const int8x16_t quad = broadcast_quad(activations + k * R + r * 4);
                 for (size_t c = 0; c < 4; ++c)
                     sums[r][c] = vdotq_s32(sums[r][c], weights[c], quad);
             }
-        }
+            k += 4;
+            weight += PANEL * 4;
+        } while (k < columns);
     }
 
     template <Source S, size_t R>
-    static void dot_packed(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t stride,
-                           size_t columns) {
-        for (size_t k = 0; k < columns; k += 8, weight += PANEL * 4) {
+    static void dot_packed(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t columns) {
+        size_t k = 0;
+        do { // a group is never empty
             prefetch(weight + PREFETCH_BYTES);
             for (size_t c = 0; c < 4; ++c) {
                 Bytes lower, upper;
                 split<S, SIGNED_INT8>(weight + c * 16, lower, upper);
                 for (size_t r = 0; r < R; ++r) {
-                    const int8_t *a = activations + r * stride + k;
+                    const int8_t *a = activations + k * R + r * 4;
                     sums[r][c] = vdotq_s32(sums[r][c], vreinterpretq_s8_u8(lower), broadcast_quad(a));
-                    sums[r][c] = vdotq_s32(sums[r][c], vreinterpretq_s8_u8(upper), broadcast_quad(a + 4));
+                    sums[r][c] = vdotq_s32(sums[r][c], vreinterpretq_s8_u8(upper), broadcast_quad(a + 4 * R));
                 }
             }
-        }
+            k += 8;
+            weight += PANEL * 4;
+        } while (k < columns);
     }
 
     static constexpr size_t PREFETCH_BYTES = 2048;

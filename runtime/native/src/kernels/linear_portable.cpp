@@ -45,8 +45,9 @@ struct Portable {
     static Int subtract_int(const Int &a, const Int &b) {
         return each<Int>([&](size_t i) { return a.values[i] - b.values[i]; });
     }
-    static Int multiply_int(const Int &a, const Int &b) {
-        return each<Int>([&](size_t i) { return a.values[i] * b.values[i]; });
+    template <bool>
+    static Int multiply_byte(const Int &bytes, int32_t factor) {
+        return each<Int>([&](size_t i) { return bytes.values[i] * factor; });
     }
     static Int max_int(const Int &a, const Int &b) {
         return each<Int>([&](size_t i) { return a.values[i] > b.values[i] ? a.values[i] : b.values[i]; });
@@ -106,6 +107,7 @@ struct Portable {
         });
     }
     static void prefetch(const void *) {}
+    static void prefetch_far(const void *) {}
 
     template <Source S, bool SIGNED>
     static void split(const uint8_t *packed, Bytes &lower, Bytes &upper) {
@@ -118,13 +120,12 @@ struct Portable {
 
     // sums (R, LANES) += weights (columns, LANES) * activations (R, columns)
     template <Source S, size_t R>
-    static void dot(Int (&sums)[R][1], const uint8_t *weight, const int8_t *activations, size_t stride,
-                    size_t columns) {
+    static void dot(Int (&sums)[R][1], const uint8_t *weight, const int8_t *activations, size_t columns) {
         constexpr size_t STEP = PANEL * 4;
         for (size_t k = 0; k < columns; k += 4) {
             const bool upper = S == Source::int4_packed && k % 8 != 0;
             for (size_t r = 0; r < R; ++r) {
-                const int8_t *a = activations + r * stride + k;
+                const int8_t *a = activations + k * R + r * 4;
                 const int32_t a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
                 for (size_t i = 0; i < LANES; ++i) {
                     const uint8_t *w = weight + i * 4;

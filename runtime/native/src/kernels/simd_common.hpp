@@ -2,13 +2,7 @@
 // here nor in the kernels may a function of the standard library's templates be called: the linker could keep a copy of
 // it that other machines cannot run.
 
-#if defined(__clang__)
-#define V2E_UNROLL _Pragma("clang loop unroll(full)")
-#elif defined(__GNUC__)
-#define V2E_UNROLL _Pragma("GCC unroll 16")
-#else
-#define V2E_UNROLL
-#endif
+#include "kernels/unroll.hpp"
 
 namespace v2e::V2E_SIMD {
 
