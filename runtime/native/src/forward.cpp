@@ -199,7 +199,7 @@ void Chunk::attend(size_t layer) {
     attend_heads(layer);
     decoder_.linear().apply(decoder_.layers()[layer].output, scratch_.attended.data() + first_ * config_.query_size(),
                             rows(), config_.query_size(), hidden(first_), config_.hidden_size, scratch_.linear,
-                            Finish::add);
+                            Placing::add);
 }
 
 // Splits the rows into tasks; where these are too few for the threads, their keys as well.

@@ -182,21 +182,21 @@ Linear::Linear(v2e_isa isa, v2e_activations activations, ThreadPool &pool)
 }
 
 void Linear::apply(const Matrix &matrix, const float *input, size_t count, size_t input_stride, float *output,
-                   size_t output_stride, LinearScratch &scratch, Finish finish) const {
+                   size_t output_stride, LinearScratch &scratch, Placing placing) const {
     if (count == 0)
         return;
     if (matrix.quantized())
         quantize(matrix, input, count, input_stride, scratch.input);
-    multiply(matrix, scratch.input, {input, input_stride, count}, output, output_stride, scratch, finish);
+    multiply(matrix, scratch.input, {input, input_stride, count}, output, output_stride, scratch, placing);
 }
 
 void Linear::multiply(const Matrix &matrix, const QuantizedRows &quantized, const FloatRows &input, float *output,
-                      size_t output_stride, LinearScratch &scratch, Finish finish) const {
+                      size_t output_stride, LinearScratch &scratch, Placing placing) const {
     const RowTiles tiles(input.count, kernels_->tile_rows);
     const Product product{matrix, *kernels_, quantized, input, tiles, two_planes_};
     const Blocks blocks(tiles, kernels_->tile_rows, matrix.panels(), BLOCK_PANELS, matrix.rows * matrix.columns,
                         pool_.threads());
-    const auto finish_row = finish == Finish::store ? store_row : add_row;
+    const auto finish_row = placing == Placing::store ? store_row : add_row;
     for_blocks(blocks, scratch,
                [&](size_t first_panel, size_t last_panel, size_t first_tile, size_t last_tile, float *values) {
                    product.multiply(first_panel, last_panel, first_tile, last_tile, values);
@@ -216,7 +216,7 @@ bool Linear::feed_forward(const Matrix &gate_up, const Matrix &down, const float
     if (is_fused(gate_up, down)) {
         quantize(gate_up, input, count, gate_up.columns, scratch.input);
         const bool finite = fill_middle(gate_up, down, count, scratch);
-        multiply(down, scratch.middle, {nullptr, 0, count}, output, down.rows, scratch, Finish::add);
+        multiply(down, scratch.middle, {nullptr, 0, count}, output, down.rows, scratch, Placing::add);
         return finite;
     }
     scratch.gated.reserve(count * 2 * middle);
@@ -227,7 +227,7 @@ bool Linear::feed_forward(const Matrix &gate_up, const Matrix &down, const float
         if (!elementwise_->swiglu(gate, gate + middle, middle))
             finite.store(false, std::memory_order_relaxed);
     });
-    apply(down, scratch.gated.data(), count, 2 * middle, output, down.rows, scratch, Finish::add);
+    apply(down, scratch.gated.data(), count, 2 * middle, output, down.rows, scratch, Placing::add);
     return finite.load();
 }
 

@@ -35,7 +35,7 @@ struct LinearScratch {
 };
 
 // What happens to the results.
-enum class Finish { store, add };
+enum class Placing { store, add };
 
 // The same token gives the same bits for every thread count and every split of the tokens into calls: each output is
 // one chain of additions in the order of the columns.
@@ -49,7 +49,7 @@ class Linear {
     // output (count, matrix.rows) = or += input (count, matrix.columns) * matrix^T + bias; strides from row to row in
     // floats. The scratch must not be in use by another call.
     void apply(const Matrix &matrix, const float *input, size_t count, size_t input_stride, float *output,
-               size_t output_stride, LinearScratch &scratch, Finish finish = Finish::store) const;
+               size_t output_stride, LinearScratch &scratch, Placing placing = Placing::store) const;
 
     // output (count, down.rows) += down(SwiGLU(gate_up(input))), after Shazeer (2020), "GLU Variants Improve
     // Transformer", section 2; the first half of gate_up's rows are the gate. Returns false when a value between them
@@ -61,7 +61,7 @@ class Linear {
     struct Blocks;
 
     void multiply(const Matrix &matrix, const QuantizedRows &quantized, const FloatRows &input, float *output,
-                  size_t output_stride, LinearScratch &scratch, Finish finish) const;
+                  size_t output_stride, LinearScratch &scratch, Placing placing) const;
     bool fill_middle(const Matrix &gate_up, const Matrix &down, size_t count, LinearScratch &scratch) const;
     void quantize(const Matrix &matrix, const float *input, size_t count, size_t stride, QuantizedRows &target) const;
     void reserve(const Matrix &matrix, size_t count, QuantizedRows &rows) const;
