@@ -379,6 +379,17 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
         c_int,
         (c_void_p, POINTER(GenerateOptionsStruct), EventCallback, c_void_p, POINTER(c_int)),
     ),
+    "v2e_choose_token": (
+        c_int,
+        (
+            POINTER(c_float),
+            c_size_t,
+            POINTER(c_int32),
+            c_size_t,
+            POINTER(GenerateOptionsStruct),
+            POINTER(c_int32),
+        ),
+    ),
     "v2e_session_length": (c_size_t, (c_void_p,)),
     "v2e_session_kv_bytes": (c_uint64, (c_void_p,)),
     "v2e_session_count": (c_int, (c_void_p, POINTER(SessionCountersStruct))),

@@ -314,6 +314,12 @@ V2E_API v2e_status v2e_session_logits(const v2e_session *session, size_t rows, f
 V2E_API v2e_status v2e_session_generate(v2e_session *session, const v2e_generate_options *options,
                                         v2e_event_callback callback, void *user_data, v2e_stop_reason *reason);
 
+/* The token that generate would choose, for a decoder that runs elsewhere: logits (vocabulary_size,) of the last
+ * position, seen (seen_count,) the token ids in its context, which count for the repetition penalty. max_new_tokens,
+ * speculation and tokens_to_follow are not used; token may be a stop token. */
+V2E_API v2e_status v2e_choose_token(const float *logits, size_t vocabulary_size, const int32_t *seen, size_t seen_count,
+                                    const v2e_generate_options *options, int32_t *token);
+
 /* Positions in the KV cache. */
 V2E_API size_t v2e_session_length(const v2e_session *session);
 /* Bytes that the KV cache holds now. */

@@ -181,6 +181,26 @@ v2e_status v2e_session_generate(v2e_session *session, const v2e_generate_options
     });
 }
 
+v2e_status v2e_choose_token(const float *logits, size_t vocabulary_size, const int32_t *seen, size_t seen_count,
+                            const v2e_generate_options *options, int32_t *token) {
+    return guard([&] {
+        require(logits, "logits");
+        require(token, "token");
+        if (vocabulary_size == 0)
+            fail(V2E_ERROR_INPUT, "vocabulary_size is 0.");
+        if (seen_count > 0)
+            require(seen, "seen");
+        Sampler sampler(read_options(options), vocabulary_size);
+        for (size_t i = 0; i < seen_count; ++i) {
+            if (seen[i] < 0 || static_cast<size_t>(seen[i]) >= vocabulary_size)
+                fail(V2E_ERROR_INPUT, "The token %d is outside the vocabulary of %zu.", static_cast<int>(seen[i]),
+                     vocabulary_size);
+            sampler.remember(seen[i]);
+        }
+        *token = sampler.choose(logits);
+    });
+}
+
 size_t v2e_session_length(const v2e_session *session) {
     return session == nullptr ? 0 : session->session.length();
 }
