@@ -43,6 +43,7 @@ class BundleWriter:
         self._fingerprint = fingerprint
         self._overwrite = overwrite
         self._finished: dict[str, dict[str, Any]] = {}
+        self._withdrawn: set[str] = set()
 
     def __enter__(self) -> BundleWriter:
         with self._clear_errors():
@@ -120,12 +121,21 @@ class BundleWriter:
             self._write_json(PROGRESS_NAME, {"fingerprint": self._fingerprint, "components": self._finished})
         return facts
 
+    def withdraw(self, name: str) -> None:
+        """Leaves a finished component's file out of the bundle; until then it stays for the components that need it.
+
+        Args:
+            name: Its path in the bundle.
+        """
+        self._withdrawn.add(name)
+
     def files(self) -> dict[str, FileEntry]:
-        """Every file of the finished components, by its path in the bundle."""
+        """Every file of the finished components that was not withdrawn, by its path in the bundle."""
         entries = {
             name: FileEntry(**entry)
             for component in self._finished.values()
             for name, entry in component["files"].items()
+            if name not in self._withdrawn
         }
         return dict(sorted(entries.items()))
 
@@ -146,6 +156,8 @@ class BundleWriter:
             self._write_json(MANIFEST_NAME, manifest.model_dump(mode="json"))
             self._check_output()
             (self.directory / PROGRESS_NAME).unlink(missing_ok=True)
+            for name in self._withdrawn:
+                (self.directory / name).unlink()
             if self.workspace.exists():
                 shutil.rmtree(self.workspace)
             for directory in (self.directory, *(path for path in self.directory.rglob("*") if path.is_dir())):

@@ -71,6 +71,8 @@ def write_gptq_checkpoint(
     output = output.resolve()
     _check_output(output, overwrite)
     manifest = bundle.manifest
+    if manifest.decoder.engine != "native":
+        raise ExportError(f"{bundle.directory} has an ONNX decoder; export the bundle with --decoder-engine native")
     writer = GptqWriter(BundleDecoder(bundle.directory), checkpoint_format)
     with _partial_directory(output, writer.size) as partial:
         writer.write_tensors(partial / TENSORS_FILE, progress or _silent)

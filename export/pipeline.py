@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +15,7 @@ from valley2_edge.bundle import (
     FORMAT_VERSION,
     Bundle,
     DecoderComponent,
+    DecoderEngine,
     DecoderPrecision,
     Manifest,
     MatrixError,
@@ -31,6 +32,7 @@ from valley2_edge.export.decoder_layout import DECODER_FILE, EMBEDDINGS_FILE, De
 from valley2_edge.export.gptq_config import read_gptq_config
 from valley2_edge.export.gptq_source import GptqDecoder
 from valley2_edge.export.hub import resolve_checkpoint
+from valley2_edge.export.onnx_decoder import check_onnx_formats, onnx_decoder_bytes, write_onnx_decoder
 from valley2_edge.export.report import REPORT_FILE, ReportData, render_report
 from valley2_edge.export.rounding import (
     Rounding,
@@ -67,11 +69,12 @@ class _Plan:
     rounding: Rounding
     rounded: GptqDecoder | None = None
     """A decoder from elsewhere."""
+    engine: DecoderEngine = "native"
 
     def fingerprint(self, checkpoint: Checkpoint) -> str:
         identity = {
             "checkpoint": [checkpoint.name, checkpoint.revision, checkpoint.fingerprint()],
-            "plan": [self.vision_precision, asdict(self.formats), self.rounding.identity()],
+            "plan": [self.vision_precision, asdict(self.formats), self.rounding.identity(), self.engine],
             "decoder": None if self.rounded is None else self.rounded.fingerprint(),
             "tool": [__version__, FORMAT_VERSION],
         }
@@ -89,6 +92,7 @@ def export_bundle(
     lm_head_precision: DecoderPrecision | None = None,
     rounding: RoundingOptions | None = None,
     decoder: Path | None = None,
+    decoder_engine: DecoderEngine = "native",
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -113,6 +117,8 @@ def export_bundle(
         rounding: Method, calibration set and measured quality (docs/quantization.md); None: to the nearest, unmeasured.
         decoder: A GPTQ checkpoint whose decoder takes the place of the checkpoint's own (docs/interchange.md). The
             precision, group size and symmetry of its layers are its own; the arguments for them are not used.
+        decoder_engine: "native": the core's own files; "onnx": graphs with the same integers and scales, which ONNX
+            Runtime runs on whatever it supports (docs/bundle.md, "ONNX decoder").
         revision: Branch, tag or commit of a hub checkpoint.
         overwrite: Replace a bundle that exists.
         progress: Called with a stage's name, the steps done and the steps in all.
@@ -141,18 +147,24 @@ def export_bundle(
         raise ExportError(
             f"vision precision {vision_precision!r} is unknown: choose {', '.join(get_args(VisionPrecision))}"
         )
+    if decoder_engine not in ("native", "onnx"):
+        raise ExportError(f"decoder engine {decoder_engine!r} is unknown: choose native or onnx")
     if decoder is not None:
         read_gptq_config(decoder)  # a mistake is seen before a download
     resolved = resolve_rounding(rounding or RoundingOptions(), precision, decoder is not None)
     directory = resolve_checkpoint(checkpoint, revision, progress, announce)
     with Checkpoint.open(directory) as opened:
-        plan = _Plan(vision_precision, formats, resolved)
+        plan = _Plan(vision_precision, formats, resolved, engine=decoder_engine)
         if decoder is not None:
             plan = _plan_with_decoder(plan, GptqDecoder(decoder, opened.config.decoder), lm_head_precision)
+        if plan.engine == "onnx":
+            check_onnx_formats(opened.config, plan.formats)
         name = f"{opened.name.rpartition('/')[2]}-{precision if decoder is None else 'gptq'}"
         target = Path(name if output is None else output).resolve()
         with BundleWriter(target, plan.fingerprint(opened), overwrite=overwrite) as writer:
             size = bundle_size(opened, plan.vision_precision, plan.formats)
+            if plan.engine == "onnx":
+                size += onnx_decoder_bytes(opened.config, plan.formats)  # beside the native files, which go at the end
             writer.check_space(size + workspace_bytes(opened, resolved, size))
             manifest = _write_components(opened, writer, plan, progress or _silent, announce or _unheard)
             return writer.publish(manifest)
@@ -168,7 +180,7 @@ def _plan_with_decoder(plan: _Plan, decoder: GptqDecoder, lm_head_precision: Dec
             f"the lm_head of {decoder.path} is rounded to {formats.lm_head.precision} already: it cannot become "
             f"{lm_head_precision}"
         )
-    return _Plan(plan.vision_precision, formats, plan.rounding, decoder)
+    return replace(plan, formats=formats, rounded=decoder)
 
 
 def _write_components(
@@ -215,6 +227,12 @@ def _write_components(
         manifest.quality["decoder_source"] = plan.rounded.path.resolve().name
         _warn_of_another_model(plan.rounded, matrices)
     writer.component("embeddings", embeddings)
+    if plan.engine == "onnx":
+        facts = writer.component(
+            "onnx decoder", lambda directory: {"files": write_onnx_decoder(directory, config, progress)}
+        )
+        manifest.decoder.engine, manifest.decoder.files = "onnx", facts["files"]
+        writer.withdraw(DECODER_FILE)
     writer.component("tokenizer", tokenizer)
     manifest.quality["selftest_vision_relative_error"] = writer.component("selftest", selftest)
     if plan.formats.quantized or plan.rounding.quality_samples:

@@ -42,3 +42,11 @@ def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from valley2_edge.export.pipeline import export_bundle
 
     return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("bundles") / "int4")
+
+
+@pytest.fixture(scope="session")
+def onnx_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint in int4 with the decoder in ONNX graphs; not to be changed."""
+    from valley2_edge.export.pipeline import export_bundle
+
+    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("bundles") / "onnx", decoder_engine="onnx")

@@ -20,12 +20,18 @@ FORMAT: Literal["valley2-bundle"] = "valley2-bundle"
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
+ONNX_WEIGHTS_FILE = "decoder/decoder.onnx.data"
+ONNX_EMBEDDINGS_FILE = "decoder/embeddings.onnx"
+ONNX_GENAI_FILE = "decoder/genai_config.json"
 
 BundleCheck = Literal["sizes", "quick", "full"]
 CheckProgress = Callable[[int, int], None]
 """Called with the bytes checked so far and the bytes in all."""
 
 DecoderPrecision = Literal["int4", "int8", "fp16", "fp32"]
+DecoderEngine = Literal["native", "onnx"]
+OnnxArithmetic = Literal["int8", "fp32", "fp16"]
+"""In which an ONNX decoder multiplies: with activations rounded to int8, or with floats of 32 or 16 bits."""
 VisionPrecision = Literal["fp16", "fp32", "int8", "bf16"]
 """fp16 and fp32 are ONNX graphs, int8 and bf16 towers of the native core."""
 
@@ -68,8 +74,10 @@ class MatrixError(_Strict):
 
 
 class DecoderComponent(_Strict):
-    """The decoder's two safetensors files."""
+    """The decoder: two safetensors files, or graphs with a file of weights and the table of embeddings."""
 
+    engine: DecoderEngine = "native"
+    """Which run time it is made for: the native core, or ONNX Runtime."""
     precision: DecoderPrecision
     lm_head_precision: DecoderPrecision
     group_size: int
@@ -106,6 +114,16 @@ class Manifest(_Strict):
     source: Source
     quality: dict[str, Any] = Field(default_factory=dict)
     """Quality that was measured when the bundle was made, by name."""
+
+
+def onnx_decoder_file(arithmetic: OnnxArithmetic) -> str:
+    """The graph of an ONNX decoder's layers, relative to the bundle."""
+    return f"decoder/decoder-{arithmetic}.onnx"
+
+
+def onnx_head_file(arithmetic: OnnxArithmetic) -> str:
+    """The graph of an ONNX decoder's output matrix, relative to the bundle."""
+    return f"decoder/lm_head-{arithmetic}.onnx"
 
 
 def sha256_of_file(path: Path, progress: Callable[[int], None] | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from valley2_edge.bundle import DecoderPrecision, VisionPrecision, open_bundle
+from valley2_edge.bundle import DecoderEngine, DecoderPrecision, VisionPrecision, open_bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.cli.rounding_options import (
     AverageBits,
@@ -74,6 +74,10 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="A GPTQ checkpoint whose decoder takes the place of the checkpoint's own."),
     ] = None,
+    decoder_engine: Annotated[
+        DecoderEngine,
+        typer.Option(help="native: the core's own files; onnx: graphs that ONNX Runtime runs on what it supports."),
+    ] = "native",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub checkpoint.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="The bundle's directory; CHECKPOINT-PRECISION here when not given.")
@@ -114,6 +118,7 @@ def export(
             lm_head_precision=lm_head_precision,
             rounding=rounding,
             decoder=decoder,
+            decoder_engine=decoder_engine,
             revision=revision,
             overwrite=overwrite,
             progress=progress,

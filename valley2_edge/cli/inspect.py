@@ -64,6 +64,8 @@ def component_rows(manifest: Manifest) -> list[ComponentRow]:
         precision += f", groups of {decoder.group_size}, {levels}"
     if decoder.lm_head_precision != decoder.precision:
         precision += f", lm_head {decoder.lm_head_precision}"
+    if decoder.engine == "onnx":
+        precision += ", for ONNX Runtime"
     error = max((matrix.relative_error for matrix in decoder.matrices), default=None)
     rows.append(ComponentRow("decoder", precision, _size_of(manifest, decoder.files), error))
     named = {"vision", "decoder"}
