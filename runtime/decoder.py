@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.errors import InputError, Valley2Error
+from valley2_edge.runtime.decoder_engine import DecoderDescription, OnProgress, OnToken, PrefixCacheState, Segment
 from valley2_edge.runtime.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.library import (
     ACTIVATIONS_NUMBERS,
@@ -38,45 +39,6 @@ from valley2_edge.runtime.native_call import (
     token_array,
     unsigned,
 )
-
-Segment = npt.NDArray[np.int32] | npt.NDArray[np.float32]
-"""Token ids (n,) int32, or embeddings (n, hidden_size) float32."""
-OnProgress = Callable[[int, int], bool | None]
-"""Called with (positions done, positions in all); returning False cancels."""
-OnToken = Callable[[int], bool | None]
-"""Called with every new token id; returning False cancels."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderDescription:
-    """What a decoder is and what it costs; the fields of v2e_model_description."""
-
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    vocabulary_size: int
-    max_context: int
-    """Positions that the model was trained for."""
-    threads: int
-    isa: str
-    weight_bytes: int
-    """Read for one decoded token."""
-    mapped_bytes: int
-    """Of the files mapped from disk."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PrefixCacheState:
-    """What sessions have left for others; the fields of v2e_prefix_cache."""
-
-    budget_bytes: int
-    kept_bytes: int
-    """Of pages that no session holds."""
-    pages: int
-    """That can be found, those that sessions hold included."""
 
 
 class Decoder:
@@ -115,6 +77,11 @@ class Decoder:
         values = {name: getattr(struct, name) for name in names}
         values["isa"] = library().v2e_isa_name(struct.isa).decode()
         return DecoderDescription(**values)
+
+    @property
+    def finest_kv_precision(self) -> str:
+        """The `kv_precision` that loses least."""
+        return "fp32"
 
     @property
     def handle(self) -> ctypes.c_void_p:

@@ -23,7 +23,7 @@ from valley2_edge.runtime.comparison import (
     compare_tokens,
     compare_values,
 )
-from valley2_edge.runtime.decoder import DecoderSession
+from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions
 from valley2_edge.runtime.golden import GoldenCase, patches_from_bytes, tiles_from_bytes
@@ -151,14 +151,14 @@ def _check_decoder(
     if "inputs_embeds_row_sum" in expected:
         sums, norms = expected["inputs_embeds_row_sum"], expected["inputs_embeds_row_norm"]
         yield compare_rows(name, "inputs_embeds rows", embeddings, sums, norms)
-    session = engines.decoder.session(kv_precision="fp32")
+    session = engines.decoder.session(kv_precision=engines.decoder.finest_kv_precision)
     try:
         yield from _check_logits(case, session, segments, len(embeddings))
     finally:
         session.close()
 
 
-def _check_logits(case: GoldenCase, session: DecoderSession, segments: list[Array], length: int) -> Iterator[Row]:
+def _check_logits(case: GoldenCase, session: DecoderSessionEngine, segments: list[Array], length: int) -> Iterator[Row]:
     name, expected = case.name, case.forward
     stored = {stage: expected[stage] for stage in ("logits_all", "logits_last") if stage in expected}
     rows = max((len(logits) for logits in stored.values()), default=1)
@@ -172,7 +172,7 @@ def _check_logits(case: GoldenCase, session: DecoderSession, segments: list[Arra
     yield compare_tokens(name, "tokens", found_tokens, tokens, _recorded(case, "greedy_margins"), row.error)
 
 
-def _decode(session: DecoderSession, tokens: list[int]) -> tuple[Array, list[int]]:
+def _decode(session: DecoderSessionEngine, tokens: list[int]) -> tuple[Array, list[int]]:
     """Decodes greedily, but goes on from the reference's token where the choice differs.
 
     Args:

@@ -94,7 +94,8 @@ class MemoryBudget:
 
         ladder = _Ladder(plan, self.limit_bytes)
         largest = plan(wanted).context_length
-        settings = ladder.descend(wanted, _steps(wanted, largest, plan(wanted).picture_tokens))
+        precisions = _kv_precisions(wanted) if self._bundle.manifest.decoder.engine == "native" else ()
+        settings = ladder.descend(wanted, _steps(wanted, largest, plan(wanted).picture_tokens, precisions))
         if settings is None:
             raise BudgetError(self._refusal(ladder))
         return MemoryChoice(settings, plan(settings), _changes(wanted, settings))
@@ -199,7 +200,9 @@ def _applied(settings: MemorySettings, ways: Sequence[Callable[[MemorySettings],
     return settings
 
 
-def _steps(wanted: MemorySettings, largest_context: int, picture_tokens: int) -> list[_Step]:
+def _steps(
+    wanted: MemorySettings, largest_context: int, picture_tokens: int, kv_precisions: Sequence[str]
+) -> list[_Step]:
     policy = wanted.policy
     chunks = [chunk for chunk in _CHUNKS if chunk < (wanted.prefill_chunk or _PAGE)]
     smallest = min(largest_context, -(-(picture_tokens + _TEXT_POSITIONS) // _PAGE) * _PAGE)
@@ -212,7 +215,7 @@ def _steps(wanted: MemorySettings, largest_context: int, picture_tokens: int) ->
         _Step([_way("prefix_cache_bytes", size) for size in _cache_sizes(wanted.prefix_cache_bytes)]),
         _Step([_way("prefill_chunk", chunk) for chunk in chunks]),
         _Step([_way("context_length", context) for context in contexts]),
-        _Step([_way("kv_precision", precision) for precision in _kv_precisions(wanted)]),
+        _Step([_way("kv_precision", precision) for precision in kv_precisions]),
         _Step([_policy_way("eagle_max_tokens", tokens) for tokens in range(cap - 1, floor - 1, -1)]),
         _Step([_policy_way("tiles", False)] if policy.tiles else []),
         _Step([_policy_way("eagle", False)] if policy.eagle else []),

@@ -14,7 +14,8 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.policy import EaglePreset, PolicyName
-from valley2_edge.runtime.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.decoder_engine import DecoderEngine, DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.memory import MemorySettings
@@ -87,10 +88,10 @@ class Valley2:
         Args:
             directory: The bundle.
             threads: For the decoder and the vision engines together; 0 is as many as the process may run on.
-            isa: Instruction set of the decoder: auto, portable, avx2, avx512-vnni or neon.
+            isa: Instruction set of the native decoder: auto, portable, avx2, avx512-vnni or neon.
             activations: Of quantised matrices: int8, or int16 for about 100 times finer at twice the arithmetic.
-            providers: ONNX Runtime's execution providers for the vision engines in order of preference; None is the
-                order that this machine offers.
+            providers: ONNX Runtime's execution providers for the vision engines, and for a decoder that was exported
+                for it, in order of preference; None is the order that this machine offers.
             vision_engine: "native" for the core's own towers, "onnx" for ONNX Runtime, "auto" for what the bundle has:
                 an export decides with --vision-precision.
             keep_vision: Hold the vision engines between questions instead of loading them for each one with pictures.
@@ -130,7 +131,7 @@ class Valley2:
         report("load", 0, 2)
         tokenizer = Tokenizer(bundle.directory / "tokenizer")
         report("load", 1, 2)
-        decoder = Decoder(bundle.directory / "decoder", threads=threads, isa=isa, activations=activations)
+        decoder = _open_decoder(bundle, threads, isa, activations, providers)
         vision = VisionEncoder(
             bundle,
             threads=decoder.description.threads,
@@ -235,7 +236,9 @@ class Valley2:
             decoder.close()
             raise
 
-    def _open(self, options: SessionOptions, resumed: tuple[DecoderSession, Sequence[Turn]] | None = None) -> Session:
+    def _open(
+        self, options: SessionOptions, resumed: tuple[DecoderSessionEngine, Sequence[Turn]] | None = None
+    ) -> Session:
         if self._closed:
             raise InputError("The model is closed.")
         wanted = replace(
@@ -328,6 +331,19 @@ class Valley2:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _open_decoder(
+    bundle: Bundle, threads: int, isa: str, activations: str, providers: Sequence[str] | None
+) -> DecoderEngine:
+    """The decoder in the engine that the bundle was made for."""
+    if bundle.manifest.decoder.engine == "native":
+        return Decoder(bundle.directory / "decoder", threads=threads, isa=isa, activations=activations)
+    if isa != "auto":
+        raise InputError(f"isa is {isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
+    from valley2_edge.runtime.onnx_decoder import OnnxDecoder
+
+    return OnnxDecoder(bundle, threads=threads, activations=activations, providers=providers)
 
 
 def _memory_check(budget: MemoryBudget, settings: MemorySettings) -> Callable[[Sequence[PreparedPicture], bool], None]:

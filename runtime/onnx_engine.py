@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from valley2_edge.errors import BudgetError, BundleError, InputError, NumericError, Valley2Error, Valley2Warning
+from valley2_edge.errors import BundleError, NumericError, Valley2Warning
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.onnx_providers import first_line, translated, with_options
 from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
 
 if TYPE_CHECKING:
     import onnxruntime
 
-# Azure sends pictures away; TensorRT spends minutes on building an engine. Both only when the caller names them.
-_NOT_BY_DEFAULT = {"AzureExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"}
-# Its default rounds float32 factors to 10 bits of mantissa.
-_PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 _OUTPUTS = {"siglip": "features", "projector": "tokens", "eagle": "tokens"}
 
 
@@ -41,11 +38,11 @@ class OnnxEngine:
 
         self._name = name
         try:
-            wanted = [(provider, _PROVIDER_OPTIONS.get(provider, {})) for provider in providers]
+            wanted = with_options(providers)
             self._session = onnxruntime.InferenceSession(str(path), _options(threads), providers=wanted)
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
-            raise BundleError(f"{path} cannot be loaded: {_first_line(error)}") from error
+            raise BundleError(f"{path} cannot be loaded: {first_line(error)}") from error
         # Its own fallback would run a failing graph a second time elsewhere and print that.
         self._session.disable_fallback()
         self.providers: list[str] = self._session.get_providers()
@@ -73,7 +70,7 @@ class OnnxEngine:
             # onnxruntime's exceptions have no common base of their own.
             except Exception as error:
                 token.check()
-                raise _translated(self._name, error) from error
+                raise translated(self._name, error) from error
         if not np.isfinite(result).all():
             raise NumericError(f"The {self._name} engine computed a NaN or an infinity.")
         return result
@@ -81,26 +78,6 @@ class OnnxEngine:
     def close(self) -> None:
         """Gives the weights back."""
         del self._session
-
-
-def choose_providers(wanted: Sequence[str] | None) -> list[str]:
-    """ONNX Runtime's execution providers in order of preference.
-
-    Args:
-        wanted: Names; None: those of this machine that run locally without building an engine first.
-
-    Raises:
-        InputError: One is unknown to this ONNX Runtime.
-    """
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    if wanted is None:
-        return [provider for provider in available if provider not in _NOT_BY_DEFAULT]
-    unknown = [provider for provider in wanted if provider not in available]
-    if unknown or not wanted:
-        raise InputError(f"providers must be among {', '.join(available)}, not {', '.join(unknown) or 'empty'}.")
-    return list(wanted)
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
@@ -121,14 +98,3 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     return options
-
-
-def _translated(name: str, error: Exception) -> Valley2Error:
-    text = _first_line(error)
-    if "allocate" in text.lower() or isinstance(error, MemoryError):
-        return BudgetError(f"The memory does not suffice for the {name} engine: {text}")
-    return Valley2Error(f"The {name} engine failed: {text}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ from valley2_edge import prompt
 from valley2_edge.errors import BudgetError, Cancelled, InputError, Valley2Error, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
-from valley2_edge.runtime.decoder import DecoderSession
+from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.images import ImageSource
@@ -79,7 +79,7 @@ class Session:
         engines: Engines,
         options: SessionOptions,
         *,
-        resumed: tuple[DecoderSession, Sequence[Turn]] | None = None,
+        resumed: tuple[DecoderSessionEngine, Sequence[Turn]] | None = None,
         check_memory: Callable[[Sequence[PreparedPicture], bool], None] | None = None,
         memory: MemoryChoice | None = None,
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from pydantic import ValidationError
@@ -36,6 +36,7 @@ def verify_golden(
     policy: PolicyName,
     architecture: ModelConfig | None = None,
     threads: int = 0,
+    providers: Sequence[str] | None = None,
 ) -> Iterator[Row]:
     """Compares a bundle with the reference's outputs: the geometry table, then every case of a variant.
 
@@ -46,6 +47,7 @@ def verify_golden(
         policy: Whose rules the variant follows; it runs strict and with the reference's own Eagle caps.
         architecture: The variant's, where it uses the same weights with other settings; None: the bundle's.
         threads: Of all engines; 0: as many as the process may run on.
+        providers: ONNX Runtime's execution providers, as `Valley2.load` takes them.
 
     Yields:
         A row for each case and stage.
@@ -58,18 +60,19 @@ def verify_golden(
     table = golden.geometry()
     if table:
         yield check_geometry(table)
-    with Valley2.load(bundle.directory, threads=threads, keep_vision=True) as model:
+    with Valley2.load(bundle.directory, threads=threads, providers=providers, keep_vision=True) as model:
         engines = dataclasses.replace(model.engines, architecture=architecture or model.engines.architecture)
         for name in names:
             yield from check_case(golden.case(variant, name, policy), engines, Policy.of_reference(policy))
 
 
-def self_test(bundle: Bundle, threads: int = 0) -> Iterator[Row]:
+def self_test(bundle: Bundle, threads: int = 0, providers: Sequence[str] | None = None) -> Iterator[Row]:
     """Asks the bundle's own question about its own picture and compares each stage with what the exporter computed.
 
     Args:
         bundle: Checked.
         threads: Of all engines; 0: as many as the process may run on.
+        providers: ONNX Runtime's execution providers, as `Valley2.load` takes them.
 
     Yields:
         A row for each stage.
@@ -78,7 +81,9 @@ def self_test(bundle: Bundle, threads: int = 0) -> Iterator[Row]:
         BundleError: The bundle has no self-test, or an engine cannot be loaded.
     """
     test, reference = _read_self_test(bundle)
-    with Valley2.load(bundle.directory, threads=threads, activations=test.activations, keep_vision=True) as model:
+    with Valley2.load(
+        bundle.directory, threads=threads, activations=test.activations, providers=providers, keep_vision=True
+    ) as model:
         yield from _run_self_test(test, reference, bundle, model.engines)
 
 
@@ -113,7 +118,7 @@ def _check_decoder(
     sums, norms = reference["embedding_sums"], reference["embedding_norms"]
     tolerance = test.tolerances["input_embeddings"]
     yield compare_rows(SELF_TEST, "input_embeddings", embeddings, sums, norms, tolerance)
-    session = engines.decoder.session(kv_precision="fp32")
+    session = engines.decoder.session(kv_precision=engines.decoder.finest_kv_precision)
     try:
         session.prefill(segments, logit_rows=test.logit_rows)
         logits = session.logits(test.logit_rows)  # (logit_rows, vocabulary)

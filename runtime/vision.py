@@ -16,7 +16,8 @@ from valley2_edge.errors import BundleError
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.native_engine import NativeEngine
 from valley2_edge.runtime.native_tower import VocabularyUse
-from valley2_edge.runtime.onnx_engine import OnnxEngine, choose_providers
+from valley2_edge.runtime.onnx_engine import OnnxEngine
+from valley2_edge.runtime.onnx_providers import choose_providers
 from valley2_edge.runtime.pixels import stitch_tiles
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress

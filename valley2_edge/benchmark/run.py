@@ -26,6 +26,7 @@ from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import InputError
 from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.decoder_engine import DecoderEngine
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.probe import LimitName, Probe
 
@@ -111,7 +112,7 @@ class _Subject:
     """What is measured."""
 
     facts: dict[str, object]
-    decoder: Decoder
+    decoder: DecoderEngine
     config: DecoderConfig
     model: Valley2 | None
     """None: there is a decoder alone."""
@@ -126,7 +127,7 @@ def _with_parts(options: Options, possible: tuple[Part, ...], name: str) -> Opti
     return options
 
 
-def _decoder_facts(decoder: Decoder) -> dict[str, object]:
+def _decoder_facts(decoder: DecoderEngine) -> dict[str, object]:
     names = ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "vocabulary_size", "weight_bytes")
     return {name: getattr(decoder.description, name) for name in names}
 

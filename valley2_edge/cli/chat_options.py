@@ -33,6 +33,16 @@ VisionEngineOption = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Providers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="Execution provider of ONNX Runtime, for example CUDAExecutionProvider; once for each, the best first. "
+        "For the vision engines, and a decoder exported with --decoder-engine onnx.",
+        rich_help_panel=_MODEL,
+    ),
+]
 ContextLength = Annotated[
     int, typer.Option(help="Positions; 0: as many as the model was trained for.", rich_help_panel=_MODEL)
 ]

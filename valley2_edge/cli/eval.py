@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from valley2_edge.cli.answer_view import ProgressLine
-from valley2_edge.cli.chat_options import KvPrecisionName
+from valley2_edge.cli.chat_options import KvPrecisionName, Providers
 from valley2_edge.cli.terminal import error_console, output_console, print_line
 from valley2_edge.errors import InputError
 from valley2_edge.user_data import resolve_bundle
@@ -67,6 +67,7 @@ def ecom_vqa(
     text_only: Annotated[bool, typer.Option("--text-only", help="Without any picture: what guessing gives.")] = False,
     threads: Threads = 0,
     activations: Activations = "int8",
+    provider: Providers = None,
     kv_precision: Annotated[KvPrecisionName, typer.Option(help="Of the KV cache.")] = "auto",
     picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result, too.")] = None,
     as_json: AsJson = False,
@@ -86,7 +87,7 @@ def ecom_vqa(
     directory = resolve_bundle(bundle)
     begin = time.perf_counter()
     with (
-        _load(directory, threads, activations) as model,
+        _load(directory, threads, activations, provider) as model,
         inquiry_of(model, eagle=eagle, tiles=tiles, kv_precision=kv_precision) as inquiry,
         question_progress() as progress,
     ):
@@ -117,6 +118,7 @@ def compare_bundles(
     ] = 100,
     threads: Threads = 0,
     activations: Activations = "int8",
+    provider: Providers = None,
     kv_precision_a: Annotated[KvPrecisionName, typer.Option(help="Of A's KV cache.")] = "auto",
     kv_precision_b: Annotated[KvPrecisionName, typer.Option(help="Of B's KV cache.")] = "auto",
     as_json: AsJson = False,
@@ -128,7 +130,10 @@ def compare_bundles(
     from valley2_edge.evaluation.compare import check_comparable, compare
 
     asked, read = _questions(questions, count, seed, tasks), ocr_questions(reading, seed)
-    with _load(first, threads, activations) as model_a, _load(second, threads, activations) as model_b:
+    with (
+        _load(first, threads, activations, provider) as model_a,
+        _load(second, threads, activations, provider) as model_b,
+    ):
         check_comparable(model_a, model_b)
         with (
             inquiry_of(model_a, kv_precision=kv_precision_a) as inquiry_a,
@@ -184,11 +189,18 @@ def _checked(wanted: list[str] | None, known: Sequence[str]) -> Sequence[str]:
     return [task for task in known if task in wanted]
 
 
-def _load(directory: Path, threads: int, activations: str) -> Valley2:
+def _load(directory: Path, threads: int, activations: str, providers: list[str] | None) -> Valley2:
     from valley2_edge.runtime.model import Valley2
 
     with contextlib.closing(ProgressLine(error_console())) as line:
-        return Valley2.load(directory, threads=threads, activations=activations, keep_vision=True, on_progress=line)
+        return Valley2.load(
+            directory,
+            threads=threads,
+            activations=activations,
+            providers=providers,
+            keep_vision=True,
+            on_progress=line,
+        )
 
 
 def _describe(questions: Path | None, seed: int, eagle: bool, tiles: bool, text_only: bool, think: bool) -> str:

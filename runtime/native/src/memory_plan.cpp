@@ -29,6 +29,8 @@ constexpr uint64_t SIGLIP_BLOCK = 243;
 constexpr uint64_t EAGLE_BLOCK = 128;
 // Linux maps this much around a page that is touched; a text's tokens lie anywhere in the embedding table.
 constexpr uint64_t TOUCHED_BYTES = 64 << 10;
+// ONNX Runtime's packed weights, with what is left of the file that they were read from.
+constexpr uint64_t PACKED_PERCENT = 125;
 // A sampling candidate, and the token ids.
 constexpr uint64_t SAMPLING_BYTES = 8;
 
@@ -72,7 +74,13 @@ class ManifestReader {
         return {half, bytes, half ? 2 * bytes : bytes, tower};
     }
 
-    bool has(const char *name) const { return manifest_.at(name).kind() != Json::Kind::null; }
+    // Bundles of before there was a choice say nothing.
+    bool has_onnx_decoder() const {
+        const Json &decoder = manifest_.at("decoder");
+        return decoder.contains("engine") && decoder.at("engine").string() == "onnx";
+    }
+
+    uint64_t file_bytes(const char *path) const { return manifest_.at("files").at(path).at("size").unsigned_integer(); }
 
   private:
     std::string directory_;
@@ -235,26 +243,83 @@ uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, uint64_t positions
     return rows * floats * FLOAT_BYTES + linear + attention + logits;
 }
 
-} // namespace
+// What the decoder needs, whichever engine computes it.
+struct DecoderPlan {
+    uint64_t hidden_size;
+    uint64_t context;
+    uint64_t weight_bytes;
+    uint64_t embedding_file_bytes;
+    uint64_t kv_bytes;
+    uint64_t kv_page_bytes; // 0: sessions share no pages
+    uint64_t scratch_bytes;
+    bool stays; // its weights are no pages of a file that go when others need the room
+};
 
-v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memory_options &options) {
-    if (options.picture_count > 0 && options.pictures == nullptr)
-        fail(V2E_ERROR_INPUT, "picture_count is %zu but pictures is NULL.", options.picture_count);
-    const ManifestReader manifest(bundle_directory);
+DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_options &options) {
     v2e_model_options model_options{};
     model_options.struct_size = sizeof model_options;
     model_options.threads = 1;
     model_options.isa = V2E_ISA_PORTABLE;
     model_options.activations = options.activations;
-    const Decoder decoder(bundle_directory + "/decoder", model_options);
+    const Decoder decoder(directory, model_options);
     v2e_session_options session_options{};
     session_options.struct_size = sizeof session_options;
     session_options.context_length = options.context_length;
     session_options.kv_precision = options.kv_precision;
     session_options.prefill_chunk = options.prefill_chunk;
     const Session session(decoder, session_options);
-    const VisionPlan vision(manifest, options, decoder.config().hidden_size);
     const uint64_t context = session.context_length();
+    const uint64_t scratch =
+        scratch_bytes(decoder, std::min<uint64_t>(session.prefill_chunk(), context), context,
+                      chosen_threads(options.threads), options.activations == V2E_ACTIVATIONS_INT16);
+    return {decoder.config().hidden_size,
+            context,
+            decoder.weight_file_bytes(),
+            decoder.embedding_file_bytes(),
+            session.kv_bytes_of(context),
+            session.kv_bytes_of(1),
+            scratch,
+            false};
+}
+
+// On the processor, where ONNX Runtime packs the weights into memory of its own and keeps keys and values in fp32.
+DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_options &options) {
+    if (options.kv_precision != V2E_KV_AUTO && options.kv_precision != V2E_KV_FP32)
+        fail(V2E_ERROR_INPUT, "kv_precision must be auto or fp32: the ONNX decoder keeps keys and values in fp32.");
+    const Json &config = manifest.architecture().at("decoder");
+    const uint64_t hidden = size_of(config, "hidden_size"), middle = size_of(config, "intermediate_size");
+    const uint64_t heads = size_of(config, "num_attention_heads"), kv_heads = size_of(config, "num_key_value_heads");
+    const uint64_t vocabulary = size_of(config, "vocab_size"), layers = size_of(config, "num_hidden_layers");
+    const uint64_t most = size_of(config, "max_position_embeddings");
+    const uint64_t context = options.context_length == 0 ? most : options.context_length;
+    if (context > most)
+        fail(V2E_ERROR_INPUT, "context_length is %llu, but the model was trained for %llu positions.",
+             static_cast<unsigned long long>(context), static_cast<unsigned long long>(most));
+    const uint64_t rows = std::min<uint64_t>(options.prefill_chunk == 0 ? 256 : options.prefill_chunk, context);
+    const uint64_t weights = manifest.file_bytes("decoder/decoder.onnx.data") * PACKED_PERCENT / 100;
+    const uint64_t kv = 2 * layers * kv_heads * (hidden / heads) * FLOAT_BYTES * context;
+    // Residual, norm, queries, keys, values and the MLP's four middles; attention holds the scores of all heads.
+    const uint64_t floats = rows * (5 * hidden + 4 * middle) + rows * heads * context;
+    // Exact arithmetic dequantises a block of the output matrix at a time: _HEAD_ROWS of export/onnx_decoder_graph.py.
+    const bool exact = options.activations == V2E_ACTIVATIONS_INT16;
+    const uint64_t block = exact ? std::min<uint64_t>(vocabulary, 16384) * hidden * FLOAT_BYTES : 0;
+    const uint64_t logits = vocabulary * (2 * FLOAT_BYTES + SAMPLING_BYTES);
+    // When the cache grows for the last time, half of it is there twice.
+    const uint64_t scratch = in_arena(floats * FLOAT_BYTES) + block + logits + kv / 2;
+    return {hidden, context, weights, manifest.file_bytes("decoder/embeddings.safetensors"), kv, 0, scratch, true};
+}
+
+} // namespace
+
+v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memory_options &options) {
+    if (options.picture_count > 0 && options.pictures == nullptr)
+        fail(V2E_ERROR_INPUT, "picture_count is %zu but pictures is NULL.", options.picture_count);
+    const ManifestReader manifest(bundle_directory);
+    const DecoderPlan decoder = manifest.has_onnx_decoder()
+                                    ? plan_onnx_decoder(manifest, options)
+                                    : plan_native_decoder(bundle_directory + "/decoder", options);
+    const VisionPlan vision(manifest, options, decoder.hidden_size);
+    const uint64_t context = decoder.context;
     if (vision.tokens() >= context)
         fail(V2E_ERROR_BUDGET, "The pictures need %llu positions, but the context holds %llu.",
              static_cast<unsigned long long>(vision.tokens()), static_cast<unsigned long long>(context));
@@ -263,13 +328,12 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     plan.struct_size = sizeof plan;
     plan.context_length = static_cast<uint32_t>(context);
     plan.process_bytes = options.process_bytes;
-    plan.decoder_bytes = decoder.weight_file_bytes();
+    plan.decoder_bytes = decoder.weight_bytes;
     // Every other token of a text is taken to be one that did not occur before.
     plan.embedding_bytes =
-        std::min<uint64_t>(decoder.embedding_file_bytes(), (context - vision.tokens()) / 2 * TOUCHED_BYTES);
-    plan.kv_bytes = session.kv_bytes_of(context);
-    plan.scratch_bytes = scratch_bytes(decoder, std::min<uint64_t>(session.prefill_chunk(), context), context,
-                                       chosen_threads(options.threads), options.activations == V2E_ACTIVATIONS_INT16);
+        std::min<uint64_t>(decoder.embedding_file_bytes, (context - vision.tokens()) / 2 * TOUCHED_BYTES);
+    plan.kv_bytes = decoder.kv_bytes;
+    plan.scratch_bytes = decoder.scratch_bytes;
     vision.write(plan);
 
     const uint64_t decoder_bytes = plan.decoder_bytes + plan.embedding_bytes;
@@ -278,13 +342,17 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     // The question's own embeddings count as such, whether they are kept or not.
     plan.vision_cache_bytes = options.conversation == 0 ? 0 : options.vision_cache_bytes;
     // A first prompt leaves its last page, and the answer goes on in a copy.
-    const uint64_t page = session.kv_bytes_of(1), left = options.prefix_cache_bytes;
+    const uint64_t page = decoder.kv_page_bytes, left = page == 0 ? 0 : options.prefix_cache_bytes;
     plan.prefix_cache_bytes = options.conversation != 0 ? left : left >= page ? page : 0;
     // What earlier turns left beside the vision engines.
     const uint64_t earlier = options.conversation == 0 ? 0
                                                        : plan.kv_bytes + plan.scratch_bytes + plan.vision_cache_bytes +
                                                              plan.prefix_cache_bytes;
-    const uint64_t beside = plan.process_bytes + earlier + (together && options.conversation != 0 ? decoder_bytes : 0);
+    const bool decoder_stays = together && options.conversation != 0;
+    const uint64_t beside = plan.process_bytes + earlier +
+                            (decoder_stays   ? decoder_bytes
+                             : decoder.stays ? plan.decoder_bytes
+                                             : 0);
     if (pictures) {
         plan.tiles_phase_bytes = beside + plan.picture_bytes + plan.siglip_work_bytes + plan.siglip_bytes +
                                  plan.projector_bytes + (together && options.conversation != 0 ? plan.eagle_bytes : 0);

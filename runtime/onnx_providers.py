@@ -1,0 +1,56 @@
+"""Which of ONNX Runtime's execution providers an engine asks for, and what its failures mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from valley2_edge.errors import BudgetError, InputError, Valley2Error
+
+CPU_PROVIDER = "CPUExecutionProvider"
+# Azure sends pictures away; TensorRT spends minutes on building an engine. Both only when the caller names them.
+_NOT_BY_DEFAULT = {"AzureExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"}
+# Its default rounds float32 factors to 10 bits of mantissa.
+_PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+
+
+def choose_providers(wanted: Sequence[str] | None) -> list[str]:
+    """The providers to ask for, in order of preference.
+
+    Args:
+        wanted: None: those of this machine that run locally without building an engine first.
+
+    Raises:
+        InputError: A provider is unknown to this ONNX Runtime.
+    """
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if wanted is None:
+        return [provider for provider in available if provider not in _NOT_BY_DEFAULT]
+    unknown = [provider for provider in wanted if provider not in available]
+    if unknown or not wanted:
+        raise InputError(f"providers must be among {', '.join(available)}, not {', '.join(unknown) or 'empty'}.")
+    return list(wanted)
+
+
+def with_options(providers: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """The providers as a session takes them."""
+    return [(provider, _PROVIDER_OPTIONS.get(provider, {})) for provider in providers]
+
+
+def translated(name: str, error: Exception) -> Valley2Error:
+    """A failed run in our own words.
+
+    Args:
+        name: The engine.
+        error: What ONNX Runtime raised.
+    """
+    text = first_line(error)
+    if "allocate" in text.lower() or isinstance(error, MemoryError):
+        return BudgetError(f"The memory does not suffice for the {name} engine: {text}")
+    return Valley2Error(f"The {name} engine failed: {text}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
