@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,17 +28,26 @@ class OnnxEngine:
         name: siglip, projector or eagle.
         threads: Of the processor.
         providers: ONNX Runtime's execution providers in order of preference.
+        options: Of a provider, by its name.
 
     Raises:
         BundleError: The graph cannot be loaded.
     """
 
-    def __init__(self, path: Path, name: ComponentName, *, threads: int, providers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: ComponentName,
+        *,
+        threads: int,
+        providers: Sequence[str],
+        options: Mapping[str, dict[str, str]] | None = None,
+    ) -> None:
         import onnxruntime
 
         self._name = name
         try:
-            wanted = with_options(providers)
+            wanted = with_options(providers, options)
             self._session = onnxruntime.InferenceSession(str(path), _options(threads), providers=wanted)
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:

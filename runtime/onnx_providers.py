@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from valley2_edge.errors import BudgetError, InputError, Valley2Error
 
@@ -33,9 +33,17 @@ def choose_providers(wanted: Sequence[str] | None) -> list[str]:
     return list(wanted)
 
 
-def with_options(providers: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-    """The providers as a session takes them."""
-    return [(provider, _PROVIDER_OPTIONS.get(provider, {})) for provider in providers]
+def with_options(
+    providers: Sequence[str], more: Mapping[str, dict[str, str]] | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """The providers as a session takes them.
+
+    Args:
+        providers: In order of preference.
+        more: Options by provider, beside those that hold for every session.
+    """
+    options = _PROVIDER_OPTIONS | dict(more or {})
+    return [(provider, options.get(provider, {})) for provider in providers]
 
 
 def translated(name: str, error: Exception) -> Valley2Error:

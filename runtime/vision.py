@@ -21,6 +21,7 @@ from valley2_edge.runtime.onnx_providers import choose_providers
 from valley2_edge.runtime.pixels import stitch_tiles
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
+from valley2_edge.runtime.tensorrt_options import TENSORRT_PROVIDER, tensorrt_options
 from valley2_edge.runtime.vision_engine import (
     Array,
     ComponentName,
@@ -252,7 +253,8 @@ class VisionEncoder:
         if is_native(component):
             architecture = self._bundle.manifest.architecture
             return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa)
-        return OnnxEngine(path, name, threads=self._threads, providers=self._wanted)
+        more = {TENSORRT_PROVIDER: tensorrt_options(self._bundle, name)} if TENSORRT_PROVIDER in self._wanted else {}
+        return OnnxEngine(path, name, threads=self._threads, providers=self._wanted, options=more)
 
     @contextmanager
     def _turn(self, cancel: CancelToken) -> Iterator[None]:
