@@ -15,7 +15,7 @@ from valley2_edge.export.activation_ranges import Feeds, nodes_beyond_half
 from valley2_edge.export.half_precision import to_half
 from valley2_edge.export.layout import PICTURE_CHANNELS
 from valley2_edge.export.trt_api import BuilderConfig, TensorRt
-from valley2_edge.export.vision import ComponentName
+from valley2_edge.runtime.vision_engine import ComponentName
 
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]

@@ -22,7 +22,8 @@ from valley2_edge.export.half_precision import to_half
 from valley2_edge.export.onnx_graph import Graph
 from valley2_edge.export.trt import build_engine, build_half_engine, vision_profile
 from valley2_edge.export.trt_api import load_tensorrt
-from valley2_edge.export.vision import ComponentName, block_positions
+from valley2_edge.export.vision import block_positions
+from valley2_edge.runtime.vision_engine import ComponentName
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 PROFILE = {"x": ((1, 8), (2, 8), (4, 8))}
