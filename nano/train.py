@@ -4,6 +4,7 @@
     python nano/train.py --output build/nano --minutes 100               # all of it
     python nano/train.py --output build/nano --minutes 100 --resume       # after an interruption
     python nano/train.py --output build/nano --minutes 150 --resume       # longer; see --from-broad
+    python nano/train.py --output build/more --minutes 60 --initial CHECKPOINT --first-dialogue 44000
 
 OUTPUT/log.jsonl gets a line every 20 steps; OUTPUT/state.pt and OUTPUT/checkpoint/ are renewed every five minutes.
 """
@@ -24,7 +25,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 import torch
 
-from valley2_nano.run_files import prepare_tokenizer
+from valley2_nano.run_files import copy_tokenizer, prepare_tokenizer
 from valley2_nano.schedule import Schedule
 from valley2_nano.training import TrainingOptions, options_record, train
 
@@ -43,7 +44,11 @@ def main() -> None:
     resume = arguments.resume or arguments.from_broad
     if not resume and (output / "state.pt").exists():
         sys.exit(f"{output} holds a training run; --resume goes on with it.")
-    if not resume and not (output / "towers.pt").is_file():
+    if arguments.initial:
+        if resume:
+            sys.exit("--initial begins a run; it does not go with --resume or --from-broad.")
+        copy_tokenizer(arguments.initial, output)
+    elif not resume and not (output / "towers.pt").is_file():
         sys.exit(f"{output} has no towers.pt; nano/pretrain.py makes it.")
     options = _options(arguments, output, resume)
     (output / "rendezvous").unlink(missing_ok=True)
@@ -71,6 +76,8 @@ def _options(arguments: argparse.Namespace, output: Path, resume: bool) -> Train
         tower_factor=arguments.tower_factor,
         compiled=arguments.compile,
         resume=resume,
+        initial=arguments.initial,
+        first_dialogue=arguments.first_dialogue,
     )
 
 
@@ -81,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="steps instead of minutes; the result depends on the seed only")
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/state.pt")
     parser.add_argument("--from-broad", action="store_true", help="go on from the end of the broad stage")
+    parser.add_argument("--initial", type=Path, help="a trained checkpoint to begin from, instead of the towers alone")
+    parser.add_argument("--first-dialogue", type=int, default=0, help="of a new run; the phases go by this number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16, help="dialogues of a step")
     parser.add_argument("--processes", type=int, default=2, help="training processes, one for each core")

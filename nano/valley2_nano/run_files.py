@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.ecom.dialogue import text_corpus
-from valley2_edge.export.checkpoint_config import read_json
+from valley2_edge.export.checkpoint_config import read_json, read_model_config
+from valley2_edge.export.synthetic import TOKENIZER_FILES
 from valley2_nano.sizes import NanoSizes
 from valley2_nano.tokenizer import LARGEST_BASE_SIZE, train_tokenizer
 
 CORPUS_DIALOGUES = 4_000
+FACTS = "vocabulary.json"
 
 
 def prepare_tokenizer(output: Path) -> ModelConfig:
@@ -23,10 +26,33 @@ def prepare_tokenizer(output: Path) -> ModelConfig:
     Returns:
         The architecture.
     """
-    facts = output / "tokenizer" / "vocabulary.json"
+    facts = output / "tokenizer" / FACTS
     if not facts.is_file():
         facts.parent.mkdir(parents=True, exist_ok=True)
-        size, stop = train_tokenizer(facts.parent, text_corpus(CORPUS_DIALOGUES), LARGEST_BASE_SIZE)
-        facts.write_text(json.dumps({"size": size, "stop_tokens": stop}), encoding="utf-8")
+        _write_facts(facts, *train_tokenizer(facts.parent, text_corpus(CORPUS_DIALOGUES), LARGEST_BASE_SIZE))
     values = read_json(facts)
     return NanoSizes().config(values["size"], tuple(values["stop_tokens"]))
+
+
+def copy_tokenizer(checkpoint: Path, output: Path) -> None:
+    """Gives a new run the tokenizer of the checkpoint that it begins from.
+
+    Args:
+        checkpoint: Its directory.
+        output: Directory of the run.
+
+    Raises:
+        CheckpointError: A config file is missing or not acceptable.
+        OSError: A file cannot be copied.
+    """
+    config = read_model_config(checkpoint)
+    directory = output / "tokenizer"
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (checkpoint / name).is_file():
+            shutil.copyfile(checkpoint / name, directory / name)
+    _write_facts(directory / FACTS, config.decoder.vocab_size, config.stop_tokens)
+
+
+def _write_facts(path: Path, size: int, stop_tokens: tuple[int, ...]) -> None:
+    path.write_text(json.dumps({"size": size, "stop_tokens": stop_tokens}), encoding="utf-8")

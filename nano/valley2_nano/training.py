@@ -16,7 +16,7 @@ from torch.nn import functional
 from valley2_edge.config import ModelConfig
 from valley2_edge.ecom.dialogue import COMPARING_FROM
 from valley2_nano.batches import BatchPlan, BatchProcess, StagedBatch
-from valley2_nano.checkpoint import write_checkpoint
+from valley2_nano.checkpoint import read_checkpoint, write_checkpoint
 from valley2_nano.model import Valley2Nano
 from valley2_nano.optimizer import TOWERS, Optimizer
 from valley2_nano.packing import PackedBatch
@@ -50,6 +50,10 @@ class TrainingOptions:
     compiled: bool
     """Fuse elementwise work with torch.compile."""
     resume: bool
+    initial: Path | None = None
+    """A checkpoint that a new run begins from; None: the towers alone are trained."""
+    first_dialogue: int = 0
+    """Of a new run: the phases go by the dialogues' numbers."""
 
     @property
     def tokenizer(self) -> Path:
@@ -97,10 +101,12 @@ class _Run:
         self.optimizer = Optimizer(
             self.model, muon=options.muon, weight_decay=options.weight_decay, tower_factor=options.tower_factor
         )
-        self.step, self.index, self.minutes = 0, 0, 0.0
+        self.step, self.index, self.minutes = 0, options.first_dialogue, 0.0
         self.annealing, self.frozen = False, False
         if options.resume:
             self._load()
+        elif options.initial is not None:
+            self.model.load_state_dict(read_checkpoint(options.initial).state_dict())
         else:
             towers = torch.load(options.towers, map_location=self.device, weights_only=True)
             self.model.load_state_dict(self.model.state_dict() | towers)
@@ -146,7 +152,7 @@ class _Run:
         boundary = None
         if schedule.steps:
             boundary = next(s for s in range(schedule.steps + 1) if schedule.annealing(schedule.progress(s, 0)))
-            boundary *= options.batch
+            boundary = boundary * options.batch + options.first_dialogue
         first = self.index + self.rank * size
         plan = BatchPlan(options.tokenizer, options.config, options.seed, size, first, options.batch, boundary)
         source = BatchProcess(plan)
@@ -279,4 +285,5 @@ def options_record(options: TrainingOptions) -> dict[str, Any]:
     record = asdict(options)
     record["config"] = options.config.model_dump()
     record["output"] = options.output.name
+    record["initial"] = options.initial.name if options.initial else None
     return record

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from valley2_nano import training
 from valley2_nano.batches import BatchPlan, StagedBatch, batches
+from valley2_nano.checkpoint import checkpoint_config, write_checkpoint
 from valley2_nano.model import Valley2Nano
 from valley2_nano.optimizer import TOWERS
+from valley2_nano.run_files import copy_tokenizer
 from valley2_nano.schedule import Schedule
 from valley2_nano.training import TrainingOptions, train
 
@@ -96,3 +98,38 @@ def test_batches_are_the_same_for_any_number_of_processes(options: TrainingOptio
     parts = [next(batches(replace(half, first=first))).batch for first in (4, 5)]
     targets = torch.cat([part.targets for part in parts])
     assert torch.equal(whole.targets, targets)
+
+
+def test_a_run_can_begin_from_a_checkpoint(
+    options: TrainingOptions, model: Valley2Nano, tokenizer_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firsts = []
+
+    class Noted(BatchesHere):
+        def __init__(self, plan: BatchPlan) -> None:
+            firsts.append(plan.first)
+            super().__init__(plan)
+
+    monkeypatch.setattr(training, "BatchProcess", Noted)
+    initial = options.output.with_name("initial")
+    write_checkpoint(initial, model, tokenizer_directory)
+    options.towers.unlink()
+    # A rate of zero changes nothing
+    resting = replace(options.schedule, rate=0.0, steps=1)
+    train(0, replace(options, schedule=resting, initial=initial, first_dialogue=6))
+    began, ended = load_file(initial / "model.safetensors"), weights(options.output)
+    assert firsts == [6]
+    assert began.keys() == ended.keys()
+    assert all(torch.equal(began[name], tensor) for name, tensor in ended.items())
+
+
+def test_a_run_takes_the_tokenizer_of_its_checkpoint(
+    tmp_path: Path, model: Valley2Nano, tokenizer_directory: Path
+) -> None:
+    write_checkpoint(tmp_path / "initial", model, tokenizer_directory)
+    copy_tokenizer(tmp_path / "initial", tmp_path / "run")
+    copied = tmp_path / "run" / "tokenizer"
+    assert (copied / "tokenizer.json").read_bytes() == (tokenizer_directory / "tokenizer.json").read_bytes()
+    facts = json.loads((copied / "vocabulary.json").read_text("utf-8"))
+    config = checkpoint_config(tmp_path / "initial")
+    assert facts == {"size": config.decoder.vocab_size, "stop_tokens": list(config.stop_tokens)}

@@ -67,13 +67,13 @@ _PHASES: dict[int, _Phase] = {
     # Whether a word fits a picture shows only in many questions: neither alone tells anything
     COMPARING_FROM: _Phase(
         {
-            "single": 0.08, "pair": 0.08, "twin": 0.32, "triple": 0.10, "trio": 0.36,
+            "single": 0.12, "pair": 0.06, "twin": 0.06, "triple": 0.22, "trio": 0.48,
             "motion": 0.02, "show": 0.02, "badge": 0.01, "steps": 0.01,
         },
-        0.05, 0.01, _TURNS | {"single": 14, "pair": 16, "twin": 14, "triple": 22, "trio": 12},
+        0.08, 0.01, _TURNS | {"single": 14, "pair": 10, "twin": 10, "triple": 16, "trio": 14},
         {
-            "same": 40, "which": 10, "which_badge": 3, "which_colour": 40, "which_product": 10, "which_count": 10,
-            "which_stars": 20,
+            "same": 4, "which": 12, "which_badge": 4, "which_colour": 12, "which_product": 10, "which_count": 10,
+            "which_stars": 6,
         },
     ),
 }  # fmt: skip
