@@ -138,6 +138,24 @@ def test_a_triple_singles_out_one_picture_or_none() -> None:
         assert [index for index, item in enumerate(listed) if item == sought] == [place][: place < 3]
 
 
+def test_what_is_in_one_of_three_pictures_is_told_from_what_is_in_the_others() -> None:
+    words = {"colour": 0, "product": 1}
+    asked = 0
+    for scene in scenes("triple", 60):
+        shown = [item.split() for item in scene.caption.split(", ")]
+        for one in scene.choices[3:]:
+            assert len({one.right, *one.wrong}) == 4
+            place = next(index for index, ordinal in enumerate(ORDINALS) if ordinal in one.question)
+            word = words["colour" if "colour" in one.question else "product"]
+            if "price" in one.question or "name" in one.question:
+                continue
+            values = [item[word] for item in shown]
+            assert one.right == values[place]
+            assert set(values) <= {one.right, *one.wrong}
+            asked += 1
+    assert asked > 20
+
+
 def test_open_questions_about_three_pictures_agree_with_what_they_show() -> None:
     asked = Counter()
     for scene in scenes("triple"):

@@ -76,6 +76,15 @@ _PHASES: dict[int, _Phase] = {
             "which_stars": 6,
         },
     ),
+    # What a word of a question means on one card, and which of the cards it is: the two halves of the above
+    49_600: _Phase(
+        {
+            "single": 0.40, "pair": 0.04, "triple": 0.26, "trio": 0.24,
+            "motion": 0.02, "show": 0.02, "badge": 0.01, "steps": 0.01,
+        },
+        0.04, 0.01, _TURNS | {"single": 12, "pair": 8, "triple": 10, "trio": 8},
+        {"match": 4, "read_name": 2, "read_price": 2, "which_badge": 12, "which_product": 12, "same": 0.5},
+    ),
 }  # fmt: skip
 """The phases of the broad stage, by the dialogue that they begin with."""
 _ANNEALING = _Phase(

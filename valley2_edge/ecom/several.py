@@ -32,6 +32,16 @@ _FORM_SHARES = (0.6, 0.2, 0.2)
 _ONE_BADGE_SHARE = 0.7
 """Of the triples in which only one card has a badge: whose place can be told before anything is read."""
 _ASK_BADGE = ("Which picture has a badge?", "Where is the badge?", "In which picture is a badge?")
+_ASK_PLACED = {
+    "price": "What is the price in {0} picture?",
+    "name": "What is the name in {0} picture?",
+    "colour": "What colour is {0} product?",
+    "product": "What is in {0} picture?",
+    "count": "How many items are in {0} picture?",
+    "stars": "How many stars has {0} picture?",
+}
+_PLACED_CHOICES = ("price", "name", "colour", "product")
+"""Attributes with enough values for three wrong options besides those of the other pictures."""
 _ASK_DIFFERENCE = ("What differs between the pictures?", "What has changed?")
 
 
@@ -99,6 +109,7 @@ def triple_scene(random: Random, split: Split) -> Scene:
         _which(f"Which picture shows the {sought.colour} {sought.kind}?", place, NONE),
         _count(random, counts),
         _extreme(random, products),
+        *_placed(random, products, split),
     ]
     listing = ", ".join(f"{product.colour} {product.kind}" for product in products)
     opens = [
@@ -148,6 +159,22 @@ def _extreme(random: Random, products: list[Product]) -> Choice:
     if len(set(values)) == 1:
         return _which(question, len(values), ALL_EQUAL)
     return _which(question, values.index(min(values) if lowest else max(values)), ALL_EQUAL)
+
+
+def _placed(random: Random, products: Sequence[Product], split: Split) -> list[Choice]:
+    """What one of the pictures shows, twice; the other pictures' values are among the wrong options."""
+    pools: dict[str, Sequence[str]] = {"name": names(split), "colour": list(COLOURS), "product": KINDS}
+    pools["price"] = [format_price(price) for price in prices(split)]
+    placed = []
+    for attribute in random.sample(_PLACED_CHOICES, 2):
+        index = random.randrange(len(products))
+        values = [_value(product, attribute) for product in products]
+        wrong = sorted(set(values) - {values[index]})
+        others = [value for value in pools[attribute] if value not in values]
+        wrong += random.sample(others, 3 - len(wrong))
+        question = _ASK_PLACED[attribute].format(ORDINALS[index])
+        placed.append(Choice("multi_image_understanding", question, values[index], (wrong[0], wrong[1], wrong[2])))
+    return placed
 
 
 def _arrange(random: Random, products: list[Product], sought: Product, place: int) -> list[Product]:
@@ -234,16 +261,9 @@ def _value(product: Product, attribute: str) -> str:
 
 def _reading(random: Random, products: Sequence[Product]) -> list[Open]:
     """Short questions about one of the pictures."""
-    questions = {
-        "price": "What is the price in {0} picture?",
-        "name": "What is the name in {0} picture?",
-        "colour": "What colour is {0} product?",
-        "product": "What is in {0} picture?",
-        "count": "How many items are in {0} picture?",
-        "stars": "How many stars has {0} picture?",
-    }
     opens = []
-    for attribute in random.sample(list(questions), 4):
+    for attribute in random.sample(list(_ASK_PLACED), 4):
         index = random.randrange(len(products))
-        opens.append(Open("several", questions[attribute].format(ORDINALS[index]), _value(products[index], attribute)))
+        question = _ASK_PLACED[attribute].format(ORDINALS[index])
+        opens.append(Open("several", question, _value(products[index], attribute)))
     return opens
