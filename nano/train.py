@@ -6,7 +6,7 @@
     python nano/train.py --output build/nano --minutes 150 --resume       # longer; see --from-broad
     python nano/train.py --output build/more --minutes 60 --initial CHECKPOINT --first-dialogue 44000
 
-OUTPUT/log.jsonl gets a line every 20 steps; OUTPUT/state.pt and OUTPUT/checkpoint/ are renewed every five minutes.
+OUTPUT/log.jsonl gets a line every 20 steps; OUTPUT/state.pt and OUTPUT/checkpoint/ are renewed every two minutes.
 """
 
 from __future__ import annotations

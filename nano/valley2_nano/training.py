@@ -23,7 +23,7 @@ from valley2_nano.packing import PackedBatch
 from valley2_nano.schedule import Schedule
 
 LOG_STEPS = 20
-STATE_SECONDS = 300.0
+STATE_SECONDS = 120.0
 LARGEST_GRADIENT = 1.0
 WORD_TOKENS = 2
 """A word and `<|im_end|>`: the answers that the log counts apart."""

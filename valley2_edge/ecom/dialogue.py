@@ -85,14 +85,38 @@ _PHASES: dict[int, _Phase] = {
         0.04, 0.01, _TURNS | {"single": 12, "pair": 8, "triple": 10, "trio": 8},
         {"match": 4, "read_name": 2, "read_price": 2, "which_badge": 12, "which_product": 12, "same": 0.5},
     ),
+    # Both halves together, for a few kinds of words before the others
+    61_200: _Phase(
+        {
+            "single": 0.10, "pair": 0.04, "triple": 0.24, "trio": 0.56,
+            "motion": 0.02, "show": 0.02, "badge": 0.01, "steps": 0.01,
+        },
+        0.04, 0.01, _TURNS | {"single": 12, "pair": 8, "triple": 8, "trio": 8},
+        {
+            "match": 2, "read_name": 2, "read_price": 2, "which_badge": 2, "which_product": 12, "which_count": 12,
+            "same": 0.5, "list": 0.3,
+        },
+    ),
+    67_200: _Phase(
+        {
+            "single": 0.10, "pair": 0.04, "triple": 0.40, "trio": 0.40,
+            "motion": 0.02, "show": 0.02, "badge": 0.01, "steps": 0.01,
+        },
+        0.15, 0.01, _TURNS | {"single": 12, "pair": 8, "triple": 10, "trio": 8},
+        {
+            "match": 1, "read_name": 2, "read_price": 2, "which_product": 5, "which_count": 5, "which_colour": 14,
+            "which_stars": 3, "which": 12, "same": 0.5, "list": 0.3, "several": 2,
+        },
+    ),
 }  # fmt: skip
 """The phases of the broad stage, by the dialogue that they begin with."""
 _ANNEALING = _Phase(
     {
-        "single": 0.37, "pair": 0.14, "twin": 0.04, "triple": 0.17, "trio": 0.05,
-        "motion": 0.04, "show": 0.06, "badge": 0.06, "steps": 0.07,
+        "single": 0.41, "pair": 0.11, "twin": 0.02, "triple": 0.20, "trio": 0.05,
+        "motion": 0.03, "show": 0.06, "badge": 0.05, "steps": 0.07,
     },
-    0.55, 0.03, _TURNS | {"pair": 8, "twin": 8, "triple": 10, "trio": 8}, _READING | {"which": 3},
+    0.55, 0.03, _TURNS | {"single": 11, "pair": 8, "twin": 6, "triple": 10, "trio": 8},
+    _READING | {"which": 3, "which_product": 3, "which_count": 3},
 )  # fmt: skip
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
