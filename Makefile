@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST_ARGS ?=
-# Of the training of valley2-nano: its towers, then all of it, and more options of the latter (nano/train.py --help).
+# Of the training of valley2-nano: its towers, then all of it, then which of several pictures (docs/nano.md).
 TOWER_MINUTES ?= 11
-NANO_MINUTES ?= 130
-NANO_ARGS ?=
+READING := --output build/nano/reading --steps 2760
+COMPARING := --output build/nano/comparing --steps 3100 --annealing-share 0.371 --rate 1.5e-3 --first-dialogue 44000
 
 # The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these
 # changes. The build tools stay in the environment, because an isolated build compiles everything anew each time.
@@ -55,9 +55,10 @@ bench: $(STAMP)
 
 # From nothing to the checkpoint and the bundle that the package carries: hours. Run again, it goes on where it stopped.
 nano: $(STAMP)
-	test -f build/nano/towers.pt || $(BIN)/python nano/pretrain.py --output build/nano --minutes $(TOWER_MINUTES)
-	$(BIN)/python nano/train.py --output build/nano --minutes $(NANO_MINUTES) $(if $(wildcard build/nano/state.pt),--resume) $(NANO_ARGS)
-	$(BIN)/python nano/publish.py build/nano/checkpoint
+	test -f build/nano/reading/towers.pt || $(BIN)/python nano/pretrain.py --output build/nano/reading --minutes $(TOWER_MINUTES)
+	$(BIN)/python nano/train.py $(READING) $(if $(wildcard build/nano/reading/state.pt),--resume)
+	$(BIN)/python nano/train.py $(COMPARING) $(if $(wildcard build/nano/comparing/state.pt),--resume,--initial build/nano/reading/checkpoint)
+	$(BIN)/python nano/publish.py build/nano/comparing/checkpoint
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache

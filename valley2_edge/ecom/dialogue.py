@@ -112,11 +112,11 @@ _PHASES: dict[int, _Phase] = {
 """The phases of the broad stage, by the dialogue that they begin with."""
 _ANNEALING = _Phase(
     {
-        "single": 0.41, "pair": 0.11, "twin": 0.02, "triple": 0.20, "trio": 0.05,
-        "motion": 0.03, "show": 0.06, "badge": 0.05, "steps": 0.07,
+        "single": 0.62, "pair": 0.08, "twin": 0.01, "triple": 0.13, "trio": 0.03,
+        "motion": 0.02, "show": 0.04, "badge": 0.03, "steps": 0.04,
     },
-    0.55, 0.03, _TURNS | {"single": 11, "pair": 8, "twin": 6, "triple": 10, "trio": 8},
-    _READING | {"which": 3, "which_product": 3, "which_count": 3},
+    0.55, 0.02, _TURNS | {"single": 10, "pair": 8, "twin": 6, "triple": 10, "trio": 8},
+    {"ocr": 8, "read_price": 2, "read_name": 8, "match": 0.1, "which": 3, "which_product": 3, "which_count": 3},
 )  # fmt: skip
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
