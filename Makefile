@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 # Of the training of valley2-nano: its towers, then all of it, then which of several pictures (docs/nano.md).
 TOWER_MINUTES ?= 11
 READING := --output build/nano/reading --steps 2760
-COMPARING := --output build/nano/comparing --steps 3100 --annealing-share 0.371 --rate 1.5e-3 --first-dialogue 44000
+COMPARING := --output build/nano/comparing --steps 2860 --annealing-share 0.318 --rate 1.5e-3 --first-dialogue 44000
 
 # The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these
 # changes. The build tools stay in the environment, because an isolated build compiles everything anew each time.
