@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from valley2_edge.bundle import VisionPrecision
+from valley2_edge.bundle import ProjectorPrecision, VisionPrecision
 from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder_layout import (
     DecoderFormats,
@@ -26,12 +26,18 @@ _SELFTEST_ROWS = 150
 """Rows of features and tokens in the self-test, generously."""
 
 
-def bundle_size(checkpoint: Checkpoint, vision_precision: VisionPrecision, formats: DecoderFormats) -> int:
+def bundle_size(
+    checkpoint: Checkpoint,
+    vision_precision: VisionPrecision,
+    projector_precision: ProjectorPrecision | None,
+    formats: DecoderFormats,
+) -> int:
     """Bytes of the bundle: exact for the decoder, from the shapes of the weights for the vision graphs.
 
     Args:
         checkpoint: Where the bundle comes from.
         vision_precision: Of the stored vision weights.
+        projector_precision: Of the projector's, where they are not as vision_precision says.
         formats: Of the decoder's matrices.
 
     Raises:
@@ -42,13 +48,16 @@ def bundle_size(checkpoint: Checkpoint, vision_precision: VisionPrecision, forma
     decoder = file_size(decoder_plan(config.decoder, formats), decoder_metadata(config.decoder, formats))
     dtype = dtype_name(checkpoint.dtype("model.embed_tokens.weight"))
     embeddings = file_size(embeddings_plan(config.decoder, dtype), embeddings_metadata())
-    towers = [siglip_tensors(config.siglip), projector_tensors(config.projector)]
+    towers = [siglip_tensors(config.siglip)]
     if config.eagle is not None:
         towers.append(eagle_tensors(config.eagle))
     item_bytes = _ITEM_BYTES[vision_precision]
     vision = sum(_weight_bytes(shapes, item_bytes) + _GRAPH_BYTES for shapes in towers)
-    if vision_precision == "int8":  # the projector is bf16 all the same
-        vision += _weight_bytes(projector_tensors(config.projector), 1)
+    if projector_precision is not None:
+        item_bytes = _ITEM_BYTES[projector_precision]
+    elif vision_precision == "int8":  # the projector is bf16 all the same
+        item_bytes = _ITEM_BYTES["bf16"]
+    vision += _weight_bytes(projector_tensors(config.projector), item_bytes) + _GRAPH_BYTES
     tokenizer = sum(path.stat().st_size for path in tokenizer_files(checkpoint.path))
     width = config.siglip.hidden_size + 2 * config.decoder.hidden_size
     selftest = 4 * (LOGIT_ROWS * config.decoder.vocab_size + _SELFTEST_ROWS * width)

@@ -36,7 +36,7 @@ def linear(graph: Graph, weights: Weights, value: str, source: str, name: str, b
 def linear_of(graph: Graph, value: str, name: str, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
     """Adds value (..., inputs) times weight (outputs, inputs) transposed, plus bias (outputs,)."""
     # (inputs, outputs): a MatMul has no transposed form in standard ONNX
-    product = graph.node("MatMul", [value, graph.matrix(name + ".weight", weight.t())], name + ".product")
+    product = graph.node("MatMul", [value, graph.matrix(name + ".weight", weight.t(), channel=1)], name + ".product")
     return product if bias is None else graph.node("Add", [product, graph.vector(name + ".bias", bias)], name)
 
 

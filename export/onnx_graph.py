@@ -37,7 +37,8 @@ class Graph:
     Args:
         name: Name of the graph.
         path: The graph's file; the weights go into one file beside it, with `.data` added to its name.
-        precision: How matrices are stored; with fp16 a Cast to float32 stands in front of each.
+        precision: How matrices are stored; with fp16 a Cast to float32 stands in front of each, with int8 a Cast and a
+            product with the scales. bf16 is not for graphs.
     """
 
     def __init__(self, name: str, path: Path, precision: VisionPrecision):
@@ -101,8 +102,13 @@ class Graph:
         """
         return self._store(name, _finite(name, values.float()))
 
-    def matrix(self, name: str, values: torch.Tensor) -> str:
+    def matrix(self, name: str, values: torch.Tensor, channel: int = 0) -> str:
         """Adds a weight in the graph's precision; the returned value is float32 in any case.
+
+        Args:
+            name: Of the weight.
+            values: Of any shape.
+            channel: The axis that has a scale for each of its places; int8 only.
 
         Raises:
             ExportError: It holds a NaN or an infinity, or a number beyond fp16's range.
@@ -110,6 +116,8 @@ class Graph:
         values = _finite(name, values.float())
         if self._precision == "fp32":
             return self._store(name, values)
+        if self._precision == "int8":
+            return self._int8_matrix(name, values, channel)
         half = values.to(torch.float16)
         if not _is_finite(half):
             raise ExportError(
@@ -117,6 +125,14 @@ class Graph:
             )
         stored = self._store(name + ".fp16", half)
         return self.node("Cast", [stored], name, to=TensorProto.FLOAT)
+
+    def _int8_matrix(self, name: str, values: torch.Tensor, channel: int) -> str:
+        """Whole numbers from -127 to 127 times a scale for each channel; the runtime expands them when it loads."""
+        others = [axis for axis in range(values.ndim) if axis != channel]
+        scales = values.abs().amax(dim=others, keepdim=True) / 127
+        levels = torch.round(values / torch.where(scales == 0, 1.0, scales)).to(torch.int8)
+        widened = self.node("Cast", [self._store(name + ".int8", levels)], name + ".levels", to=TensorProto.FLOAT)
+        return self.node("Mul", [widened, self._store(name + ".scales", scales)], name)
 
     def save(self) -> None:
         """Writes the graph's file."""

@@ -19,6 +19,7 @@ from valley2_edge.bundle import (
     DecoderPrecision,
     Manifest,
     MatrixError,
+    ProjectorPrecision,
     Source,
     VisionComponent,
     VisionPrecision,
@@ -65,6 +66,8 @@ class _Plan:
     """What decides the bytes of a bundle, beside the checkpoint."""
 
     vision_precision: VisionPrecision
+    projector_precision: ProjectorPrecision | None
+    """None: as vision_precision says."""
     formats: DecoderFormats
     rounding: Rounding
     rounded: GptqDecoder | None = None
@@ -74,7 +77,13 @@ class _Plan:
     def fingerprint(self, checkpoint: Checkpoint) -> str:
         identity = {
             "checkpoint": [checkpoint.name, checkpoint.revision, checkpoint.fingerprint()],
-            "plan": [self.vision_precision, asdict(self.formats), self.rounding.identity(), self.engine],
+            "plan": [
+                self.vision_precision,
+                self.projector_precision,
+                asdict(self.formats),
+                self.rounding.identity(),
+                self.engine,
+            ],
             "decoder": None if self.rounded is None else self.rounded.fingerprint(),
             "tool": [__version__, FORMAT_VERSION],
         }
@@ -87,6 +96,7 @@ def export_bundle(
     *,
     precision: DecoderPrecision = "int4",
     vision_precision: VisionPrecision | None = None,
+    projector_precision: ProjectorPrecision | None = None,
     group_size: int = 128,
     symmetric: bool | None = None,
     lm_head_precision: DecoderPrecision | None = None,
@@ -110,6 +120,8 @@ def export_bundle(
         precision: Of the decoder's layers.
         vision_precision: Of the stored vision weights: fp32 and fp16 for ONNX Runtime, bf16 and int8 for the native
             core; None: fp32 with an fp32 decoder, else fp16.
+        projector_precision: Of a projector that is a graph, whatever the towers are; int8 has a scale for each channel.
+            None: as vision_precision.
         group_size: Columns that share a scale, for int4 and int8: 32, 64 or 128.
         symmetric: int4 without zero points: 1 byte less for each group, a slightly larger error. None: with them,
             except nf4, which never has them.
@@ -147,6 +159,10 @@ def export_bundle(
         raise ExportError(
             f"vision precision {vision_precision!r} is unknown: choose {', '.join(get_args(VisionPrecision))}"
         )
+    if projector_precision is not None and projector_precision not in get_args(ProjectorPrecision):
+        raise ExportError(
+            f"projector precision {projector_precision!r} is unknown: choose {', '.join(get_args(ProjectorPrecision))}"
+        )
     if decoder_engine not in ("native", "onnx"):
         raise ExportError(f"decoder engine {decoder_engine!r} is unknown: choose native or onnx")
     if decoder is not None:
@@ -154,7 +170,7 @@ def export_bundle(
     resolved = resolve_rounding(rounding or RoundingOptions(), precision, decoder is not None)
     directory = resolve_checkpoint(checkpoint, revision, progress, announce)
     with Checkpoint.open(directory) as opened:
-        plan = _Plan(vision_precision, formats, resolved, engine=decoder_engine)
+        plan = _Plan(vision_precision, projector_precision, formats, resolved, engine=decoder_engine)
         if decoder is not None:
             plan = _plan_with_decoder(plan, GptqDecoder(decoder, opened.config.decoder), lm_head_precision)
         if plan.engine == "onnx":
@@ -162,7 +178,7 @@ def export_bundle(
         name = f"{opened.name.rpartition('/')[2]}-{precision if decoder is None else 'gptq'}"
         target = Path(name if output is None else output).resolve()
         with BundleWriter(target, plan.fingerprint(opened), overwrite=overwrite) as writer:
-            size = bundle_size(opened, plan.vision_precision, plan.formats)
+            size = bundle_size(opened, plan.vision_precision, plan.projector_precision, plan.formats)
             if plan.engine == "onnx":
                 size += onnx_decoder_bytes(opened.config, plan.formats)  # beside the native files, which go at the end
             writer.check_space(size + workspace_bytes(opened, resolved, size))
@@ -189,10 +205,11 @@ def _write_components(
     config = checkpoint.config
 
     def vision(component: ComponentName) -> VisionComponent:
+        own = plan.projector_precision if component == "projector" else None
         facts = writer.component(
             component,
             lambda directory: export_vision(
-                checkpoint, component, directory, plan.vision_precision, progress
+                checkpoint, component, directory, own or plan.vision_precision, progress, as_graph=own is not None
             ).model_dump(),
         )
         return VisionComponent(**facts)

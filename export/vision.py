@@ -50,6 +50,8 @@ def export_vision(
     directory: Path,
     precision: VisionPrecision,
     progress: Progress | None = None,
+    *,
+    as_graph: bool = False,
 ) -> VisionComponent:
     """Writes a graph or a native tower into `vision/`, and compares it with torch on random inputs of several shapes.
 
@@ -63,6 +65,7 @@ def export_vision(
         precision: fp16 and fp32 are graphs for ONNX Runtime, which computes in float32 with both; int8 and bf16 are
             towers of the native core.
         progress: Called with the component's stage, the steps done and all steps.
+        as_graph: The projector is a graph in this very precision; int8 weights have a scale for each channel.
 
     Returns:
         The component's entry in the manifest.
@@ -75,12 +78,15 @@ def export_vision(
     config = checkpoint.config
     if component == "eagle" and config.eagle is None:
         raise ExportError(f"The checkpoint {checkpoint.name} has no Eagle tower to export.")
-    precision = stored_precision(config, component, precision)
-    native = is_native(precision)
+    if as_graph and (component != "projector" or precision == "bf16"):
+        raise ExportError(f"There is no graph of {component} in {precision}.")
+    if not as_graph:
+        precision = stored_precision(config, component, precision)
+    native = not as_graph and is_native(precision)
     path = directory / "vision" / (f"{component}.safetensors" if native else f"{component}.onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
     report = progress or (lambda stage, done, total: None)
-    _write(checkpoint, component, path, precision, report)
+    _write(checkpoint, component, path, precision, report, native=native)
     if not native:
         onnx.checker.check_model(str(path), full_check=True)
     error = relative_error(checkpoint, component, path, report)
@@ -160,7 +166,13 @@ def block_positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:
 
 
 def _write(
-    checkpoint: Checkpoint, component: ComponentName, path: Path, precision: VisionPrecision, progress: Progress
+    checkpoint: Checkpoint,
+    component: ComponentName,
+    path: Path,
+    precision: VisionPrecision,
+    progress: Progress,
+    *,
+    native: bool,
 ) -> None:
     config, stage, done = checkpoint.config, f"{component}: weights", 0
     total = _tensor_count(config, component)
@@ -172,7 +184,7 @@ def _write(
         progress(stage, done, total)
 
     weights = Weights(checkpoint, on_tensor)
-    if is_native(precision):
+    if native and is_native(precision):
         _write_native(weights, config, component, path, precision)
     elif component == "siglip":
         write_siglip(weights, config.siglip, path, precision)

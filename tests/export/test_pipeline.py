@@ -192,7 +192,8 @@ def test_a_checkpoint_that_lacks_a_tensor_leaves_nothing(tmp_path: Path) -> None
     [
         ({"precision": "int3"}, "precision 'int3' is unknown"),
         ({"group_size": 48}, "group size 48 is not supported"),
-        ({"vision_precision": "int8"}, "vision precision 'int8' is unknown"),
+        ({"vision_precision": "int3"}, "vision precision 'int3' is unknown"),
+        ({"projector_precision": "bf16"}, "projector precision 'bf16' is unknown"),
         ({"lm_head_precision": "int2"}, "precision 'int2' is unknown"),
     ],
 )
@@ -235,5 +236,5 @@ def test_a_disk_that_fills_up_leaves_nothing(small_disk: Path, monkeypatch: pyte
 def test_the_size_is_estimated_from_above_and_closely(tiny_bundle: Path) -> None:
     actual = sum(path.stat().st_size for path in tiny_bundle.rglob("*") if path.is_file())
     with Checkpoint.open(CHECKPOINT) as checkpoint:
-        estimate = bundle_size(checkpoint, "fp16", decoder_formats("int4"))
+        estimate = bundle_size(checkpoint, "fp16", None, decoder_formats("int4"))
     assert actual <= estimate <= actual + 4 * 2**20

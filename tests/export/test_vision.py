@@ -117,6 +117,27 @@ def test_every_projector_agrees_with_torch(
     assert component.relative_error < {"fp32": 1e-5, "fp16": 1e-3}[precision]
 
 
+@pytest.mark.parametrize("projector", ["ovis_conv_adapter", "conv_adapter", "mlp_pixel_shuffle"])
+def test_a_projector_in_int8_has_half_the_size_of_fp16_and_a_measured_error(
+    tmp_path: Path, projector: ProjectorType
+) -> None:
+    write_synthetic_checkpoint(tmp_path / "checkpoint", small_config(projector), GOLDEN / "ckpt" / "eagle_ovis")
+    entries, sizes = {}, {}
+    with Checkpoint.open(tmp_path / "checkpoint") as opened:
+        for precision in ("fp16", "int8"):
+            directory = tmp_path / precision
+            entry = export_vision(opened, "projector", directory, precision, as_graph=True)  # type: ignore[arg-type]
+            entries[precision], sizes[precision] = entry, (directory / entry.files[1]).stat().st_size
+    assert (entries["int8"].precision, entries["int8"].files[0]) == ("int8", "vision/projector.onnx")
+    assert entries["fp16"].relative_error < entries["int8"].relative_error < 2e-2
+    assert 0.45 < sizes["int8"] / sizes["fp16"] < 0.65
+
+
+def test_there_is_no_graph_of_a_tower_in_int8(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no graph of siglip in int8"):
+        export_vision(checkpoint, "siglip", tmp_path, "int8", as_graph=True)
+
+
 def test_pixel_shuffle_puts_neighbours_side_by_side() -> None:
     config = ProjectorConfig(type="mlp_pixel_shuffle", input_size=5, mlp_hidden_dim=1, output_size=1)
     side, ratio, channels = 27, 3, 5

@@ -13,6 +13,7 @@ from valley2_edge.bundle import (
     DecoderComponent,
     FileEntry,
     Manifest,
+    ProjectorPrecision,
     Source,
     VisionComponent,
     VisionPrecision,
@@ -58,7 +59,12 @@ def blank_config(*, hidden: int = 1024, layers: int = 6) -> ModelConfig:
     )
 
 
-def write_blank_bundle(directory: Path, config: ModelConfig, vision_precision: VisionPrecision) -> Path:
+def write_blank_bundle(
+    directory: Path,
+    config: ModelConfig,
+    vision_precision: VisionPrecision,
+    projector_precision: ProjectorPrecision | None = None,
+) -> Path:
     """Writes a bundle that loads and answers, with an fp16 decoder."""
     for folder in ("vision", "decoder", "tokenizer"):
         (directory / folder).mkdir(parents=True)
@@ -66,15 +72,16 @@ def write_blank_bundle(directory: Path, config: ModelConfig, vision_precision: V
     vision = directory / "vision"
     weights = _BlankWeights(siglip_tensors(config.siglip))
     write_siglip(weights, config.siglip, vision / "siglip.onnx", vision_precision)  # type: ignore[arg-type]
+    own = projector_precision or vision_precision
     weights = _BlankWeights(projector_tensors(config.projector))
     path = vision / "projector.onnx"
-    write_projector(weights, config.projector, config.siglip, path, vision_precision)  # type: ignore[arg-type]
+    write_projector(weights, config.projector, config.siglip, path, own)  # type: ignore[arg-type]
     weights = _BlankWeights(eagle_tensors(config.eagle))
     write_eagle(weights, config.eagle, vision / "eagle.onnx", vision_precision)  # type: ignore[arg-type]
     _write_decoder(directory / "decoder", config.decoder)
     for name in TOKENIZER_FILES:
         shutil.copyfile(TOKENIZER / name, directory / "tokenizer" / name)
-    _write_manifest(directory, config, vision_precision)
+    _write_manifest(directory, config, vision_precision, own)
     return directory
 
 
@@ -123,14 +130,16 @@ def _write_zeros(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]], me
         stream.truncate(8 + len(text) + end)
 
 
-def _write_manifest(directory: Path, config: ModelConfig, precision: VisionPrecision) -> None:
+def _write_manifest(
+    directory: Path, config: ModelConfig, vision_precision: VisionPrecision, projector_precision: VisionPrecision
+) -> None:
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     files = {
         path.relative_to(directory).as_posix(): FileEntry(size=path.stat().st_size, sha256=sha256_of_file(path))
         for path in paths
     }
 
-    def component(name: str) -> VisionComponent:
+    def component(name: str, precision: VisionPrecision = vision_precision) -> VisionComponent:
         graph = f"vision/{name}.onnx"
         return VisionComponent(precision=precision, files=[graph, graph + ".data"], relative_error=0.0)
 
@@ -145,7 +154,7 @@ def _write_manifest(directory: Path, config: ModelConfig, precision: VisionPreci
     manifest = Manifest(
         architecture=config,
         siglip=component("siglip"),
-        projector=component("projector"),
+        projector=component("projector", projector_precision),
         eagle=component("eagle"),
         decoder=decoder,
         files=files,

@@ -18,6 +18,7 @@ from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.probe import LimitName
 from valley2_edge.runtime.stats import Statistics
+from valley2_edge.runtime.vision_engine import is_native
 
 WIDTH, HEIGHT = 1280, 720
 QUESTION = "What is on the label?"
@@ -120,7 +121,7 @@ class _Run:
 
 def _limit(component: VisionComponent) -> LimitName:
     """Graphs compute in fp32, and so do towers in bf16 where the machine does not multiply it."""
-    return "int8" if component.precision == "int8" else "fp32"
+    return "int8" if component.precision == "int8" and is_native(component) else "fp32"
 
 
 def _measure(model: Valley2, run: _Run, plan: Plan, limits: Limits, done: Repeated) -> Measurement:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from valley2_edge.bundle import DecoderEngine, DecoderPrecision, VisionPrecision, open_bundle
+from valley2_edge.bundle import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision, open_bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.cli.rounding_options import (
     AverageBits,
@@ -49,6 +49,10 @@ def export(
     vision_precision: Annotated[
         VisionPrecision | None,
         typer.Option(help="Of the stored vision weights; fp16, or fp32 with --precision fp32, when not given."),
+    ] = None,
+    projector_precision: Annotated[
+        ProjectorPrecision | None,
+        typer.Option(help="Of the projector's stored weights; what --vision-precision makes of it, when not given."),
     ] = None,
     group_size: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64 or 128.")] = 128,
     symmetric: Symmetric = None,
@@ -113,6 +117,7 @@ def export(
             output,
             precision=precision,
             vision_precision=vision_precision,
+            projector_precision=projector_precision,
             group_size=group_size,
             symmetric=symmetric,
             lm_head_precision=lm_head_precision,

@@ -20,7 +20,6 @@ namespace v2e {
 namespace {
 
 constexpr uint64_t FLOAT_BYTES = 4;
-constexpr uint64_t HALF_BYTES = 2;
 constexpr uint64_t CHANNELS = 3;
 // Of what is in use at once, ONNX Runtime's arena takes more: it grows by steps and cannot move anything.
 constexpr uint64_t ARENA_PERCENT = 150;
@@ -35,7 +34,7 @@ constexpr uint64_t PACKED_PERCENT = 125;
 constexpr uint64_t SAMPLING_BYTES = 8;
 
 struct Component {
-    bool half;             // stored in fp16, held in fp32
+    uint64_t expansion;    // of a graph whose weights become fp32 when it is loaded: 2 for fp16, 4 for int8; else 1
     uint64_t file_bytes;   // of all its files
     uint64_t weight_bytes; // as its engine holds them
     std::string tower;     // path of the native tower's file; empty for a graph
@@ -60,10 +59,10 @@ class ManifestReader {
 
     const Json &architecture() const { return manifest_.at("architecture"); }
 
-    // Weights in fp16 are mostly matrices, which take twice their file once they are fp32.
+    // Weights in fp16 and int8 are mostly matrices, which take two and four times their file once they are fp32.
     Component component(const char *name) const {
         const Json &entry = manifest_.at(name);
-        const bool half = entry.at("precision").string() == "fp16";
+        const std::string &precision = entry.at("precision").string();
         uint64_t bytes = 0;
         std::string tower;
         for (const Json &path : entry.at("files").items()) {
@@ -71,7 +70,8 @@ class ManifestReader {
                 tower = directory_ + "/" + path.string();
             bytes += manifest_.at("files").at(path.string()).at("size").unsigned_integer();
         }
-        return {half, bytes, half ? 2 * bytes : bytes, tower};
+        const uint64_t expansion = !tower.empty() ? 1 : precision == "fp16" ? 2 : precision == "int8" ? 4 : 1;
+        return {expansion, bytes, expansion * bytes, tower};
     }
 
     // Bundles of before there was a choice say nothing.
@@ -105,9 +105,13 @@ uint64_t in_arena(uint64_t bytes) {
     return bytes * ARENA_PERCENT / 100;
 }
 
-// Reading an fp16 graph makes both forms of its largest tensor before the first is freed.
+// Reading a graph makes both forms of its largest tensor before the first is freed; int8 has one between them, the
+// levels in fp32.
 uint64_t loading_bytes(const Component &component, uint64_t largest_tensor) {
-    return component.half ? largest_tensor * (HALF_BYTES + FLOAT_BYTES) : 0;
+    if (component.expansion == 1)
+        return 0;
+    const uint64_t stored = FLOAT_BYTES / component.expansion;
+    return largest_tensor * (stored + FLOAT_BYTES * (component.expansion == 4 ? 2 : 1));
 }
 
 // What a native tower allocates for so many tiles or patches at once, and what it returns.
