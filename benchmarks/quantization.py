@@ -6,6 +6,7 @@ Every variant is one line of DIR/results.jsonl (--work DIR), keyed by its option
 of both sets: a run that was interrupted goes on, and a table can be printed again for nothing. The pictures are encoded
 and the unrounded model runs once for all variants.
 
+The pictures come from fp16 graphs but for lines about the projector, where the bundle's own graphs encode them anew.
 Bundles run as they will, with int8 activations, unless a line says int16. Intervals of 95 % are a bootstrap over
 samples; the change is against the default on the same samples, pair by pair.
 """
@@ -26,7 +27,7 @@ from typing import Any
 
 import torch
 
-from valley2_edge.bundle import Bundle, DecoderPrecision, open_bundle
+from valley2_edge.bundle import Bundle, DecoderPrecision, ProjectorPrecision, open_bundle
 from valley2_edge.calibration.builtin import BUILTIN
 from valley2_edge.errors import ExportError, Valley2Error
 from valley2_edge.evaluation.intervals import bootstrap_ratio
@@ -39,6 +40,7 @@ from valley2_edge.export.quality import Quality, QualitySurvey, SampleQuality
 from valley2_edge.export.rounded_layers import LayerStore
 from valley2_edge.export.rounded_model import Activations
 from valley2_edge.export.rounding import Rounding, RoundingOptions, resolve_rounding, round_with_calibration
+from valley2_edge.export.vision import export_vision
 from valley2_edge.quantize.gptq import GptqOptions
 from valley2_edge.version import __version__
 
@@ -56,6 +58,8 @@ class Variant:
     """Fields of RoundingOptions."""
     precision: DecoderPrecision = "int4"
     activations: Activations = "int8"
+    projector: ProjectorPrecision | None = None
+    """None: as the bundle that lends its vision graphs has it."""
 
 
 def _gptq(**options: Any) -> Variant:
@@ -89,6 +93,7 @@ VARIANTS: dict[str, Variant] = {
     "5 bits on average": Variant(rounding={"average_bits": 5.0}),
     "lm_head in fp16": Variant({"lm_head_precision": "fp16"}),
     "lm_head in int4": Variant({"lm_head_precision": "int4"}),
+    "projector in int8": Variant(projector="int8"),
     "int8, rtn": Variant(rounding={"method": "rtn"}, precision="int8"),
     "int8, gptq": Variant(precision="int8"),
 }
@@ -115,6 +120,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "Output matrix": (
         DEFAULT, "lm_head in fp16", "lm_head in int4",
     ),
+    "Projector": (DEFAULT, "projector in int8"),
 }  # fmt: skip
 """The first line of each table is what the others are compared with."""
 
@@ -158,9 +164,11 @@ class Workshop:
             )
             self._survey.measure(base)  # its pictures and its drafts make the reference
         with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
-            bundle = self._bundle(base, Path(scratch) / "bundle")
+            bundle = self._bundle(variant, base, Path(scratch) / "bundle")
             self._write_decoder(variant, base, bundle.directory, Path(scratch) / "workspace")
-            quality = self._survey.measure(bundle, activations=variant.activations)
+            quality = self._survey.measure(
+                bundle, activations=variant.activations, own_pictures=variant.projector is not None
+            )
             return Result(quality, (bundle.directory / DECODER_FILE).stat().st_size)
 
     def _base(self) -> Bundle:
@@ -170,11 +178,17 @@ class Workshop:
             export_bundle(self._checkpoint.path, directory)
         return open_bundle(directory)
 
-    def _bundle(self, base: Bundle, directory: Path) -> Bundle:
-        """A bundle without matrices and vision graphs."""
+    def _bundle(self, variant: Variant, base: Bundle, directory: Path) -> Bundle:
+        """A bundle without matrices, and without vision graphs where its pictures are those of all."""
         (directory / EMBEDDINGS_FILE).parent.mkdir(parents=True)
         shutil.copyfile(base.directory / EMBEDDINGS_FILE, directory / EMBEDDINGS_FILE)
-        return Bundle(directory, base.manifest)
+        if variant.projector is None:
+            return Bundle(directory, base.manifest)
+        shutil.copytree(base.directory / "vision", directory / "vision")
+        for name in base.manifest.projector.files:
+            (directory / name).unlink()
+        projector = export_vision(self._checkpoint, "projector", directory, variant.projector, as_graph=True)
+        return Bundle(directory, base.manifest.model_copy(update={"projector": projector}))
 
     def _write_decoder(self, variant: Variant, base: Bundle, directory: Path, workspace: Path) -> None:
         config = self._checkpoint.config.decoder

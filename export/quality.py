@@ -171,18 +171,19 @@ class QualitySurvey:
         self._progress = progress
         self._reference: Reference | None = None
 
-    def measure(self, bundle: Bundle, *, activations: Activations = "int8") -> Quality:
+    def measure(self, bundle: Bundle, *, activations: Activations = "int8", own_pictures: bool = False) -> Quality:
         """Measures a bundle.
 
         Args:
             bundle: The first one shows both models the pictures. The others are shown the same rows: theirs must be the
-                same vision graphs.
+                same vision graphs, unless they show their own.
             activations: Of the bundle while it runs.
+            own_pictures: The bundle's own vision graphs show it the pictures, and what they lose counts as well.
 
         Raises:
             NumericError: A stage computed a NaN or an infinity.
         """
-        if self._reference is None:
+        if self._reference is None or own_pictures:
             samples = [one.sample for one in self._held.samples]
             encoder = sample_encoder(self._checkpoint, bundle)
             shown = list(encode_all(encoder, samples, self._progress, f"{STAGE}: pictures"))
