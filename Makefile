@@ -29,7 +29,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo.py build/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # mypy reads no editable install and the rooms lie under other names, so it is shown the package as it installs.
 lint: $(STAMP)
