@@ -14,7 +14,7 @@ COMPARING := --output build/nano/comparing --steps 2860 --annealing-share 0.318 
 # The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these
 # changes. The build tools stay in the environment, because an isolated build compiles everything anew each time.
 NATIVE := $(shell find runtime/native -type f)
-CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp')
+CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmarks examples nano
 
 .PHONY: demo test lint format bench nano clean

@@ -18,6 +18,7 @@ from valley2_edge.runtime.decoder_engine import DecoderDescription, OnProgress, 
 from valley2_edge.runtime.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.library import (
     ACTIVATIONS_NUMBERS,
+    DEVICE_NUMBERS,
     ISA_NUMBERS,
     KV_PRECISION_NUMBERS,
     REUSE_NUMBERS,
@@ -48,14 +49,30 @@ class Decoder:
         directory: holds decoder.safetensors and embeddings.safetensors.
         threads: of the native thread pool; 0: as many as the process may run on.
         isa: instruction set of the kernels, a key of `ISA_NUMBERS`; "auto": the machine's best.
-        activations: of quantised matrices, "int8" or "int16".
+        activations: of quantised matrices on the CPU, "int8" or "int16".
+        device: "cpu", "cuda", or "auto": a GPU if there is a usable one with room for a layer, else the CPU.
+        gpu_layers: the first ones, on the GPU; 0: as many as there is memory for.
+        gpu_context: positions of a session that must fit beside them; 0: 4096.
+        gpu_memory: bytes of the GPU's memory at most; 0: what is free.
 
     Raises:
         BundleError: a file is missing, damaged or not understood.
-        InputError: an option means nothing, or the machine lacks the instruction set.
+        InputError: an option means nothing, or the machine lacks the instruction set or the GPU.
+        BudgetError: the GPU has too little memory for the layers that were asked for.
     """
 
-    def __init__(self, directory: Path, *, threads: int = 0, isa: str = "auto", activations: str = "int8") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        threads: int = 0,
+        isa: str = "auto",
+        activations: str = "int8",
+        device: str = "cpu",
+        gpu_layers: int = 0,
+        gpu_context: int = 0,
+        gpu_memory: int = 0,
+    ) -> None:
         self._handle: ctypes.c_void_p | None = None
         self._lock = threading.RLock()
         self._sessions = 0
@@ -64,6 +81,10 @@ class Decoder:
             threads=unsigned("threads", threads),
             isa=number_of("isa", isa, ISA_NUMBERS),
             activations=number_of("activations", activations, ACTIVATIONS_NUMBERS),
+            device=number_of("device", device, DEVICE_NUMBERS),
+            gpu_layers=unsigned("gpu_layers", gpu_layers),
+            gpu_context=unsigned("gpu_context", gpu_context),
+            gpu_memory=unsigned("gpu_memory", gpu_memory, LARGEST_UINT64),
         )
         handle = ctypes.c_void_p()
         check(library().v2e_model_open(str(directory).encode(), ctypes.byref(options), ctypes.byref(handle)))
@@ -76,6 +97,8 @@ class Decoder:
         names = [field.name for field in dataclasses.fields(DecoderDescription)]
         values = {name: getattr(struct, name) for name in names}
         values["isa"] = library().v2e_isa_name(struct.isa).decode()
+        values["device"] = next(name for name, number in DEVICE_NUMBERS.items() if number == struct.device)
+        values |= {name: getattr(struct, name).decode() for name in ("device_name", "device_reason")}
         return DecoderDescription(**values)
 
     @property

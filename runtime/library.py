@@ -10,6 +10,7 @@ from ctypes import (
     CFUNCTYPE,
     POINTER,
     Structure,
+    c_char,
     c_char_p,
     c_double,
     c_float,
@@ -44,6 +45,7 @@ ISA_NUMBERS = {"auto": 0, "portable": 1, "avx2": 2, "avx512-vnni": 3, "neon": 4}
 ACTIVATIONS_NUMBERS = {"int8": 0, "int16": 1}
 KV_PRECISION_NUMBERS = {"auto": 0, "fp32": 2, "fp16": 1, "int8": 3}
 REUSE_NUMBERS = {"auto": 0, "off": 1}
+DEVICE_NUMBERS = {"auto": 1, "cpu": 0, "cuda": 2}
 SPECULATION_NUMBERS = {"auto": 0, "off": 1, "always": 2}
 
 _STATUS_ERRORS: dict[int, type[Valley2Error]] = {
@@ -137,6 +139,10 @@ class ModelOptionsStruct(SizedStructure):
         ("isa", c_uint32),
         ("activations", c_uint32),
         ("prefix_cache_bytes", c_uint64),
+        ("device", c_uint32),
+        ("gpu_layers", c_uint32),
+        ("gpu_context", c_uint32),
+        ("gpu_memory", c_uint64),
     ]
 
 
@@ -157,6 +163,11 @@ class ModelDescriptionStruct(SizedStructure):
         ("isa", c_uint32),
         ("weight_bytes", c_uint64),
         ("mapped_bytes", c_uint64),
+        ("device", c_uint32),
+        ("gpu_layers", c_uint32),
+        ("gpu_bytes", c_uint64),
+        ("device_name", c_char * 64),
+        ("device_reason", c_char * 256),
     ]
 
 
@@ -242,6 +253,9 @@ class MemoryOptionsStruct(SizedStructure):
         ("picture_count", c_size_t),
         ("vision_cache_bytes", c_uint64),
         ("prefix_cache_bytes", c_uint64),
+        ("device", c_uint32),
+        ("gpu_layers", c_uint32),
+        ("gpu_memory", c_uint64),
     ]
 
 
@@ -269,13 +283,19 @@ class MemoryPlanStruct(SizedStructure):
         ("peak_bytes", c_uint64),
         ("vision_cache_bytes", c_uint64),
         ("prefix_cache_bytes", c_uint64),
+        ("gpu_layers", c_uint32),
+        ("gpu_weight_bytes", c_uint64),
+        ("gpu_kv_bytes", c_uint64),
+        ("gpu_scratch_bytes", c_uint64),
+        ("gpu_context_bytes", c_uint64),
+        ("gpu_bytes", c_uint64),
     ]
 
 
 class ProbeOptionsStruct(SizedStructure):
     """v2e_probe_options."""
 
-    _fields_ = [("struct_size", c_size_t), ("threads", c_uint32), ("isa", c_uint32)]
+    _fields_ = [("struct_size", c_size_t), ("threads", c_uint32), ("isa", c_uint32), ("device", c_uint32)]
 
 
 class TowerOptionsStruct(SizedStructure):
@@ -408,6 +428,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_probe_bandwidth": (c_int, (c_void_p, POINTER(c_double))),
     "v2e_probe_int8": (c_int, (c_void_p, POINTER(c_double))),
     "v2e_probe_fp32": (c_int, (c_void_p, POINTER(c_double))),
+    "v2e_probe_fp16": (c_int, (c_void_p, POINTER(c_double))),
     "v2e_probe_close": (None, (c_void_p,)),
 }
 

@@ -11,6 +11,7 @@ from valley2_edge.bundle import TOKENIZER_FILE, Bundle
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.library import (
     ACTIVATIONS_NUMBERS,
+    DEVICE_NUMBERS,
     KV_PRECISION_NUMBERS,
     GeometryStruct,
     MemoryOptionsStruct,
@@ -53,6 +54,12 @@ class MemorySettings:
     """KV pages that no session holds, kept likewise."""
     threads: int = 0
     activations: str = "int8"
+    device: str = "cpu"
+    """Of the decoder."""
+    gpu_layers: int = 0
+    """The first ones of the decoder, on the GPU; 0: as many as fit."""
+    gpu_memory: int = 0
+    """Bytes of the GPU's memory; 0: what its driver says is free."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,13 @@ class MemoryPlan:
     eagle_phase_bytes: int
     answer_phase_bytes: int
     peak_bytes: int
+    gpu_layers: int
+    """Of the decoder; the parts above are then what stays with the CPU."""
+    gpu_weight_bytes: int
+    gpu_kv_bytes: int
+    gpu_scratch_bytes: int
+    gpu_context_bytes: int
+    gpu_bytes: int
 
     @property
     def peak_phase(self) -> str:
@@ -125,6 +139,9 @@ def plan_memory(
         process_bytes=expected_process_bytes(bundle) if process_bytes is None else process_bytes,
         pictures=(GeometryStruct * len(structs))(*structs),
         picture_count=len(structs),
+        device=number_of("device", settings.device, DEVICE_NUMBERS),
+        gpu_layers=unsigned("gpu_layers", settings.gpu_layers),
+        gpu_memory=unsigned("gpu_memory", settings.gpu_memory, LARGEST_UINT64),
     )
     result = MemoryPlanStruct()
     directory = str(bundle.directory).encode()

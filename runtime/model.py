@@ -75,6 +75,9 @@ class Valley2:
         threads: int = 0,
         isa: str = "auto",
         activations: str = "int8",
+        device: str = "cpu",
+        gpu_layers: int = 0,
+        gpu_memory: str | int | None = None,
         providers: Sequence[str] | None = None,
         vision_engine: VisionEngineName = "auto",
         keep_vision: bool = False,
@@ -90,6 +93,9 @@ class Valley2:
             threads: For the decoder and the vision engines together; 0 is as many as the process may run on.
             isa: Instruction set of the native decoder: auto, portable, avx2, avx512-vnni or neon.
             activations: Of quantised matrices: int8, or int16 for about 100 times finer at twice the arithmetic.
+            device: Of the native decoder: cpu, cuda, or auto for a GPU if there is a usable one with room for a layer.
+            gpu_layers: The first ones of the native decoder, on the GPU; 0 is as many as there is memory for.
+            gpu_memory: Of the GPU's memory at most, as "6GiB" or in bytes; None: what is free.
             providers: ONNX Runtime's execution providers for the vision engines, and for a decoder that was exported
                 for it, in order of preference; None is the order that this machine offers.
             vision_engine: "native" for the core's own towers, "onnx" for ONNX Runtime, "auto" for what the bundle has:
@@ -106,11 +112,12 @@ class Valley2:
 
         Raises:
             BundleError: The bundle is missing, damaged or of another version.
-            InputError: An option is out of range, or the machine lacks the instruction set or the provider.
+            InputError: An option is out of range, or the machine lacks the instruction set, the GPU or the provider.
             BudgetError: No session would fit the memory; the text says what would.
         """
         report = on_progress or ignore_progress
         limit = parse_bytes(str(memory)) if memory is not None else None
+        gpu_bytes = parse_bytes(str(gpu_memory)) if gpu_memory is not None else 0
         bundle = open_bundle(Path(directory), progress=lambda done, total: report("check", done, total))
         settings = MemorySettings(
             keep_vision=keep_vision or limit is not None,
@@ -118,6 +125,9 @@ class Valley2:
             prefix_cache_bytes=unsigned("prefix_cache_bytes", prefix_cache_bytes, LARGEST_UINT64),
             threads=threads,
             activations=activations,
+            device=device,
+            gpu_layers=gpu_layers,
+            gpu_memory=gpu_bytes,
         )
         budget = None if limit is None else MemoryBudget(bundle, limit)
         if budget is not None:
@@ -131,7 +141,7 @@ class Valley2:
         report("load", 0, 2)
         tokenizer = Tokenizer(bundle.directory / "tokenizer")
         report("load", 1, 2)
-        decoder = _open_decoder(bundle, threads, isa, activations, providers)
+        decoder = _open_decoder(bundle, settings, isa, providers)
         vision = VisionEncoder(
             bundle,
             threads=decoder.description.threads,
@@ -333,14 +343,25 @@ class Valley2:
         self.close()
 
 
-def _open_decoder(
-    bundle: Bundle, threads: int, isa: str, activations: str, providers: Sequence[str] | None
-) -> DecoderEngine:
+def _open_decoder(bundle: Bundle, settings: MemorySettings, isa: str, providers: Sequence[str] | None) -> DecoderEngine:
     """The decoder in the engine that the bundle was made for."""
+    threads, activations = settings.threads, settings.activations
     if bundle.manifest.decoder.engine == "native":
-        return Decoder(bundle.directory / "decoder", threads=threads, isa=isa, activations=activations)
+        return Decoder(
+            bundle.directory / "decoder",
+            threads=threads,
+            isa=isa,
+            activations=activations,
+            device=settings.device,
+            gpu_layers=settings.gpu_layers,
+            gpu_memory=settings.gpu_memory,
+        )
     if isa != "auto":
         raise InputError(f"isa is {isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
+    if settings.device != "cpu":
+        raise InputError(
+            f"device is {settings.device!r}; the bundle's decoder runs in ONNX Runtime, where providers choose it."
+        )
     from valley2_edge.runtime.onnx_decoder import OnnxDecoder
 
     return OnnxDecoder(bundle, threads=threads, activations=activations, providers=providers)

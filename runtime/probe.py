@@ -8,11 +8,13 @@ from types import TracebackType
 from typing import Literal
 
 from valley2_edge.errors import Valley2Error
-from valley2_edge.runtime.library import ISA_NUMBERS, ProbeOptionsStruct, check, library
+from valley2_edge.runtime.library import DEVICE_NUMBERS, ISA_NUMBERS, ProbeOptionsStruct, check, library
 from valley2_edge.runtime.native_call import number_of, unsigned
 
-LimitName = Literal["read", "int8", "fp32"]
-"""Reading memory, in bytes a second; multiplying int8 and float32, in operations a second."""
+LimitName = Literal["read", "int8", "fp32", "fp16"]
+"""Reading memory, in bytes a second; multiplying int8, float32 and, on a GPU, float16, in operations a second."""
+LIMITS: dict[str, tuple[LimitName, ...]] = {"cpu": ("read", "int8", "fp32"), "cuda": ("read", "fp16")}
+"""Those that each device has. On a GPU "read" is copying: bytes read and written."""
 
 
 class Probe:
@@ -21,14 +23,19 @@ class Probe:
     Args:
         threads: 0: as many as the process may run on.
         isa: A key of `ISA_NUMBERS`; "auto": the machine's best.
+        device: "cpu" or "cuda".
 
     Raises:
-        InputError: An option means nothing, or the machine lacks the instruction set.
+        InputError: An option means nothing, or the machine lacks the instruction set or the GPU.
     """
 
-    def __init__(self, threads: int = 0, isa: str = "auto") -> None:
+    def __init__(self, threads: int = 0, isa: str = "auto", device: str = "cpu") -> None:
         self._handle: ctypes.c_void_p | None = None
-        options = ProbeOptionsStruct(threads=unsigned("threads", threads), isa=number_of("isa", isa, ISA_NUMBERS))
+        options = ProbeOptionsStruct(
+            threads=unsigned("threads", threads),
+            isa=number_of("isa", isa, ISA_NUMBERS),
+            device=number_of("device", device, DEVICE_NUMBERS),
+        )
         handle = ctypes.c_void_p()
         check(library().v2e_probe_open(ctypes.byref(options), ctypes.byref(handle)))
         self._handle = handle
@@ -41,6 +48,7 @@ class Probe:
 
         Raises:
             BudgetError: The memory does not suffice for the block that "read" allocates, 512 MiB.
+            InputError: The device has no such limit.
             Valley2Error: The probe is closed.
         """
         if self._handle is None:
@@ -49,6 +57,7 @@ class Probe:
             "read": library().v2e_probe_bandwidth,
             "int8": library().v2e_probe_int8,
             "fp32": library().v2e_probe_fp32,
+            "fp16": library().v2e_probe_fp16,
         }
         rate = ctypes.c_double()
         check(functions[limit](self._handle, ctypes.byref(rate)))

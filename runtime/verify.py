@@ -37,6 +37,7 @@ def verify_golden(
     architecture: ModelConfig | None = None,
     threads: int = 0,
     providers: Sequence[str] | None = None,
+    device: str = "cpu",
 ) -> Iterator[Row]:
     """Compares a bundle with the reference's outputs: the geometry table, then every case of a variant.
 
@@ -48,6 +49,7 @@ def verify_golden(
         architecture: The variant's, where it uses the same weights with other settings; None: the bundle's.
         threads: Of all engines; 0: as many as the process may run on.
         providers: ONNX Runtime's execution providers, as `Valley2.load` takes them.
+        device: Of the native decoder, as `Valley2.load` takes it.
 
     Yields:
         A row for each case and stage.
@@ -60,19 +62,22 @@ def verify_golden(
     table = golden.geometry()
     if table:
         yield check_geometry(table)
-    with Valley2.load(bundle.directory, threads=threads, providers=providers, keep_vision=True) as model:
+    with Valley2.load(bundle.directory, threads=threads, providers=providers, device=device, keep_vision=True) as model:
         engines = dataclasses.replace(model.engines, architecture=architecture or model.engines.architecture)
         for name in names:
             yield from check_case(golden.case(variant, name, policy), engines, Policy.of_reference(policy))
 
 
-def self_test(bundle: Bundle, threads: int = 0, providers: Sequence[str] | None = None) -> Iterator[Row]:
+def self_test(
+    bundle: Bundle, threads: int = 0, providers: Sequence[str] | None = None, device: str = "cpu"
+) -> Iterator[Row]:
     """Asks the bundle's own question about its own picture and compares each stage with what the exporter computed.
 
     Args:
         bundle: Checked.
         threads: Of all engines; 0: as many as the process may run on.
         providers: ONNX Runtime's execution providers, as `Valley2.load` takes them.
+        device: Of the native decoder, as `Valley2.load` takes it.
 
     Yields:
         A row for each stage.
@@ -82,7 +87,12 @@ def self_test(bundle: Bundle, threads: int = 0, providers: Sequence[str] | None 
     """
     test, reference = _read_self_test(bundle)
     with Valley2.load(
-        bundle.directory, threads=threads, activations=test.activations, providers=providers, keep_vision=True
+        bundle.directory,
+        threads=threads,
+        activations=test.activations,
+        providers=providers,
+        device=device,
+        keep_vision=True,
     ) as model:
         yield from _run_self_test(test, reference, bundle, model.engines)
 

@@ -157,6 +157,8 @@ def test_unusable_options_are_refused_in_words(decoder: OnnxDecoder, onnx_bundle
         session.generate(GenerateOptions(speculation="always"))
     with pytest.raises(InputError, match="isa is 'avx2'"):
         Valley2.load(onnx_bundle, isa="avx2")
+    with pytest.raises(InputError, match="device is 'cuda'"):
+        Valley2.load(onnx_bundle, device="cuda")
     with pytest.raises(InputError, match="providers must be among"):
         Valley2.load(onnx_bundle, providers=["NoSuchProvider"])
 

@@ -21,6 +21,7 @@ FractionName = Literal["fraction_of_peak", "fraction_of_bandwidth"]
 _NAMES: dict[LimitName, tuple[RateName, FractionName]] = {
     "int8": ("gops", "fraction_of_peak"),
     "fp32": ("gflops", "fraction_of_peak"),
+    "fp16": ("gflops", "fraction_of_peak"),
     "read": ("gb_per_s", "fraction_of_bandwidth"),
 }
 _GIGA = 1e9

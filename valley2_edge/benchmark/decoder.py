@@ -54,15 +54,16 @@ def measure_prefill(
         BudgetError: The context or the memory does not suffice.
     """
     rows = _embeddings(decoder, positions)
+    limit: LimitName = "fp16" if decoder.description.device == "cuda" else "int8"
     with decoder.session() as session:
 
         def prefill(pause: Pause) -> None:
             session.truncate(0)
             session.prefill([rows], on_progress=lambda reached, total: pause() if reached < total else None)
 
-        samples = plan.run(limits, "int8", prefill, done)
+        samples = plan.run(limits, limit, prefill, done)
     return Measurement(
-        "tokens", positions, prefill_operations(config, positions), "int8", samples, {"positions": positions}
+        "tokens", positions, prefill_operations(config, positions), limit, samples, {"positions": positions}
     )
 
 

@@ -33,6 +33,8 @@ class Options:
     activations: str = "int8"
     warm_up: int = 1
     repetitions: int = 5
+    device: str = "cpu"
+    """Of the decoder."""
 
     def __post_init__(self) -> None:
         for name in ("context", "new_tokens", "repetitions"):

@@ -15,7 +15,12 @@ from valley2_edge.version import __version__
 
 HEADLINE_POSITIONS = 512
 """The length of a prefill that speaks for all."""
-_LIMIT_NAMES: dict[LimitName, str] = {"read": "read_gb_per_s", "int8": "int8_gops", "fp32": "fp32_gflops"}
+_LIMIT_NAMES: dict[LimitName, str] = {
+    "read": "read_gb_per_s",
+    "int8": "int8_gops",
+    "fp32": "fp32_gflops",
+    "fp16": "fp16_gflops",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Report:
     others: dict[Part, Measurement] = dataclasses.field(default_factory=dict)
     """decode, siglip, projector, eagle."""
     first_token: FirstToken | None = None
+    device_name: str = ""
+    """Of the GPU with layers of the decoder; empty without one."""
 
     def as_json(self) -> dict[str, object]:
         """All of it under the names of docs/performance.md."""
@@ -46,6 +53,7 @@ class Report:
                 "processors": os.cpu_count(),
                 "isa": self.isa,
                 "threads": self.threads,
+                **({"gpu": self.device_name} if self.device_name else {}),
                 **{_LIMIT_NAMES[name]: rate / 1e9 for name, rate in self.limits.items()},
             },
             "model": self.model,

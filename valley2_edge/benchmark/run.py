@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from valley2_edge.benchmark.alternation import Limits, Measurement
 from valley2_edge.benchmark.bundle import (
@@ -28,7 +27,7 @@ from valley2_edge.errors import InputError
 from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.runtime.decoder_engine import DecoderEngine
 from valley2_edge.runtime.model import Valley2
-from valley2_edge.runtime.probe import LimitName, Probe
+from valley2_edge.runtime.probe import LIMITS, Probe
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, what is done of it, and its total."""
@@ -65,7 +64,11 @@ def bench_shape(
         weights.write(Path(directory))
         progress("weights", 1, 1)
         with Decoder(
-            Path(directory), threads=options.threads, isa=options.isa, activations=options.activations
+            Path(directory),
+            threads=options.threads,
+            isa=options.isa,
+            activations=options.activations,
+            device=options.device,
         ) as decoder:
             facts = {"shape": name, "decoder_precision": precision, **_decoder_facts(decoder)}
             return _measure(_Subject(facts, decoder, config, None), options, progress)
@@ -89,6 +92,7 @@ def bench_bundle(directory: Path, options: Options, progress: StageProgress) -> 
         threads=options.threads,
         isa=options.isa,
         activations=options.activations,
+        device=options.device,
         vision_cache_bytes=0,
         prefix_cache_bytes=0,
         on_progress=progress,
@@ -148,8 +152,13 @@ def _measure(subject: _Subject, options: Options, progress: StageProgress) -> Re
     prefill: list[Measurement] = []
     others: dict[Part, Measurement] = {}
     first_token: FirstToken | None = None
-    with Probe(about.threads, about.isa) as probe:
-        limits = Limits(probe)
+    # The vision engines are measured against the CPU, wherever the decoder is.
+    with (
+        Probe(about.threads, about.isa) as processor,
+        Probe(about.threads, about.isa, about.device) as probe,
+    ):
+        cpu_limits = Limits(processor)
+        limits = Limits(probe) if about.device == "cuda" else cpu_limits
         for part in options.parts or ():
             if part == "prefill":
                 for length in options.lengths:
@@ -164,10 +173,10 @@ def _measure(subject: _Subject, options: Options, progress: StageProgress) -> Re
             elif part == "first_token":
                 first_token = measure_first_token(subject.model, options.eagle_preset, plan, done)
             else:
-                others[part] = _measure_vision(part, subject.model, options, plan, limits, done)
-        names: tuple[LimitName, ...] = get_args(LimitName)
-        typical = {name: limits.typical(name) for name in names}
-    return Report(subject.facts, options, about.isa, about.threads, typical, tuple(prefill), others, first_token)
+                others[part] = _measure_vision(part, subject.model, options, plan, cpu_limits, done)
+        typical = {name: limits.typical(name) for name in LIMITS[about.device]}
+    parts = (tuple(prefill), others, first_token)
+    return Report(subject.facts, options, about.isa, about.threads, typical, *parts, device_name=about.device_name)
 
 
 def _measure_vision(

@@ -51,6 +51,9 @@ def bench(
     activations: Annotated[
         Literal["int8", "int16"], typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.")
     ] = "int8",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Of the decoder; shares are then of what it can do.")
+    ] = "cpu",
     warm_up: Annotated[int, typer.Option(help="Repetitions that do not count.")] = 1,
     repetitions: Annotated[int, typer.Option(help="Those that do.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -80,6 +83,7 @@ def bench(
         activations,
         warm_up,
         repetitions,
+        device,
     )
     with stage_progress(error_console()) as progress:
         if shape is None:

@@ -10,7 +10,7 @@ from valley2_edge.benchmark.report import Report
 from valley2_edge.cli.terminal import print_line
 from valley2_edge.runtime.probe import LimitName
 
-_UNITS: dict[LimitName, str] = {"read": "GB/s", "int8": "GOPS", "fp32": "GFLOPS"}
+_UNITS: dict[LimitName, str] = {"read": "GB/s", "int8": "GOPS", "fp32": "GFLOPS", "fp16": "GFLOPS"}
 _GIGA = 1e9
 
 
@@ -26,12 +26,13 @@ def print_report(console: Console, report: Report) -> None:
         spread = report.first_token.seconds
         table.add_row("first token", f"{_number(spread.median)} s", _quartiles(spread), "", "")
     console.print(table)
-    read, int8, fp32 = (f"{report.limits[name] / _GIGA:.4g} {unit}" for name, unit in _UNITS.items())
-    print_line(console, f"{report.isa}, {report.threads} threads; medians of {report.options.repetitions} repetitions")
+    rates = {name: f"{rate / _GIGA:.4g} {_UNITS[name]}" for name, rate in report.limits.items()}
+    first, *rest = (f"{rate} {'read' if name == 'read' else 'in ' + name}" for name, rate in rates.items())
+    device = report.device_name or report.isa
+    print_line(console, f"{device}, {report.threads} threads; medians of {report.options.repetitions} repetitions")
     print_line(
         console,
-        f"shares are of what the machine could do in the same moments, in the median {read} read, {int8} in int8, "
-        f"{fp32} in fp32",
+        f"shares are of what the machine could do in the same moments, in the median {', '.join([first, *rest])}",
     )
 
 

@@ -53,6 +53,8 @@ def chat(
     activations: options.Activations = "int8",
     vision_engine: options.VisionEngineOption = "auto",
     provider: options.Providers = None,
+    device: options.Device = "cpu",
+    gpu_memory: options.GpuMemory = None,
     context_length: options.ContextLength = 0,
     kv_precision: options.KvPrecision = "auto",
     prefill_chunk: options.PrefillChunk = 0,
@@ -103,10 +105,14 @@ def chat(
             providers=provider,
             vision_cache_bytes=vision_cache_bytes,
             prefix_cache_bytes=prefix_cache_bytes,
+            device=device,
+            gpu_memory=gpu_memory,
             memory=memory,
             on_progress=line,
         )
     with model:
+        if device != "cpu":
+            print_line(messages, _placement(model))
         chatter = Chatter(model, _pick(given, SESSION_OPTIONS), _pick(given, ASK_OPTIONS), messages, stats, resume)
         if question is not None:
             chatter.ask(question, media)
@@ -114,6 +120,15 @@ def chat(
             Conversation(chatter.ask, chatter.reset, chatter.show_stats, messages, media).run()
         if save is not None:
             chatter.save(save)
+
+
+def _placement(model: Valley2) -> str:
+    """Where the decoder runs, in words."""
+    about = model.engines.decoder.description
+    if about.device == "cpu":
+        return f"decoder on the CPU: {about.device_reason}"
+    layers = f"{about.gpu_layers} of {about.layers} layers, {format_bytes(about.gpu_bytes)}"
+    return f"decoder on {about.device_name}: {layers}"
 
 
 @dataclass

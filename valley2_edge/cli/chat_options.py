@@ -22,6 +22,20 @@ BundleOption = Annotated[
 Threads = Annotated[
     int, typer.Option(help="Of all engines; 0: as many as the process may run on.", rich_help_panel=_MODEL)
 ]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(
+        help="Of the decoder. cuda: an NVIDIA GPU; auto: one if it is usable, else the CPU.", rich_help_panel=_MODEL
+    ),
+]
+GpuMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Of the GPU at most, for example 6GiB; layers that do not fit stay on the CPU.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Activations = Annotated[
     Literal["int8", "int16"],
     typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.", rich_help_panel=_MODEL),

@@ -38,6 +38,13 @@ _PARTS = {
     "vision cache": ("vision_cache_bytes", "embeddings of earlier pictures"),
     "prefix cache": ("prefix_cache_bytes", "KV pages for prompts that begin alike"),
 }
+_GPU_PARTS = {
+    "GPU: weights": ("gpu_weight_bytes", "of the decoder's layers on it"),
+    "GPU: KV cache": ("gpu_kv_bytes", "of the whole context"),
+    "GPU: scratch": ("gpu_scratch_bytes", "the largest prefill chunk, logits"),
+    "GPU: driver": ("gpu_context_bytes", "its own memory and the kernels"),
+    "GPU: all": ("gpu_bytes", "beside the CPU's memory"),
+}
 _PHASES = {"tiles": "while tiles are encoded", "eagle": "while Eagle encodes", "answer": "prefill and answer"}
 
 
@@ -61,6 +68,8 @@ def plan(
     prefill_chunk: options.PrefillChunk = 0,
     threads: options.Threads = 0,
     activations: options.Activations = "int8",
+    device: options.Device = "cpu",
+    gpu_memory: options.GpuMemory = None,
     keep_vision: Annotated[
         bool, typer.Option("--keep-vision", help="Plan for vision engines that stay loaded between questions.")
     ] = False,
@@ -96,6 +105,8 @@ def plan(
         prefix_cache_bytes=parse_bytes(prefix_cache, least=0),
         threads=threads,
         activations=activations,
+        device=device,
+        gpu_memory=0 if gpu_memory is None else parse_bytes(gpu_memory),
     )
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     about: dict[str, Any] = {"video": video is not None, "conversation": conversation}
@@ -152,6 +163,8 @@ def _print(directory: Path, limit: int | None, choice: MemoryChoice) -> None:
         changes = ", ".join(choice.changes) or "all as asked for"
         print_line(console, f"fits {format_bytes(limit)}: {changes}")
     console.print(_table(planned))
+    if planned.gpu_layers:
+        print_line(console, f"decoder: {planned.gpu_layers} layers on the GPU")
     print_line(console, f"context: {planned.context_length} positions, {planned.picture_tokens} of them for pictures")
 
 
@@ -166,4 +179,8 @@ def _table(planned: MemoryPlan) -> Table:
         count = getattr(planned, f"{phase}_phase_bytes")
         if count:
             table.add_row(f"phase: {phase}", format_bytes(count), what)
+    if planned.gpu_layers:
+        table.add_section()
+        for name, (field, what) in _GPU_PARTS.items():
+            table.add_row(name, format_bytes(getattr(planned, field)), what)
     return table

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from valley2_edge.bundle import Bundle, open_bundle
-from valley2_edge.cli.chat_options import Providers
+from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
@@ -45,7 +45,8 @@ def verify(
         typer.Option(help="Whose rules the variant follows; hub for names that begin with hf_, else repo."),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Of all engines; 0: as many as the process may run on.")] = 0,
-    provider: Providers = None,
+    provider: options.Providers = None,
+    device: options.Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Hash every file of a bundle and run its self-test, or compare it with reference outputs.
@@ -59,9 +60,10 @@ def verify(
         opened = open_bundle(
             resolve_bundle(bundle), check="full", progress=lambda done, total: progress("checking files", done, total)
         )
-    rows = _collect(
-        _golden(opened, golden, variant, policy, threads, provider) if golden else _self_test(opened, threads, provider)
-    )
+    if golden:
+        rows = _collect(_golden(opened, golden, variant, policy, threads, provider, device))
+    else:
+        rows = _collect(_self_test(opened, threads, provider, device))
     if as_json:
         typer.echo(json.dumps([_as_json(row) for row in rows], indent=2))
     else:
@@ -91,10 +93,10 @@ def variant_architecture(bundle: ModelConfig, variant: ModelConfig, name: str) -
     return merged
 
 
-def _self_test(bundle: Bundle, threads: int, providers: list[str] | None) -> Iterator[Row]:
+def _self_test(bundle: Bundle, threads: int, providers: list[str] | None, device: str) -> Iterator[Row]:
     from valley2_edge.runtime.verify import self_test
 
-    return self_test(bundle, threads, providers)
+    return self_test(bundle, threads, providers, device)
 
 
 def _golden(
@@ -104,6 +106,7 @@ def _golden(
     policy: PolicyName | None,
     threads: int,
     providers: list[str] | None,
+    device: str,
 ) -> Iterator[Row]:
     from valley2_edge.runtime.golden import Golden
     from valley2_edge.runtime.verify import verify_golden
@@ -118,7 +121,7 @@ def _golden(
 
         architecture = variant_architecture(bundle.manifest.architecture, read_model_config(checkpoint), name)
     chosen: PolicyName = policy or ("hub" if name.startswith(HUB_PREFIX) else "repo")
-    return verify_golden(bundle, golden, name, chosen, architecture, threads, providers)
+    return verify_golden(bundle, golden, name, chosen, architecture, threads, providers, device)
 
 
 def _collect(rows: Iterator[Row]) -> list[Row]:

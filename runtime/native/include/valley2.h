@@ -168,12 +168,23 @@ typedef enum v2e_activations {
     V2E_ACTIVATIONS_INT16 = 1 /* in two int8 planes: about 100 times finer, twice the arithmetic */
 } v2e_activations;
 
+/* Where the decoder's layers are computed (docs/gpu.md). */
+typedef enum v2e_device {
+    V2E_DEVICE_CPU = 0,
+    V2E_DEVICE_AUTO = 1, /* on an NVIDIA GPU if there is a usable one with room for a layer, else on the CPU */
+    V2E_DEVICE_CUDA = 2  /* on an NVIDIA GPU, or V2E_ERROR_INPUT */
+} v2e_device;
+
 typedef struct v2e_model_options {
     size_t struct_size;
     uint32_t threads;            /* 0: as many as the process may run on */
     uint32_t isa;                /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
-    uint32_t activations;        /* v2e_activations */
+    uint32_t activations;        /* v2e_activations, of layers on the CPU */
     uint64_t prefix_cache_bytes; /* for KV pages that no session holds; 0: 256 MiB */
+    uint32_t device;             /* v2e_device */
+    uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as there is memory for */
+    uint32_t gpu_context;        /* positions of a session that must fit beside them; 0: 4096 */
+    uint64_t gpu_memory;         /* bytes of the GPU's memory at most; 0: what is free */
 } v2e_model_options;
 
 typedef struct v2e_model_description {
@@ -187,9 +198,14 @@ typedef struct v2e_model_description {
     uint32_t vocabulary_size;
     uint32_t max_context; /* positions the model was trained for */
     uint32_t threads;
-    uint32_t isa;          /* v2e_isa, the one in use */
-    uint64_t weight_bytes; /* read for one decoded token: layers, norms and lm_head */
-    uint64_t mapped_bytes; /* of the files mapped from disk */
+    uint32_t isa;            /* v2e_isa, the one in use */
+    uint64_t weight_bytes;   /* read for one decoded token: layers, norms and lm_head */
+    uint64_t mapped_bytes;   /* of the files mapped from disk */
+    uint32_t device;         /* v2e_device: V2E_DEVICE_CUDA when at least one layer is on a GPU */
+    uint32_t gpu_layers;     /* on the GPU */
+    uint64_t gpu_bytes;      /* of weights on the GPU */
+    char device_name[64];    /* of the GPU; empty without one */
+    char device_reason[256]; /* why V2E_DEVICE_AUTO took the CPU, a part of a sentence; else empty */
 } v2e_model_description;
 
 typedef struct v2e_model v2e_model;
@@ -436,6 +452,9 @@ typedef struct v2e_memory_options {
     size_t picture_count;
     uint64_t vision_cache_bytes; /* embeddings of earlier pictures that the program may keep */
     uint64_t prefix_cache_bytes; /* budget of the model's prefix cache; 0: none */
+    uint32_t device;             /* v2e_device of the decoder */
+    uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as fit */
+    uint64_t gpu_memory;         /* bytes of the GPU's memory; 0: what its driver says is free */
 } v2e_memory_options;
 
 typedef struct v2e_memory_plan {
@@ -459,6 +478,12 @@ typedef struct v2e_memory_plan {
     uint64_t peak_bytes;         /* the largest phase */
     uint64_t vision_cache_bytes; /* of earlier pictures; 0 without conversation: there are none */
     uint64_t prefix_cache_bytes; /* KV pages that no session holds; without conversation one at most */
+    uint32_t gpu_layers;         /* of the decoder; the parts above are then what stays with the CPU */
+    uint64_t gpu_weight_bytes;   /* of these layers, and of the head when it is all of them */
+    uint64_t gpu_kv_bytes;
+    uint64_t gpu_scratch_bytes; /* activations, logits */
+    uint64_t gpu_context_bytes; /* the driver's own, and the kernels */
+    uint64_t gpu_bytes;         /* all of these */
 } v2e_memory_plan;
 
 /* bundle_directory holds valley2.json, UTF-8. Fails with V2E_ERROR_BUDGET when the pictures do not fit the context. */
@@ -473,6 +498,7 @@ typedef struct v2e_probe_options {
     size_t struct_size;
     uint32_t threads; /* 0: as many as the process may run on */
     uint32_t isa;     /* v2e_isa, for the multiplications; one that the machine lacks is V2E_ERROR_INPUT */
+    uint32_t device;  /* v2e_device; a probe of a GPU knows its copies and its tensor cores alone */
 } v2e_probe_options;
 
 typedef struct v2e_probe v2e_probe;
@@ -483,6 +509,9 @@ V2E_API v2e_status v2e_probe_bandwidth(v2e_probe *probe, double *bytes_per_secon
 /* Multiplying int8 with sums in integers, and float32; an addition and its multiplication are two operations. */
 V2E_API v2e_status v2e_probe_int8(v2e_probe *probe, double *operations_per_second);
 V2E_API v2e_status v2e_probe_fp32(v2e_probe *probe, double *operations_per_second);
+/* On a GPU alone: fp16 products with sums in fp32 on its tensor cores. v2e_probe_bandwidth is then that of copying,
+ * bytes read and written. */
+V2E_API v2e_status v2e_probe_fp16(v2e_probe *probe, double *operations_per_second);
 /* NULL is allowed. */
 V2E_API void v2e_probe_close(v2e_probe *probe);
 

@@ -7,6 +7,7 @@
 #include "platform.hpp"
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <set>
 
@@ -71,6 +72,24 @@ Decoder::Decoder(const std::string &directory, const v2e_model_options &options)
     attention_ = &attention_kernels(isa);
     pool_ = std::make_unique<ThreadPool>(threads);
     linear_ = std::make_unique<Linear>(isa, static_cast<v2e_activations>(options.activations), *pool_);
+    open_device(options);
+}
+
+void Decoder::open_device(const v2e_model_options &options) {
+    if (options.device > V2E_DEVICE_CUDA)
+        fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(options.device));
+    if (options.device == V2E_DEVICE_CPU)
+        return;
+    try {
+        device_ = cuda::CudaDecoder::open(*this, options, device_reason_);
+    } catch (const Failure &failure) {
+        if (options.device == V2E_DEVICE_CUDA)
+            throw;
+        device_reason_ = failure.message;
+    }
+    if (device_ == nullptr && options.device == V2E_DEVICE_CUDA)
+        fail(V2E_ERROR_INPUT, "The decoder cannot run on a GPU here: %s; leave the device to auto, or choose cpu.",
+             device_reason_.c_str());
 }
 
 void Decoder::load_config() {
@@ -197,6 +216,13 @@ v2e_model_description Decoder::describe() const {
         description.weight_bytes +=
             layer.qkv.weight_bytes + layer.output.weight_bytes + layer.gate_up.weight_bytes + layer.down.weight_bytes;
     description.mapped_bytes = weights_.mapped_bytes() + embedding_file_.mapped_bytes();
+    description.device = device_ == nullptr ? V2E_DEVICE_CPU : V2E_DEVICE_CUDA;
+    if (device_ != nullptr) {
+        description.gpu_layers = static_cast<uint32_t>(device_->layers().size());
+        description.gpu_bytes = device_->bytes();
+        std::snprintf(description.device_name, sizeof description.device_name, "%s", device_->device().name().c_str());
+    }
+    std::snprintf(description.device_reason, sizeof description.device_reason, "%s", device_reason_.c_str());
     return description;
 }
 

@@ -1,6 +1,7 @@
 // The Qwen2.5 decoder: its weights, mapped from disk, and the embedding table. Immutable, shared by sessions.
 #pragma once
 
+#include "cuda/cuda_decoder.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/linear.hpp"
@@ -58,6 +59,11 @@ class Decoder {
     const ElementwiseKernels &elementwise() const { return *elementwise_; }
     const AttentionKernels &attention() const { return *attention_; }
 
+    // The layers that a GPU computes; null: there are none.
+    const cuda::CudaDecoder *device() const { return device_.get(); }
+    // Why there are none although one was allowed, a part of a sentence; empty: there are, or none was.
+    const std::string &device_reason() const { return device_reason_; }
+
     // Whether a KV cache in fp16 is precise enough: everything but a decoder in fp32.
     bool prefers_half_cache() const { return head_.precision != Precision::fp32; }
     v2e_model_description describe() const;
@@ -73,6 +79,7 @@ class Decoder {
 
   private:
     void load_config();
+    void open_device(const v2e_model_options &options);
     void load_weights();
     void load_embeddings();
     void check_matrix(const Matrix &matrix, const std::string &name, size_t rows, size_t columns) const;
@@ -91,6 +98,8 @@ class Decoder {
     std::unique_ptr<Linear> linear_;
     const ElementwiseKernels *elementwise_ = nullptr;
     const AttentionKernels *attention_ = nullptr;
+    std::unique_ptr<cuda::CudaDecoder> device_;
+    std::string device_reason_;
 };
 
 } // namespace v2e

@@ -89,7 +89,7 @@ class Chunk {
 
     void run() {
         make_rotation();
-        for (size_t layer = 0; layer < config_.layers; ++layer) {
+        for (size_t layer = call_.first_layer; layer < config_.layers; ++layer) {
             if (call_.cancelled != nullptr && call_.cancelled->load(std::memory_order_relaxed))
                 fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
             project_qkv(layer);
@@ -172,7 +172,7 @@ void Chunk::project_qkv(size_t layer) {
 
 // Rotates queries and keys and puts keys and values into the cache.
 void Chunk::store_rows(size_t layer) {
-    const size_t head_size = config_.head_size, half = head_size / 2;
+    const size_t head_size = config_.head_size, half = head_size / 2, cached = layer - call_.first_layer;
     const KvPrecision precision = cache_.precision();
     NumericCheck check;
     for_rows(decoder_.pool(), call_.count, 2 * config_.qkv_size(), [&](size_t row) {
@@ -186,10 +186,10 @@ void Chunk::store_rows(size_t layer) {
         const float *values = keys + config_.kv_size();
         for (size_t head = 0; head < config_.kv_heads; ++head) {
             const size_t position = call_.position + row;
-            kernels_.store_key(keys + head * head_size, head_size, precision, cache_.key(layer, head, position),
-                               cache_.key_step(layer, head, position));
-            kernels_.store_value(values + head * head_size, head_size, precision, cache_.value(layer, head, position),
-                                 cache_.value_step(layer, head, position));
+            kernels_.store_key(keys + head * head_size, head_size, precision, cache_.key(cached, head, position),
+                               cache_.key_step(cached, head, position));
+            kernels_.store_value(values + head * head_size, head_size, precision, cache_.value(cached, head, position),
+                                 cache_.value_step(cached, head, position));
         }
     });
     check.require(in_layer("query, key and value projection", layer));
@@ -221,7 +221,7 @@ AttentionTask Chunk::attention_task(size_t layer, const AttentionPlan &plan, siz
     const size_t row = first_ + block * plan.positions;
     const size_t head = kv_head * group + part * plan.heads;
     AttentionTask task{};
-    task.cache = cache_.view(layer, kv_head);
+    task.cache = cache_.view(layer - call_.first_layer, kv_head);
     task.queries = qkv(row) + head * config_.head_size;
     task.query_stride = config_.qkv_size();
     task.output = scratch_.attended.data() + row * config_.query_size() + head * config_.head_size;

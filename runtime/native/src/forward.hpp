@@ -35,6 +35,9 @@ struct ForwardCall {
     size_t logit_rows;                  // of the chunk's end; 0 to count
     float *logits;                      // (logit_rows, vocabulary_size)
     const std::atomic<bool> *cancelled; // looked at in every layer; may be null
+    size_t first_layer;                 // that the rows have not been through; the cache holds no layers before it
+    bool step;                          // of a decode: at most 16 rows, and all have logits
+    int32_t *best;                      // (logit_rows,): of a step, where the largest logits are enough; else null
 };
 
 // Puts the chunk's keys and values into the cache, which has room for them, and computes the logits. The bits of a row

@@ -1,5 +1,7 @@
 #include "memory_plan.hpp"
 
+#include "cuda/device.hpp"
+#include "cuda/device_plan.hpp"
 #include "decoder.hpp"
 #include "draft_plan.hpp"
 #include "error.hpp"
@@ -256,8 +258,53 @@ struct DecoderPlan {
     uint64_t kv_bytes;
     uint64_t kv_page_bytes; // 0: sessions share no pages
     uint64_t scratch_bytes;
-    bool stays; // its weights are no pages of a file that go when others need the room
+    bool stays;           // its weights are no pages of a file that go when others need the room
+    cuda::DevicePlan gpu; // what of it is not with the CPU; the sizes above leave that out
 };
+
+// What of the decoder goes to a GPU; nothing where the device is the CPU, or auto finds none.
+cuda::DevicePlan plan_gpu(const Decoder &decoder, const v2e_memory_options &options, uint64_t context) {
+    if (options.device > V2E_DEVICE_CUDA)
+        fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(options.device));
+    if (options.device == V2E_DEVICE_CPU)
+        return {};
+    uint64_t bytes = options.gpu_memory;
+    if (bytes == 0) {
+        std::string reason;
+        bytes = cuda::free_device_bytes(reason);
+        if (!reason.empty() && options.device == V2E_DEVICE_CUDA)
+            fail(V2E_ERROR_INPUT, "There is no GPU to plan for: %s; say how much memory one has.", reason.c_str());
+    }
+    const size_t chunk = options.prefill_chunk == 0 ? cuda::DEFAULT_CHUNK : options.prefill_chunk;
+    const cuda::DevicePlan plan =
+        cuda::plan_device(decoder, chosen_kv_precision(decoder, options.kv_precision),
+                          std::min<uint64_t>(chunk, context), context, options.gpu_layers, bytes);
+    if (options.device == V2E_DEVICE_CUDA && plan.layers == 0)
+        fail(V2E_ERROR_BUDGET, "Not a single layer with its KV cache of %llu positions fits %llu MiB of the GPU.",
+             static_cast<unsigned long long>(context), static_cast<unsigned long long>(bytes >> 20));
+    return plan;
+}
+
+// Moves to the GPU what is not with the CPU; sessions on a GPU share no pages.
+void move_to_gpu(const cuda::DevicePlan &gpu, uint64_t layers, DecoderPlan &plan) {
+    plan.gpu = gpu;
+    if (gpu.layers == 0)
+        return;
+    plan.weight_bytes -= std::min(plan.weight_bytes, gpu.weight_bytes);
+    plan.kv_bytes -= plan.kv_bytes / layers * gpu.layers;
+    plan.kv_page_bytes = 0;
+}
+
+void write_gpu(const cuda::DevicePlan &gpu, v2e_memory_plan &plan) {
+    if (gpu.layers == 0)
+        return;
+    plan.gpu_layers = static_cast<uint32_t>(gpu.layers);
+    plan.gpu_weight_bytes = gpu.weight_bytes;
+    plan.gpu_kv_bytes = gpu.kv_bytes;
+    plan.gpu_scratch_bytes = gpu.scratch_bytes;
+    plan.gpu_context_bytes = gpu.context_bytes;
+    plan.gpu_bytes = gpu.bytes();
+}
 
 DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_options &options) {
     v2e_model_options model_options{};
@@ -276,20 +323,25 @@ DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_o
     const uint64_t scratch =
         scratch_bytes(decoder, std::min<uint64_t>(session.prefill_chunk(), context), context,
                       chosen_threads(options.threads), options.activations == V2E_ACTIVATIONS_INT16);
-    return {decoder.config().hidden_size,
-            context,
-            decoder.weight_file_bytes(),
-            decoder.embedding_file_bytes(),
-            session.kv_bytes_of(context),
-            session.kv_bytes_of(1),
-            scratch,
-            false};
+    DecoderPlan plan{decoder.config().hidden_size,
+                     context,
+                     decoder.weight_file_bytes(),
+                     decoder.embedding_file_bytes(),
+                     session.kv_bytes_of(context),
+                     session.kv_bytes_of(1),
+                     scratch,
+                     false,
+                     {}};
+    move_to_gpu(plan_gpu(decoder, options, context), decoder.config().layers, plan);
+    return plan;
 }
 
 // On the processor, where ONNX Runtime packs the weights into memory of its own and keeps keys and values in fp32.
 DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_options &options) {
     if (options.kv_precision != V2E_KV_AUTO && options.kv_precision != V2E_KV_FP32)
         fail(V2E_ERROR_INPUT, "kv_precision must be auto or fp32: the ONNX decoder keeps keys and values in fp32.");
+    if (options.device != V2E_DEVICE_CPU)
+        fail(V2E_ERROR_INPUT, "device must be cpu: the ONNX decoder runs where ONNX Runtime's providers do.");
     const Json &config = manifest.architecture().at("decoder");
     const uint64_t hidden = size_of(config, "hidden_size"), middle = size_of(config, "intermediate_size");
     const uint64_t heads = size_of(config, "num_attention_heads"), kv_heads = size_of(config, "num_key_value_heads");
@@ -310,7 +362,7 @@ DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_o
     const uint64_t logits = vocabulary * (2 * FLOAT_BYTES + SAMPLING_BYTES);
     // When the cache grows for the last time, half of it is there twice.
     const uint64_t scratch = in_arena(floats * FLOAT_BYTES) + block + logits + kv / 2;
-    return {hidden, context, weights, manifest.file_bytes("decoder/embeddings.safetensors"), kv, 0, scratch, true};
+    return {hidden, context, weights, manifest.file_bytes("decoder/embeddings.safetensors"), kv, 0, scratch, true, {}};
 }
 
 } // namespace
@@ -339,6 +391,7 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     plan.kv_bytes = decoder.kv_bytes;
     plan.scratch_bytes = decoder.scratch_bytes;
     vision.write(plan);
+    write_gpu(decoder.gpu, plan);
 
     const uint64_t decoder_bytes = plan.decoder_bytes + plan.embedding_bytes;
     const uint64_t engines = plan.siglip_bytes + plan.projector_bytes + plan.eagle_bytes;

@@ -17,6 +17,7 @@
 #else
 #include <cerrno>
 #include <cstring>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -35,6 +36,11 @@
 #endif
 
 namespace v2e {
+
+std::string environment(const char *name) {
+    const char *value = std::getenv(name);
+    return value == nullptr ? std::string() : value;
+}
 
 #if defined(_WIN32)
 
@@ -158,6 +164,32 @@ void *allocate_aligned(size_t bytes, size_t alignment) {
 
 void free_aligned(void *memory) noexcept {
     _aligned_free(memory);
+}
+
+SharedLibrary::SharedLibrary(const std::string &utf8_name)
+    : handle_(LoadLibraryExW(wide_path(utf8_name).c_str(), nullptr, LOAD_LIBRARY_SEARCH_DEFAULT_DIRS)) {
+    if (handle_ == nullptr)
+        error_ = utf8_name + ": Windows error " + std::to_string(GetLastError());
+}
+
+void *SharedLibrary::symbol(const char *name) const {
+    return reinterpret_cast<void *>(GetProcAddress(static_cast<HMODULE>(handle_), name));
+}
+
+std::string own_directory() {
+    HMODULE module = nullptr;
+    const auto here = reinterpret_cast<LPCWSTR>(&own_directory);
+    if (!GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT, here,
+                            &module))
+        return {};
+    std::wstring wide(1 << 15, L'\0');
+    wide.resize(GetModuleFileNameW(module, wide.data(), static_cast<DWORD>(wide.size())));
+    const int bytes =
+        WideCharToMultiByte(CP_UTF8, 0, wide.data(), static_cast<int>(wide.size()), nullptr, 0, nullptr, nullptr);
+    std::string path(static_cast<size_t>(bytes), '\0');
+    WideCharToMultiByte(CP_UTF8, 0, wide.data(), static_cast<int>(wide.size()), path.data(), bytes, nullptr, nullptr);
+    const size_t end = path.find_last_of("\\/");
+    return end == std::string::npos ? std::string() : path.substr(0, end);
 }
 
 unsigned usable_threads() {
@@ -297,6 +329,24 @@ void *allocate_aligned(size_t bytes, size_t alignment) {
 
 void free_aligned(void *memory) noexcept {
     std::free(memory);
+}
+
+SharedLibrary::SharedLibrary(const std::string &utf8_name) : handle_(dlopen(utf8_name.c_str(), RTLD_NOW | RTLD_LOCAL)) {
+    if (handle_ == nullptr)
+        error_ = dlerror();
+}
+
+void *SharedLibrary::symbol(const char *name) const {
+    return dlsym(handle_, name);
+}
+
+std::string own_directory() {
+    Dl_info info{};
+    if (dladdr(reinterpret_cast<const void *>(&own_directory), &info) == 0 || info.dli_fname == nullptr)
+        return {};
+    const std::string path = info.dli_fname;
+    const size_t end = path.find_last_of('/');
+    return end == std::string::npos ? std::string(".") : path.substr(0, end);
 }
 
 unsigned usable_threads() {

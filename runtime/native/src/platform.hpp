@@ -34,6 +34,29 @@ class MappedFile {
     size_t size_ = 0;
 };
 
+// A library that is opened while the program runs, or is not there.
+class SharedLibrary {
+  public:
+    SharedLibrary() = default;
+    // `error` is why it could not be opened. The library stays open until the process ends: drivers do not like to be
+    // closed.
+    explicit SharedLibrary(const std::string &utf8_name);
+
+    bool open() const { return handle_ != nullptr; }
+    const std::string &error() const { return error_; }
+    void *symbol(const char *name) const; // null: it has none
+
+  private:
+    void *handle_ = nullptr;
+    std::string error_;
+};
+
+// Where the file of this library lies, UTF-8; empty when the system does not say.
+std::string own_directory();
+
+// The value of an environment variable; empty when it is not set.
+std::string environment(const char *name);
+
 // Threads that this process may run at once: its CPU affinity and, on Linux, its CPU quota.
 unsigned usable_threads();
 

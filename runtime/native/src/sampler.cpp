@@ -53,7 +53,6 @@ bool Sampler::is_stop(int32_t token) const {
     return std::find(stop_tokens_.begin(), stop_tokens_.end(), token) != stop_tokens_.end();
 }
 
-// Greedy, and the logits as they are.
 bool Sampler::takes_largest() const {
     return options_.temperature == 0.0f && !penalises();
 }

@@ -32,6 +32,8 @@ class Sampler {
     // logits (vocabulary_size,)
     int32_t choose(const float *logits);
     bool is_stop(int32_t token) const;
+    // Greedy, and the logits as they are.
+    bool takes_largest() const;
 
   private:
     struct Candidate {
@@ -40,7 +42,6 @@ class Sampler {
     };
     static bool before(const Candidate &a, const Candidate &b);
 
-    bool takes_largest() const;
     bool penalises() const;
     void penalise();
     void keep_top_k();

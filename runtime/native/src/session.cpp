@@ -10,23 +10,7 @@ namespace v2e {
 namespace {
 
 constexpr int32_t NO_TOKEN = -1;
-constexpr size_t DEFAULT_PREFILL_CHUNK = 256;
 constexpr size_t MOST_PREFILL_CHUNK = 1 << 16;
-
-KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision) {
-    switch (kv_precision) {
-    case V2E_KV_AUTO:
-        return decoder.prefers_half_cache() ? KvPrecision::fp16 : KvPrecision::fp32;
-    case V2E_KV_FP16:
-        return KvPrecision::fp16;
-    case V2E_KV_FP32:
-        return KvPrecision::fp32;
-    case V2E_KV_INT8:
-        return KvPrecision::int8;
-    default:
-        fail(V2E_ERROR_INPUT, "kv_precision is %u, which is no v2e_kv_precision.", static_cast<unsigned>(kv_precision));
-    }
-}
 
 // Copies the positions of segments into the rows of a chunk, one chunk after the other.
 class SegmentReader {
@@ -74,6 +58,21 @@ class SegmentReader {
 
 } // namespace
 
+KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision) {
+    switch (kv_precision) {
+    case V2E_KV_AUTO:
+        return decoder.prefers_half_cache() ? KvPrecision::fp16 : KvPrecision::fp32;
+    case V2E_KV_FP16:
+        return KvPrecision::fp16;
+    case V2E_KV_FP32:
+        return KvPrecision::fp32;
+    case V2E_KV_INT8:
+        return KvPrecision::int8;
+    default:
+        fail(V2E_ERROR_INPUT, "kv_precision is %u, which is no v2e_kv_precision.", static_cast<unsigned>(kv_precision));
+    }
+}
+
 // A call that changes the session. There is one at a time: a callback or another thread is refused.
 class Session::Turn {
   public:
@@ -83,7 +82,7 @@ class Session::Turn {
     }
     ~Turn() {
         // Pages that a failed call does not need.
-        if (session_.cache_.trim(session_.length() + session_.draft_left()) && session_.prefixes_ != nullptr)
+        if (session_.executor_->trim(session_.length() + session_.draft_left()) && session_.prefixes_ != nullptr)
             session_.prefixes_->trim();
         session_.busy_.store(false);
     }
@@ -124,19 +123,21 @@ class Session::Progress {
 
 Session::Session(const Decoder &decoder, const v2e_session_options &options, PrefixCache *prefixes)
     : decoder_(decoder), context_length_(options.context_length), prefill_chunk_(options.prefill_chunk),
-      cache_(decoder.config().layers, decoder.config().kv_heads, decoder.config().head_size,
-             chosen_kv_precision(decoder, options.kv_precision)),
       prefixes_(options.reuse == V2E_REUSE_OFF ? nullptr : prefixes) {
     if (options.reuse > V2E_REUSE_OFF)
         fail(V2E_ERROR_INPUT, "reuse is %u, which is no v2e_reuse.", static_cast<unsigned>(options.reuse));
+    const KvPrecision precision = chosen_kv_precision(decoder, options.kv_precision);
     const size_t most = decoder.config().max_context;
     if (context_length_ == 0)
         context_length_ = most;
     if (context_length_ > most)
         fail(V2E_ERROR_INPUT, "context_length is %zu, but the model was trained for %zu positions.", context_length_,
              most);
+    executor_ = make_executor(decoder, precision, context_length_);
+    if (executor_->host_cache() == nullptr)
+        prefixes_ = nullptr; // pages on a device are not shared
     if (prefill_chunk_ == 0)
-        prefill_chunk_ = DEFAULT_PREFILL_CHUNK;
+        prefill_chunk_ = executor_->default_chunk();
     if (prefill_chunk_ > MOST_PREFILL_CHUNK)
         fail(V2E_ERROR_INPUT, "prefill_chunk is %zu; at most %zu positions are possible.", prefill_chunk_,
              MOST_PREFILL_CHUNK);
@@ -146,7 +147,7 @@ Session::~Session() {
     if (prefixes_ == nullptr)
         return;
     share();
-    cache_.trim(0);
+    executor_->trim(0);
     prefixes_->trim();
 }
 
@@ -168,25 +169,29 @@ std::vector<PositionKey> Session::keys_with(const v2e_segment *segments, size_t 
 size_t Session::reuse(const std::vector<PositionKey> &keys, size_t most) {
     if (prefixes_ == nullptr)
         return 0;
-    const PrefixCache::Match match = prefixes_->find(cache_.precision(), keys, most);
+    KvCache &cache = *executor_->host_cache();
+    const PrefixCache::Match match = prefixes_->find(cache.precision(), keys, most);
     if (match.positions <= length())
         return 0;
-    cache_.reserve(match.positions);
+    executor_->reserve_positions(match.positions);
     for (size_t index = length() / KV_PAGE; index < match.pages.size(); ++index)
-        cache_.replace(index, match.pages[index]);
+        cache.replace(index, match.pages[index]);
     return match.positions - length();
 }
 
 // Makes room, with pages that nobody else has from a position on.
 void Session::reserve_cache(size_t first_written, size_t positions) {
-    cache_.reserve(positions);
+    executor_->reserve_positions(positions);
+    if (prefixes_ == nullptr)
+        return;
+    KvCache &cache = *executor_->host_cache();
     bool copied = false;
     for (size_t index = first_written / KV_PAGE; index * KV_PAGE < positions; ++index) {
-        if (!cache_.shared(index))
+        if (!cache.shared(index))
             continue;
-        prefixes_->before_copy(cache_.page(index));
-        if (cache_.shared(index))
-            cache_.copy_page(index);
+        prefixes_->before_copy(cache.page(index));
+        if (cache.shared(index))
+            cache.copy_page(index);
         copied = true;
     }
     if (copied)
@@ -198,7 +203,7 @@ void Session::share() noexcept {
     if (prefixes_ == nullptr || keys_.empty())
         return;
     try {
-        prefixes_->insert(keys_, cache_);
+        prefixes_->insert(keys_, *executor_->host_cache());
     } catch (const std::bad_alloc &) {
         prefixes_->trim(); // what nobody waits for is not worth a failure
     }
@@ -245,14 +250,15 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     const size_t vocabulary = decoder_.config().vocabulary_size;
     const Progress progress(sink, V2E_EVENT_PREFILL, total);
     check_cancelled();
-    drop_draft(); // the prompt takes its place in the cache
+    drop_draft();   // the prompt takes its place in the cache
+    fetch_logits(); // and its logits those of the last step, which must stay if it fails
 
     std::vector<float> new_logits(kept * vocabulary);
     history_.reserve(length() + total);
     std::vector<PositionKey> keys = keys_with(segments, segment_count, total);
     const size_t reused = reuse(keys, length() + first_kept);
     reserve_cache(length() + reused, length() + total);
-    scratch_.reserve(decoder_, std::min(prefill_chunk_, total - reused));
+    executor_->reserve_rows(std::min(prefill_chunk_, total - reused));
     SegmentReader reader(decoder_, segments);
     reader.skip(reused);
     for (size_t done = reused; done < total;) {
@@ -263,8 +269,8 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
         call.logit_rows = end - std::min(end, first_row);
         call.logits = new_logits.data() + (first_row - first_kept) * vocabulary;
         call.cancelled = &cancelled_;
-        reader.read(call.count, scratch_.hidden.data()); // (count, hidden_size)
-        forward(decoder_, cache_, scratch_, call);
+        reader.read(call.count, executor_->embeddings()); // (count, hidden_size)
+        executor_->run(call);
         done = end;
         if (!progress.report(done, 0))
             fail(V2E_ERROR_CANCELLED, "The call was cancelled by its callback.");
@@ -274,6 +280,7 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
             history_.append(segments[i].tokens != nullptr ? segments[i].tokens[j] : NO_TOKEN);
     keys_.swap(keys);
     logits_.swap(new_logits);
+    kept_behind_ = false;
     step_.clear();
     row_ = kept - 1;
     counters_.prefilled_positions += total;
@@ -293,7 +300,10 @@ void Session::logits(size_t rows, float *target) const {
     const size_t vocabulary = decoder_.config().vocabulary_size;
     if (rows == 0 || rows > kept_rows())
         fail(V2E_ERROR_INPUT, "%zu rows of logits were asked for, but %zu are kept.", rows, kept_rows());
-    std::copy_n(logits_.data() + (row_ + 1 - rows) * vocabulary, rows * vocabulary, target);
+    if (kept_behind_)
+        executor_->read_logits(row_ + 1 - rows, rows, target);
+    else
+        std::copy_n(logits_.data() + (row_ + 1 - rows) * vocabulary, rows * vocabulary, target);
 }
 
 void Session::append(int32_t token) {
@@ -315,7 +325,7 @@ void Session::decode(int32_t token, size_t most_drafted, bool always, const Samp
     append(token);
     make_step(token, always ? most_drafted : plan_.length(history_.repeat().length, most_drafted), sampler);
     try {
-        run_step(position);
+        run_step(position, sampler.takes_largest());
     } catch (...) {
         history_.truncate(position);
         keys_.resize(position);
@@ -338,30 +348,50 @@ void Session::make_step(int32_t token, size_t drafted, const Sampler &sampler) {
 }
 
 // The logits of what follows each token of the step.
-void Session::run_step(size_t position) {
+void Session::run_step(size_t position, bool greedy) {
+    best_.resize(step_.size());
     logits_.resize(std::max(logits_.size(), step_.size() * decoder_.config().vocabulary_size));
-    decoder_.embed(step_.data(), step_.size(), scratch_.hidden.data());
+    decoder_.embed(step_.data(), step_.size(), executor_->embeddings());
     ForwardCall call{};
     call.position = position;
     call.count = step_.size();
     call.logit_rows = step_.size();
     call.logits = logits_.data();
+    call.step = true;
+    call.best = greedy ? best_.data() : nullptr;
     const auto begin = std::chrono::steady_clock::now();
     try {
-        forward(decoder_, cache_, scratch_, call);
+        kept_behind_ = !executor_->run(call);
     } catch (const Failure &failure) {
         if (failure.status != V2E_ERROR_NUMERIC || step_.size() == 1)
             throw;
         step_.resize(1); // a draft may lead where its token alone does not
-        run_step(position);
+        run_step(position, greedy);
         return;
     }
     const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
     plan_.note_step(step_.size() - 1, elapsed.count());
 }
 
+// From the logits of the session's last position.
+int32_t Session::choose(Sampler &sampler) {
+    const size_t vocabulary = decoder_.config().vocabulary_size;
+    if (kept_behind_ && sampler.takes_largest())
+        return best_[row_];
+    fetch_logits();
+    return sampler.choose(logits_.data() + row_ * vocabulary);
+}
+
+void Session::fetch_logits() {
+    if (!kept_behind_)
+        return;
+    executor_->read_logits(0, step_.size(), logits_.data());
+    kept_behind_ = false;
+}
+
 void Session::forget_logits() {
     logits_.clear();
+    kept_behind_ = false;
     step_.clear();
     row_ = 0;
 }
@@ -382,12 +412,12 @@ v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink
     const bool always = options.speculation == V2E_SPECULATION_ALWAYS;
     const size_t most_drafted = options.speculation == V2E_SPECULATION_OFF ? 0 : DraftPlan::MOST_DRAFTED;
     const Progress progress(sink, V2E_EVENT_TOKEN, most);
-    scratch_.reserve(decoder_, 1 + most_drafted);
+    executor_->reserve_rows(1 + most_drafted);
     logits_.reserve((1 + most_drafted) * vocabulary);
     step_.reserve(1 + most_drafted);
     for (uint64_t done = 0; most == 0 || done < most;) {
         check_cancelled();
-        const int32_t token = sampler.choose(logits_.data() + row_ * vocabulary);
+        const int32_t token = choose(sampler);
         learn_from(token);
         if (sampler.is_stop(token)) {
             drop_draft();
@@ -431,19 +461,29 @@ void Session::truncate(size_t length) {
     forget_logits();
 }
 
+// Whose pages a file can hold.
+KvCache &Session::saved_cache() const {
+    KvCache *cache = executor_->host_cache();
+    if (cache == nullptr)
+        fail(V2E_ERROR_INPUT, "A session whose decoder is on a GPU can be neither saved nor loaded; choose the CPU.");
+    return *cache;
+}
+
 void Session::save(const std::string &path, SavedSession about) {
     const Turn turn(*this);
-    about.precision = cache_.precision();
+    const KvCache &cache = saved_cache();
+    about.precision = cache.precision();
     about.context_length = context_length_;
     about.prefill_chunk = prefill_chunk_;
     const size_t vocabulary = decoder_.config().vocabulary_size;
     const float *logits = logits_.empty() ? nullptr : logits_.data() + row_ * vocabulary;
-    write_session(path, about, {history_.tokens(), keys_, cache_, logits, vocabulary});
+    write_session(path, about, {history_.tokens(), keys_, cache, logits, vocabulary});
 }
 
 void Session::load(const SessionFile &file) {
     const Turn turn(*this);
-    const uint64_t length = file.length(), pages = (length + KV_PAGE - 1) / KV_PAGE, page_bytes = cache_.bytes_of(1);
+    KvCache &cache = saved_cache();
+    const uint64_t length = file.length(), pages = (length + KV_PAGE - 1) / KV_PAGE, page_bytes = cache.bytes_of(1);
     const size_t vocabulary = decoder_.config().vocabulary_size;
     if (length > context_length_)
         fail(V2E_ERROR_INPUT, "%s has %llu positions, but the context holds %zu.", file.path().c_str(),
@@ -461,9 +501,9 @@ void Session::load(const SessionFile &file) {
             decoder_.check_tokens(&token, 1);
         history_.append(token);
     }
-    cache_.reserve(length);
+    cache.reserve(length);
     for (size_t i = 0; i < pages; ++i)
-        std::memcpy(cache_.page(i)->data(), kv + i * page_bytes, page_bytes);
+        std::memcpy(cache.page(i)->data(), kv + i * page_bytes, page_bytes);
     if (file.has_logits()) {
         logits_.resize(vocabulary);
         std::memcpy(logits_.data(), file.tensor("logits", "F32", {vocabulary}), vocabulary * sizeof(float));

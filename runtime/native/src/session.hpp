@@ -3,6 +3,7 @@
 
 #include "decoder.hpp"
 #include "draft_plan.hpp"
+#include "executor.hpp"
 #include "forward.hpp"
 #include "kv_cache.hpp"
 #include "prefix_cache.hpp"
@@ -14,10 +15,14 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace v2e {
+
+// Of a session's KV cache, by a v2e_kv_precision. Fails with V2E_ERROR_INPUT.
+KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision);
 
 struct EventSink {
     v2e_event_callback callback; // may be null
@@ -43,9 +48,9 @@ class Session {
     void load(const SessionFile &file);
 
     size_t length() const { return history_.length(); }
-    uint64_t kv_bytes() const { return cache_.bytes(); }
+    uint64_t kv_bytes() const { return executor_->kv_bytes(); }
     const v2e_session_counters &counters() const { return counters_; }
-    uint64_t kv_bytes_of(size_t positions) const { return cache_.bytes_of(positions); }
+    uint64_t kv_bytes_of(size_t positions) const { return executor_->kv_bytes_of(positions); }
     const std::string &note() const { return note_; }
     size_t context_length() const { return context_length_; }
     size_t prefill_chunk() const { return prefill_chunk_; }
@@ -63,6 +68,7 @@ class Session {
     size_t reuse(const std::vector<PositionKey> &keys, size_t most);
     void reserve_cache(size_t first_written, size_t positions);
     void share() noexcept;
+    KvCache &saved_cache() const;
     size_t kept_rows() const;
     size_t draft_left() const { return step_.empty() ? 0 : step_.size() - 1 - row_; }
     void drop_draft() { step_.resize(step_.size() - draft_left()); }
@@ -70,20 +76,23 @@ class Session {
     void learn_from(int32_t token);
     void decode(int32_t token, size_t most_drafted, bool always, const Sampler &sampler);
     void make_step(int32_t token, size_t drafted, const Sampler &sampler);
-    void run_step(size_t position);
+    void run_step(size_t position, bool greedy);
+    int32_t choose(Sampler &sampler);
+    void fetch_logits();
     void forget_logits();
 
     const Decoder &decoder_;
     size_t context_length_;
     size_t prefill_chunk_;
-    KvCache cache_;
-    ForwardScratch scratch_;
+    std::unique_ptr<Executor> executor_;
     TokenHistory history_;          // one token a position, NO_TOKEN for an embedding that the caller gave
     std::vector<PositionKey> keys_; // one a position
-    PrefixCache *prefixes_;         // of the model; may be null
+    PrefixCache *prefixes_;         // of the model; null: this session shares nothing
     DraftPlan plan_;
     std::vector<int32_t> step_; // of the last decode step: a token and its draft; empty after a prefill
     std::vector<float> logits_; // (rows, vocabulary_size): of the last prefill's end, or of the tokens of step_
+    std::vector<int32_t> best_; // (rows,): tokens with the largest logits, of a step whose logits the executor kept
+    bool kept_behind_ = false;  // they are not in logits_
     size_t row_ = 0;            // of the session's last position; the draft behind it is in the cache but not chosen
     v2e_session_counters counters_{};
     std::string note_; // of the file that it was loaded from

@@ -1,0 +1,71 @@
+// The layers of a decoder that lie in the memory of a GPU. Immutable, shared by sessions.
+#pragma once
+
+#include "cuda/device.hpp"
+#include "cuda/kernels/arguments.hpp"
+#include "matrix.hpp"
+#include "valley2.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace v2e {
+class Decoder;
+struct DecoderConfig;
+} // namespace v2e
+
+namespace v2e::cuda {
+
+// A matrix on the device, in the layout of the file, with what the host must know of it.
+struct UploadedMatrix {
+    Precision precision;
+    Code code;
+    DeviceMatrix matrix;
+    bool quantized() const { return precision == Precision::int4 || precision == Precision::int8; }
+    const char *code_name() const; // as the kernels' names have it
+};
+
+struct UploadedLayer {
+    const float *input_norm;
+    UploadedMatrix qkv, output;
+    const float *post_attention_norm;
+    UploadedMatrix gate_up, down;
+};
+
+class CudaDecoder {
+  public:
+    // Nothing is returned, and `reason` says why in a part of a sentence, when no GPU is usable. `most_layers` 0: as
+    // many as there is room for beside what a session of `context_length` positions takes.
+    static std::unique_ptr<CudaDecoder> open(const Decoder &decoder, const v2e_model_options &options,
+                                             std::string &reason);
+
+    const Device &device() const { return *device_; }
+    // The first layers of the decoder; with all of them its head as well.
+    const std::vector<UploadedLayer> &layers() const { return layers_; }
+    bool whole() const { return whole_; }
+    const float *norm() const { return norm_; }
+    const UploadedMatrix &head() const { return head_; }
+    const float *frequencies() const { return frequencies_; } // (head_size / 2,)
+    uint64_t bytes() const { return bytes_; }
+
+  private:
+    CudaDecoder(std::unique_ptr<Device> device) : device_(std::move(device)) {}
+    void upload(const Decoder &decoder, size_t layers);
+    UploadedMatrix upload_matrix(const Matrix &matrix);
+    const float *upload_floats(const float *values, size_t count);
+    Address upload_bytes(const void *source, size_t bytes);
+
+    std::unique_ptr<Device> device_;
+    std::vector<DeviceMemory> memory_;
+    std::vector<UploadedLayer> layers_;
+    bool whole_ = false;
+    const float *norm_ = nullptr;
+    UploadedMatrix head_{};
+    const float *frequencies_ = nullptr;
+    uint64_t bytes_ = 0;
+};
+
+} // namespace v2e::cuda

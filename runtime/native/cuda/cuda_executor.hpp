@@ -1,0 +1,82 @@
+// The executor of decoders whose first layers, or all of them, run on a GPU.
+#pragma once
+
+#include "cuda/cuda_cache.hpp"
+#include "cuda/cuda_decoder.hpp"
+#include "cuda/device.hpp"
+#include "executor.hpp"
+#include "kv_cache.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace v2e::cuda {
+
+// What a pass needs to know on the device, and what it leaves for the host.
+struct PassState {
+    int position;             // of row 0
+    int status;               // NOT_FAILED, or the first stage that was not finite: layer * STAGES + stage
+    uint64_t best[STEP_ROWS]; // see ChooseArguments
+};
+
+// The activations of one chunk on the device.
+struct CudaScratch {
+    size_t rows = 0;
+    size_t segments = 0;   // that partials has room for
+    DeviceMemory hidden;   // float (rows, hidden_size)
+    DeviceMemory qkv;      // float (rows, qkv_size)
+    DeviceMemory attended; // float (rows, query_size)
+    DeviceMemory gate_up;  // float (rows, 2 * intermediate_size)
+    DeviceMemory partials; // float (STEP_ROWS, heads, segments, head_size + 2)
+    DeviceMemory logits;   // float (STEP_ROWS, vocabulary_size)
+    DeviceMemory floats, halves, factors, planes, plane_sums, plane_scales; // PackedRows
+    DeviceMemory state;                                                     // PassState
+    PinnedMemory host_hidden;                                               // float (rows, hidden_size)
+    PinnedMemory host_state; // PassState: uploaded, then downloaded behind it
+};
+
+class CudaExecutor final : public Executor {
+  public:
+    // The device's context must be current, as for all that makes something on a device.
+    CudaExecutor(const Decoder &decoder, const CudaDecoder &device_decoder, KvPrecision precision,
+                 size_t context_length);
+    ~CudaExecutor() override;
+
+    size_t default_chunk() const override;
+    void reserve_positions(size_t positions) override;
+    void reserve_rows(size_t rows) override;
+    bool trim(size_t positions) override;
+    uint64_t kv_bytes() const override;
+    uint64_t kv_bytes_of(size_t positions) const override;
+    float *embeddings() override { return scratch_.host_hidden.as<float>(); }
+    bool run(const ForwardCall &call) override;
+    void read_logits(size_t first, size_t count, float *logits) override;
+
+  private:
+    void drop_recordings() noexcept;
+    void run_step(const ForwardCall &call);
+    void run_prefill(const ForwardCall &call);
+    void run_rest_on_cpu(const ForwardCall &call, size_t rows);
+    void begin_pass(const ForwardCall &call);
+    void enqueue_step(size_t rows, size_t segments);
+    void compute_prefill_logits(const ForwardCall &call);
+    void check_status() const;
+
+    const Decoder &decoder_;
+    const CudaDecoder &on_device_;
+    const Device &device_;
+    size_t context_length_;
+    Queue queue_;
+    CudaCache cache_;
+    std::optional<KvCache> cpu_cache_; // of the layers that are not on the device
+    ForwardScratch cpu_scratch_;
+    CudaScratch scratch_;
+    std::map<std::pair<size_t, size_t>, GraphExec> recordings_; // of decode steps, by rows and segments
+};
+
+} // namespace v2e::cuda

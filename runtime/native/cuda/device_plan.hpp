@@ -1,0 +1,39 @@
+// What a decoder takes of a GPU's memory, by arithmetic: the loader and the planner ask the same functions.
+#pragma once
+
+#include "decoder.hpp"
+#include "kernels/attention.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace v2e::cuda {
+
+constexpr size_t DEFAULT_CHUNK = 512; // positions of a prefill that are computed together
+constexpr size_t MOST_CHUNK = 8192;
+
+// Of one layer's weights, and of the final norm and the head.
+uint64_t layer_weight_bytes(const DecoderLayer &layer, const DecoderConfig &config);
+uint64_t head_weight_bytes(const Decoder &decoder);
+// Of the keys and values of one layer and page, of `precision`.
+uint64_t page_layer_bytes(const DecoderConfig &config, KvPrecision precision);
+uint64_t cache_bytes(const DecoderConfig &config, KvPrecision precision, size_t layers, size_t positions);
+// Of the buffers of a session: activations of `rows` positions, logits, sums of attention over `positions` keys.
+uint64_t scratch_bytes(const Decoder &decoder, size_t rows, size_t positions);
+
+// What a decoder and one session take of a GPU.
+struct DevicePlan {
+    size_t layers; // the first ones; with all of them the head as well
+    uint64_t weight_bytes, kv_bytes, scratch_bytes, context_bytes;
+    uint64_t bytes() const { return weight_bytes + kv_bytes + scratch_bytes + context_bytes; }
+};
+
+// `layers` 0: as many as fit `bytes`. All is nothing where none does.
+DevicePlan plan_device(const Decoder &decoder, KvPrecision precision, size_t rows, size_t positions, size_t layers,
+                       uint64_t bytes);
+
+// How many of the first layers fit `bytes` with everything that a session of `positions` needs; with all of them the
+// head must fit, too.
+size_t fitting_layers(const Decoder &decoder, KvPrecision precision, size_t rows, size_t positions, uint64_t bytes);
+
+} // namespace v2e::cuda
