@@ -16,6 +16,7 @@ from valley2_edge.errors import InputError, Valley2Error
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.preprocess import prepare_pictures
+from valley2_edge.runtime.process_memory import trim_heap
 from valley2_edge.runtime.sources import load_pictures, sort_sources
 from valley2_edge.runtime.vision import VisionEncoder
 from valley2_edge.tokenizer import Tokenizer
@@ -114,6 +115,11 @@ class SampleEncoder:
         mask = np.zeros(total, np.bool_)
         mask[: len(head)] = is_picture
         return EncodedSample(sample.name, np.concatenate([head, *tails]), mask, len(head), branches)
+
+    def release(self) -> None:
+        """Gives back the memory of the vision engines; the next sample with pictures loads them again."""
+        self._vision.release()
+        trim_heap()
 
     def _encode_pictures(self, sample: Sample) -> list[Floats]:
         """(n, hidden) for each picture."""

@@ -70,7 +70,7 @@ def sample_encoder(checkpoint: Checkpoint, bundle: Bundle) -> SampleEncoder:
 def encode_all(
     encoder: SampleEncoder, samples: Sequence[Sample], progress: Progress, stage: str = STAGE
 ) -> Iterator[EncodedSample]:
-    """Encodes samples one after the other.
+    """Encodes samples one after the other; then the vision engines go, whose memory the decoder's layers need.
 
     Args:
         encoder: From `sample_encoder`.
@@ -78,9 +78,12 @@ def encode_all(
         progress: Called after every sample.
         stage: What it is told.
     """
-    for number, sample in enumerate(samples):
-        yield encoder.encode(sample)
-        progress(stage, number + 1, len(samples))
+    try:
+        for number, sample in enumerate(samples):
+            yield encoder.encode(sample)
+            progress(stage, number + 1, len(samples))
+    finally:
+        encoder.release()
 
 
 def prepare_packs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import warnings
@@ -25,10 +24,11 @@ from valley2_edge.bundle import (
 from valley2_edge.errors import BundleError, InputError, Valley2Error, Valley2Warning
 from valley2_edge.runtime.cancellation import run_interruptibly
 from valley2_edge.runtime.decoder_engine import DecoderDescription, PrefixCacheState
-from valley2_edge.runtime.library import ACTIVATIONS_NUMBERS, KV_PRECISION_NUMBERS, REUSE_NUMBERS, library
+from valley2_edge.runtime.library import ACTIVATIONS_NUMBERS, KV_PRECISION_NUMBERS, REUSE_NUMBERS
 from valley2_edge.runtime.native_call import LARGEST_UINT64, number_of, token_array, unsigned
 from valley2_edge.runtime.onnx_decoder_session import OnnxDecoderSession
 from valley2_edge.runtime.onnx_providers import CPU_PROVIDER, choose_providers, first_line, with_options
+from valley2_edge.runtime.process_memory import trim_heap
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -172,7 +172,7 @@ class OnnxDecoder:
 
     def trim(self) -> None:
         """Gives freed memory back; the weights stay, as ONNX Runtime has packed them."""
-        library().v2e_model_trim(ctypes.c_void_p())
+        trim_heap()
 
     def close(self) -> None:
         """Gives the weights back, as soon as the last of its sessions is closed as well."""

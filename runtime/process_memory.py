@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import sys
 from pathlib import Path
+
+from valley2_edge.runtime.library import library
 
 _INTERPRETER_BYTES = 64 << 20
 """Of Python with numpy, where the system does not tell."""
@@ -32,3 +35,12 @@ def peak_bytes() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak << 10
+
+
+def trim_heap() -> None:
+    """Gives the system back what the process's allocator keeps of freed memory.
+
+    Raises:
+        Valley2Error: The native library is missing or belongs to another release.
+    """
+    library().v2e_model_trim(ctypes.c_void_p())

@@ -10,11 +10,17 @@ import pytest
 import torch
 
 from valley2_edge.bundle import open_bundle
+from valley2_edge.calibration.builtin import builtin_set
+from valley2_edge.calibration.encode import SampleEncoder
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.answer_statistics import compare_logits, top_logits
+from valley2_edge.export.calibration_inputs import EmbeddingTable, encode_all
+from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.greedy_reference import Tokens, greedy_answers
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.rounding import RoundingOptions, resolve_rounding
+from valley2_edge.runtime.vision import VisionEncoder
+from valley2_edge.tokenizer import Tokenizer
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 STOP = 9
@@ -151,6 +157,17 @@ def test_a_calibrated_bundle_says_how_good_it_is(tmp_path: Path) -> None:
     assert "<svg" in report and "layers.1.mlp.down" in report and "http" not in report
     assert not (bundle / "workspace").exists()
     json.dumps(manifest.quality, allow_nan=False)
+
+
+def test_the_vision_engines_leave_their_memory_to_the_decoder(tiny_bundle: Path) -> None:
+    loaded: list[frozenset[str]] = []
+    with Checkpoint.open(CHECKPOINT) as checkpoint:
+        vision = VisionEncoder(open_bundle(tiny_bundle), threads=1, keep=True)
+        encoder = SampleEncoder(checkpoint.config, Tokenizer(checkpoint.path), vision, EmbeddingTable(checkpoint))
+        encoded = list(encode_all(encoder, builtin_set(2).samples, lambda *_: loaded.append(vision.loaded)))
+    assert len(encoded) == 2
+    assert loaded == 2 * [{"siglip", "projector", "eagle"}]  # between samples they stay
+    assert vision.loaded == frozenset()
 
 
 def test_a_bundle_above_the_limit_is_not_published(tmp_path: Path) -> None:
