@@ -176,7 +176,7 @@ def test_disk_too_small_for_the_bundle(run, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_disk_that_becomes_full(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def export_vision(*_: object) -> None:
+    def export_vision(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "siglip.onnx.data")
 
     monkeypatch.setattr(pipeline, "export_vision", export_vision)
