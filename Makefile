@@ -12,7 +12,8 @@ READING := --output build/nano/reading --steps 2760
 COMPARING := --output build/nano/comparing --steps 2860 --annealing-share 0.318 --rate 1.5e-3 --first-dialogue 44000
 
 # The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these
-# changes. The build tools stay in the environment, because an isolated build compiles everything anew each time.
+# changes. The build tools stay in the environment, because an isolated build compiles everything anew each time;
+# setuptools is among them for the dependencies that come as source.
 NATIVE := $(shell find runtime/native -type f)
 CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmarks examples nano
@@ -21,7 +22,7 @@ PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmark
 
 $(STAMP): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet 'scikit-build-core>=1.1,<2' cmake ninja
+	$(BIN)/python -m pip install --quiet 'scikit-build-core>=1.1,<2' cmake ninja 'setuptools>=70.1'
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[all,dev]'
 	touch $@
 
