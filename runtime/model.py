@@ -99,7 +99,8 @@ class Valley2:
             providers: ONNX Runtime's execution providers for the vision engines, and for a decoder that was exported
                 for it, in order of preference; None is the order that this machine offers.
             vision_engine: "native" for the core's own towers, "onnx" for ONNX Runtime, "auto" for what the bundle has:
-                an export decides with --vision-precision.
+                an export decides with --vision-precision. "tensorrt" builds engines for an NVIDIA GPU, once, and goes
+                on with ONNX Runtime, with a warning, where that cannot be.
             keep_vision: Hold the vision engines between questions instead of loading them for each one with pictures.
             vision_cache_bytes: Of embeddings of pictures at most, kept for the next question about the same picture in
                 any session; those used least recently go first. 0 keeps none.

@@ -7,7 +7,8 @@ from collections.abc import Callable
 ProgressCallback = Callable[[str, int, int], None]
 """Called with a stage, what is done of it and its total, in the stage's own unit.
 
-check: bytes; load: parts; siglip: tiles; eagle: pictures; prefill: positions; decode: tokens of max_new_tokens.
+check: bytes; load: parts; build: steps of the phase of TensorRT's build; siglip: tiles; eagle: pictures; prefill:
+positions; decode: tokens of max_new_tokens.
 It is called from the thread that works, which may be a helper thread; an exception that it raises ends the call.
 """
 

@@ -1,18 +1,20 @@
-"""The vision engines: SigLIP, its projector and Eagle, native or in ONNX Runtime."""
+"""The vision engines: SigLIP, its projector and Eagle, native, in ONNX Runtime or in TensorRT."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from valley2_edge.bundle import Bundle
-from valley2_edge.errors import BundleError
+from valley2_edge.errors import BundleError, EngineError, Valley2Warning
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.native_engine import NativeEngine
 from valley2_edge.runtime.native_tower import VocabularyUse
@@ -25,11 +27,16 @@ from valley2_edge.runtime.tensorrt_options import TENSORRT_PROVIDER, tensorrt_op
 from valley2_edge.runtime.vision_engine import (
     Array,
     ComponentName,
+    EngineInputs,
     VisionEngine,
     VisionEngineName,
     check_engine,
     is_native,
 )
+
+if TYPE_CHECKING:
+    from valley2_edge.runtime.trt.platform import Platform
+    from valley2_edge.runtime.trt.tower import TensorRtTower
 
 _LOCK_WAIT_SECONDS = 0.05
 
@@ -75,7 +82,8 @@ class VisionEncoder:
             locally without building an engine first.
         keep: Hold the engines between turns, which costs their weights in memory; otherwise each goes after its use.
         trim: Called when engines come or went, unless they are kept: what it gives back makes room for the next ones.
-        engine: "native" or "onnx" where the bundle must have that; "auto": whichever it has.
+        engine: "native" or "onnx" where the bundle must have that; "auto": whichever it has. "tensorrt": its graphs in
+            TensorRT on a GPU; what cannot run there runs in ONNX Runtime, after a warning that says why.
         isa: Instruction set of the native towers.
 
     Raises:
@@ -105,9 +113,16 @@ class VisionEncoder:
         self._keep = keep
         self._trim = trim
         self._engines: dict[str, VisionEngine] = {}
+        self._tensorrt = engine == "tensorrt"
+        self._platform: Platform | None = None
+        self._towers: dict[ComponentName, TensorRtTower] = {}
+        """Those of the engines that are TensorRT's."""
+        self._fallen: set[ComponentName] = set()
+        """Those that TensorRT could not compute."""
         self._lock = Lock()
         self.providers: dict[str, list[str]] = {}
-        """What computes each engine that was loaded so far: ONNX Runtime's providers, or the core's instruction set."""
+        """What computes each engine that was loaded so far: ONNX Runtime's providers, the core's instruction set, or
+        TensorRT."""
 
     def encode(
         self, pictures: Sequence[PreparedPicture], cancel: CancelToken, on_progress: ProgressCallback = ignore_progress
@@ -145,20 +160,25 @@ class VisionEncoder:
 
     def siglip(self, tiles: Array, cancel: CancelToken | None = None) -> Array:
         """Features (T, 729, channels) of tiles (T, 3, size, size)."""
-        return self._engine("siglip").run({"tiles": tiles}, cancel)
+        return self._run("siglip", {"tiles": tiles}, cancel)
 
     def project(self, features: Array, cancel: CancelToken | None = None) -> Array:
         """Tokens (T, side * side, hidden_size) of SigLIP features (T, 729, channels)."""
-        return self._engine("projector").run({"features": features}, cancel)
+        return self._run("projector", {"features": features}, cancel)
 
     def eagle(self, patches: Array, positions: NDArray[np.int64], cancel: CancelToken | None = None) -> Array:
         """Tokens (P / 4, hidden_size) of one picture's patches (P, 588) at positions (P, 2)."""
-        return self._engine("eagle").run({"patches": patches, "positions": positions}, cancel)
+        return self._run("eagle", {"patches": patches, "positions": positions}, cancel)
 
     @property
     def loaded(self) -> frozenset[str]:
         """The engines that are in memory now."""
         return frozenset(self._engines)
+
+    @property
+    def in_tensorrt(self) -> bool:
+        """Whether TensorRT is to compute the engines; False once there is no GPU for it."""
+        return self._tensorrt
 
     @property
     def keeps(self) -> bool:
@@ -174,6 +194,10 @@ class VisionEncoder:
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
+        self._towers.clear()
+        if self._platform is not None:
+            self._platform.close()
+            self._platform = None
 
     def _encode_siglip(
         self,
@@ -185,8 +209,8 @@ class VisionEncoder:
         times = result.times
         done, total = 0, sum(picture.geometry.tile_count for picture in pictures)
         report("siglip", done, total)
-        self._load("siglip", times)
-        self._load("projector", times)
+        self._load("siglip", times, 1, cancel, report)
+        self._load("projector", times, 1, cancel, report)
         self._trim_unless_kept()
         encoded = []
         for picture in pictures:
@@ -222,7 +246,8 @@ class VisionEncoder:
         if not any(picture.options.eagle for picture in pictures):
             return []
         report("eagle", 0, len(pictures))
-        self._load("eagle", times)
+        most_patches = max(picture.geometry.eagle_patches for picture in pictures)
+        self._load("eagle", times, most_patches, cancel, report)
         self._trim_unless_kept()
         encoded = []
         for index, picture in enumerate(pictures):
@@ -234,15 +259,43 @@ class VisionEncoder:
             report("eagle", index + 1, len(pictures))
         return encoded
 
-    def _load(self, name: ComponentName, times: VisionTimes) -> None:
+    def _load(
+        self, name: ComponentName, times: VisionTimes, rows: int, cancel: CancelToken, report: ProgressCallback
+    ) -> None:
         with times.measured("load"):
-            self._engine(name)
+            self._engine(name, rows, cancel, report)
 
-    def _engine(self, name: ComponentName) -> VisionEngine:
+    def _run(self, name: ComponentName, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
+        engine = self._engine(name, len(next(iter(inputs.values()))), cancel)
+        try:
+            return engine.run(inputs, cancel)
+        except EngineError as error:
+            self._fall_back(name, error)
+            return self._engine(name).run(inputs, cancel)
+
+    def _engine(
+        self,
+        name: ComponentName,
+        rows: int = 1,
+        cancel: CancelToken | None = None,
+        report: ProgressCallback = ignore_progress,
+    ) -> VisionEngine:
+        """The engine, loaded for inputs of so many rows; a TensorRT engine may have to be built for that."""
         if name not in self._engines:
             engine = run_interruptibly(lambda: self._open(name), lambda: None)
-            self.providers[name] = engine.providers
             self._engines[name] = engine
+        if name in self._towers:
+            tower, stop = self._towers[name], CancelToken()
+
+            def stopped() -> bool:
+                return stop.cancelled or (cancel is not None and cancel.cancelled)
+
+            try:
+                run_interruptibly(lambda: tower.prepare(rows, report, stopped), stop.cancel)
+            except EngineError as error:
+                self._fall_back(name, error)
+                return self._engine(name)
+        self.providers[name] = self._engines[name].providers
         return self._engines[name]
 
     def _open(self, name: ComponentName) -> VisionEngine:
@@ -253,8 +306,33 @@ class VisionEncoder:
         if is_native(component):
             architecture = self._bundle.manifest.architecture
             return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa)
+        tower = self._open_tower(name) if self._tensorrt and name not in self._fallen else None
+        if tower is not None:
+            return tower
         more = {TENSORRT_PROVIDER: tensorrt_options(self._bundle, name)} if TENSORRT_PROVIDER in self._wanted else {}
         return OnnxEngine(path, name, threads=self._threads, providers=self._wanted, options=more)
+
+    def _open_tower(self, name: ComponentName) -> TensorRtTower | None:
+        """None, after a warning, where there is no GPU or no TensorRT."""
+        from valley2_edge.runtime.trt.platform import open_platform
+        from valley2_edge.runtime.trt.tower import TensorRtTower
+
+        if self._platform is None:
+            try:
+                self._platform = open_platform()
+            except EngineError as error:
+                self._tensorrt = False
+                _warn(f"The vision engines run in ONNX Runtime instead of TensorRT: {error}.")
+                return None
+        self._towers[name] = TensorRtTower(self._platform, self._bundle, name)
+        return self._towers[name]
+
+    def _fall_back(self, name: ComponentName, error: EngineError) -> None:
+        """From now on ONNX Runtime computes this engine."""
+        self._fallen.add(name)
+        self._towers.pop(name)
+        self._engines.pop(name).close()
+        _warn(f"The {name} engine runs in ONNX Runtime instead of TensorRT: {error}.")
 
     @contextmanager
     def _turn(self, cancel: CancelToken) -> Iterator[None]:
@@ -273,3 +351,7 @@ class VisionEncoder:
     def _trim_unless_kept(self) -> None:
         if not self._keep:
             self._trim()
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, Valley2Warning, stacklevel=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ from valley2_edge.runtime.cancellation import CancelToken
 Array = NDArray[np.float32]
 EngineInputs = dict[str, NDArray[Any]]
 ComponentName = Literal["siglip", "projector", "eagle"]
-VisionEngineName = Literal["auto", "native", "onnx"]
-"""Who computes the vision half: what the bundle has; the native core; ONNX Runtime."""
+VisionEngineName = Literal["auto", "native", "onnx", "tensorrt"]
+"""Who computes the vision half: what the bundle has; the native core; ONNX Runtime; TensorRT on an NVIDIA GPU."""
 
 NATIVE_SUFFIX = ".safetensors"
 
@@ -26,7 +26,7 @@ class VisionEngine(Protocol):
 
     @property
     def providers(self) -> list[str]:
-        """What computes it: ONNX Runtime's providers, or the core's instruction set."""
+        """What computes it: ONNX Runtime's providers, the core's instruction set, or TensorRT."""
 
     def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
         """Computes one call.
@@ -56,12 +56,11 @@ def check_engine(wanted: VisionEngineName, components: Sequence[VisionComponent 
     Raises:
         InputError: The name means nothing, or the bundle lacks it; the text says how to get it.
     """
-    if wanted not in ("auto", "native", "onnx"):
-        raise InputError(f"vision_engine is {wanted!r}; it must be one of auto, native, onnx.")
+    if wanted not in get_args(VisionEngineName):
+        raise InputError(f"vision_engine is {wanted!r}; it must be one of {', '.join(get_args(VisionEngineName))}.")
     kinds = {is_native(component) for component in components if component is not None}
     if wanted == "native" and kinds == {False}:
         raise InputError("The bundle has no native vision towers: export it with --vision-precision int8 or bf16.")
-    if wanted == "onnx" and True in kinds:
-        raise InputError(
-            "The bundle has native vision towers: export it with --vision-precision fp16 for ONNX Runtime."
-        )
+    if wanted in ("onnx", "tensorrt") and True in kinds:
+        title = "ONNX Runtime" if wanted == "onnx" else "TensorRT"
+        raise InputError(f"The bundle has native vision towers: export it with --vision-precision fp16 for {title}.")

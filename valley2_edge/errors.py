@@ -23,6 +23,10 @@ class ExportError(Valley2Error):
     """A bundle cannot be made from an otherwise good checkpoint."""
 
 
+class EngineError(Valley2Error):
+    """A TensorRT engine cannot be built, loaded or run; the vision encoder goes on with ONNX Runtime and says so."""
+
+
 class BudgetError(Valley2Error):
     """The context, the memory or the disk does not suffice."""
 

@@ -19,8 +19,9 @@ EAGLE_MAX_TOKENS = 16384
 """The first of the branch's two resizes never leaves more, whatever the caller's cap."""
 REPO_PICTURE_LIMIT = 8
 
-_SINGLE_CAPS: dict[EaglePreset, int] = {"fast": 256, "balanced": 729, "document": 1280, "full": EAGLE_MAX_TOKENS}
-_SEVERAL_CAPS: dict[EaglePreset, int] = {**_SINGLE_CAPS, "balanced": 196}
+EAGLE_CAPS: dict[EaglePreset, int] = {"fast": 256, "balanced": 729, "document": 1280, "full": EAGLE_MAX_TOKENS}
+"""Tokens of a picture that is the only one of its turn."""
+_SEVERAL_CAPS: dict[EaglePreset, int] = {**EAGLE_CAPS, "balanced": 196}
 _REFERENCE_CAPS: dict[PolicyName, int] = {"hub": EAGLE_MAX_TOKENS, "repo": 1280}
 
 
@@ -69,7 +70,7 @@ class Policy:
         Args:
             several: The picture is one of several, or a frame of a video.
         """
-        caps = _SEVERAL_CAPS if several else _SINGLE_CAPS
+        caps = _SEVERAL_CAPS if several else EAGLE_CAPS
         high = caps[self.eagle_preset] if self.eagle_max_tokens is None else self.eagle_max_tokens
         if self.eagle_min_tokens is None:
             return min(EAGLE_MIN_TOKENS, high), high

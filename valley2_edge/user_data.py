@@ -1,7 +1,8 @@
 """What valley2_edge remembers between runs, in the user's data directory.
 
 Two small JSON files: `last_bundle.json` names the bundle that was exported last, `verified_files.json` holds the
-files whose sha256 was computed before. Both may be deleted at any time; a broken one counts as absent.
+files whose sha256 was computed before. Both may be deleted at any time; a broken one counts as absent. Beside them
+`engines/` holds what TensorRT built.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from valley2_edge.benchmark.alternation import Limits, Measurement, Spread
 from valley2_edge.benchmark.decoder import Plan, Repeated
 from valley2_edge.benchmark.work import eagle_operations, projector_operations, siglip_operations
 from valley2_edge.bundle import VisionComponent
-from valley2_edge.errors import InputError
+from valley2_edge.errors import EngineError, InputError
 from valley2_edge.policy import EaglePreset, Policy
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.preprocess import PreparedPicture, prepare_pictures
@@ -59,7 +59,8 @@ def measure_siglip(model: Valley2, plan: Plan, limits: Limits, done: Repeated) -
     tile = _prepared(model, "balanced").tiles()[:1]  # (1, 3, size, size)
     architecture = model.bundle.manifest.architecture
     work = siglip_operations(architecture.siglip)
-    run = _Run(lambda: model.engines.vision.siglip(tile), "tiles", 1, work, _limit(model.bundle.manifest.siglip))
+    limit = _limit(model.bundle.manifest.siglip, model)
+    run = _Run("siglip", lambda: model.engines.vision.siglip(tile), "tiles", 1, work, limit)
     return _measure(model, run, plan, limits, done)
 
 
@@ -70,9 +71,8 @@ def measure_projector(model: Valley2, plan: Plan, limits: Limits, done: Repeated
     shape = (1, siglip.patches_per_side**2, siglip.hidden_size)
     features = np.random.default_rng(0).standard_normal(shape, np.float32)
     work = projector_operations(architecture.projector, siglip)
-    run = _Run(
-        lambda: model.engines.vision.project(features), "tiles", 1, work, _limit(model.bundle.manifest.projector)
-    )
+    limit = _limit(model.bundle.manifest.projector, model)
+    run = _Run("projector", lambda: model.engines.vision.project(features), "tiles", 1, work, limit)
     return _measure(model, run, plan, limits, done)
 
 
@@ -87,7 +87,8 @@ def measure_eagle(model: Valley2, preset: EaglePreset, plan: Plan, limits: Limit
         raise InputError("this bundle has no Eagle branch to measure; name other parts with --parts")
     patches, positions = _prepared(model, preset).patches()
     work = eagle_operations(config, len(patches))
-    run = _Run(lambda: model.engines.vision.eagle(patches, positions), "patches", len(patches), work, _limit(component))
+    limit = _limit(component, model)
+    run = _Run("eagle", lambda: model.engines.vision.eagle(patches, positions), "patches", len(patches), work, limit)
     return _measure(model, run, plan, limits, done)
 
 
@@ -110,6 +111,7 @@ def measure_first_token(model: Valley2, preset: EaglePreset, plan: Plan, done: R
 class _Run:
     """One run of an engine."""
 
+    name: str
     call: Callable[[], object]
     unit: str
     amount: int
@@ -119,8 +121,10 @@ class _Run:
     """What the run is a share of."""
 
 
-def _limit(component: VisionComponent) -> LimitName:
-    """Graphs compute in fp32, and so do towers in bf16 where the machine does not multiply it."""
+def _limit(component: VisionComponent, model: Valley2) -> LimitName:
+    """Graphs compute in fp32, in TensorRT fp16, and towers in bf16 in fp32 where the machine does not multiply it."""
+    if model.engines.vision.in_tensorrt:
+        return "fp16"
     return "int8" if component.precision == "int8" and is_native(component) else "fp32"
 
 
@@ -129,6 +133,9 @@ def _measure(model: Valley2, run: _Run, plan: Plan, limits: Limits, done: Repeat
         samples = plan.run(limits, run.limit, lambda _pause: run.call(), done)
     finally:
         model.engines.vision.release()
+    provider = model.engines.vision.providers[run.name][0]
+    if run.limit == "fp16" and not provider.startswith("TensorRT"):
+        raise EngineError(f"the {run.name} engine runs on {provider}, which is no share of the GPU; measure it without")
     return Measurement(run.unit, run.amount, run.operations, run.limit, samples, {run.unit: run.amount})
 
 

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from valley2_edge.errors import InputError
 from valley2_edge.policy import EaglePreset
+from valley2_edge.runtime.vision_engine import VisionEngineName
 
 Part = Literal["prefill", "decode", "siglip", "projector", "eagle", "first_token"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -35,6 +36,7 @@ class Options:
     repetitions: int = 5
     device: str = "cpu"
     """Of the decoder."""
+    vision_engine: VisionEngineName = "auto"
 
     def __post_init__(self) -> None:
         for name in ("context", "new_tokens", "repetitions"):

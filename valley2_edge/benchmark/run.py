@@ -93,6 +93,7 @@ def bench_bundle(directory: Path, options: Options, progress: StageProgress) -> 
         isa=options.isa,
         activations=options.activations,
         device=options.device,
+        vision_engine=options.vision_engine,
         vision_cache_bytes=0,
         prefix_cache_bytes=0,
         on_progress=progress,
@@ -148,17 +149,20 @@ def _check_context(config: DecoderConfig, options: Options) -> None:
 
 def _measure(subject: _Subject, options: Options, progress: StageProgress) -> Report:
     about = subject.decoder.description
+    if options.vision_engine == "tensorrt" and about.device != "cuda":
+        raise InputError("vision in TensorRT is measured against the GPU that the decoder is on: add --device cuda")
     plan = Plan(options.warm_up, options.repetitions)
     prefill: list[Measurement] = []
     others: dict[Part, Measurement] = {}
     first_token: FirstToken | None = None
-    # The vision engines are measured against the CPU, wherever the decoder is.
+    # The vision engines are measured against the CPU, wherever the decoder is, unless TensorRT computes them.
     with (
         Probe(about.threads, about.isa) as processor,
         Probe(about.threads, about.isa, about.device) as probe,
     ):
         cpu_limits = Limits(processor)
         limits = Limits(probe) if about.device == "cuda" else cpu_limits
+        vision_limits = limits if options.vision_engine == "tensorrt" else cpu_limits
         for part in options.parts or ():
             if part == "prefill":
                 for length in options.lengths:
@@ -173,7 +177,7 @@ def _measure(subject: _Subject, options: Options, progress: StageProgress) -> Re
             elif part == "first_token":
                 first_token = measure_first_token(subject.model, options.eagle_preset, plan, done)
             else:
-                others[part] = _measure_vision(part, subject.model, options, plan, cpu_limits, done)
+                others[part] = _measure_vision(part, subject.model, options, plan, vision_limits, done)
         typical = {name: limits.typical(name) for name in LIMITS[about.device]}
     parts = (tuple(prefill), others, first_token)
     return Report(subject.facts, options, about.isa, about.threads, typical, *parts, device_name=about.device_name)

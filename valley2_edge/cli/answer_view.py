@@ -14,6 +14,7 @@ from valley2_edge.answer import AnswerParser, AnswerPiece, Step
 _STAGES = {
     "check": "checking the bundle",
     "load": "loading the bundle",
+    "build": "building an engine for the GPU, once",
     "siglip": "tiles",
     "eagle": "Eagle pictures",
     "prefill": "prefill",

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from valley2_edge.bundle import DecoderPrecision
+from valley2_edge.cli.chat_options import VisionEngineOption
 from valley2_edge.cli.terminal import error_console, output_console, stage_progress
 from valley2_edge.errors import InputError
 from valley2_edge.policy import EaglePreset
@@ -54,6 +55,7 @@ def bench(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Of the decoder; shares are then of what it can do.")
     ] = "cpu",
+    vision_engine: VisionEngineOption = "auto",
     warm_up: Annotated[int, typer.Option(help="Repetitions that do not count.")] = 1,
     repetitions: Annotated[int, typer.Option(help="Those that do.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -84,6 +86,7 @@ def bench(
         warm_up,
         repetitions,
         device,
+        vision_engine,
     )
     with stage_progress(error_console()) as progress:
         if shape is None:

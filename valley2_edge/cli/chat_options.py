@@ -41,9 +41,10 @@ Activations = Annotated[
     typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.", rich_help_panel=_MODEL),
 ]
 VisionEngineOption = Annotated[
-    Literal["auto", "native", "onnx"],
+    Literal["auto", "native", "onnx", "tensorrt"],
     typer.Option(
-        help="Of the vision half: what the bundle has, or insist on the core's own or on ONNX Runtime.",
+        help="Of the vision half: what the bundle has, or insist on the core's own or on ONNX Runtime. tensorrt: on "
+        "an NVIDIA GPU, with engines that are built once; where it cannot, ONNX Runtime.",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -16,6 +16,7 @@ from valley2_edge.cli.bench import bench
 from valley2_edge.cli.chat import chat
 from valley2_edge.cli.convert import convert
 from valley2_edge.cli.demo import demo
+from valley2_edge.cli.engines import app as engines_app
 from valley2_edge.cli.eval import app as eval_app
 from valley2_edge.cli.export import export
 from valley2_edge.cli.inspect import inspect
@@ -32,6 +33,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 for command in (export, chat, demo, plan, inspect, verify, convert, bench):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
+app.add_typer(engines_app, name="engines")
 
 
 def _show_version(wanted: bool) -> None:

@@ -23,6 +23,7 @@ from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.comparison import Row
+    from valley2_edge.runtime.vision_engine import VisionEngineName
 
 EXIT_FAILED = 1
 HUB_PREFIX = "hf_"
@@ -47,6 +48,7 @@ def verify(
     threads: Annotated[int, typer.Option(min=0, help="Of all engines; 0: as many as the process may run on.")] = 0,
     provider: options.Providers = None,
     device: options.Device = "cpu",
+    vision_engine: options.VisionEngineOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Hash every file of a bundle and run its self-test, or compare it with reference outputs.
@@ -61,9 +63,9 @@ def verify(
             resolve_bundle(bundle), check="full", progress=lambda done, total: progress("checking files", done, total)
         )
     if golden:
-        rows = _collect(_golden(opened, golden, variant, policy, threads, provider, device))
+        rows = _collect(_golden(opened, golden, variant, policy, threads, provider, device, vision_engine))
     else:
-        rows = _collect(_self_test(opened, threads, provider, device))
+        rows = _collect(_self_test(opened, threads, provider, device, vision_engine))
     if as_json:
         typer.echo(json.dumps([_as_json(row) for row in rows], indent=2))
     else:
@@ -93,10 +95,12 @@ def variant_architecture(bundle: ModelConfig, variant: ModelConfig, name: str) -
     return merged
 
 
-def _self_test(bundle: Bundle, threads: int, providers: list[str] | None, device: str) -> Iterator[Row]:
+def _self_test(
+    bundle: Bundle, threads: int, providers: list[str] | None, device: str, vision_engine: VisionEngineName
+) -> Iterator[Row]:
     from valley2_edge.runtime.verify import self_test
 
-    return self_test(bundle, threads, providers, device)
+    return self_test(bundle, threads, providers, device, vision_engine)
 
 
 def _golden(
@@ -107,6 +111,7 @@ def _golden(
     threads: int,
     providers: list[str] | None,
     device: str,
+    vision_engine: VisionEngineName,
 ) -> Iterator[Row]:
     from valley2_edge.runtime.golden import Golden
     from valley2_edge.runtime.verify import verify_golden
@@ -121,7 +126,7 @@ def _golden(
 
         architecture = variant_architecture(bundle.manifest.architecture, read_model_config(checkpoint), name)
     chosen: PolicyName = policy or ("hub" if name.startswith(HUB_PREFIX) else "repo")
-    return verify_golden(bundle, golden, name, chosen, architecture, threads, providers, device)
+    return verify_golden(bundle, golden, name, chosen, architecture, threads, providers, device, vision_engine)
 
 
 def _collect(rows: Iterator[Row]) -> list[Row]:

@@ -1,20 +1,14 @@
-"""Builds TensorRT engines of a bundle's vision graphs (docs/gpu.md, "TensorRT")."""
+"""Builds TensorRT engines of a bundle's vision graphs, whose types are those of the graph (docs/gpu.md)."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from valley2_edge.config import ModelConfig
-from valley2_edge.errors import ExportError, InputError
-from valley2_edge.export.activation_ranges import Feeds, nodes_beyond_half
-from valley2_edge.export.half_precision import to_half
-from valley2_edge.export.layout import PICTURE_CHANNELS
-from valley2_edge.export.trt_api import BuilderConfig, TensorRt
+from valley2_edge.errors import EngineError, InputError
+from valley2_edge.runtime.trt.api import BuilderConfig, TensorRt, has_target, new_logger, target_name
 from valley2_edge.runtime.vision_engine import ComponentName
 
 Shape = tuple[int, ...]
@@ -24,6 +18,7 @@ Progress = Callable[[str, int, int], bool | None]
 """Called with a phase of the build, the steps done and the steps in all; returning False stops it."""
 
 MOST_TILES = 9
+_CHANNELS = 3
 _USUAL_EAGLE_TOKENS = 256
 
 
@@ -37,56 +32,27 @@ def vision_profile(config: ModelConfig, component: ComponentName, most_eagle_tok
 
     Raises:
         InputError: The cap is below 1.
-        ExportError: The model has no such component.
+        EngineError: The model has no such component.
     """
     if most_eagle_tokens < 1:
         raise InputError(f"A picture has at least 1 Eagle token, not {most_eagle_tokens}.")
     siglip = config.siglip
     if component == "siglip":
-        tail: Shape = (PICTURE_CHANNELS, siglip.image_size, siglip.image_size)
+        tail: Shape = (_CHANNELS, siglip.image_size, siglip.image_size)
         return {"tiles": ((1, *tail), (1, *tail), (MOST_TILES, *tail))}
     if component == "projector":
         tail = (siglip.patches_per_side**2, siglip.hidden_size)
         return {"features": ((1, *tail), (1, *tail), (MOST_TILES, *tail))}
     if config.eagle is None:
-        raise ExportError("The model has no Eagle tower.")
+        raise EngineError("The model has no Eagle tower.")
     merged = config.eagle.spatial_merge_size**2
     counts = [merged * tokens for tokens in (1, min(_USUAL_EAGLE_TOKENS, most_eagle_tokens), most_eagle_tokens)]
-    width = PICTURE_CHANNELS * config.eagle.patch_size**2
+    width = _CHANNELS * config.eagle.patch_size**2
     patches, positions = ([(count, columns) for count in counts] for columns in (width, 2))
     return {
         "patches": (patches[0], patches[1], patches[2]),
         "positions": (positions[0], positions[1], positions[2]),
     }
-
-
-def build_half_engine(
-    trt: TensorRt,
-    path: Path,
-    profile: Profile,
-    samples: Feeds,
-    compute_capability: str | None = None,
-    progress: Progress | None = None,
-) -> bytes:
-    """Builds an engine that computes in fp16 but for the nodes that overflow on samples.
-
-    Args:
-        trt: From `load_tensorrt`.
-        path: A vision graph of a bundle, its weights beside it.
-        profile: The shapes that it shall take.
-        samples: Inputs with which the overflow is looked for, as `nodes_beyond_half` does.
-        compute_capability: As in `build_engine`.
-        progress: As in `build_engine`.
-
-    Raises:
-        ExportError: TensorRT refuses the graph, the profile or the target.
-    """
-    kept = nodes_beyond_half(path, samples)
-    half = to_half(onnx.load(str(path)), kept)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / path.name
-        onnx.save(half, str(file), save_as_external_data=True, location=f"{path.name}.data")
-        return build_engine(trt, file, profile, compute_capability, progress)
 
 
 def build_engine(
@@ -107,22 +73,22 @@ def build_engine(
         progress: Called with each phase of the build.
 
     Raises:
-        ExportError: TensorRT refuses the graph, the profile or the target; the text is its own.
+        EngineError: TensorRT refuses the graph, the profile or the target; the text is its own.
     """
-    logger = _new_logger(trt)
+    logger = new_logger(trt)
     builder = trt.Builder(logger)
     strict = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strict is None else 1 << int(strict))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
         reasons = "; ".join(str(parser.get_error(index).desc()) for index in range(parser.num_errors))
-        raise ExportError(f"TensorRT cannot read {path.name}: {reasons}")
+        raise EngineError(f"TensorRT cannot read {path.name}: {reasons}")
     config = builder.create_builder_config()
     shapes = builder.create_optimization_profile()
     for name, (smallest, usual, largest) in profile.items():
         shapes.set_shape(name, smallest, usual, largest)
     if config.add_optimization_profile(shapes) < 0:
-        raise ExportError(f"TensorRT refuses the shapes of {path.name}: {logger.last or profile}")
+        raise EngineError(f"TensorRT refuses the shapes of {path.name}: {logger.last or profile}")
     _set_target(trt, config, compute_capability)
     monitor = None if progress is None else _new_monitor(trt, progress)
     if monitor is not None:
@@ -131,36 +97,19 @@ def build_engine(
     if monitor is not None and monitor.error is not None:
         raise monitor.error
     if engine is None:
-        raise ExportError(f"TensorRT could not build {path.name}: {logger.last or 'it gives no reason'}")
+        raise EngineError(f"TensorRT could not build {path.name}: {logger.last or 'it gives no reason'}")
     return bytes(engine)
 
 
 def _set_target(trt: TensorRt, config: BuilderConfig, compute_capability: str | None) -> None:
     if compute_capability is None:
         return
-    capabilities = getattr(trt, "ComputeCapability", None)
-    if capabilities is None:
-        raise ExportError("TensorRT builds for the GPU of this machine; only TensorRT-RTX takes another target")
-    name = f"SM{compute_capability.replace('.', '')}"
-    if not hasattr(capabilities, name):
-        raise ExportError(f"TensorRT-RTX {trt.__version__} has no target {compute_capability}")
+    if not hasattr(trt, "ComputeCapability"):
+        raise EngineError("TensorRT builds for the GPU of this machine; only TensorRT-RTX takes another target")
+    if not has_target(trt, compute_capability):
+        raise EngineError(f"TensorRT-RTX {trt.__version__} has no target {compute_capability}")
     config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(capabilities, name), 0)
-
-
-def _new_logger(trt: TensorRt) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        """Keeps the last error, which TensorRT writes instead of raising it."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (self.ERROR, self.INTERNAL_ERROR):
-                self.last = message.strip().splitlines()[0]
-
-    return Logger()
+    config.set_compute_capability(getattr(trt.ComputeCapability, target_name(compute_capability)), 0)
 
 
 def _new_monitor(trt: TensorRt, progress: Progress) -> Any:

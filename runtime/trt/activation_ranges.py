@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from valley2_edge.export.onnx_session import open_session
+from valley2_edge.errors import EngineError
+from valley2_edge.runtime.onnx_providers import first_line
 
 Feeds = Iterable[Mapping[str, NDArray[Any]]]
 """The inputs of each sample, by name."""
@@ -31,7 +33,7 @@ def nodes_beyond_half(path: Path, feeds: Feeds, margin: float = MARGIN) -> set[s
         margin: A node stays in float32 when a value exceeds fp16's range divided by this.
 
     Raises:
-        ExportError: ONNX Runtime does not take the graph.
+        EngineError: ONNX Runtime does not take the graph.
     """
     model = onnx.load(str(path))
     ranges = _measure(model, feeds) | _weight_ranges(model)
@@ -63,13 +65,24 @@ def _measure(model: onnx.ModelProto, feeds: Feeds) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "watched.onnx"
         onnx.save(watched, str(file), save_as_external_data=True, location="watched.onnx.data")
-        session = open_session(file)
+        session = _open(file)
         for feed in feeds:
             found = session.run(list(outputs.values()), dict(feed))
             for name, values in zip(outputs, found, strict=True):
                 largest[name] = float(np.maximum(largest[name], np.max(values, initial=0.0)))
         del session
     return largest
+
+
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_prepacking", "1")  # packed weights would be a second copy
+    options.enable_cpu_mem_arena = False
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # ONNX Runtime's errors share no base class of their own.
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime does not take {path.name}: {first_line(error)}") from error
 
 
 def _watch(graph: onnx.GraphProto, value: str) -> str:

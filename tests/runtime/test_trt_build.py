@@ -16,13 +16,14 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from valley2_edge.bundle import open_bundle
-from valley2_edge.errors import ExportError, InputError
-from valley2_edge.export.activation_ranges import nodes_beyond_half
-from valley2_edge.export.half_precision import to_half
+from valley2_edge.errors import EngineError, InputError
 from valley2_edge.export.onnx_graph import Graph
-from valley2_edge.export.trt import build_engine, build_half_engine, vision_profile
-from valley2_edge.export.trt_api import load_tensorrt
 from valley2_edge.export.vision import block_positions
+from valley2_edge.runtime.trt.activation_ranges import nodes_beyond_half
+from valley2_edge.runtime.trt.api import load_tensorrt
+from valley2_edge.runtime.trt.build import build_engine, vision_profile
+from valley2_edge.runtime.trt.half_engine import build_half_engine
+from valley2_edge.runtime.trt.half_precision import to_half
 from valley2_edge.runtime.vision_engine import ComponentName
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
@@ -115,7 +116,7 @@ def test_profiles_follow_the_caps(int4_bundle: Path) -> None:
     assert vision_profile(config, "eagle", 64)["patches"][1:] == ((256, 588), (256, 588))
     with pytest.raises(InputError, match="at least 1"):
         vision_profile(config, "eagle", 0)
-    with pytest.raises(ExportError, match="no Eagle"):
+    with pytest.raises(EngineError, match="no Eagle"):
         vision_profile(config.model_copy(update={"eagle": None}), "eagle", 729)
 
 
@@ -150,12 +151,12 @@ def test_towers_build_for_8_6(int4_bundle: Path, component: ComponentName) -> No
 def test_failed_builds_say_why(tmp_path: Path) -> None:
     trt = load_tensorrt("tensorrt_rtx")
     path = _write_graph(tmp_path / "small.onnx", 1.0)
-    with pytest.raises(ExportError, match=r"small.onnx: .*(FP32|SM75|Turing|7\.5)"):
+    with pytest.raises(EngineError, match=r"small.onnx: .*(FP32|SM75|Turing|7\.5)"):
         build_engine(trt, path, PROFILE, "7.5")  # Turing has no float32 products
-    with pytest.raises(ExportError, match=r"no target 9\.0"):
+    with pytest.raises(EngineError, match=r"no target 9\.0"):
         build_engine(trt, path, PROFILE, "9.0")
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
-    with pytest.raises(ExportError, match=r"cannot read broken\.onnx"):
+    with pytest.raises(EngineError, match=r"cannot read broken\.onnx"):
         build_engine(trt, tmp_path / "broken.onnx", PROFILE, "8.6")
 
 
@@ -220,13 +221,13 @@ def test_full_tensorrt_is_driven_the_same_way(tmp_path: Path) -> None:
     fake = FakeTensorRt()
     assert build_engine(fake, tmp_path / "small.onnx", PROFILE) == b"engine"
     assert fake.shapes == PROFILE and fake.flags == 1 << 1
-    with pytest.raises(ExportError, match="only TensorRT-RTX takes another target"):
+    with pytest.raises(EngineError, match="only TensorRT-RTX takes another target"):
         build_engine(fake, tmp_path / "small.onnx", PROFILE, "8.6")
-    with pytest.raises(ExportError, match=r"could not build small\.onnx: no kernel for this node$"):
+    with pytest.raises(EngineError, match=r"could not build small\.onnx: no kernel for this node$"):
         build_engine(FakeTensorRt(fails=True), tmp_path / "small.onnx", PROFILE)
 
 
 def test_missing_tensorrt_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
-    with pytest.raises(ExportError, match=r"valley2-edge\[trt\]"):
+    with pytest.raises(EngineError, match=r"valley2-edge\[trt\]"):
         load_tensorrt("tensorrt")

@@ -1,0 +1,204 @@
+"""Engines that were built, in the user's data directory: one file each, named after all that it depends on.
+
+A file is a line that says what it is, a line of JSON (`EngineKey` and the size and sha256 of the rest), and the
+engine. What TensorRT-RTX compiles for one GPU at run time lies beside it in a file that ends with `.kernels`. All may
+be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from valley2_edge.bundle import Bundle
+from valley2_edge.runtime.trt.driver import Gpu
+from valley2_edge.runtime.vision_engine import ComponentName
+from valley2_edge.user_data import data_directory
+
+SUFFIX = ".engine"
+KERNELS_SUFFIX = ".kernels"
+_MAGIC = b"valley2 engine 1\n"
+RECIPE = 1
+"""Of how a graph is changed before it is built; a new number makes older engines stale."""
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What an engine depends on; it is built anew when any of it changes."""
+
+    component: ComponentName
+    graph: str
+    """Of the graph's files and the recipe, sha256."""
+    precision: str
+    most_rows: int
+    """Tiles, or Eagle patches, of the largest input."""
+    capability: str
+    """Compute capability of the GPU, such as "8.6"."""
+    flavour: str
+    version: str
+    """Of TensorRT."""
+    gpu: str = ""
+    """Its name; empty where TensorRT-RTX built for every GPU of the compute capability."""
+    driver: str = ""
+    """Its version; empty likewise."""
+
+    @property
+    def file_name(self) -> str:
+        """The name under which it is kept."""
+        return f"{self.component}-{self.capability}-{_digest(asdict(self))}{SUFFIX}"
+
+    def without_gpu(self) -> EngineKey:
+        """The key of an engine that was built where the GPU is not."""
+        return EngineKey(**{**asdict(self), "gpu": "", "driver": ""})
+
+    def supersedes(self, other: EngineKey) -> bool:
+        """Whether the other served the same purpose under another version of the driver or TensorRT."""
+        changing = {"version": "", "driver": ""}
+        return self != other and {**asdict(self), **changing} == {**asdict(other), **changing}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine in the cache."""
+
+    key: EngineKey
+    path: Path
+    size: int
+    """Bytes of the file."""
+
+
+def graph_digest(bundle: Bundle, component: ComponentName) -> str:
+    """The sha256 of a graph's files, as the manifest has them, and of the recipe."""
+    files = getattr(bundle.manifest, component).files
+    return _digest([RECIPE, *(bundle.manifest.files[file].sha256 for file in files)], length=64)
+
+
+class EngineCache:
+    """The user's engines."""
+
+    def __init__(self) -> None:
+        self.directory = data_directory() / "engines"
+
+    def find(self, key: EngineKey) -> bytes | None:
+        """The engine of this key, else one that was built without the GPU; None: neither is there whole."""
+        for wanted in dict.fromkeys((key, key.without_gpu())):
+            engine = _read_engine(self.directory / wanted.file_name, wanted)
+            if engine is not None:
+                return engine
+        return None
+
+    def store(self, key: EngineKey, engine: bytes) -> Path:
+        """Keeps an engine and removes those that it supersedes.
+
+        Raises:
+            OSError: The directory cannot be written.
+        """
+        head = {**asdict(key), "bytes": len(engine), "sha256": hashlib.sha256(engine).hexdigest()}
+        path = self.directory / key.file_name
+        _write(path, _MAGIC + json.dumps(head).encode() + b"\n" + engine)
+        for entry in self.entries():
+            if key.supersedes(entry.key):
+                _remove(entry.path)
+        return path
+
+    def remove(self, key: EngineKey) -> None:
+        """Removes an engine that TensorRT does not take."""
+        for wanted in (key, key.without_gpu()):
+            _remove(self.directory / wanted.file_name)
+
+    def entries(self) -> list[Entry]:
+        """All engines whose head can be read."""
+        found = []
+        for path in sorted(self.directory.glob(f"*{SUFFIX}")):
+            with contextlib.suppress(OSError), path.open("rb") as stream:
+                head = _read_head(stream.readline(), stream.readline())
+                if head is not None:
+                    found.append(Entry(head[0], path, path.stat().st_size))
+        return found
+
+    def clear(self) -> tuple[int, int]:
+        """Removes everything, what ONNX Runtime's TensorRT provider built included.
+
+        Returns:
+            How many files there were, and their bytes.
+
+        Raises:
+            OSError: Something cannot be removed.
+        """
+        files = [path for path in self.directory.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        if self.directory.is_dir():
+            shutil.rmtree(self.directory)
+        return len(files), size
+
+    def kernels(self, key: EngineKey, gpu: Gpu) -> bytes:
+        """What TensorRT-RTX compiled for a GPU when it ran the engine before; empty: nothing."""
+        with contextlib.suppress(OSError):
+            return self._kernels_path(key, gpu).read_bytes()
+        return b""
+
+    def store_kernels(self, key: EngineKey, gpu: Gpu, kernels: bytes) -> None:
+        """Keeps it for the next time; only time is lost where that fails."""
+        with contextlib.suppress(OSError):
+            _write(self._kernels_path(key, gpu), kernels)
+
+    def _kernels_path(self, key: EngineKey, gpu: Gpu) -> Path:
+        stem = key.without_gpu().file_name.removesuffix(SUFFIX)
+        return self.directory / f"{stem}-{_digest(asdict(gpu))}{KERNELS_SUFFIX}"
+
+
+def _read_engine(path: Path, key: EngineKey) -> bytes | None:
+    try:
+        with path.open("rb") as stream:
+            head = _read_head(stream.readline(), stream.readline())
+            engine = stream.read() if head is not None and head[0] == key else b""
+    except OSError:
+        return None
+    return engine if head is not None and hashlib.sha256(engine).hexdigest() == head[1] else None
+
+
+def _read_head(magic: bytes, line: bytes) -> tuple[EngineKey, str] | None:
+    """The key and the sha256 of a file's first two lines; None: it is no engine of ours."""
+    if magic != _MAGIC:
+        return None
+    try:
+        head = json.loads(line)
+        return EngineKey(**{field.name: head[field.name] for field in fields(EngineKey)}), head["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest(content: object, length: int = 16) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:length]
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        _remove(Path(name))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replaces a file as a whole: a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path) as temporary:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)

@@ -1,0 +1,79 @@
+"""`valley2_edge engines`: builds into the cache, shows and empties it, and says in one line what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VALLEY2_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("VALLEY2_CUDA_DRIVER", str(tmp_path / "no driver"))
+
+
+@needs_rtx
+def test_engines_for_another_gpu_are_built_listed_and_removed(run: Run, int4_bundle: Path, tmp_path: Path) -> None:
+    words = ("engines", "build", int4_bundle, "--compute-capability", "8.6")
+    built = run(*words)
+    assert built.code == 0, built.stderr
+    paths = [Path(line.rpartition(":")[0]) for line in built.stdout.splitlines()]
+    assert [path.name.split("-")[0] for path in paths] == ["siglip", "projector", "eagle"]
+    assert all(path.parent == tmp_path / "data" / "engines" for path in paths)
+    assert b"vtrt" in paths[0].read_bytes()[:2000] or b"ftrt" in paths[0].read_bytes()[:2000]
+    again = run(*words, "--component", "eagle")
+    assert again.code == 0 and "eagle: is there already" in again.stderr
+    listed = json.loads(run("engines", "list", "--json").stdout)
+    assert [(one["component"], one["most_rows"]) for one in listed] == [
+        ("eagle", 2916),
+        ("projector", 9),
+        ("siglip", 9),
+    ]
+    assert {(one["capability"], one["flavour"], one["gpu"], one["driver"]) for one in listed} == {
+        ("8.6", "tensorrt_rtx", "", "")
+    }
+    table = run("engines", "list")
+    assert "any (8.6)" in table.stdout and "3 engines" in table.stdout.replace("\n", " ")
+    cleared = run("engines", "clear")
+    assert cleared.code == 0 and "3 files removed" in cleared.stdout.replace("\n", " ")
+    assert "0 engines" in run("engines", "list").stdout.replace("\n", " ")
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--compute-capability", "9.0"), "has no target 9.0"),
+        (("--compute-capability", "8.6", "--image", "missing.png", "--component", "eagle"), "missing.png"),
+        (
+            ("--compute-capability", "7.5", "--precision", "fp32", "--component", "siglip"),
+            "siglip engine was not built",
+        ),
+        ((), "there is no NVIDIA driver"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line(
+    run: Run, int4_bundle: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    outcome = run("engines", "build", int4_bundle, *words)
+    assert outcome.code == 2 and sentence in outcome.stderr.splitlines()[-1]
+
+
+def test_verify_says_that_it_went_on_without_tensorrt(run: Run, int4_bundle: Path) -> None:
+    outcome = run("verify", int4_bundle, "--vision-engine", "tensorrt")
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.stderr.splitlines() if "warning" in line]
+    assert "The vision engines run in ONNX Runtime instead of TensorRT: there is no NVIDIA driver" in line
+
+
+def test_bench_measures_tensorrt_beside_a_gpu_only(run: Run, int4_bundle: Path) -> None:
+    outcome = run("bench", int4_bundle, "--vision-engine", "tensorrt", "--parts", "siglip")
+    assert outcome.code == 2 and "add --device cuda" in outcome.stderr

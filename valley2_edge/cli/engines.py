@@ -1,0 +1,173 @@
+"""`valley2_edge engines`: TensorRT's engines of vision graphs, which the user's data directory keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.byte_count import format_bytes
+from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
+from valley2_edge.errors import EngineError, InputError
+from valley2_edge.policy import EAGLE_CAPS, EAGLE_MAX_TOKENS
+from valley2_edge.user_data import resolve_bundle
+
+if TYPE_CHECKING:
+    from valley2_edge.runtime.trt.api import Flavour, TensorRt
+    from valley2_edge.runtime.trt.cache import EngineKey
+    from valley2_edge.runtime.trt.samples import Feed
+    from valley2_edge.runtime.vision_engine import ComponentName
+
+Component = Literal["siglip", "projector", "eagle"]
+
+app = typer.Typer(help="Build, list and remove TensorRT engines of vision graphs.", no_args_is_help=True)
+
+
+@app.command()
+def build(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="The bundle; without it $VALLEY2_BUNDLE, then the one exported last."),
+    ] = None,
+    component: Annotated[Component | None, typer.Option(help="Only this; all when not given.")] = None,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X.Y",
+            help="Of a GPU that is elsewhere, for example 8.6; needs TensorRT-RTX. This machine's if not.",
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp16", "fp32"],
+        typer.Option(help="fp16: but for what would overflow; fp32: the graph as the bundle has it."),
+    ] = "fp16",
+    eagle_max_tokens: Annotated[
+        int, typer.Option(min=1, max=EAGLE_MAX_TOKENS, help="Of a picture; the preset that holds it decides.")
+    ] = EAGLE_CAPS["balanced"],
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A picture like yours, to see what would overflow; once for each."),
+    ] = None,
+) -> None:
+    """Build a bundle's engines now instead of at the first question; those that are there stay."""
+    opened = open_bundle(resolve_bundle(bundle), check="sizes")
+    from valley2_edge.runtime.vision_engine import check_engine
+
+    manifest = opened.manifest
+    check_engine("tensorrt", [manifest.siglip, manifest.projector, manifest.eagle])
+    wanted: tuple[ComponentName, ...] = get_args(Component) if component is None else (component,)
+    names = [name for name in wanted if getattr(manifest, name) is not None]
+    if not names:
+        raise InputError(f"{opened.directory} has no Eagle branch")
+    _build(opened, names, compute_capability, precision, eagle_max_tokens, image or [])
+
+
+@app.command("list")
+def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False) -> None:
+    """Show the engines that are kept, and for which GPU, driver and TensorRT each is."""
+    from valley2_edge.runtime.trt.api import TITLES
+    from valley2_edge.runtime.trt.cache import EngineCache
+
+    cache = EngineCache()
+    entries = cache.entries()
+    if as_json:
+        found = [{**dataclasses.asdict(one.key), "path": str(one.path), "bytes": one.size} for one in entries]
+        typer.echo(json.dumps(found, indent=2))
+        return
+    console, titles = output_console(), {str(name): title for name, title in TITLES.items()}
+    if entries:
+        table = Table("engine", "rows", "GPU", "driver", "built by", "graph", "size")
+        for entry in entries:
+            key = entry.key
+            gpu = f"{key.gpu or 'any'} ({key.capability})"
+            title = f"{titles.get(key.flavour, key.flavour)} {key.version}"
+            name = f"{key.component} {key.precision}"
+            cells = (name, str(key.most_rows), gpu, key.driver or "any", title, key.graph[:8])
+            table.add_row(*(escape(cell) for cell in cells), format_bytes(entry.size))
+        console.print(table)
+    print_line(console, f"{cache.directory}: {len(entries)} engines")
+
+
+@app.command()
+def clear() -> None:
+    """Remove all engines, those of ONNX Runtime's TensorRT provider included; they are built again when needed."""
+    from valley2_edge.runtime.trt.cache import EngineCache
+
+    cache = EngineCache()
+    files, size = cache.clear()
+    print_line(output_console(), f"{cache.directory}: {files} files removed, {format_bytes(size)}")
+
+
+def _build(
+    bundle: Bundle,
+    names: list[ComponentName],
+    capability: str | None,
+    precision: str,
+    eagle_tokens: int,
+    pictures: list[Path],
+) -> None:
+    from valley2_edge.runtime.trt.api import has_target, load_tensorrt
+    from valley2_edge.runtime.trt.platform import open_platform
+    from valley2_edge.runtime.trt.tower import engine_key
+
+    eagle = bundle.manifest.architecture.eagle
+    merged = 1 if eagle is None else eagle.spatial_merge_size**2
+    rows: dict[str, int] = {"siglip": 1, "projector": 1, "eagle": eagle_tokens * merged}
+    if capability is not None:
+        flavour: Flavour = "tensorrt_rtx"
+        trt = load_tensorrt(flavour)
+        if not has_target(trt, capability):
+            raise EngineError(f"TensorRT-RTX {trt.__version__} has no target {capability}")
+        keys = [engine_key(bundle, name, flavour, trt, capability, rows[name], precision) for name in names]
+        _build_missing(trt, bundle, keys, pictures)
+        return
+    platform = open_platform()
+    try:
+        gpu = platform.driver.gpu
+        keys = [
+            dataclasses.replace(
+                engine_key(bundle, name, platform.flavour, platform.trt, gpu.capability, rows[name], precision),
+                gpu=gpu.name,
+                driver=gpu.driver,
+            )
+            for name in names
+        ]
+        with platform.driver.current():
+            _build_missing(platform.trt, bundle, keys, pictures)
+    finally:
+        platform.close()
+
+
+def _build_missing(trt: TensorRt, bundle: Bundle, keys: list[EngineKey], pictures: list[Path]) -> None:
+    from valley2_edge.runtime.trt.cache import EngineCache
+    from valley2_edge.runtime.trt.samples import sample_inputs
+    from valley2_edge.runtime.trt.tower import build_for
+
+    cache = EngineCache()
+    console = error_console()
+    for key in keys:
+        if cache.find(key) is not None:
+            print_line(console, f"{key.component}: is there already")
+            continue
+        with stage_progress(console) as progress:
+
+            def show(phase: str, done: int, total: int, name: str = key.component) -> None:
+                progress(f"{name}: {phase}", done, total)
+
+            def samples(name: ComponentName = key.component) -> list[Feed]:
+                return sample_inputs(bundle, name, pictures)
+
+            if key.precision == "fp16":
+                progress(f"{key.component}: looking for what fp16 does not hold", 0, 1)
+            try:
+                engine = build_for(trt, bundle, key, samples, show)
+            except EngineError as error:
+                raise EngineError(f"the {key.component} engine was not built: {error}") from error
+        path = cache.store(key, engine)
+        print_line(output_console(), f"{path}: {format_bytes(path.stat().st_size)}")
