@@ -42,13 +42,13 @@ class DecoderDescription:
     mapped_bytes: int
     """Of the files mapped from disk."""
     device: str = "cpu"
-    """"cuda" when at least one layer is on a GPU, by the core's kernels, else "cpu"."""
+    """"cuda" when at least one layer is on an NVIDIA GPU, else "cpu"."""
     gpu_layers: int = 0
     """On the GPU."""
     gpu_bytes: int = 0
     """Of weights on the GPU."""
     device_name: str = ""
-    """Of the GPU; empty without one."""
+    """Of the GPU, or ONNX Runtime's provider; empty without one."""
     device_reason: str = ""
     """Why "auto" took the CPU, a part of a sentence; else empty."""
 

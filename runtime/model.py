@@ -14,8 +14,8 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.policy import EaglePreset, PolicyName
-from valley2_edge.runtime.decoder import Decoder
-from valley2_edge.runtime.decoder_engine import DecoderEngine, DecoderSessionEngine
+from valley2_edge.runtime.decoder_choice import open_decoder, planned_device
+from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.memory import MemorySettings
@@ -75,7 +75,7 @@ class Valley2:
         threads: int = 0,
         isa: str = "auto",
         activations: str = "int8",
-        device: str = "cpu",
+        device: str | None = None,
         gpu_layers: int = 0,
         gpu_memory: str | int | None = None,
         providers: Sequence[str] | None = None,
@@ -93,7 +93,8 @@ class Valley2:
             threads: For the decoder and the vision engines together; 0 is as many as the process may run on.
             isa: Instruction set of the native decoder: auto, portable, avx2, avx512-vnni or neon.
             activations: Of quantised matrices: int8, or int16 for about 100 times finer at twice the arithmetic.
-            device: Of the native decoder: cpu, cuda, or auto for a GPU if there is a usable one with room for a layer.
+            device: Of the decoder: cpu, cuda, or auto for a GPU if there is a usable one with room for a layer. None:
+                cpu, or for a decoder in ONNX Runtime what `providers` say, whom a device must not contradict.
             gpu_layers: The first ones of the native decoder, on the GPU; 0 is as many as there is memory for.
             gpu_memory: Of the GPU's memory at most, as "6GiB" or in bytes; None: what is free.
             providers: ONNX Runtime's execution providers for the vision engines, and for a decoder that was exported
@@ -126,7 +127,7 @@ class Valley2:
             prefix_cache_bytes=unsigned("prefix_cache_bytes", prefix_cache_bytes, LARGEST_UINT64),
             threads=threads,
             activations=activations,
-            device=device,
+            device=planned_device(bundle, device),
             gpu_layers=gpu_layers,
             gpu_memory=gpu_bytes,
         )
@@ -142,7 +143,7 @@ class Valley2:
         report("load", 0, 2)
         tokenizer = Tokenizer(bundle.directory / "tokenizer")
         report("load", 1, 2)
-        decoder = _open_decoder(bundle, settings, isa, providers)
+        decoder = open_decoder(bundle, settings, isa, device, providers)
         vision = VisionEncoder(
             bundle,
             threads=decoder.description.threads,
@@ -342,30 +343,6 @@ class Valley2:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _open_decoder(bundle: Bundle, settings: MemorySettings, isa: str, providers: Sequence[str] | None) -> DecoderEngine:
-    """The decoder in the engine that the bundle was made for."""
-    threads, activations = settings.threads, settings.activations
-    if bundle.manifest.decoder.engine == "native":
-        return Decoder(
-            bundle.directory / "decoder",
-            threads=threads,
-            isa=isa,
-            activations=activations,
-            device=settings.device,
-            gpu_layers=settings.gpu_layers,
-            gpu_memory=settings.gpu_memory,
-        )
-    if isa != "auto":
-        raise InputError(f"isa is {isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
-    if settings.device != "cpu":
-        raise InputError(
-            f"device is {settings.device!r}; the bundle's decoder runs in ONNX Runtime, where providers choose it."
-        )
-    from valley2_edge.runtime.onnx_decoder import OnnxDecoder
-
-    return OnnxDecoder(bundle, threads=threads, activations=activations, providers=providers)
 
 
 def _memory_check(budget: MemoryBudget, settings: MemorySettings) -> Callable[[Sequence[PreparedPicture], bool], None]:

@@ -27,15 +27,20 @@ from valley2_edge.runtime.decoder_engine import DecoderDescription, PrefixCacheS
 from valley2_edge.runtime.library import ACTIVATIONS_NUMBERS, KV_PRECISION_NUMBERS, REUSE_NUMBERS
 from valley2_edge.runtime.native_call import LARGEST_UINT64, number_of, token_array, unsigned
 from valley2_edge.runtime.onnx_decoder_session import OnnxDecoderSession
-from valley2_edge.runtime.onnx_providers import CPU_PROVIDER, choose_providers, first_line, with_options
+from valley2_edge.runtime.onnx_providers import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    GPU_PROVIDERS,
+    decoder_providers,
+    first_line,
+    with_options,
+)
 from valley2_edge.runtime.process_memory import trim_heap
 
 if TYPE_CHECKING:
     import onnxruntime
 
-# The others take over a part of a transformer and leave the rest to the processor: only when the caller names them.
-_BY_DEFAULT = ("CUDAExecutionProvider", CPU_PROVIDER)
-_DEVICES = {"CUDAExecutionProvider": "cuda"}
+_DEVICES = {CUDA_PROVIDER: "cuda"}
 """Where a provider keeps keys and values; those of all others lie in the process's own memory."""
 _KV_PRECISIONS: dict[OnnxArithmetic, str] = {"int8": "fp32", "fp32": "fp32", "fp16": "fp16"}
 
@@ -48,12 +53,15 @@ class OnnxDecoder:
         threads: Of ONNX Runtime's pool; 0: as many as the process may run on.
         activations: On the processor: "int8" rounds activations where weights are quantised, "int16" computes in
             float32, which is finer still. Other providers compute in fp16.
-        providers: ONNX Runtime's execution providers in order of preference; None: CUDA where this
-            installation has it, then the processor.
+        device: "cpu", "cuda", "auto" for CUDA where this installation and the machine have it, or None: what
+            `providers` say. "cuda" fails where ONNX Runtime gives the processor instead.
+        providers: ONNX Runtime's execution providers in order of preference; None: those of the device, or CUDA where
+            this installation has it, then the processor.
 
     Raises:
         BundleError: A graph is missing or cannot be loaded.
-        InputError: An option means nothing, or a provider is unknown to this ONNX Runtime.
+        InputError: An option means nothing, device and providers contradict each other, or what they name is not to be
+            had.
     """
 
     def __init__(
@@ -62,17 +70,23 @@ class OnnxDecoder:
         *,
         threads: int = 0,
         activations: str = "int8",
+        device: str | None = None,
         providers: Sequence[str] | None = None,
     ) -> None:
         number_of("activations", activations, ACTIVATIONS_NUMBERS)
+        wanted = decoder_providers(device, providers)
         self._bundle = bundle
         self._threads = unsigned("threads", threads) or _usable_processors()
         self._lock = threading.RLock()
         self._open_sessions = 0
         self._closed = False
         self._graphs: dict[str, onnxruntime.InferenceSession] = {}
-        self.provider, self.arithmetic = self._load(activations, _wanted(providers))
-        self.description = self._describe()
+        self.provider, self.arithmetic = self._load(activations, wanted)
+        if device == "cuda" and self.provider == CPU_PROVIDER:
+            raise InputError(
+                f"device is 'cuda', but ONNX Runtime could not use {wanted[0]}; its libraries or a GPU miss."
+            )
+        self.description = self._describe(device)
 
     @property
     def finest_kv_precision(self) -> str:
@@ -242,9 +256,10 @@ class OnnxDecoder:
         options.log_severity_level = 4
         return options
 
-    def _describe(self) -> DecoderDescription:
+    def _describe(self, device: str | None) -> DecoderDescription:
         manifest = self._bundle.manifest
         config, files = manifest.architecture.decoder, manifest.files
+        on_gpu = self.provider in GPU_PROVIDERS
         return DecoderDescription(
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
@@ -258,6 +273,11 @@ class OnnxDecoder:
             isa=f"{self.provider}, {self.arithmetic}",
             weight_bytes=files[ONNX_WEIGHTS_FILE].size,
             mapped_bytes=sum(files[name].size for name in manifest.decoder.files),
+            device="cuda" if on_gpu else "cpu",
+            gpu_layers=config.num_hidden_layers if on_gpu else 0,
+            gpu_bytes=files[ONNX_WEIGHTS_FILE].size if on_gpu else 0,
+            device_name=self.provider if on_gpu else "",
+            device_reason="ONNX Runtime offers no GPU here" if device == "auto" and not on_gpu else "",
         )
 
     def __enter__(self) -> OnnxDecoder:
@@ -267,11 +287,6 @@ class OnnxDecoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _wanted(providers: Sequence[str] | None) -> list[str]:
-    chosen = choose_providers(providers)
-    return [provider for provider in chosen if provider in _BY_DEFAULT] if providers is None else chosen
 
 
 def _usable_processors() -> int:

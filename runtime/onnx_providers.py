@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from valley2_edge.errors import BudgetError, InputError, Valley2Error
 
 CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+GPU_PROVIDERS = (CUDA_PROVIDER, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+"""Those that a decoder is on the device "cuda" with."""
 # Azure sends pictures away; TensorRT spends minutes on building an engine. Both only when the caller names them.
 _NOT_BY_DEFAULT = {"AzureExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"}
 # Its default rounds float32 factors to 10 bits of mantissa.
-_PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+_PROVIDER_OPTIONS = {CUDA_PROVIDER: {"use_tf32": "0"}}
 
 
 def choose_providers(wanted: Sequence[str] | None) -> list[str]:
@@ -31,6 +34,36 @@ def choose_providers(wanted: Sequence[str] | None) -> list[str]:
     if unknown or not wanted:
         raise InputError(f"providers must be among {', '.join(available)}, not {', '.join(unknown) or 'empty'}.")
     return list(wanted)
+
+
+def decoder_providers(device: str | None, wanted: Sequence[str] | None) -> list[str]:
+    """The providers that a decoder asks for.
+
+    Args:
+        device: "cpu", "cuda", "auto", or None: the providers decide.
+        wanted: In order of preference; None: those of the device. Providers that take over a part of a transformer and
+            leave the rest to the processor are asked for when they are named.
+
+    Raises:
+        InputError: The device means nothing, a provider is unknown to this ONNX Runtime, or they contradict each other.
+    """
+    if device not in (None, "auto", "cpu", "cuda"):
+        raise InputError(f"device is {device!r}; it must be one of auto, cpu, cuda.")
+    if wanted is not None:
+        chosen = choose_providers(wanted)
+        fits = {"cpu": chosen[0] == CPU_PROVIDER, "cuda": chosen[0] in GPU_PROVIDERS}
+        if not fits.get(device or "", True):
+            raise InputError(f"device {device} and provider {chosen[0]} contradict each other: leave one of them out.")
+        return chosen[:1] if device == "cpu" else chosen
+    if device == "cpu":
+        return [CPU_PROVIDER]
+    available = [provider for provider in (CUDA_PROVIDER, CPU_PROVIDER) if provider in choose_providers(None)]
+    if device == "cuda" and CUDA_PROVIDER not in available:
+        raise InputError(
+            "device is 'cuda', but this ONNX Runtime has no CUDAExecutionProvider: "
+            "run `pip install onnxruntime-gpu` instead of onnxruntime."
+        )
+    return available
 
 
 def with_options(

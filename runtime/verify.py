@@ -40,7 +40,7 @@ def verify_golden(
     architecture: ModelConfig | None = None,
     threads: int = 0,
     providers: Sequence[str] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     vision_engine: VisionEngineName = "auto",
 ) -> Iterator[Row]:
     """Compares a bundle with the reference's outputs: the geometry table, then every case of a variant.
@@ -84,7 +84,7 @@ def self_test(
     bundle: Bundle,
     threads: int = 0,
     providers: Sequence[str] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     vision_engine: VisionEngineName = "auto",
 ) -> Iterator[Row]:
     """Asks the bundle's own question about its own picture and compares each stage with what the exporter computed.

@@ -19,6 +19,7 @@ from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.memory import MemorySettings, plan_memory
 from valley2_edge.runtime.memory_budget import MemoryBudget
 from valley2_edge.runtime.onnx_decoder import OnnxDecoder
+from valley2_edge.runtime.onnx_providers import decoder_providers
 
 TOKENS = np.arange(7, 60, dtype=np.int32)
 EMBEDDINGS = np.random.default_rng(3).standard_normal((9, 256), np.float32)
@@ -257,3 +258,56 @@ def test_sessions_are_not_saved_in_a_form_that_nobody_reads(onnx_bundle: Path, t
         with pytest.raises(InputError, match="ONNX decoder are not saved"):
             model.resume(tmp_path / "saved")
     assert not list(tmp_path.iterdir())
+
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("device", "providers", "expected"),
+    [
+        (None, None, [CUDA, CPU]),
+        ("auto", None, [CUDA, CPU]),
+        ("cuda", None, [CUDA, CPU]),
+        ("cpu", None, [CPU]),
+        (None, [CPU], [CPU]),
+        ("cpu", [CPU, CUDA], [CPU]),
+        ("cuda", ["TensorrtExecutionProvider", CUDA], ["TensorrtExecutionProvider", CUDA]),
+        ("auto", ["WebGpuExecutionProvider"], ["WebGpuExecutionProvider"]),
+        ("cpu", [CUDA, CPU], "device cpu and provider CUDAExecutionProvider contradict"),
+        ("cuda", [CPU], "device cuda and provider CPUExecutionProvider contradict"),
+        ("cuda", ["WebGpuExecutionProvider"], "contradict"),
+        ("gpu", None, "must be one of auto, cpu, cuda"),
+    ],
+)
+def test_device_and_providers_are_one_vocabulary(
+    monkeypatch: pytest.MonkeyPatch, device: str | None, providers: list[str] | None, expected: list[str] | str
+) -> None:
+    offered = ["TensorrtExecutionProvider", CUDA, "WebGpuExecutionProvider", CPU]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    if isinstance(expected, list):
+        assert decoder_providers(device, providers) == expected
+    else:
+        with pytest.raises(InputError, match=expected):
+            decoder_providers(device, providers)
+
+
+def test_device_that_is_not_there_is_refused_or_said(onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = onnxruntime.InferenceSession
+    with Valley2.load(onnx_bundle, device="auto") as model:
+        about = model.engines.decoder.description
+        assert (about.device, about.device_reason) == ("cpu", "ONNX Runtime offers no GPU here")
+    with pytest.raises(InputError, match="has no CUDAExecutionProvider"):
+        Valley2.load(onnx_bundle, device="cuda")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, providers=[CPU])
+    )
+    with (
+        pytest.warns(Valley2Warning, match="CUDAExecutionProvider could not be used"),
+        pytest.raises(InputError, match="could not use CUDAExecutionProvider"),
+    ):
+        Valley2.load(onnx_bundle, device="cuda")
+    for option in ("gpu_layers", "gpu_memory"):
+        with pytest.raises(InputError, match=f"{option} is of the native decoder"):
+            Valley2.load(onnx_bundle, **{option: 5})

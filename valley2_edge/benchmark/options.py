@@ -34,8 +34,8 @@ class Options:
     activations: str = "int8"
     warm_up: int = 1
     repetitions: int = 5
-    device: str = "cpu"
-    """Of the decoder."""
+    device: str | None = None
+    """Of the decoder, as `Valley2.load` takes it."""
     vision_engine: VisionEngineName = "auto"
 
     def __post_init__(self) -> None:

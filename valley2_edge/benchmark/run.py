@@ -68,7 +68,7 @@ def bench_shape(
             threads=options.threads,
             isa=options.isa,
             activations=options.activations,
-            device=options.device,
+            device=options.device or "cpu",
         ) as decoder:
             facts = {"shape": name, "decoder_precision": precision, **_decoder_facts(decoder)}
             return _measure(_Subject(facts, decoder, config, None), options, progress)

@@ -53,8 +53,9 @@ def bench(
         Literal["int8", "int16"], typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.")
     ] = "int8",
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Of the decoder; shares are then of what it can do.")
-    ] = "cpu",
+        Literal["auto", "cpu", "cuda"] | None,
+        typer.Option(help="Of the decoder, as in chat; shares are then of what it can do."),
+    ] = None,
     vision_engine: VisionEngineOption = "auto",
     warm_up: Annotated[int, typer.Option(help="Repetitions that do not count.")] = 1,
     repetitions: Annotated[int, typer.Option(help="Those that do.")] = 5,

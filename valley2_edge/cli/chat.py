@@ -53,7 +53,7 @@ def chat(
     activations: options.Activations = "int8",
     vision_engine: options.VisionEngineOption = "auto",
     provider: options.Providers = None,
-    device: options.Device = "cpu",
+    device: options.Device = None,
     gpu_memory: options.GpuMemory = None,
     context_length: options.ContextLength = 0,
     kv_precision: options.KvPrecision = "auto",
@@ -111,7 +111,7 @@ def chat(
             on_progress=line,
         )
     with model:
-        if device != "cpu":
+        if device not in (None, "cpu"):
             print_line(messages, _placement(model))
         chatter = Chatter(model, _pick(given, SESSION_OPTIONS), _pick(given, ASK_OPTIONS), messages, stats, resume)
         if question is not None:

@@ -23,9 +23,11 @@ Threads = Annotated[
     int, typer.Option(help="Of all engines; 0: as many as the process may run on.", rich_help_panel=_MODEL)
 ]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"],
+    Literal["auto", "cpu", "cuda"] | None,
     typer.Option(
-        help="Of the decoder. cuda: an NVIDIA GPU; auto: one if it is usable, else the CPU.", rich_help_panel=_MODEL
+        help="Of the decoder. cuda: an NVIDIA GPU; auto: one if it is usable, else the CPU. When not given the CPU, or "
+        "for a decoder exported with --decoder-engine onnx what --provider says.",
+        rich_help_panel=_MODEL,
     ),
 ]
 GpuMemory = Annotated[

@@ -68,7 +68,7 @@ def plan(
     prefill_chunk: options.PrefillChunk = 0,
     threads: options.Threads = 0,
     activations: options.Activations = "int8",
-    device: options.Device = "cpu",
+    device: options.Device = None,
     gpu_memory: options.GpuMemory = None,
     keep_vision: Annotated[
         bool, typer.Option("--keep-vision", help="Plan for vision engines that stay loaded between questions.")
@@ -105,7 +105,7 @@ def plan(
         prefix_cache_bytes=parse_bytes(prefix_cache, least=0),
         threads=threads,
         activations=activations,
-        device=device,
+        device=device or "cpu",
         gpu_memory=0 if gpu_memory is None else parse_bytes(gpu_memory),
     )
     opened = open_bundle(resolve_bundle(bundle), check="sizes")

@@ -47,7 +47,7 @@ def verify(
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Of all engines; 0: as many as the process may run on.")] = 0,
     provider: options.Providers = None,
-    device: options.Device = "cpu",
+    device: options.Device = None,
     vision_engine: options.VisionEngineOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
@@ -96,7 +96,7 @@ def variant_architecture(bundle: ModelConfig, variant: ModelConfig, name: str) -
 
 
 def _self_test(
-    bundle: Bundle, threads: int, providers: list[str] | None, device: str, vision_engine: VisionEngineName
+    bundle: Bundle, threads: int, providers: list[str] | None, device: str | None, vision_engine: VisionEngineName
 ) -> Iterator[Row]:
     from valley2_edge.runtime.verify import self_test
 
@@ -110,7 +110,7 @@ def _golden(
     policy: PolicyName | None,
     threads: int,
     providers: list[str] | None,
-    device: str,
+    device: str | None,
     vision_engine: VisionEngineName,
 ) -> Iterator[Row]:
     from valley2_edge.runtime.golden import Golden

@@ -1,0 +1,63 @@
+"""Which engine a bundle's decoder gets, and where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from valley2_edge.bundle import Bundle
+from valley2_edge.errors import InputError
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.decoder_engine import DecoderEngine
+from valley2_edge.runtime.memory import MemorySettings
+
+
+def planned_device(bundle: Bundle, device: str | None) -> str:
+    """The device that a plan of the memory counts for; ONNX Runtime's own memory on a GPU is in no plan.
+
+    Args:
+        bundle: Whose decoder it is.
+        device: What the caller wants: cpu, cuda, auto, or None for the default.
+    """
+    if bundle.manifest.decoder.engine == "native":
+        return device or "cpu"
+    return "cuda" if device == "cuda" else "cpu"
+
+
+def open_decoder(
+    bundle: Bundle, settings: MemorySettings, isa: str, device: str | None, providers: Sequence[str] | None
+) -> DecoderEngine:
+    """The decoder in the engine that the bundle was made for.
+
+    Args:
+        bundle: Checked.
+        settings: Threads, activations, and what of the GPU it may take.
+        isa: Of the native decoder.
+        device: As `Valley2.load` takes it.
+        providers: ONNX Runtime's, in order of preference.
+
+    Raises:
+        BundleError: A file is damaged or cannot be loaded.
+        InputError: An option means nothing to the engine, contradicts another one, or the machine lacks what it names.
+        BudgetError: The GPU has too little memory.
+    """
+    threads, activations = settings.threads, settings.activations
+    if bundle.manifest.decoder.engine == "native":
+        return Decoder(
+            bundle.directory / "decoder",
+            threads=threads,
+            isa=isa,
+            activations=activations,
+            device=settings.device,
+            gpu_layers=settings.gpu_layers,
+            gpu_memory=settings.gpu_memory,
+        )
+    if isa != "auto":
+        raise InputError(f"isa is {isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
+    for name in ("gpu_layers", "gpu_memory"):
+        if getattr(settings, name):
+            raise InputError(
+                f"{name} is of the native decoder; the bundle's runs in ONNX Runtime, which takes all or none."
+            )
+    from valley2_edge.runtime.onnx_decoder import OnnxDecoder
+
+    return OnnxDecoder(bundle, threads=threads, activations=activations, device=device, providers=providers)
