@@ -31,7 +31,8 @@ class OpenVinoEngine:
 
     def __init__(self, shape: Shape, threads: int, most: int, settings: dict[str, str]) -> None:
         settings = {"INFERENCE_NUM_THREADS": str(threads), "PERFORMANCE_HINT": "LATENCY", **settings}
-        compiled = openvino.Core().compile_model(GraphBuilder(shape).build(), "CPU", settings)
+        self._graph = GraphBuilder(shape)  # its constants own the weights, which are packed at the first run
+        compiled = openvino.Core().compile_model(self._graph.build(), "CPU", settings)
         _check_fusions(compiled, shape)
         self._request = compiled.create_infer_request()
         self._rows = random_rows(shape, most)[None]
@@ -90,6 +91,7 @@ class GraphBuilder:
         self._shape = shape
         self._sinks: list[Any] = []
         self._variables: list[Any] = []
+        self._weights: list[Any] = []
         self._rows = ops.parameter([-1, -1, shape.hidden], np.float32, name="rows")
         self._positions = ops.parameter([-1, -1], np.int64, name="positions")
         self._key_positions = ops.parameter([-1, -1], np.int64, name="key_positions")
@@ -198,6 +200,7 @@ class GraphBuilder:
         """A product with a new int4 matrix (rows, columns)."""
         groups = columns // GROUP_SIZE
         packed = np.frombuffer(b"".join(random_bytes(rows * columns // 2)), np.uint8)
+        self._weights.append(packed)  # a tensor does not own what it is made of
         weights = ops.constant(openvino.Tensor(packed, openvino.Shape([rows, groups, GROUP_SIZE]), openvino.Type.i4))
         scales = np.full((rows, groups, 1), columns**-0.5 / 4.6, np.float16)
         wide = ops.multiply(ops.convert(weights, "f16"), ops.constant(scales))

@@ -63,7 +63,7 @@ constexpr float INT16_LIMIT = 127.0f * 128.0f;
 constexpr int32_t INFINITY_BITS = 0x7f800000;
 
 // Columns of a panel that pass through the first-level cache together: 32 KiB of weights.
-constexpr size_t INTEGER_BLOCK = 512;
+constexpr size_t INTEGER_BLOCK = 256;
 constexpr size_t FLOAT_BLOCK = 128;
 
 inline float scalar_from_bits(int32_t bits) {
