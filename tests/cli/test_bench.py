@@ -79,6 +79,14 @@ def test_json_of_a_bundle(run, int4_bundle: Path) -> None:
     assert content["model"]["bundle"] == int4_bundle.name
 
 
+def test_decoder_in_onnx_runtime_is_measured_as_well(run, onnx_bundle: Path) -> None:
+    words = ("--parts", "prefill,decode", "--lengths", 16, "--context", 8, "--new-tokens", 2, "--repetitions", 1)
+    outcome = run("bench", onnx_bundle, *words, "--json")
+    assert outcome.code == 0, outcome.stderr
+    content = json.loads(outcome.stdout)
+    assert content["decode"]["tokens_per_s"] > 0 and "CPUExecutionProvider" in content["machine"]["isa"]
+
+
 def test_table_names_parts_and_limits(run) -> None:
     outcome = run("bench", *TINY, *SHORT)
     assert outcome.code == 0

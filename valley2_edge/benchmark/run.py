@@ -26,6 +26,7 @@ from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import InputError
 from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.runtime.decoder_engine import DecoderEngine
+from valley2_edge.runtime.library import ISA_NUMBERS
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.probe import LIMITS, Probe
 
@@ -156,9 +157,10 @@ def _measure(subject: _Subject, options: Options, progress: StageProgress) -> Re
     others: dict[Part, Measurement] = {}
     first_token: FirstToken | None = None
     # The vision engines are measured against the CPU, wherever the decoder is, unless TensorRT computes them.
+    isa = about.isa if about.isa in ISA_NUMBERS else "auto"  # ONNX Runtime says what it runs on instead
     with (
-        Probe(about.threads, about.isa) as processor,
-        Probe(about.threads, about.isa, about.device) as probe,
+        Probe(about.threads, isa) as processor,
+        Probe(about.threads, isa, about.device) as probe,
     ):
         cpu_limits = Limits(processor)
         limits = Limits(probe) if about.device == "cuda" else cpu_limits
