@@ -11,7 +11,8 @@
 namespace v2e {
 namespace {
 
-constexpr size_t TASKS_PER_THREAD = 4;                 // enough for threads of unequal speed
+constexpr size_t TASKS_PER_THREAD = 4;    // enough for threads of unequal speed
+constexpr size_t STREAMS_PER_THREAD = 16; // likewise, where a task has one tile of rows: nothing is read twice
 constexpr size_t BLOCK_PANELS = OUTPUT_STRIDE / PANEL; // of a task: they share the input rows in the second-level cache
 constexpr size_t BLOCK_ROWS = 288;                     // of a task: with the results they fit into that cache
 constexpr size_t LEAST_ROWS = 24;                      // of a task: full register tiles
@@ -140,7 +141,8 @@ struct Linear::Blocks {
           serial(threads == 1 || values * tiles.count < SERIAL_PRODUCTS) {
         tiles_per_task = divide_up(tiles.tiles, divide_up(tiles.tiles, tiles_per_task)); // equal blocks
         if (!serial) {
-            const size_t wanted = TASKS_PER_THREAD * threads, least_tiles = divide_up(LEAST_ROWS, tile_rows);
+            const size_t wanted = (tiles.tiles == 1 ? STREAMS_PER_THREAD : TASKS_PER_THREAD) * threads,
+                         least_tiles = divide_up(LEAST_ROWS, tile_rows);
             units_per_task = std::clamp<size_t>(units / wanted, 1, most_units);
             const size_t wanted_tiles = divide_up(tiles.tiles, divide_up(wanted, unit_blocks()));
             tiles_per_task = std::min(tiles_per_task, std::max(wanted_tiles, least_tiles));

@@ -15,7 +15,7 @@ struct Avx2 {
     static constexpr bool TABLES = true;
     template <int R>
     static constexpr size_t vectors() {
-        return R == 1 ? 4 : 2;
+        return R == 1 ? 8 : R == 2 ? 4 : 2;
     }
 
     using Int = __m256i;
@@ -128,17 +128,18 @@ struct Avx2 {
     static void widen(Int (&sums)[R][C], const Int (&words)[R][C]) {
         const Int ones = _mm256_set1_epi16(1);
         V2E_UNROLL
-        for (size_t r = 0; r < R; ++r)
+        for (size_t r = 0; r < R; ++r) {
             V2E_UNROLL
             for (size_t c = 0; c < C; ++c)
                 sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(words[r][c], ones));
+        }
     }
 
     template <size_t R, size_t C>
     static void dot_packed(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations) {
         Int words[R][C] = {};
         V2E_UNROLL
-        for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4)
+        for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4) {
             V2E_UNROLL
             for (size_t c = 0; c < C; ++c) {
                 if (c % 2 == 0) // a cache line
@@ -153,6 +154,7 @@ struct Avx2 {
                     add_words(words[r][c], _mm256_add_epi16(low_products, high_products));
                 }
             }
+        }
         widen(sums, words);
     }
 
@@ -176,8 +178,8 @@ struct Avx2 {
         widen(sums, words);
     }
 
-    // Adds 4 products of signed weights and activations to each lane. maddubs wants one unsigned side: the weight's sign
-    // moves to the activation. 2 * 127 * 127 stays below 2^15.
+    // Adds 4 products of signed weights and activations to each lane. maddubs wants one unsigned side: the weight's
+    // sign moves to the activation. 2 * 127 * 127 stays below 2^15.
     static void dot4(Int &sums, Int weights, Int magnitudes, Int activations) {
         const Int words = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(activations, weights));
         add_ints(sums, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
@@ -187,7 +189,7 @@ struct Avx2 {
     template <size_t R, size_t C>
     static void dot_nf4(Int (&sums)[R][C], const uint8_t *weight, const int8_t *activations) {
         V2E_UNROLL
-        for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4)
+        for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4) {
             V2E_UNROLL
             for (size_t c = 0; c < C; ++c) {
                 if (c % 2 == 0)
@@ -202,6 +204,7 @@ struct Avx2 {
                     dot4(sums[r][c], upper, high_magnitudes, broadcast_quad(a + 4 * R));
                 }
             }
+        }
     }
 
     template <size_t R, size_t C>
@@ -209,27 +212,21 @@ struct Avx2 {
         const Int offset = _mm256_set1_epi8(-128);
         V2E_UNROLL
         for (size_t k = 0; k < STEP; k += 4, weight += PANEL * 4) {
-            Int weights[C], magnitudes[C];
             V2E_UNROLL
             for (size_t c = 0; c < C; ++c) {
-                if constexpr (R == 1)
-                    if (c % 2 == 0)
-                        prefetch(weight + c * 32 + PREFETCH_BYTES);
-                weights[c] = _mm256_xor_si256(load_weights(weight + c * 32), offset);
-                magnitudes[c] = _mm256_abs_epi8(weights[c]);
-            }
-            V2E_UNROLL
-            for (size_t r = 0; r < R; ++r) {
-                const Int quad = broadcast_quad(activations + k * R + r * 4);
+                if (R == 1 && c % 2 == 0)
+                    prefetch(weight + c * 32 + PREFETCH_BYTES);
+                const Int weights = _mm256_xor_si256(load_weights(weight + c * 32), offset);
+                const Int magnitudes = _mm256_abs_epi8(weights);
                 V2E_UNROLL
-                for (size_t c = 0; c < C; ++c)
-                    dot4(sums[r][c], weights[c], magnitudes[c], quad);
+                for (size_t r = 0; r < R; ++r)
+                    dot4(sums[r][c], weights, magnitudes, broadcast_quad(activations + k * R + r * 4));
             }
         }
     }
 
     static constexpr size_t STEP = 32; // columns
-    static constexpr size_t PREFETCH_BYTES = 4096;
+    static constexpr size_t PREFETCH_BYTES = 1024;
 };
 
 } // namespace

@@ -223,21 +223,22 @@ inline void integer_products(const IntegerPanel &panel, const RowTile &tile, siz
     Isa::template dot<S>(products, weight, tile.low + offset, panel.group_size);
 }
 
-// R input rows times 64 weight rows over the groups [first_group, last_group); weight: of first_group.
+// R input rows times 64 weight rows over the groups [first_group, last_group); weight: of first_group. A group of
+// columns passes whole, so that its weights stream by once.
 template <class Isa, Source S, bool TWO_PLANES, int R>
 V2E_NOINLINE void integer_tile(const IntegerPanel &panel, const RowTile &tile, const PanelOutput &output,
                                size_t first_group, size_t last_group, const uint8_t *weight) {
     using Int = typename Isa::Int;
     using Float = typename Isa::Float;
     constexpr size_t C = Isa::template vectors<R>(), LANES = Isa::LANES;
-    for (size_t column = 0; column < PANEL; column += C * LANES) {
-        float *target = output.values + tile.row * OUTPUT_STRIDE + column;
-        if (first_group == 0)
-            start_sums<Isa, R, C>(target, output.bias == nullptr ? nullptr : output.bias + column);
-        for (size_t group = first_group; group < last_group; ++group) {
-            const uint8_t *w = weight + panel_bytes(S, (group - first_group) * panel.group_size) + column * 4;
+    float *first = output.values + tile.row * OUTPUT_STRIDE;
+    if (first_group == 0)
+        start_sums<Isa, R, PANEL / LANES>(first, output.bias);
+    for (size_t group = first_group; group < last_group; ++group) {
+        for (size_t column = 0; column < PANEL; column += C * LANES) {
+            float *target = first + column;
             Int products[R][C];
-            integer_products<Isa, S, TWO_PLANES>(panel, tile, group, column, w, products);
+            integer_products<Isa, S, TWO_PLANES>(panel, tile, group, column, weight + column * 4, products);
             V2E_FORGET_MEMORY;
             const uint16_t *weight_scales = panel.scales + group * PANEL + column;
             Float scales[C];
@@ -256,6 +257,7 @@ V2E_NOINLINE void integer_tile(const IntegerPanel &panel, const RowTile &tile, c
                 }
             }
         }
+        weight += panel_bytes(S, panel.group_size);
     }
 }
 
