@@ -54,6 +54,7 @@ class Decoder:
         gpu_layers: the first ones, on the GPU; 0: as many as there is memory for.
         gpu_context: positions of a session that must fit beside them; 0: 4096.
         gpu_memory: bytes of the GPU's memory at most; 0: what is free.
+        gpu_yields: `trim` takes the weights off the GPU until they are used again.
 
     Raises:
         BundleError: a file is missing, damaged or not understood.
@@ -72,6 +73,7 @@ class Decoder:
         gpu_layers: int = 0,
         gpu_context: int = 0,
         gpu_memory: int = 0,
+        gpu_yields: bool = False,
     ) -> None:
         self._handle: ctypes.c_void_p | None = None
         self._lock = threading.RLock()
@@ -85,6 +87,7 @@ class Decoder:
             gpu_layers=unsigned("gpu_layers", gpu_layers),
             gpu_context=unsigned("gpu_context", gpu_context),
             gpu_memory=unsigned("gpu_memory", gpu_memory, LARGEST_UINT64),
+            gpu_yields=int(gpu_yields),
         )
         handle = ctypes.c_void_p()
         check(library().v2e_model_open(str(directory).encode(), ctypes.byref(options), ctypes.byref(handle)))

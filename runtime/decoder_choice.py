@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.errors import InputError
 from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.runtime.decoder_engine import DecoderEngine
+from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu
 from valley2_edge.runtime.memory import MemorySettings
+from valley2_edge.runtime.vision_engine import VisionEngineName
 
 
 def planned_device(bundle: Bundle, device: str | None) -> str:
@@ -21,6 +24,48 @@ def planned_device(bundle: Bundle, device: str | None) -> str:
     if bundle.manifest.decoder.engine == "native":
         return device or "cpu"
     return "cuda" if device == "cuda" else "cpu"
+
+
+def planned_vision_device(vision_engine: VisionEngineName) -> str:
+    """Where the vision engines are planned: on the GPU where TensorRT is wanted and installed."""
+    if vision_engine != "tensorrt":
+        return "cpu"
+    from valley2_edge.runtime.trt.api import is_installed
+
+    return "cuda" if is_installed() else "cpu"
+
+
+def settings_for_gpu(bundle: Bundle, wanted: MemorySettings) -> tuple[MemorySettings, GpuChoice | None]:
+    """How decoder and vision engines share the GPU, where both are to be on it.
+
+    Args:
+        bundle: Not loaded yet.
+        wanted: What is asked for.
+
+    Returns:
+        The settings with what was chosen, and the choice; None: there is nothing to choose.
+
+    Raises:
+        BudgetError: They do not fit; the sentence says what would.
+        InputError: There is no GPU.
+    """
+    if wanted.vision_device != "cuda" or wanted.device == "cpu":
+        return wanted, None
+    longest = bundle.manifest.architecture.decoder.max_position_embeddings
+    choice = fit_gpu(bundle, replace(wanted, context_length=min(PLANNED_CONTEXT, longest)))
+    if not choice.text:
+        return wanted, None
+    plan = choice.plan
+    # Without a layer on the GPU the decoder may look for room in what is left, and say that there is none.
+    left = wanted.gpu_memory if plan.gpu_layers else max(plan.gpu_memory_bytes - plan.gpu_bytes, 1)
+    chosen = replace(
+        wanted,
+        keep_vision=choice.settings.keep_vision,
+        gpu_yields=choice.settings.gpu_yields,
+        gpu_layers=plan.gpu_layers,
+        gpu_memory=left,
+    )
+    return chosen, choice
 
 
 def open_decoder(
@@ -50,6 +95,7 @@ def open_decoder(
             device=settings.device,
             gpu_layers=settings.gpu_layers,
             gpu_memory=settings.gpu_memory,
+            gpu_yields=settings.gpu_yields,
         )
     if isa != "auto":
         raise InputError(f"isa is {isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")

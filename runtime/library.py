@@ -143,6 +143,7 @@ class ModelOptionsStruct(SizedStructure):
         ("gpu_layers", c_uint32),
         ("gpu_context", c_uint32),
         ("gpu_memory", c_uint64),
+        ("gpu_yields", c_uint32),
     ]
 
 
@@ -256,6 +257,8 @@ class MemoryOptionsStruct(SizedStructure):
         ("device", c_uint32),
         ("gpu_layers", c_uint32),
         ("gpu_memory", c_uint64),
+        ("vision_device", c_uint32),
+        ("gpu_yields", c_uint32),
     ]
 
 
@@ -289,6 +292,15 @@ class MemoryPlanStruct(SizedStructure):
         ("gpu_scratch_bytes", c_uint64),
         ("gpu_context_bytes", c_uint64),
         ("gpu_bytes", c_uint64),
+        ("gpu_siglip_bytes", c_uint64),
+        ("gpu_projector_bytes", c_uint64),
+        ("gpu_eagle_bytes", c_uint64),
+        ("gpu_siglip_work_bytes", c_uint64),
+        ("gpu_eagle_work_bytes", c_uint64),
+        ("gpu_tiles_phase_bytes", c_uint64),
+        ("gpu_eagle_phase_bytes", c_uint64),
+        ("gpu_answer_phase_bytes", c_uint64),
+        ("gpu_memory_bytes", c_uint64),
     ]
 
 

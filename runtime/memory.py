@@ -31,6 +31,8 @@ ANY_PICTURE: Size = (3500, 3500)
 
 _LIBRARIES_BYTES = 48 << 20
 """Of ONNX Runtime, Pillow and the tokenizer's library, with the pages that their first use touches."""
+_TENSORRT_BYTES = 103 << 20
+"""Of TensorRT-RTX 1.7 once it is imported; what a driver adds on top is not known."""
 _KEPT_BYTES = 8 << 20
 """Of freed memory that allocators keep whatever they are told."""
 _TOKENIZER_FACTOR = 30
@@ -60,6 +62,10 @@ class MemorySettings:
     """The first ones of the decoder, on the GPU; 0: as many as fit."""
     gpu_memory: int = 0
     """Bytes of the GPU's memory; 0: what its driver says is free."""
+    vision_device: str = "cpu"
+    """Of the vision engines; "cuda": TensorRT."""
+    gpu_yields: bool = False
+    """The decoder's weights leave the GPU while pictures are encoded there."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,17 @@ class MemoryPlan:
     gpu_scratch_bytes: int
     gpu_context_bytes: int
     gpu_bytes: int
+    """Of the GPU's largest phase."""
+    gpu_siglip_bytes: int
+    gpu_projector_bytes: int
+    gpu_eagle_bytes: int
+    gpu_siglip_work_bytes: int
+    gpu_eagle_work_bytes: int
+    gpu_tiles_phase_bytes: int
+    gpu_eagle_phase_bytes: int
+    gpu_answer_phase_bytes: int
+    gpu_memory_bytes: int
+    """That may be used; 0: there is no GPU."""
 
     @property
     def peak_phase(self) -> str:
@@ -136,12 +153,16 @@ def plan_memory(
         conversation=int(conversation),
         vision_cache_bytes=unsigned("vision_cache_bytes", settings.vision_cache_bytes, LARGEST_UINT64),
         prefix_cache_bytes=unsigned("prefix_cache_bytes", settings.prefix_cache_bytes, LARGEST_UINT64),
-        process_bytes=expected_process_bytes(bundle) if process_bytes is None else process_bytes,
+        process_bytes=expected_process_bytes(bundle, settings.vision_device)
+        if process_bytes is None
+        else process_bytes,
         pictures=(GeometryStruct * len(structs))(*structs),
         picture_count=len(structs),
         device=number_of("device", settings.device, DEVICE_NUMBERS),
         gpu_layers=unsigned("gpu_layers", settings.gpu_layers),
         gpu_memory=unsigned("gpu_memory", settings.gpu_memory, LARGEST_UINT64),
+        vision_device=number_of("vision_device", settings.vision_device, DEVICE_NUMBERS),
+        gpu_yields=int(settings.gpu_yields),
     )
     result = MemoryPlanStruct()
     directory = str(bundle.directory).encode()
@@ -149,8 +170,15 @@ def plan_memory(
     return MemoryPlan(**{part.name: int(getattr(result, part.name)) for part in fields(MemoryPlan)})
 
 
-def expected_process_bytes(bundle: Bundle) -> int:
-    """Memory of this process once the libraries and the tokenizer are loaded, before any weight is."""
+def expected_process_bytes(bundle: Bundle, vision_device: str = "cpu") -> int:
+    """Memory of this process once the libraries and the tokenizer are loaded, before any weight is.
+
+    Args:
+        bundle: Whose tokenizer it is.
+        vision_device: "cuda": TensorRT is loaded as well.
+    """
     libraries = 0 if "onnxruntime" in sys.modules else _LIBRARIES_BYTES
+    if vision_device == "cuda" and not {"tensorrt", "tensorrt_rtx"} & sys.modules.keys():
+        libraries += _TENSORRT_BYTES
     tokenizer = _TOKENIZER_FACTOR * bundle.manifest.files[TOKENIZER_FILE].size
     return resident_bytes() + libraries + tokenizer + _KEPT_BYTES

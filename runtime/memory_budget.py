@@ -49,12 +49,13 @@ class MemoryBudget:
     Args:
         bundle: Not loaded yet.
         limit_bytes: Of the whole process.
+        vision_device: Of the vision engines.
     """
 
-    def __init__(self, bundle: Bundle, limit_bytes: int) -> None:
+    def __init__(self, bundle: Bundle, limit_bytes: int, vision_device: str = "cpu") -> None:
         self._bundle = bundle
         self.limit_bytes = limit_bytes
-        self.process_bytes = expected_process_bytes(bundle)
+        self.process_bytes = expected_process_bytes(bundle, vision_device)
         """Of this process without the model, as it is expected to be."""
 
     def choose(

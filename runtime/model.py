@@ -14,9 +14,10 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.policy import EaglePreset, PolicyName
-from valley2_edge.runtime.decoder_choice import open_decoder, planned_device
+from valley2_edge.runtime.decoder_choice import open_decoder, planned_device, planned_vision_device, settings_for_gpu
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
+from valley2_edge.runtime.gpu_budget import GpuChoice
 from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.memory import MemorySettings
 from valley2_edge.runtime.memory_budget import MemoryBudget
@@ -59,11 +60,13 @@ class Valley2:
         engines: Engines,
         budget: MemoryBudget | None = None,
         settings: MemorySettings | None = None,
+        gpu_choice: GpuChoice | None = None,
     ) -> None:
         self._bundle = bundle
         self._engines = engines
         self._budget = budget
         self._settings = settings or MemorySettings()
+        self._gpu_choice = gpu_choice
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._closed = False
 
@@ -96,7 +99,8 @@ class Valley2:
             device: Of the decoder: cpu, cuda, or auto for a GPU if there is a usable one with room for a layer. None:
                 cpu, or for a decoder in ONNX Runtime what `providers` say, whom a device must not contradict.
             gpu_layers: The first ones of the native decoder, on the GPU; 0 is as many as there is memory for.
-            gpu_memory: Of the GPU's memory at most, as "6GiB" or in bytes; None: what is free.
+            gpu_memory: Of the GPU's memory at most, as "6GiB" or in bytes; None: what is free. Where vision engines are
+                on the GPU as well, it decides what stays there, what goes after use and how many layers there are.
             providers: ONNX Runtime's execution providers for the vision engines, and for a decoder that was exported
                 for it, in order of preference; None is the order that this machine offers.
             vision_engine: "native" for the core's own towers, "onnx" for ONNX Runtime, "auto" for what the bundle has:
@@ -130,8 +134,10 @@ class Valley2:
             device=planned_device(bundle, device),
             gpu_layers=gpu_layers,
             gpu_memory=gpu_bytes,
+            vision_device=planned_vision_device(vision_engine),
         )
-        budget = None if limit is None else MemoryBudget(bundle, limit)
+        settings, gpu_choice = settings_for_gpu(bundle, settings)
+        budget = None if limit is None else MemoryBudget(bundle, limit, settings.vision_device)
         if budget is not None:
             chosen = budget.choose(settings).settings
             settings = replace(
@@ -157,7 +163,7 @@ class Valley2:
         decoder.resize_prefix_cache(settings.prefix_cache_bytes)
         cache = VisionCache(engines_of(bundle.manifest), settings.vision_cache_bytes)
         engines = Engines(bundle.manifest.architecture, tokenizer, vision, decoder, cache)
-        return cls(bundle, engines, budget, settings)
+        return cls(bundle, engines, budget, settings, gpu_choice)
 
     @property
     def bundle(self) -> Bundle:
@@ -168,6 +174,11 @@ class Valley2:
     def budget(self) -> MemoryBudget | None:
         """The limit on memory that the model was loaded with; None: it has none."""
         return self._budget
+
+    @property
+    def gpu_choice(self) -> GpuChoice | None:
+        """How decoder and vision engines share a GPU; None: they do not."""
+        return self._gpu_choice
 
     @property
     def engines(self) -> Engines:

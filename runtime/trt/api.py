@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, cast
@@ -129,6 +130,15 @@ def load_tensorrt(flavour: Flavour) -> TensorRt:
     except ImportError as error:
         extra = "trt-rtx" if flavour == "tensorrt_rtx" else "trt"
         raise EngineError(f"{flavour} is not to be had ({error}): run `pip install valley2-edge[{extra}]`") from error
+
+
+def is_installed() -> bool:
+    """Whether one of them can be imported."""
+    for flavour in TITLES:
+        with contextlib.suppress(EngineError):
+            load_tensorrt(flavour)
+            return True
+    return False
 
 
 def choose_tensorrt(capability: str) -> tuple[Flavour, TensorRt]:

@@ -89,3 +89,18 @@ def test_chat_says_what_it_chose(run: Run, int4_bundle: Path, picture: Path) -> 
     words = ("chat", picture, "What?", "--bundle", int4_bundle, "--max-new-tokens", "2", "--memory", "100GiB")
     outcome = run(*words)
     assert outcome.code == 0 and "all as asked for" in outcome.stderr
+
+
+def test_gpu_is_planned_in_phases(run: Run, int4_bundle: Path) -> None:
+    words = (int4_bundle, "--image", "640x480", "--context", "2048", "--device", "cuda", "--vision-engine", "tensorrt")
+    whole = content(run, *words, "--gpu-memory", "8GiB")["plan"]
+    assert isinstance(whole, dict) and whole["gpu_memory_bytes"] == 8 << 30
+    assert whole["gpu_bytes"] == whole["gpu_answer_phase_bytes"] > whole["gpu_eagle_phase_bytes"] > 0
+    apart = content(run, *words, "--gpu-memory", str(whole["gpu_bytes"] - 1))
+    assert isinstance(apart["plan"], dict) and apart["plan"]["gpu_bytes"] < whole["gpu_bytes"]
+    assert isinstance(apart["settings"], dict) and not apart["settings"]["keep_vision"]
+    outcome = run("plan", *words, "--gpu-memory", "8GiB")
+    assert outcome.code == 0 and "GPU phase: eagle" in outcome.stdout
+    assert "8.0 GiB at most, 2 layers of the decoder, everything stays" in outcome.stdout.replace("\n", " ")
+    refused = run("plan", *words, "--gpu-memory", "100MiB")
+    assert refused.code == 2 and "MiB would fit" in refused.error

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import shutil
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +11,7 @@ import pytest
 from cuda_double import FATBIN, FakeGpu, build_driver
 from decoder_files import TinyConfig, random_weights, write_decoder
 
-from valley2_edge.benchmark.work import MatrixSize, layer_matrices
-from valley2_edge.bundle import MANIFEST_NAME, open_bundle
-from valley2_edge.config import DecoderConfig
+from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
 from valley2_edge.runtime.decoder import Decoder, DecoderSession
 from valley2_edge.runtime.generation import GenerateOptions
@@ -30,8 +24,6 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4", "int4-asymmetric", "nf4")
 PROMPT = np.random.default_rng(7).integers(0, CONFIG.vocab_size, 70).astype(np.int32)
 GREEDY = GenerateOptions(max_new_tokens=3, speculation="off")
 NO_LAYER = 1 << 20
-NORMS = ("input_norm", "post_attention_norm")
-BYTES = {"U8": 1, "F16": 2, "BF16": 2, "F32": 4}
 
 
 @pytest.fixture(scope="module")
@@ -334,50 +326,6 @@ def test_plan_moves_layers_to_the_gpu(int4_bundle: Path) -> None:
     assert cpu.decoder_bytes > part.decoder_bytes > whole.decoder_bytes
 
 
-def write_headers(directory: Path, config: DecoderConfig) -> None:
-    """A decoder in int4 with its head in int8: files of the right size with nothing in them."""
-    matrices, tensors = {}, {}
-    sizes = [matrix for layer in range(config.num_hidden_layers) for matrix in layer_matrices(config, layer)]
-    for size in [*sizes, MatrixSize("lm_head", config.vocab_size, config.hidden_size)]:
-        bits, panels = (8 if size.name == "lm_head" else 4), -(-size.rows // 64)
-        tensors[size.name + ".weight"] = ("U8", (panels, size.columns * bits // 32, 64, 4))
-        tensors[size.name + ".scales"] = ("F16", (panels, size.columns // 128, 64))
-        described = {"rows": size.rows, "columns": size.columns, "group_size": 128, "symmetric": True}
-        matrices[size.name] = {"precision": f"int{bits}", **described}
-        if size.name.endswith("qkv"):
-            tensors[size.name + ".bias"] = ("F32", (size.rows,))
-    norms = [f"layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in NORMS]
-    tensors |= dict.fromkeys(["norm", *norms], ("F32", (config.hidden_size,)))
-    plain = config.model_dump() | {"head_size": config.head_size}
-    metadata = {"config": json.dumps(plain), "matrices": json.dumps(matrices)}
-    table = {"embeddings.weight": ("BF16", (config.vocab_size, config.hidden_size))}
-    for name, what, more in (("decoder", tensors, metadata), ("embeddings", table, {})):
-        about = {"format": f"valley2-{name}", "format_version": "1", **more}
-        header: dict[str, object] = {"__metadata__": about}
-        end = 0
-        for tensor, (dtype, shape) in what.items():
-            begin, end = end, end + prod(shape) * BYTES[dtype]
-            header[tensor] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-        text = json.dumps(header).encode()
-        text += b" " * (-(len(text) + 8) % 64)
-        with (directory / f"{name}.safetensors").open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            stream.truncate(8 + len(text) + end)  # a hole: no disk
-
-
-def test_the_released_size_fits_a_small_card(int4_bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "decoder").mkdir()
-    write_headers(tmp_path / "decoder", DecoderConfig())
-    shutil.copy(int4_bundle / MANIFEST_NAME, tmp_path)
-    bundle = dataclasses.replace(open_bundle(int4_bundle, check="sizes"), directory=tmp_path)
-    settings = MemorySettings(context_length=4096, device="cuda", gpu_memory=int(6.5e9))
-    plan = plan_memory(bundle, [(1280, 720)], settings)
-    assert plan.gpu_layers == 28 and plan.kv_bytes == 0
-    assert 3.9e9 < plan.gpu_weight_bytes < plan.gpu_bytes < 6.5e9
-    half = plan_memory(bundle, [(1280, 720)], dataclasses.replace(settings, gpu_memory=3_500_000_000))
-    assert 5 < half.gpu_layers < 28 and half.gpu_bytes < 3.5e9
-
-
 def test_plan_asks_the_driver_how_much_is_free(int4_bundle: Path, gpu: FakeGpu) -> None:
     bundle = open_bundle(int4_bundle, check="sizes")
     settings = MemorySettings(context_length=512, device="cuda")
@@ -387,6 +335,37 @@ def test_plan_asks_the_driver_how_much_is_free(int4_bundle: Path, gpu: FakeGpu) 
     gpu.set(devices=0)
     with pytest.raises(InputError, match="no GPU to plan for: the NVIDIA driver finds no GPU"):
         plan_memory(bundle, [], settings)
+
+
+def test_weights_leave_the_gpu_and_come_back(bundles: dict[str, Path], gpu: FakeGpu) -> None:
+    with Decoder(bundles["int4"], threads=1, device="cuda") as stays, stays.session() as session:
+        session.prefill([PROMPT])
+        expected = [answer(session), answer(session)]
+    with Decoder(bundles["int4"], threads=1, device="cuda", gpu_yields=True) as decoder, decoder.session() as session:
+        session.prefill([PROMPT])
+        gpu.record()
+        found = [answer(session)]
+        assert "cuMemAlloc_v2" not in gpu.calls()
+        decoder.trim()
+        freed = gpu.calls().count("cuMemFree_v2")
+        decoder.trim()
+        assert gpu.calls().count("cuMemFree_v2") == freed > 10
+        found.append(answer(session))  # and what was recorded of a step is recorded anew
+        assert gpu.calls().count("cuMemAlloc_v2") == freed and "cuGraphExecDestroy" in gpu.calls()
+        assert found == expected
+        decoder.trim()
+        gpu.set(memory=NO_LAYER)  # somebody else took it
+        with pytest.raises(BudgetError, match="GPU has not enough memory"):
+            answer(session)
+        gpu.set(memory=1 << 30)
+        session.prefill([PROMPT[:4]])
+        assert len(answer(session)) == 3
+
+
+def test_weights_stay_unless_they_may_leave(decoder: Decoder, gpu: FakeGpu) -> None:
+    gpu.record()
+    decoder.trim()
+    assert "cuMemFree_v2" not in gpu.calls()
 
 
 def test_damaged_kernels_are_refused(bundles: dict[str, Path], tmp_path: Path) -> None:

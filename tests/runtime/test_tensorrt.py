@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_double import FakeGpu, build_driver
+from cuda_double import FATBIN, FakeGpu, build_driver
 from trt_double import TensorRtDouble
 
 from valley2_edge import Valley2
@@ -20,6 +21,7 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import Cancelled, EngineError, InputError, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.memory import ANY_PICTURE, MemorySettings, plan_memory
 from valley2_edge.runtime.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey
 from valley2_edge.runtime.trt.driver import Gpu
@@ -306,3 +308,28 @@ def test_older_drivers_are_refused_by_name(gpu: FakeGpu, monkeypatch: pytest.Mon
     monkeypatch.setenv("VALLEY2_CUDA_DRIVER", str(build_driver()))
     with pytest.raises(EngineError, match="failed in cuDeviceGetName"):
         CudaDriver()
+
+
+def test_decoder_and_vision_share_the_gpu(
+    int4_bundle: Path, rtx: TensorRtDouble, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the weights there all the time, and with them away while pictures are encoded: the same answers."""
+    (tmp_path / "valley2.fatbin").write_bytes(FATBIN)
+    monkeypatch.setenv("VALLEY2_CUDA_KERNELS", str(tmp_path))
+    longest = open_bundle(int4_bundle).manifest.architecture.decoder.max_position_embeddings
+    wanted = MemorySettings(context_length=min(4096, longest), device="cuda", vision_device="cuda", gpu_memory=1 << 40)
+    apart = plan_memory(open_bundle(int4_bundle), [ANY_PICTURE], replace(wanted, gpu_yields=True), conversation=True)
+    gpu.set(memory=1 << 40)
+    answers = []
+    for memory, text in ((1 << 40, "everything stays"), (apart.gpu_bytes, "the decoder leaves")):
+        loading = Valley2.load(
+            int4_bundle, threads=1, device="cuda", vision_engine="tensorrt", gpu_memory=memory, vision_cache_bytes=0
+        )
+        with loading as model:
+            assert model.gpu_choice is not None and text in model.gpu_choice.text
+            session = model.session()
+            gpu.record()
+            for question in ("What is this?", "And what is that?"):
+                answers.append("".join(session.ask(question, images=[PICTURE[:40, :40]], max_new_tokens=2)))
+            assert ("cuGraphExecDestroy" in gpu.calls()) == (text == "the decoder leaves")
+    assert answers[:2] == answers[2:]

@@ -128,7 +128,8 @@ def _placement(model: Valley2) -> str:
     if about.device == "cpu":
         return f"decoder on the CPU: {about.device_reason}"
     layers = f"{about.gpu_layers} of {about.layers} layers, {format_bytes(about.gpu_bytes)}"
-    return f"decoder on {about.device_name}: {layers}"
+    shared = "" if model.gpu_choice is None else f"; with vision: {model.gpu_choice.text}"
+    return f"decoder on {about.device_name}: {layers}{shared}"
 
 
 @dataclass

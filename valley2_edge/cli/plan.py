@@ -42,8 +42,16 @@ _GPU_PARTS = {
     "GPU: weights": ("gpu_weight_bytes", "of the decoder's layers on it"),
     "GPU: KV cache": ("gpu_kv_bytes", "of the whole context"),
     "GPU: scratch": ("gpu_scratch_bytes", "the largest prefill chunk, logits"),
-    "GPU: driver": ("gpu_context_bytes", "its own memory and the kernels"),
-    "GPU: all": ("gpu_bytes", "beside the CPU's memory"),
+    "GPU: SigLIP": ("gpu_siglip_bytes", "weights in fp16"),
+    "GPU: projector": ("gpu_projector_bytes", "weights in fp16"),
+    "GPU: SigLIP at work": ("gpu_siglip_work_bytes", "a tile at a time"),
+    "GPU: Eagle": ("gpu_eagle_bytes", "weights in fp16"),
+    "GPU: Eagle at work": ("gpu_eagle_work_bytes", "the largest picture"),
+    "GPU: driver": ("gpu_context_bytes", "its own memory, kernels, TensorRT: assumed"),
+    "GPU phase: tiles": ("gpu_tiles_phase_bytes", "while tiles are encoded"),
+    "GPU phase: eagle": ("gpu_eagle_phase_bytes", "while Eagle encodes"),
+    "GPU phase: answer": ("gpu_answer_phase_bytes", "prefill and answer"),
+    "GPU: at most": ("gpu_bytes", "beside the CPU's memory"),
 }
 _PHASES = {"tiles": "while tiles are encoded", "eagle": "while Eagle encodes", "answer": "prefill and answer"}
 
@@ -69,6 +77,7 @@ def plan(
     threads: options.Threads = 0,
     activations: options.Activations = "int8",
     device: options.Device = None,
+    vision_engine: options.VisionEngineOption = "auto",
     gpu_memory: options.GpuMemory = None,
     keep_vision: Annotated[
         bool, typer.Option("--keep-vision", help="Plan for vision engines that stay loaded between questions.")
@@ -93,7 +102,9 @@ def plan(
     """Show what a question will take of memory; reads the manifest and headers only."""
     sizes = _picture_sizes(image or [], video, frames)
     limit = None if memory is None else parse_bytes(memory)
+    from valley2_edge.runtime.gpu_budget import fit_gpu
     from valley2_edge.runtime.memory import MemorySettings
+    from valley2_edge.runtime.vision_engine import check_engine
 
     settings = MemorySettings(
         policy=Policy(policy, False, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens),
@@ -106,15 +117,21 @@ def plan(
         threads=threads,
         activations=activations,
         device=device or "cpu",
+        vision_device="cuda" if vision_engine == "tensorrt" else "cpu",
         gpu_memory=0 if gpu_memory is None else parse_bytes(gpu_memory),
     )
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     about: dict[str, Any] = {"video": video is not None, "conversation": conversation}
-    choice = _choose(opened, sizes, settings, limit, about)
+    manifest = opened.manifest
+    check_engine(vision_engine, [manifest.siglip, manifest.projector, manifest.eagle])
+    gpu = fit_gpu(opened, settings, sizes, **about)
+    choice = _choose(opened, sizes, gpu.settings, limit, about)
     if as_json:
         typer.echo(json.dumps(_content(opened.directory, sizes, limit, choice), indent=2))
     else:
         _print(opened.directory, limit, choice)
+        if choice.plan.gpu_bytes:
+            _print_gpu(choice.plan, gpu.text)
 
 
 def _choose(
@@ -125,7 +142,7 @@ def _choose(
 
     if limit is None:
         return MemoryChoice(settings, plan_memory(bundle, sizes, settings, **about), ())
-    return MemoryBudget(bundle, limit).choose(settings, sizes, **about)
+    return MemoryBudget(bundle, limit, settings.vision_device).choose(settings, sizes, **about)
 
 
 def _picture_sizes(images: list[str], video: str | None, frames: int) -> list[tuple[int, int]]:
@@ -163,9 +180,13 @@ def _print(directory: Path, limit: int | None, choice: MemoryChoice) -> None:
         changes = ", ".join(choice.changes) or "all as asked for"
         print_line(console, f"fits {format_bytes(limit)}: {changes}")
     console.print(_table(planned))
-    if planned.gpu_layers:
-        print_line(console, f"decoder: {planned.gpu_layers} layers on the GPU")
     print_line(console, f"context: {planned.context_length} positions, {planned.picture_tokens} of them for pictures")
+
+
+def _print_gpu(planned: MemoryPlan, text: str) -> None:
+    limit = f" of {format_bytes(planned.gpu_memory_bytes)}" if planned.gpu_memory_bytes else ""
+    size = f"{format_bytes(planned.gpu_bytes)}{limit} at most, {planned.gpu_layers} layers of the decoder"
+    print_line(output_console(), f"GPU: {size}{', ' if text else ''}{text}")
 
 
 def _table(planned: MemoryPlan) -> Table:
@@ -179,8 +200,9 @@ def _table(planned: MemoryPlan) -> Table:
         count = getattr(planned, f"{phase}_phase_bytes")
         if count:
             table.add_row(f"phase: {phase}", format_bytes(count), what)
-    if planned.gpu_layers:
+    if planned.gpu_bytes:
         table.add_section()
         for name, (field, what) in _GPU_PARTS.items():
-            table.add_row(name, format_bytes(getattr(planned, field)), what)
+            if getattr(planned, field):
+                table.add_row(name, format_bytes(getattr(planned, field)), what)
     return table

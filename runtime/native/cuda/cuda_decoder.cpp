@@ -47,33 +47,66 @@ std::unique_ptr<CudaDecoder> CudaDecoder::open(const Decoder &decoder, const v2e
             return nullptr;
         }
     }
-    std::unique_ptr<CudaDecoder> result(new CudaDecoder(std::move(device)));
-    result->upload(decoder, layers);
+    std::unique_ptr<CudaDecoder> result(new CudaDecoder(decoder, std::move(device), options.gpu_yields != 0));
+    result->layers_.resize(layers);
+    result->whole_ = layers == config.layers;
+    result->upload();
     return result;
 }
 
-void CudaDecoder::upload(const Decoder &decoder, size_t layers) {
-    const DecoderConfig &config = decoder.config();
-    const std::vector<float> &frequencies = decoder.inverse_frequencies();
+std::shared_lock<std::shared_mutex> CudaDecoder::use() {
+    std::shared_lock<std::shared_mutex> used(mutex_);
+    while (memory_.empty()) {
+        used.unlock();
+        {
+            const std::unique_lock<std::shared_mutex> alone(mutex_);
+            if (memory_.empty())
+                upload();
+        }
+        used.lock();
+    }
+    return used;
+}
+
+void CudaDecoder::yield() {
+    if (!yields_)
+        return;
+    const std::unique_lock<std::shared_mutex> alone(mutex_);
+    memory_.clear();
+}
+
+// All or nothing.
+void CudaDecoder::upload() {
+    try {
+        upload_weights();
+    } catch (...) {
+        memory_.clear();
+        throw;
+    }
+    ++uploads_;
+}
+
+void CudaDecoder::upload_weights() {
+    const DecoderConfig &config = decoder_.config();
+    const std::vector<float> &frequencies = decoder_.inverse_frequencies();
+    bytes_ = 0;
     frequencies_ = upload_floats(frequencies.data(), frequencies.size());
-    for (size_t i = 0; i < layers; ++i) {
-        const DecoderLayer &source = decoder.layers()[i];
-        UploadedLayer layer{};
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        const DecoderLayer &source = decoder_.layers()[i];
+        UploadedLayer &layer = layers_[i];
         layer.input_norm = upload_floats(source.input_norm, config.hidden_size);
         layer.qkv = upload_matrix(source.qkv);
         layer.output = upload_matrix(source.output);
         layer.post_attention_norm = upload_floats(source.post_attention_norm, config.hidden_size);
         layer.gate_up = upload_matrix(source.gate_up);
         layer.down = upload_matrix(source.down);
-        layers_.push_back(layer);
-        decoder.drop_pages(); // what was uploaded is not needed here any more
+        decoder_.drop_pages(); // what was uploaded is not needed here any more
     }
-    whole_ = layers == config.layers;
     if (whole_) {
-        norm_ = upload_floats(decoder.norm(), config.hidden_size);
-        head_ = upload_matrix(decoder.head());
+        norm_ = upload_floats(decoder_.norm(), config.hidden_size);
+        head_ = upload_matrix(decoder_.head());
     }
-    decoder.drop_pages();
+    decoder_.drop_pages();
 }
 
 UploadedMatrix CudaDecoder::upload_matrix(const Matrix &matrix) {

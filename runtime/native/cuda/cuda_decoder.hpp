@@ -1,4 +1,5 @@
-// The layers of a decoder that lie in the memory of a GPU. Immutable, shared by sessions.
+// The layers of a decoder that lie in the memory of a GPU, shared by sessions. What they are does not change; their
+// weights may leave the GPU for a while, when nobody uses them.
 #pragma once
 
 #include "cuda/device.hpp"
@@ -9,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -51,15 +53,30 @@ class CudaDecoder {
     const float *frequencies() const { return frequencies_; } // (head_size / 2,)
     uint64_t bytes() const { return bytes_; }
 
+    // While it is held the weights are where layers(), norm(), head() and frequencies() say. Uploads what has left. The
+    // context must be current.
+    std::shared_lock<std::shared_mutex> use();
+    // How often they were uploaded: another number, other addresses.
+    size_t uploads() const { return uploads_; }
+    // Waits until nobody uses the weights, and gives their memory back until somebody does. A decoder that was not
+    // opened with gpu_yields keeps them.
+    void yield();
+
   private:
-    CudaDecoder(std::unique_ptr<Device> device) : device_(std::move(device)) {}
-    void upload(const Decoder &decoder, size_t layers);
+    CudaDecoder(const Decoder &decoder, std::unique_ptr<Device> device, bool yields)
+        : decoder_(decoder), device_(std::move(device)), yields_(yields) {}
+    void upload();
+    void upload_weights();
     UploadedMatrix upload_matrix(const Matrix &matrix);
     const float *upload_floats(const float *values, size_t count);
     Address upload_bytes(const void *source, size_t bytes);
 
+    const Decoder &decoder_;
     std::unique_ptr<Device> device_;
-    std::vector<DeviceMemory> memory_;
+    bool yields_;
+    std::shared_mutex mutex_; // shared by those who use the weights
+    size_t uploads_ = 0;
+    std::vector<DeviceMemory> memory_; // empty while the weights are not there
     std::vector<UploadedLayer> layers_;
     bool whole_ = false;
     const float *norm_ = nullptr;

@@ -110,7 +110,7 @@ void check_cancelled(const ForwardCall &call) {
 
 } // namespace
 
-CudaExecutor::CudaExecutor(const Decoder &decoder, const CudaDecoder &device_decoder, KvPrecision precision,
+CudaExecutor::CudaExecutor(const Decoder &decoder, CudaDecoder &device_decoder, KvPrecision precision,
                            size_t context_length)
     : decoder_(decoder), on_device_(device_decoder), device_(device_decoder.device()), context_length_(context_length),
       queue_(device_), cache_(device_, decoder.config(), device_decoder.layers().size(), precision, context_length) {
@@ -170,10 +170,12 @@ void CudaExecutor::reserve_rows(size_t rows) {
     drop_recordings(); // they know where the buffers were
     scratch_.rows = 0;
     const size_t widest = std::max({config.hidden_size, config.intermediate_size, config.query_size()});
-    bool floats = !on_device_.whole() || !on_device_.head().quantized(), halves = false;
-    for (const UploadedLayer &layer : on_device_.layers())
-        for (const UploadedMatrix *matrix : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down})
+    bool floats = !on_device_.whole() || !decoder_.head().quantized(), halves = false;
+    for (size_t i = 0; i < on_device_.layers().size(); ++i) {
+        const DecoderLayer &layer = decoder_.layers()[i];
+        for (const Matrix *matrix : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down})
             (matrix->quantized() ? halves : floats) = true;
+    }
     const auto reserve = [&](DeviceMemory &memory, size_t count, size_t value_bytes) {
         memory.reserve(device_, count * value_bytes);
     };
@@ -200,7 +202,12 @@ void CudaExecutor::reserve_rows(size_t rows) {
 
 bool CudaExecutor::run(const ForwardCall &call) {
     const CurrentContext current(device_);
+    const auto weights = on_device_.use();
     const QueueEnd end(device_, queue_);
+    if (recorded_upload_ != on_device_.uploads()) {
+        drop_recordings(); // they know where the weights were
+        recorded_upload_ = on_device_.uploads();
+    }
     if (call.step)
         run_step(call);
     else

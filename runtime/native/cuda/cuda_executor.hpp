@@ -43,8 +43,7 @@ struct CudaScratch {
 class CudaExecutor final : public Executor {
   public:
     // The device's context must be current, as for all that makes something on a device.
-    CudaExecutor(const Decoder &decoder, const CudaDecoder &device_decoder, KvPrecision precision,
-                 size_t context_length);
+    CudaExecutor(const Decoder &decoder, CudaDecoder &device_decoder, KvPrecision precision, size_t context_length);
     ~CudaExecutor() override;
 
     size_t default_chunk() const override;
@@ -68,7 +67,7 @@ class CudaExecutor final : public Executor {
     void check_status() const;
 
     const Decoder &decoder_;
-    const CudaDecoder &on_device_;
+    CudaDecoder &on_device_;
     const Device &device_;
     size_t context_length_;
     Queue queue_;
@@ -77,6 +76,7 @@ class CudaExecutor final : public Executor {
     ForwardScratch cpu_scratch_;
     CudaScratch scratch_;
     std::map<std::pair<size_t, size_t>, GraphExec> recordings_; // of decode steps, by rows and segments
+    size_t recorded_upload_ = 0;                                // of the weights that they know
 };
 
 } // namespace v2e::cuda

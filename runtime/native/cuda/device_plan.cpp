@@ -7,8 +7,6 @@
 namespace v2e::cuda {
 namespace {
 
-// The context of a process, its kernels, and what allocations lose at their ends.
-constexpr uint64_t CONTEXT_BYTES = uint64_t{400} << 20;
 constexpr uint64_t FLOAT_BYTES = 4;
 
 // Whether a product of many rows takes fp16 (cuda/kernels/linear_many.cu); others take fp32.
@@ -67,21 +65,16 @@ size_t fitting_layers(const Decoder &decoder, KvPrecision precision, size_t rows
     return fitting;
 }
 
-DevicePlan plan_device(const Decoder &decoder, KvPrecision precision, size_t rows, size_t positions, size_t layers,
-                       uint64_t bytes) {
+DevicePlan plan_device(const Decoder &decoder, KvPrecision precision, size_t rows, size_t positions, size_t layers) {
     const DecoderConfig &config = decoder.config();
     DevicePlan plan{};
-    plan.layers =
-        layers == 0 ? fitting_layers(decoder, precision, rows, positions, bytes) : std::min(layers, config.layers);
-    if (plan.layers == 0)
-        return plan;
+    plan.layers = std::min(layers, config.layers);
     for (size_t i = 0; i < plan.layers; ++i)
         plan.weight_bytes += layer_weight_bytes(decoder.layers()[i], config);
     if (plan.layers == config.layers)
         plan.weight_bytes += head_weight_bytes(decoder);
     plan.kv_bytes = cache_bytes(config, precision, plan.layers, positions);
     plan.scratch_bytes = scratch_bytes(decoder, rows, positions);
-    plan.context_bytes = CONTEXT_BYTES;
     return plan;
 }
 

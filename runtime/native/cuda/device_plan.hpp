@@ -11,6 +11,8 @@ namespace v2e::cuda {
 
 constexpr size_t DEFAULT_CHUNK = 512; // positions of a prefill that are computed together
 constexpr size_t MOST_CHUNK = 8192;
+// The context of a process, its kernels, and what allocations lose at their ends: assumed, no GPU has shown it.
+constexpr uint64_t CONTEXT_BYTES = uint64_t{400} << 20;
 
 // Of one layer's weights, and of the final norm and the head.
 uint64_t layer_weight_bytes(const DecoderLayer &layer, const DecoderConfig &config);
@@ -24,13 +26,10 @@ uint64_t scratch_bytes(const Decoder &decoder, size_t rows, size_t positions);
 // What a decoder and one session take of a GPU.
 struct DevicePlan {
     size_t layers; // the first ones; with all of them the head as well
-    uint64_t weight_bytes, kv_bytes, scratch_bytes, context_bytes;
-    uint64_t bytes() const { return weight_bytes + kv_bytes + scratch_bytes + context_bytes; }
+    uint64_t weight_bytes, kv_bytes, scratch_bytes;
 };
 
-// `layers` 0: as many as fit `bytes`. All is nothing where none does.
-DevicePlan plan_device(const Decoder &decoder, KvPrecision precision, size_t rows, size_t positions, size_t layers,
-                       uint64_t bytes);
+DevicePlan plan_device(const Decoder &decoder, KvPrecision precision, size_t rows, size_t positions, size_t layers);
 
 // How many of the first layers fit `bytes` with everything that a session of `positions` needs; with all of them the
 // head must fit, too.

@@ -185,6 +185,7 @@ typedef struct v2e_model_options {
     uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as there is memory for */
     uint32_t gpu_context;        /* positions of a session that must fit beside them; 0: 4096 */
     uint64_t gpu_memory;         /* bytes of the GPU's memory at most; 0: what is free */
+    uint32_t gpu_yields;         /* 1: v2e_model_trim takes the weights off the GPU until they are used again */
 } v2e_model_options;
 
 typedef struct v2e_model_description {
@@ -220,7 +221,9 @@ V2E_API v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens
 V2E_API void v2e_model_close(v2e_model *model);
 
 /* Gives back what nothing needs until the next call: the mapped pages of the model's files, which come back when they
- * are touched, and what the process's allocator keeps of freed memory. Legal from every thread at any time. */
+ * are touched, and what the process's allocator keeps of freed memory; with
+ * gpu_yields the weights on the GPU, for which it waits until no session computes. Legal from every thread at any time,
+ * but not from a callback. */
 V2E_API void v2e_model_trim(const v2e_model *model);
 
 /* KV pages that sessions have left for others. Legal from every thread at any time. */
@@ -455,6 +458,8 @@ typedef struct v2e_memory_options {
     uint32_t device;             /* v2e_device of the decoder */
     uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as fit */
     uint64_t gpu_memory;         /* bytes of the GPU's memory; 0: what its driver says is free */
+    uint32_t vision_device;      /* v2e_device of the vision engines: V2E_DEVICE_CUDA is TensorRT with fp16 weights */
+    uint32_t gpu_yields;         /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
 } v2e_memory_options;
 
 typedef struct v2e_memory_plan {
@@ -482,8 +487,18 @@ typedef struct v2e_memory_plan {
     uint64_t gpu_weight_bytes;   /* of these layers, and of the head when it is all of them */
     uint64_t gpu_kv_bytes;
     uint64_t gpu_scratch_bytes; /* activations, logits */
-    uint64_t gpu_context_bytes; /* the driver's own, and the kernels */
-    uint64_t gpu_bytes;         /* all of these */
+    uint64_t gpu_context_bytes; /* the driver's own, the kernels, and TensorRT's */
+    uint64_t gpu_bytes;         /* of the GPU: its largest phase */
+    uint64_t gpu_siglip_bytes; /* of vision_device V2E_DEVICE_CUDA: weights; the parts above are then the CPU's share */
+    uint64_t gpu_projector_bytes;
+    uint64_t gpu_eagle_bytes;
+    uint64_t
+        gpu_siglip_work_bytes;     /* inputs, outputs and activations of SigLIP and the projector, one tile at a time */
+    uint64_t gpu_eagle_work_bytes; /* of Eagle, for its largest picture */
+    uint64_t gpu_tiles_phase_bytes; /* all of the GPU's while SigLIP and the projector run; 0 without pictures */
+    uint64_t gpu_eagle_phase_bytes;
+    uint64_t gpu_answer_phase_bytes;
+    uint64_t gpu_memory_bytes; /* that may be used: as given, or what the driver says is free; 0: there is no GPU */
 } v2e_memory_plan;
 
 /* bundle_directory holds valley2.json, UTF-8. Fails with V2E_ERROR_BUDGET when the pictures do not fit the context. */

@@ -135,7 +135,7 @@ v2e_status v2e_model_resize_prefix_cache(const v2e_model *model, uint64_t budget
 
 void v2e_model_trim(const v2e_model *model) {
     if (model != nullptr)
-        model->decoder.drop_pages();
+        model->decoder.trim();
     return_free_memory();
 }
 

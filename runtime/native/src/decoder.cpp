@@ -226,6 +226,12 @@ v2e_model_description Decoder::describe() const {
     return description;
 }
 
+void Decoder::trim() const {
+    drop_pages();
+    if (device_ != nullptr)
+        device_->yield();
+}
+
 void Decoder::drop_pages() const noexcept {
     weights_.drop_pages();
     embedding_file_.drop_pages();

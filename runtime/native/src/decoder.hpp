@@ -60,7 +60,7 @@ class Decoder {
     const AttentionKernels &attention() const { return *attention_; }
 
     // The layers that a GPU computes; null: there are none.
-    const cuda::CudaDecoder *device() const { return device_.get(); }
+    cuda::CudaDecoder *device() const { return device_.get(); }
     // Why there are none although one was allowed, a part of a sentence; empty: there are, or none was.
     const std::string &device_reason() const { return device_reason_; }
 
@@ -71,6 +71,8 @@ class Decoder {
     size_t embedding_file_bytes() const { return embedding_file_.mapped_bytes(); }
     // Lets the system take back the pages of the mapped files.
     void drop_pages() const noexcept;
+    // That, and where the options say so takes the weights off the GPU until they are used again.
+    void trim() const;
 
     // Fails with V2E_ERROR_INPUT for an id outside the vocabulary, naming it.
     void check_tokens(const int32_t *tokens, size_t count) const;

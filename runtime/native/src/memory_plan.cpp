@@ -1,12 +1,11 @@
 #include "memory_plan.hpp"
 
-#include "cuda/device.hpp"
-#include "cuda/device_plan.hpp"
 #include "decoder.hpp"
 #include "draft_plan.hpp"
 #include "error.hpp"
 #include "forward.hpp"
 #include "geometry.hpp"
+#include "gpu_plan.hpp"
 #include "json.hpp"
 #include "platform.hpp"
 #include "session.hpp"
@@ -32,6 +31,9 @@ constexpr uint64_t EAGLE_BLOCK = 128;
 constexpr uint64_t TOUCHED_BYTES = 64 << 10;
 // ONNX Runtime's packed weights, with what is left of the file that they were read from.
 constexpr uint64_t PACKED_PERCENT = 125;
+// What the engines that TensorRT-RTX 1.7 builds are larger than their weights in fp16, for each layer: 2.7 to 2.9 MB
+// were measured of Eagle's, 0.8 MB of small ones.
+constexpr uint64_t ENGINE_LAYER_BYTES = uint64_t{3} << 20;
 // A sampling candidate, and the token ids.
 constexpr uint64_t SAMPLING_BYTES = 8;
 
@@ -128,8 +130,9 @@ uint64_t tower_work_bytes(const std::string &path, uint32_t threads, uint64_t co
 // What the pictures need, by engine.
 class VisionPlan {
   public:
-    VisionPlan(const ManifestReader &manifest, const v2e_memory_options &options, uint64_t hidden) {
+    VisionPlan(const ManifestReader &manifest, const v2e_memory_options &options) {
         const Json &architecture = manifest.architecture();
+        const uint64_t hidden = size_of(architecture.at("decoder"), "hidden_size");
         plan_pictures(architecture, options, hidden);
         if (options.picture_count == 0)
             return;
@@ -137,6 +140,11 @@ class VisionPlan {
         plan_siglip(manifest, architecture);
         if (patches_ > 0)
             plan_eagle(manifest, architecture.at("eagle"), hidden);
+        if (options.vision_device > V2E_DEVICE_CUDA)
+            fail(V2E_ERROR_INPUT, "vision_device is %u, which is no v2e_device.",
+                 static_cast<unsigned>(options.vision_device));
+        if (options.vision_device == V2E_DEVICE_CUDA)
+            move_to_gpu(manifest);
     }
 
     void write(v2e_memory_plan &plan) const {
@@ -149,6 +157,7 @@ class VisionPlan {
         plan.picture_bytes = pixels_ + inputs_ + embeddings_;
     }
 
+    const GpuVision &gpu() const { return gpu_; }
     uint64_t tokens() const { return tokens_; }
     uint64_t embedding_bytes() const { return embeddings_; }
 
@@ -190,6 +199,7 @@ class VisionPlan {
         projector_ = adapter_files.weight_bytes;
         const uint64_t siglip_run = side * side * layer_floats(tower, SIGLIP_BLOCK) * FLOAT_BYTES;
         const uint64_t projector_run = (2 * rows * middle + 2 * side * side * tower.width) * FLOAT_BYTES;
+        siglip_run_ = siglip_run + projector_run;
         const uint64_t matrix = tower.width * std::max(tower.mlp, 3 * tower.width);
         const uint64_t adapter_matrix = std::max(middle, 9 * tower.width) * std::max(output, tower.width);
         const uint64_t tower_work = std::max(in_arena(siglip_run), loading_bytes(tower_files, matrix));
@@ -208,8 +218,29 @@ class VisionPlan {
         eagle_ = files.weight_bytes;
         const uint64_t joined = width * merge * merge;
         const uint64_t run = patches_ * layer_floats(tower, EAGLE_BLOCK) * FLOAT_BYTES;
+        eagle_run_ = run;
         eagle_work_ = native_or(files, patches_,
                                 std::max(in_arena(run), loading_bytes(files, joined * std::max(joined, hidden))));
+    }
+
+    // TensorRT holds matrices in fp16, and activations that are counted as fp32 although most are not. While an engine
+    // is loaded, its file is in the process's memory.
+    void move_to_gpu(const ManifestReader &manifest) {
+        for (const char *name : {"siglip", "projector", "eagle"})
+            if ((name != std::string_view("eagle") || patches_ > 0) && !manifest.component(name).tower.empty())
+                fail(V2E_ERROR_INPUT, "The bundle's %s is a native tower, which runs on the CPU alone.", name);
+        const Json &architecture = manifest.architecture();
+        const uint64_t siglip_layers = size_of(architecture.at("siglip"), "num_hidden_layers");
+        gpu_.siglip = siglip_ / 2 + siglip_layers * ENGINE_LAYER_BYTES;
+        gpu_.projector = projector_ / 2 + ENGINE_LAYER_BYTES;
+        gpu_.siglip_work = siglip_run_ + inputs_;
+        if (patches_ > 0) {
+            gpu_.eagle = eagle_ / 2 + size_of(architecture.at("eagle"), "depth") * ENGINE_LAYER_BYTES;
+            gpu_.eagle_work = eagle_run_ + inputs_;
+        }
+        siglip_work_ = std::max(gpu_.siglip, gpu_.projector);
+        eagle_work_ = gpu_.eagle;
+        siglip_ = projector_ = eagle_ = 0;
     }
 
     uint64_t native_or(const Component &component, uint64_t count, uint64_t graph_bytes) const {
@@ -221,6 +252,8 @@ class VisionPlan {
     uint64_t pixels_ = 0, inputs_ = 0, embeddings_ = 0;
     uint64_t siglip_ = 0, projector_ = 0, eagle_ = 0;
     uint64_t siglip_work_ = 0, eagle_work_ = 0;
+    uint64_t siglip_run_ = 0, eagle_run_ = 0; // activations of one run
+    GpuVision gpu_;
 };
 
 // LinearScratch.
@@ -258,55 +291,22 @@ struct DecoderPlan {
     uint64_t kv_bytes;
     uint64_t kv_page_bytes; // 0: sessions share no pages
     uint64_t scratch_bytes;
-    bool stays;           // its weights are no pages of a file that go when others need the room
-    cuda::DevicePlan gpu; // what of it is not with the CPU; the sizes above leave that out
+    bool stays;  // its weights are no pages of a file that go when others need the room
+    GpuPlan gpu; // what is not with the CPU; the sizes above leave that out
 };
 
-// What of the decoder goes to a GPU; nothing where the device is the CPU, or auto finds none.
-cuda::DevicePlan plan_gpu(const Decoder &decoder, const v2e_memory_options &options, uint64_t context) {
-    if (options.device > V2E_DEVICE_CUDA)
-        fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(options.device));
-    if (options.device == V2E_DEVICE_CPU)
-        return {};
-    uint64_t bytes = options.gpu_memory;
-    if (bytes == 0) {
-        std::string reason;
-        bytes = cuda::free_device_bytes(reason);
-        if (!reason.empty() && options.device == V2E_DEVICE_CUDA)
-            fail(V2E_ERROR_INPUT, "There is no GPU to plan for: %s; say how much memory one has.", reason.c_str());
-    }
-    const size_t chunk = options.prefill_chunk == 0 ? cuda::DEFAULT_CHUNK : options.prefill_chunk;
-    const cuda::DevicePlan plan =
-        cuda::plan_device(decoder, chosen_kv_precision(decoder, options.kv_precision),
-                          std::min<uint64_t>(chunk, context), context, options.gpu_layers, bytes);
-    if (options.device == V2E_DEVICE_CUDA && plan.layers == 0)
-        fail(V2E_ERROR_BUDGET, "Not a single layer with its KV cache of %llu positions fits %llu MiB of the GPU.",
-             static_cast<unsigned long long>(context), static_cast<unsigned long long>(bytes >> 20));
-    return plan;
-}
-
 // Moves to the GPU what is not with the CPU; sessions on a GPU share no pages.
-void move_to_gpu(const cuda::DevicePlan &gpu, uint64_t layers, DecoderPlan &plan) {
+void move_to_gpu(const GpuPlan &gpu, uint64_t layers, DecoderPlan &plan) {
     plan.gpu = gpu;
-    if (gpu.layers == 0)
+    if (gpu.decoder.layers == 0)
         return;
-    plan.weight_bytes -= std::min(plan.weight_bytes, gpu.weight_bytes);
-    plan.kv_bytes -= plan.kv_bytes / layers * gpu.layers;
+    plan.weight_bytes -= std::min(plan.weight_bytes, gpu.decoder.weight_bytes);
+    plan.kv_bytes -= plan.kv_bytes / layers * gpu.decoder.layers;
     plan.kv_page_bytes = 0;
 }
 
-void write_gpu(const cuda::DevicePlan &gpu, v2e_memory_plan &plan) {
-    if (gpu.layers == 0)
-        return;
-    plan.gpu_layers = static_cast<uint32_t>(gpu.layers);
-    plan.gpu_weight_bytes = gpu.weight_bytes;
-    plan.gpu_kv_bytes = gpu.kv_bytes;
-    plan.gpu_scratch_bytes = gpu.scratch_bytes;
-    plan.gpu_context_bytes = gpu.context_bytes;
-    plan.gpu_bytes = gpu.bytes();
-}
-
-DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_options &options) {
+DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_options &options,
+                                const GpuVision &vision) {
     v2e_model_options model_options{};
     model_options.struct_size = sizeof model_options;
     model_options.threads = 1;
@@ -332,12 +332,13 @@ DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_o
                      scratch,
                      false,
                      {}};
-    move_to_gpu(plan_gpu(decoder, options, context), decoder.config().layers, plan);
+    move_to_gpu(plan_gpu(&decoder, options, context, vision), decoder.config().layers, plan);
     return plan;
 }
 
 // On the processor, where ONNX Runtime packs the weights into memory of its own and keeps keys and values in fp32.
-DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_options &options) {
+DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_options &options,
+                              const GpuVision &vision) {
     if (options.kv_precision != V2E_KV_AUTO && options.kv_precision != V2E_KV_FP32)
         fail(V2E_ERROR_INPUT, "kv_precision must be auto or fp32: the ONNX decoder keeps keys and values in fp32.");
     if (options.device != V2E_DEVICE_CPU)
@@ -362,7 +363,15 @@ DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_o
     const uint64_t logits = vocabulary * (2 * FLOAT_BYTES + SAMPLING_BYTES);
     // When the cache grows for the last time, half of it is there twice.
     const uint64_t scratch = in_arena(floats * FLOAT_BYTES) + block + logits + kv / 2;
-    return {hidden, context, weights, manifest.file_bytes("decoder/embeddings.safetensors"), kv, 0, scratch, true, {}};
+    return {hidden,
+            context,
+            weights,
+            manifest.file_bytes("decoder/embeddings.safetensors"),
+            kv,
+            0,
+            scratch,
+            true,
+            plan_gpu(nullptr, options, context, vision)};
 }
 
 } // namespace
@@ -371,10 +380,10 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     if (options.picture_count > 0 && options.pictures == nullptr)
         fail(V2E_ERROR_INPUT, "picture_count is %zu but pictures is NULL.", options.picture_count);
     const ManifestReader manifest(bundle_directory);
+    const VisionPlan vision(manifest, options);
     const DecoderPlan decoder = manifest.has_onnx_decoder()
-                                    ? plan_onnx_decoder(manifest, options)
-                                    : plan_native_decoder(bundle_directory + "/decoder", options);
-    const VisionPlan vision(manifest, options, decoder.hidden_size);
+                                    ? plan_onnx_decoder(manifest, options, vision.gpu())
+                                    : plan_native_decoder(bundle_directory + "/decoder", options, vision.gpu());
     const uint64_t context = decoder.context;
     if (vision.tokens() >= context)
         fail(V2E_ERROR_BUDGET, "The pictures need %llu positions, but the context holds %llu.",
@@ -391,7 +400,7 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     plan.kv_bytes = decoder.kv_bytes;
     plan.scratch_bytes = decoder.scratch_bytes;
     vision.write(plan);
-    write_gpu(decoder.gpu, plan);
+    decoder.gpu.write(vision.gpu(), plan);
 
     const uint64_t decoder_bytes = plan.decoder_bytes + plan.embedding_bytes;
     const uint64_t engines = plan.siglip_bytes + plan.projector_bytes + plan.eagle_bytes;
@@ -414,7 +423,7 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
         plan.tiles_phase_bytes = beside + plan.picture_bytes + plan.siglip_work_bytes + plan.siglip_bytes +
                                  plan.projector_bytes + (together && options.conversation != 0 ? plan.eagle_bytes : 0);
     }
-    if (plan.eagle_bytes > 0)
+    if (plan.eagle_bytes > 0 || plan.eagle_work_bytes > 0)
         plan.eagle_phase_bytes =
             beside + plan.picture_bytes + plan.eagle_work_bytes + (together ? engines : plan.eagle_bytes);
     plan.answer_phase_bytes = plan.process_bytes + decoder_bytes + plan.kv_bytes + plan.scratch_bytes +
