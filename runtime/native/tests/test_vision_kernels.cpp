@@ -138,7 +138,7 @@ void check_product(const VisionArithmetic &arithmetic, bool integers, size_t cou
     const TestRows packed(arithmetic, input, count, columns);
     const size_t stride = matrix.panel_count() * VISION_PANEL;
     std::vector<float> output(count * stride, 0.25f);
-    std::vector<uint32_t> scratch((columns + 4) * VISION_PANEL);
+    std::vector<uint32_t> scratch(VISION_BLOCK_WORDS * VISION_PANEL);
     arithmetic.multiply(matrix.panels(), 0, matrix.panel_count(), packed.rows, {output.data(), stride, finish},
                         scratch.data());
     std::vector<double> expected;
@@ -166,6 +166,7 @@ TEST(vision_products_equal_double_arithmetic) {
             check_product(kernels.int8, true, 13, 70, 590, finish, 1.5e-2);
             check_product(kernels.bf16, false, 13, 70, 589, finish, kernels.multiplies_bf16 ? 5e-3 : 1e-5);
         }
+        check_product(kernels.int8, true, 101, 33, 40, Finish::store, 1.5e-2); // more rows than have sums at once
         for (const size_t columns : {1, 3, 16, 17, 72, 129}) {
             check_product(kernels.int8, true, 5, 33, columns, Finish::store, 2e-2);
             check_product(kernels.bf16, false, 25, 33, columns, Finish::store, kernels.multiplies_bf16 ? 8e-3 : 1e-5);
@@ -187,7 +188,7 @@ TEST(vision_int8_products_are_exact_for_whole_numbers) {
         std::fill_n(matrix.scales.data(), 32, 1.0f);
         const TestRows packed(kernels.int8, input, 1, COLUMNS);
         std::vector<float> output(32);
-        std::vector<uint32_t> scratch((COLUMNS + 4) * VISION_PANEL);
+        std::vector<uint32_t> scratch(VISION_BLOCK_WORDS * VISION_PANEL);
         kernels.int8.multiply(matrix.panels(), 0, 1, packed.rows, {output.data(), 32, Finish::store}, scratch.data());
         for (const float value : output)
             CHECK(std::fabs(value - 127.0f * 255.0f * 128.0f) < 1.0f);
@@ -259,7 +260,7 @@ TEST(vision_products_of_picked_words_leave_out_the_others) {
         panels.picks = picks;
         panels.pick_count = 4;
         std::vector<float> output(ROWS * 64), found;
-        std::vector<uint32_t> scratch((COLUMNS + 4) * VISION_PANEL);
+        std::vector<uint32_t> scratch(VISION_BLOCK_WORDS * VISION_PANEL);
         kernels.bf16.multiply(panels, 0, 2, packed.rows, {output.data(), 64, Finish::store}, scratch.data());
         std::vector<double> expected;
         for (size_t row = 0; row < ROWS; ++row)

@@ -164,15 +164,20 @@ bool pack_row(const float *row, size_t columns, uint32_t *words, float *scale, i
 
 // --------------------------------------------------------------------------------------------------- products
 
-// sums (ROWS, Vectors * 16) = rows (ROWS, words) * panel (words, Vectors * 16)
+template <class Op, int Vectors>
+inline void clear(typename Op::Sum (&sums)[TILE_ROWS][Vectors]) {
+    V2E_UNROLL
+    for (int r = 0; r < TILE_ROWS; ++r) {
+        V2E_UNROLL
+        for (int v = 0; v < Vectors; ++v)
+            sums[r][v] = Op::none();
+    }
+}
+
+// sums (ROWS, Vectors * 16) += rows (ROWS, words) * panel (words, Vectors * 16)
 template <class Op, int Vectors>
 inline void tile(const uint32_t *rows, size_t stride, const uint32_t *panel, size_t panel_stride, size_t words,
                  typename Op::Sum (&sums)[TILE_ROWS][Vectors]) {
-    V2E_UNROLL
-    for (int r = 0; r < TILE_ROWS; ++r)
-        V2E_UNROLL
-    for (int v = 0; v < Vectors; ++v)
-        sums[r][v] = Op::none();
     for (size_t word = 0; word < words; ++word) {
         Words outputs[Vectors];
         V2E_UNROLL
@@ -191,8 +196,21 @@ inline void tile(const uint32_t *rows, size_t stride, const uint32_t *panel, siz
 // The loop of a matrix product in a function of its own: one copy serves every way to finish.
 template <class Op>
 V2E_NOINLINE void matrix_tile(const uint32_t *rows, size_t stride, const uint32_t *panel, size_t words,
-                              typename Op::Sum (&sums)[TILE_ROWS][TILE_VECTORS]) {
+                              typename Op::Sum (&totals)[TILE_ROWS][TILE_VECTORS]) {
+    typename Op::Sum sums[TILE_ROWS][TILE_VECTORS]; // in registers
+    V2E_UNROLL
+    for (int r = 0; r < TILE_ROWS; ++r) {
+        V2E_UNROLL
+        for (int v = 0; v < TILE_VECTORS; ++v)
+            sums[r][v] = totals[r][v];
+    }
     tile<Op, TILE_VECTORS>(rows, stride, panel, VISION_PANEL, words, sums);
+    V2E_UNROLL
+    for (int r = 0; r < TILE_ROWS; ++r) {
+        V2E_UNROLL
+        for (int v = 0; v < TILE_VECTORS; ++v)
+            totals[r][v] = sums[r][v];
+    }
 }
 
 template <class Op, Finish F>
@@ -236,6 +254,56 @@ void pick_words(const uint32_t *panel, const uint32_t *picks, size_t count, uint
     }
 }
 
+// `count` words of a panel from word `first` on as they are multiplied: in scratch, unless they lie so in the file.
+template <class Op>
+const uint32_t *panel_words(const VisionPanels &panels, const uint32_t *panel, size_t first, size_t count,
+                            uint32_t *scratch) {
+    constexpr size_t WIDENED = Op::CONVERTS ? 2 : 1;
+    if (panels.picks != nullptr) {
+        pick_words<Op>(panel, panels.picks + first / WIDENED, count / WIDENED, scratch);
+        return scratch;
+    }
+    const uint32_t *source = panel + first / WIDENED * VISION_PANEL;
+    if constexpr (Op::CONVERTS) {
+        Op::convert(source, count / WIDENED, scratch);
+        return scratch;
+    } else {
+        return source;
+    }
+}
+
+// The sums of some rows with one panel while its words pass block by block.
+template <class Op>
+struct PanelSums {
+    static constexpr size_t ROW_TILES = 96 / ROWS;
+    static constexpr size_t PARTS = VISION_PANEL / (TILE_VECTORS * LANES);
+    typename Op::Sum sums[ROW_TILES][PARTS][TILE_ROWS][TILE_VECTORS];
+};
+
+// A block of a panel's words stays in the first-level cache while all rows pass.
+template <class Op, Finish F>
+void multiply_panel(const VisionPanels &panels, const uint32_t *panel, size_t output, const VisionRows &rows,
+                    const VisionOutput &target, size_t words, uint32_t *scratch) {
+    using Sums = PanelSums<Op>;
+    alignas(64) Sums partial;
+    for (size_t first_row = 0; first_row < rows.count; first_row += Sums::ROW_TILES * ROWS)
+        for (size_t first = 0; first < words; first += VISION_BLOCK_WORDS) {
+            const size_t count = words - first < VISION_BLOCK_WORDS ? words - first : VISION_BLOCK_WORDS;
+            const uint32_t *block = panel_words<Op>(panels, panel, first, count, scratch);
+            size_t row = first_row;
+            for (size_t index = 0; index < Sums::ROW_TILES && row < rows.count; ++index, row += ROWS)
+                for (size_t part = 0; part < Sums::PARTS; ++part) {
+                    auto &sums = partial.sums[index][part];
+                    const size_t lane = part * TILE_VECTORS * LANES;
+                    if (first == 0)
+                        clear<Op, TILE_VECTORS>(sums);
+                    matrix_tile<Op>(rows.words + row * rows.stride + first, rows.stride, block + lane, count, sums);
+                    if (first + count == words)
+                        finish_tile<Op, F>(panels, output + lane, rows, row, target, sums);
+                }
+        }
+}
+
 template <class Op, Finish F>
 void multiply_panels(const VisionPanels &panels, size_t first, size_t last, const VisionRows &rows,
                      const VisionOutput &target, uint32_t *scratch) {
@@ -243,22 +311,9 @@ void multiply_panels(const VisionPanels &panels, size_t first, size_t last, cons
     const size_t groups = (panels.columns + STORED - 1) / STORED;
     const size_t words = (panels.picks == nullptr ? groups : panels.pick_count) * STORED / Op::PER_WORD;
     const auto *stored = reinterpret_cast<const uint32_t *>(panels.weight);
-    for (size_t index = first; index < last; ++index) {
-        const uint32_t *panel = stored + index * groups * VISION_PANEL;
-        if (panels.picks != nullptr) {
-            pick_words<Op>(panel, panels.picks, panels.pick_count, scratch);
-            panel = scratch;
-        } else if constexpr (Op::CONVERTS) {
-            Op::convert(panel, groups, scratch);
-            panel = scratch;
-        }
-        for (size_t row = 0; row < rows.count; row += ROWS)
-            for (size_t output = 0; output < VISION_PANEL; output += TILE_VECTORS * LANES) {
-                typename Op::Sum sums[TILE_ROWS][TILE_VECTORS];
-                matrix_tile<Op>(rows.words + row * rows.stride, rows.stride, panel + output, words, sums);
-                finish_tile<Op, F>(panels, index * VISION_PANEL + output, rows, row, target, sums);
-            }
-    }
+    for (size_t index = first; index < last; ++index)
+        multiply_panel<Op, F>(panels, stored + index * groups * VISION_PANEL, index * VISION_PANEL, rows, target, words,
+                              scratch);
 }
 
 template <class Op>
@@ -376,6 +431,7 @@ void score(const VisionRows &queries, const VisionHead &head, float scale, size_
     for (size_t key = first; key < last; key += TILE_VECTORS * LANES) {
         const uint32_t *panel = head.keys + key / VISION_PANEL * words * VISION_PANEL + key % VISION_PANEL;
         typename Op::Sum sums[TILE_ROWS][TILE_VECTORS];
+        clear<Op, TILE_VECTORS>(sums);
         tile<Op, TILE_VECTORS>(queries.words, queries.stride, panel, VISION_PANEL, words, sums);
         V2E_UNROLL
         for (int v = 0; v < TILE_VECTORS; ++v) {
@@ -439,6 +495,7 @@ template <class Op, int Vectors>
 void gather(const uint32_t *shares, size_t stride, const uint32_t *panel, size_t width, size_t words, size_t count,
             const Running *running, float *values) {
     typename Op::Sum sums[TILE_ROWS][Vectors];
+    clear<Op, Vectors>(sums);
     tile<Op, Vectors>(shares, stride, panel, width, words, sums);
     V2E_UNROLL
     for (int r = 0; r < TILE_ROWS; ++r) {

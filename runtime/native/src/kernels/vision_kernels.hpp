@@ -15,6 +15,7 @@ namespace v2e {
 constexpr size_t VISION_PANEL = 32;     // outputs of a matrix that lie together
 constexpr size_t VISION_LANES = 16;     // rows of floats are padded to a multiple of them, and may be read up to there
 constexpr size_t VISION_MOST_ROWS = 16; // no register tile has more rows
+constexpr size_t VISION_BLOCK_WORDS = 128; // of a panel: 16 KiB that pass through the first-level cache together
 
 constexpr size_t round_up(size_t value, size_t step) {
     return (value + step - 1) / step * step;
@@ -69,7 +70,7 @@ struct VisionArithmetic {
 
     // One row to elements; false when it holds a NaN or an infinity. row: readable up to a multiple of 16.
     bool (*pack_row)(const float *row, size_t columns, uint32_t *words, float *scale, int32_t *zero);
-    // rows * panels [first, last), transposed. scratch: (columns + 4) * 32 words.
+    // rows * panels [first, last), transposed. scratch: VISION_BLOCK_WORDS * 32 words.
     void (*multiply)(const VisionPanels &panels, size_t first, size_t last, const VisionRows &rows,
                      const VisionOutput &output, uint32_t *scratch);
     // keys, values: of the head's first token, rows with a stride in floats, readable up to a multiple of 16 channels.

@@ -57,9 +57,18 @@ struct ByteRows {
     static constexpr float MOST_SHARE = 255.0f; // a probability of 1
 
     static Sum none() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    // GCC would hold the products of all rows at once, and the sums in memory.
+    static void add(__m256i &sum, __m256i products) {
+#if defined(__GNUC__)
+        __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
+#else
+        sum = _mm256_add_epi32(sum, products);
+#endif
+    }
     static Sum dot(Sum sum, Words row, Words panel) {
-        return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(row.low, panel.low)),
-                _mm256_add_epi32(sum.high, _mm256_madd_epi16(row.high, panel.high))};
+        add(sum.low, _mm256_madd_epi16(row.low, panel.low));
+        add(sum.high, _mm256_madd_epi16(row.high, panel.high));
+        return sum;
     }
     static Vec to_float(Sum sum, Words sums, int32_t zero) {
         const __m256i factor = _mm256_set1_epi32(zero);

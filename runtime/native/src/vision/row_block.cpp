@@ -26,13 +26,13 @@ void RowBlock::reserve(size_t columns, size_t outputs) {
     zeros_.reserve(padded_rows);
     row_.reserve(round_up(columns, PADDING) + PADDING);
     wide_.reserve(padded_rows * round_up(outputs, PADDING) + PADDING);
-    scratch_.reserve(round_up(columns + 4, PADDING) * VISION_PANEL);
+    scratch_.reserve(VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
 size_t RowBlock::bytes(size_t columns, size_t outputs) {
     const size_t padded_rows = round_up(MOST_BLOCK_ROWS, VISION_MOST_ROWS);
     return 4 * (padded_rows * (round_up(columns, PADDING) + round_up(outputs, PADDING) + 2) +
-                round_up(columns + 4, PADDING) * (VISION_PANEL + 1));
+                round_up(columns, PADDING) + VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
 VisionRows RowBlock::begin(const VisionArithmetic &arithmetic, size_t columns, size_t count) {

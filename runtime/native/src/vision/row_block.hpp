@@ -45,7 +45,7 @@ class RowBlock {
     AlignedBuffer<int32_t> zeros_;
     AlignedBuffer<float> row_; // one, after a norm
     AlignedBuffer<float> wide_;
-    AlignedBuffer<uint32_t> scratch_; // a converted panel
+    AlignedBuffer<uint32_t> scratch_; // converted words of a panel
 };
 
 } // namespace v2e

@@ -35,12 +35,12 @@ void VocabularyBlock::reserve(size_t entries) {
     picks_.reserve(padded);
     wanted_.reserve(padded);
     gathered_.reserve(padded + PADDING);
-    scratch_.reserve((padded + PADDING) * VISION_PANEL);
+    scratch_.reserve(VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
 size_t VocabularyBlock::bytes(size_t entries) {
     const size_t padded = round_up(entries, PADDING), rows = round_up(ROWS, VISION_MOST_ROWS);
-    return sizeof(float) * padded * (2 * rows + 3 + VISION_PANEL);
+    return sizeof(float) * (padded * (2 * rows + 3) + VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
 // The largest of some limits below which the probabilities sum up to no more than may be dropped. The smallest one
