@@ -31,6 +31,7 @@ WORKER = Path(__file__).with_name("worker.py")
 OURS = "valley2"
 PACKAGES = {
     "valley2": "valley2-edge",
+    "valley2-int4-head": "valley2-edge",
     "onnxruntime": "onnxruntime onnx",
     "openvino": "openvino numpy",
     "openvino-f32": "openvino numpy",

@@ -1,4 +1,7 @@
-"""This project: int4 in groups of 128 with zero points, int8 output matrix, int8 activations."""
+"""This project: int4 in groups of 128 with zero points, int8 activations.
+
+The output matrix is int8, as an export makes it, or in the second engine int4, as ONNX Runtime's is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from engine import MATRICES, About, Shape, random_rows
 
 from valley2_edge.benchmark.synthetic_decoder import SyntheticDecoder
+from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
 from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.runtime.generation import GenerateOptions
@@ -21,7 +25,9 @@ ONE_TOKEN = GenerateOptions(max_new_tokens=1, speculation="off")
 class Valley2Engine:
     """The native decoder, and the probe of the machine's limits."""
 
-    def __init__(self, shape: Shape, threads: int, most: int, scratch: Path) -> None:
+    def __init__(
+        self, shape: Shape, threads: int, most: int, scratch: Path, head_precision: DecoderPrecision = "int8"
+    ) -> None:
         config = DecoderConfig(
             hidden_size=shape.hidden,
             intermediate_size=shape.intermediate,
@@ -31,7 +37,7 @@ class Valley2Engine:
             vocab_size=shape.vocabulary,
             max_position_embeddings=max(most, 32768),
         )
-        SyntheticDecoder(config).write(scratch)
+        SyntheticDecoder(config, lm_head_precision=head_precision).write(scratch)
         self._decoder = Decoder(scratch, threads=threads)
         self._session = self._decoder.session()
         self._probe = Probe(threads)
@@ -40,7 +46,7 @@ class Valley2Engine:
         head = self._decoder.description.weight_bytes - shape.layers * layer_bytes
         self.about = About(
             f"valley2-edge {__version__}, {self._decoder.description.isa}",
-            "int4 g128 with zero points, lm_head int8",
+            f"int4 g128 with zero points, lm_head {head_precision}",
             layer_bytes,
             head,
             ("qkv",),
@@ -68,6 +74,11 @@ class Valley2Engine:
 def open_engine(shape: Shape, threads: int, most: int, scratch: Path) -> Valley2Engine:
     """See worker.py."""
     return Valley2Engine(shape, threads, most, scratch)
+
+
+def open_engine_with_int4_head(shape: Shape, threads: int, most: int, scratch: Path) -> Valley2Engine:
+    """With the output matrix in int4; see worker.py."""
+    return Valley2Engine(shape, threads, most, scratch, "int4")
 
 
 def _int4_bytes(rows: int, columns: int) -> int:

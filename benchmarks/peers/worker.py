@@ -23,6 +23,7 @@ AMX = "+amx"
 """Behind the name of an engine that may use AMX; no other one may."""
 ENGINES = {
     "valley2": ("engine_valley2", "open_engine"),
+    "valley2-int4-head": ("engine_valley2", "open_engine_with_int4_head"),
     "onnxruntime": ("engine_onnxruntime", "open_engine"),
     "openvino": ("engine_openvino", "open_engine"),
     "openvino-f32": ("engine_openvino", "open_dynamic_engine"),

@@ -64,6 +64,12 @@ def test_decoder_computes_numbers(tmp_path: Path, precision: DecoderPrecision) -
     assert logits.std() > 0
 
 
+def test_lm_head_may_have_its_own_precision(tmp_path: Path) -> None:
+    SyntheticDecoder(ODD, "int4", 32, lm_head_precision="int4").write(tmp_path)
+    matrices = json.loads(header(tmp_path / "decoder.safetensors")["__metadata__"]["matrices"])
+    assert {entry["precision"] for entry in matrices.values()} == {"int4"}
+
+
 def test_weights_repeat_after_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic_decoder, "BLOCK_VALUES", 100)
     SyntheticDecoder(ODD, "fp32").write(tmp_path)

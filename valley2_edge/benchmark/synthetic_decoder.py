@@ -52,19 +52,26 @@ class SyntheticDecoder:
 
     Args:
         config: The sizes.
-        precision: Of the layers' matrices; lm_head has int8 beside int4 and the same otherwise, as in an export.
+        precision: Of the layers' matrices.
         group_size: Columns that share a scale: 32, 64 or 128.
         seed: Of the weights.
+        lm_head_precision: None: int8 beside int4 and the same otherwise, as in an export.
 
     Raises:
         InputError: The group size does not divide the sizes.
     """
 
     def __init__(
-        self, config: DecoderConfig, precision: DecoderPrecision = "int4", group_size: int = 128, seed: int = 0
+        self,
+        config: DecoderConfig,
+        precision: DecoderPrecision = "int4",
+        group_size: int = 128,
+        seed: int = 0,
+        lm_head_precision: DecoderPrecision | None = None,
     ) -> None:
         self._config = config
-        self._matrices = _matrix_formats(config, precision, group_size)
+        head = lm_head_precision or ("int8" if precision == "int4" else precision)
+        self._matrices = _matrix_formats(config, precision, head, group_size)
         self._tensors = list(_decoder_tensors(config, self._matrices, np.random.default_rng(seed)))
 
     @property
@@ -106,7 +113,7 @@ class SyntheticDecoder:
 
 
 def _matrix_formats(
-    config: DecoderConfig, precision: DecoderPrecision, group_size: int
+    config: DecoderConfig, precision: DecoderPrecision, head_precision: DecoderPrecision, group_size: int
 ) -> dict[str, tuple[MatrixSize, dict[str, Any]]]:
     """Every matrix with its entry in the file's metadata."""
     if group_size not in GROUP_SIZES:
@@ -115,7 +122,7 @@ def _matrix_formats(
     head = MatrixSize("lm_head", config.vocab_size, config.hidden_size)
     formats = {}
     for size in (*sizes, head):
-        chosen: DecoderPrecision = "int8" if size is head and precision == "int4" else precision
+        chosen = head_precision if size is head else precision
         quantized = chosen in _DEVIATIONS
         if quantized and size.columns % group_size:
             raise InputError(f"{size.name} has {size.columns} columns, which groups of {group_size} do not divide")
