@@ -48,7 +48,7 @@ class OnnxEngine:
         self._name = name
         try:
             wanted = with_options(providers, options)
-            self._session = onnxruntime.InferenceSession(str(path), _options(threads), providers=wanted)
+            self._session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=wanted)
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
             raise BundleError(f"{path} cannot be loaded: {first_line(error)}") from error
@@ -89,7 +89,8 @@ class OnnxEngine:
         del self._session
 
 
-def _options(threads: int) -> onnxruntime.SessionOptions:
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Options with which a vision graph takes little memory beside its weights; 0 threads: all."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from valley2_edge.errors import EngineError
+from valley2_edge.runtime.onnx_engine import session_options
 from valley2_edge.runtime.onnx_providers import first_line
 
 Feeds = Iterable[Mapping[str, NDArray[Any]]]
@@ -35,8 +35,9 @@ def nodes_beyond_half(path: Path, feeds: Feeds, margin: float = MARGIN) -> set[s
     Raises:
         EngineError: ONNX Runtime does not take the graph.
     """
-    model = onnx.load(str(path))
-    ranges = _measure(model, feeds) | _weight_ranges(model)
+    # Weights stay in their file, or else several copies of them would be in memory.
+    model = onnx.load(str(path), load_external_data=False)
+    ranges = _measure(model, path, feeds) | _weight_ranges(model, path)
     limit = LARGEST_HALF / margin
     beyond = set()
     for node in model.graph.node:
@@ -47,7 +48,7 @@ def nodes_beyond_half(path: Path, feeds: Feeds, margin: float = MARGIN) -> set[s
     return beyond
 
 
-def _measure(model: onnx.ModelProto, feeds: Feeds) -> dict[str, float]:
+def _measure(model: onnx.ModelProto, path: Path, feeds: Feeds) -> dict[str, float]:
     """Largest magnitude of every float value between the nodes, those inside a Scan among them."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
@@ -55,31 +56,33 @@ def _measure(model: onnx.ModelProto, feeds: Feeds) -> dict[str, float]:
     floats = {info.name for info in inferred.graph.value_info if info.type.tensor_type.elem_type == TensorProto.FLOAT}
     weights = {node.output[0] for node in model.graph.node if node.op_type == "Cast"}
     outputs: dict[str, str] = {}
-    for node in list(watched.graph.node):
+    nodes = list(watched.graph.node)
+    del watched.graph.node[:]
+    for node in nodes:
+        added = watched.graph.node.add()
+        added.CopyFrom(node)
+        # Beside the node, so that a value goes when the next node has it and not at the end of the run.
         for value in node.output:
             if value in floats and value not in weights:
                 outputs[value] = _watch(watched.graph, value)
         if node.op_type == "Scan":
-            outputs |= _watch_body(watched.graph, node)
+            outputs |= _watch_body(watched.graph, added)
     largest = dict.fromkeys(outputs, 0.0)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "watched.onnx"
-        onnx.save(watched, str(file), save_as_external_data=True, location="watched.onnx.data")
-        session = _open(file)
-        for feed in feeds:
-            found = session.run(list(outputs.values()), dict(feed))
-            for name, values in zip(outputs, found, strict=True):
-                largest[name] = float(np.maximum(largest[name], np.max(values, initial=0.0)))
-        del session
+    session = _open(watched, path)
+    for feed in feeds:
+        found = session.run(list(outputs.values()), dict(feed))
+        for name, values in zip(outputs, found, strict=True):
+            largest[name] = float(np.maximum(largest[name], np.max(values, initial=0.0)))
     return largest
 
 
-def _open(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_prepacking", "1")  # packed weights would be a second copy
-    options.enable_cpu_mem_arena = False
+def _open(model: onnx.ModelProto, path: Path) -> onnxruntime.InferenceSession:
+    options = session_options(0)
+    # In the order of the graph: by default the measures would come last, and all values would be kept for them.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     # ONNX Runtime's errors share no base class of their own.
     except Exception as error:
         raise EngineError(f"ONNX Runtime does not take {path.name}: {first_line(error)}") from error
@@ -107,11 +110,12 @@ def _watch_body(graph: onnx.GraphProto, scan: onnx.NodeProto) -> dict[str, str]:
     return outputs
 
 
-def _weight_ranges(model: onnx.ModelProto) -> dict[str, float]:
+def _weight_ranges(model: onnx.ModelProto, path: Path) -> dict[str, float]:
     ranges = {}
     for tensor in model.graph.initializer:
         if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            ranges[tensor.name] = float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0))
+            values = onnx.numpy_helper.to_array(tensor, str(path.parent))
+            ranges[tensor.name] = float(np.abs(values).max(initial=0.0))
     return ranges
 
 

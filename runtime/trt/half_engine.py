@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -35,8 +36,25 @@ def build_half_engine(
         EngineError: TensorRT refuses the graph, the profile or the target.
     """
     kept = nodes_beyond_half(path, samples)
-    half = to_half(onnx.load(str(path)), kept)
+    half = to_half(onnx.load(str(path), load_external_data=False), kept, str(path.parent))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
-        onnx.save(half, str(file), save_as_external_data=True, location=f"{path.name}.data")
+        for name in _data_files(half):
+            _borrow(path.parent / name, file.parent / name)
+        onnx.save(half, str(file), save_as_external_data=True, location=f"{path.name}.half")
+        del half
         return build_engine(trt, file, profile, compute_capability, progress)
+
+
+def _data_files(model: onnx.ModelProto) -> set[str]:
+    """Files beside the graph where weights have stayed."""
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    return {entry.value for entry in entries if entry.key == "location"}
+
+
+def _borrow(source: Path, target: Path) -> None:
+    """Makes a file appear in another directory, without a copy where the system allows it."""
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:
+        shutil.copyfile(source, target)

@@ -15,20 +15,23 @@ Width = Literal["half", "single"]
 _ALWAYS_SINGLE = {"LayerNormalization", "Cos", "Sin", "Cast", "Constant", "ConstantOfShape"}
 
 
-def to_half(model: onnx.ModelProto, kept: Set[str]) -> onnx.ModelProto:
+def to_half(model: onnx.ModelProto, kept: Set[str], directory: str = "") -> onnx.ModelProto:
     """A copy of the graph that computes in fp16, with float32 inputs and outputs.
 
     Args:
-        model: With its weights; matrices may be stored in fp16 behind a Cast, as export writes them.
+        model: Matrices may be stored in fp16 behind a Cast, as export writes them. Weights that it does not hold stay
+            in their file, unless they become fp16 here.
         kept: Nodes that stay in float32, by name; norms, angles and outputs do in any case.
+        directory: Of that file.
     """
-    return _Rewriter(model, kept).rewritten()
+    return _Rewriter(model, kept, directory).rewritten()
 
 
 class _Rewriter:
-    def __init__(self, model: onnx.ModelProto, kept: Set[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, kept: Set[str], directory: str) -> None:
         self._model = model
         self._kept = kept
+        self._directory = directory
         inferred = onnx.shape_inference.infer_shapes(model)
         infos = [*inferred.graph.value_info, *model.graph.input, *model.graph.output]
         self._floats = {info.name for info in infos if info.type.tensor_type.elem_type == TensorProto.FLOAT}
@@ -81,7 +84,7 @@ class _Rewriter:
         other = f"{name}.{width}"
         constant = self._constants.get(name)
         if constant is not None:
-            values = numpy_helper.to_array(constant).astype(np.float16)
+            values = numpy_helper.to_array(constant, self._directory).astype(np.float16)
             self._new_constants.append(numpy_helper.from_array(values, other))
         else:
             kind = TensorProto.FLOAT16 if width == "half" else TensorProto.FLOAT
