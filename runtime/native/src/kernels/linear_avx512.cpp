@@ -1,17 +1,18 @@
 // Matrix products with AVX-512 and its int8 dot product (VNNI).
-#include "kernels/linear_impl.hpp"
+#include "kernels/linear_kernels.hpp"
 
 #if defined(__x86_64__) || defined(_M_X64)
+
+#include "kernels/linear_vnni.hpp"
 
 #include <immintrin.h>
 
 namespace v2e {
 namespace {
 
-struct Avx512 {
+struct Avx512Vectors {
     static constexpr size_t LANES = 16;
     static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
-    static constexpr bool SIGNED_INT8 = false;
     static constexpr bool TABLES = true;
     template <int R>
     static constexpr size_t vectors() {
@@ -89,65 +90,14 @@ struct Avx512 {
         }
     }
 
-    template <Source S, size_t R>
-    static void dot(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t columns) {
-        if constexpr (is_packed(S))
-            dot_packed<S>(sums, weight, activations, columns);
-        else
-            dot_bytes(sums, weight, activations, columns);
-    }
-
-    template <size_t R>
-    static void dot_bytes(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t columns) {
-        size_t k = 0;
-        do { // a group is never empty
-            Int weights[4];
-            V2E_UNROLL
-            for (size_t c = 0; c < 4; ++c) {
-                if constexpr (R == 1)
-                    prefetch(weight + c * 64 + PREFETCH_BYTES);
-                weights[c] = load_weights(weight + c * 64);
-            }
-            V2E_UNROLL
-            for (size_t r = 0; r < R; ++r) {
-                const Int quad = broadcast_quad(activations + k * R + r * 4);
-                V2E_UNROLL
-                for (size_t c = 0; c < 4; ++c)
-                    sums[r][c] = dot4(sums[r][c], weights[c], quad);
-            }
-            k += 4;
-            weight += PANEL * 4;
-        } while (k < columns);
-    }
-
-    template <Source S, size_t R>
-    static void dot_packed(Int (&sums)[R][4], const uint8_t *weight, const int8_t *activations, size_t columns) {
-        size_t k = 0;
-        do { // a group is never empty
-            V2E_UNROLL
-            for (size_t c = 0; c < 4; ++c) {
-                prefetch(weight + c * 64 + PREFETCH_BYTES);
-                Bytes lower, upper;
-                split<S, SIGNED_INT8>(weight + c * 64, lower, upper);
-                V2E_UNROLL
-                for (size_t r = 0; r < R; ++r) {
-                    const int8_t *a = activations + k * R + r * 4;
-                    sums[r][c] = dot4(sums[r][c], lower, broadcast_quad(a));
-                    sums[r][c] = dot4(sums[r][c], upper, broadcast_quad(a + 4 * R));
-                }
-            }
-            k += 8;
-            weight += PANEL * 4;
-        } while (k < columns);
-    }
-
     static constexpr size_t PREFETCH_BYTES = 4096;
+    static constexpr size_t KEPT_ROWS = ROWS;
 };
 
 } // namespace
 
 const LinearKernels *linear_kernels_avx512() {
-    static constexpr LinearKernels kernels = make_linear_kernels<Avx512>();
+    static constexpr LinearKernels kernels = make_linear_kernels<Vnni<Avx512Vectors>>();
     return &kernels;
 }
 
