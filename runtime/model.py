@@ -94,7 +94,7 @@ class Valley2:
         Args:
             directory: The bundle.
             threads: For the decoder and the vision engines together; 0 is as many as the process may run on.
-            isa: Instruction set of the native decoder: auto, portable, avx2, avx512-vnni or neon.
+            isa: Instruction set of the native decoder: auto, portable, avx2, avx-vnni, avx512-vnni or neon.
             activations: Of quantised matrices: int8, or int16 for about 100 times finer at twice the arithmetic.
             device: Of the decoder: cpu, cuda, or auto for a GPU if there is a usable one with room for a layer. None:
                 cpu, or for a decoder in ONNX Runtime what `providers` say, whom a device must not contradict.

@@ -21,12 +21,12 @@ from valley2_edge.export.synthetic import small_config, write_synthetic_checkpoi
 from valley2_edge.export.tower_packing import pack_bf16, pack_int8, round_activations, round_matrix
 from valley2_edge.export.tower_smoothing import NormedMatrix, balance, smooth
 from valley2_edge.export.vision import block_positions, export_vision
-from valley2_edge.runtime.library import isa_available
+from valley2_edge.runtime.library import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.native_tower import NativeTower
 from valley2_edge.runtime.vision_engine import ComponentName
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-ISAS = [isa for isa in ("portable", "avx2", "avx512-vnni", "neon") if isa_available(isa)]
+ISAS = [isa for isa in ISA_NUMBERS if isa != "auto" and isa_available(isa)]
 COMPONENTS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 PRECISIONS: tuple[VisionPrecision, ...] = ("int8", "bf16")
 SHAPES = {"siglip": (-1, 729, 144), "projector": (-1, 196, 256), "eagle": (-1, 256)}

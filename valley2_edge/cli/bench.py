@@ -47,7 +47,7 @@ def bench(
     eagle_preset: Annotated[EaglePreset, typer.Option(help="Of the picture, which has 1280 x 720.")] = "balanced",
     threads: Annotated[int, typer.Option(min=0, help="Of all engines; 0: as many as the process may run on.")] = 0,
     isa: Annotated[
-        Literal["auto", "portable", "avx2", "avx512-vnni", "neon"], typer.Option(help="Of the decoder.")
+        Literal["auto", "portable", "avx2", "avx-vnni", "avx512-vnni", "neon"], typer.Option(help="Of the decoder.")
     ] = "auto",
     activations: Annotated[
         Literal["int8", "int16"], typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.")

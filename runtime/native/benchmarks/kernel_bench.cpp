@@ -121,7 +121,7 @@ class Bench {
 };
 
 v2e_isa parse_isa(std::string_view name) {
-    for (const v2e_isa isa : {V2E_ISA_PORTABLE, V2E_ISA_AVX2, V2E_ISA_AVX512_VNNI, V2E_ISA_NEON})
+    for (const v2e_isa isa : ALL_ISAS)
         if (name == isa_name(isa) && isa_available(isa))
             return isa;
     return best_isa();

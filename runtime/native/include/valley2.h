@@ -160,7 +160,8 @@ typedef enum v2e_isa {
     V2E_ISA_PORTABLE = 1,
     V2E_ISA_AVX2 = 2,        /* AVX2, FMA, F16C */
     V2E_ISA_AVX512_VNNI = 3, /* AVX-512 F, BW, VL and VNNI */
-    V2E_ISA_NEON = 4         /* NEON with dot product */
+    V2E_ISA_NEON = 4,        /* NEON with dot product */
+    V2E_ISA_AVX_VNNI = 5     /* AVX2, FMA, F16C and the VNNI that needs no AVX-512 */
 } v2e_isa;
 
 typedef enum v2e_activations {
@@ -238,7 +239,7 @@ V2E_API v2e_status v2e_model_prefix_cache(const v2e_model *model, v2e_prefix_cac
 /* Another budget from now on; what is beyond it goes at once. 0: sessions share what one of them holds. */
 V2E_API v2e_status v2e_model_resize_prefix_cache(const v2e_model *model, uint64_t budget_bytes);
 
-/* Name of a v2e_isa: "portable", "avx2", "avx512-vnni", "neon". */
+/* Name of a v2e_isa: "portable", "avx2", "avx512-vnni", "neon", "avx-vnni". */
 V2E_API const char *v2e_isa_name(uint32_t isa);
 /* 1 when this machine can run the instruction set, else 0. */
 V2E_API int v2e_isa_available(uint32_t isa);

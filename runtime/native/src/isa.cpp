@@ -1,6 +1,7 @@
 #include "isa.hpp"
 
 #include "error.hpp"
+#include "kernels/linear_kernels.hpp"
 #include "platform.hpp"
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -52,6 +53,7 @@ uint64_t saved_registers() {
 
 struct X86Features {
     bool avx2 = false;        // AVX2, FMA, F16C
+    bool avx_vnni = false;    // and the VNNI of 256 bits that needs no AVX-512
     bool avx512_vnni = false; // AVX-512 F, BW, VL, DQ and VNNI
     bool avx512_bf16 = false; // and BF16
 };
@@ -71,10 +73,12 @@ X86Features detect() {
     const uint64_t saved = saved_registers();
     const bool fma = bit(base.ecx, 12), f16c = bit(base.ecx, 29), avx2 = bit(extended.ebx, 5);
     features.avx2 = (saved & AVX_STATE) == AVX_STATE && fma && f16c && avx2;
+    const CpuidResult more = extended.eax >= 1 ? cpuid(7, 1) : CpuidResult{}; // extended.eax: the last subleaf
+    features.avx_vnni = features.avx2 && bit(more.eax, 4);
     const bool f = bit(extended.ebx, 16), dq = bit(extended.ebx, 17), bw = bit(extended.ebx, 30);
     const bool vl = bit(extended.ebx, 31), vnni = bit(extended.ecx, 11);
     features.avx512_vnni = features.avx2 && (saved & AVX512_STATE) == AVX512_STATE && f && dq && bw && vl && vnni;
-    features.avx512_bf16 = features.avx512_vnni && extended.eax >= 1 && bit(cpuid(7, 1).eax, 5);
+    features.avx512_bf16 = features.avx512_vnni && bit(more.eax, 5);
     return features;
 }
 
@@ -94,6 +98,8 @@ bool isa_available(v2e_isa isa) {
 #if defined(V2E_X86)
     case V2E_ISA_AVX2:
         return x86_features().avx2;
+    case V2E_ISA_AVX_VNNI: // not every compiler has it
+        return x86_features().avx_vnni && linear_kernels_avxvnni() != nullptr;
     case V2E_ISA_AVX512_VNNI:
         return x86_features().avx512_vnni;
 #endif
@@ -117,7 +123,7 @@ bool has_avx512_bf16() {
 }
 
 v2e_isa best_isa() {
-    for (const v2e_isa isa : {V2E_ISA_AVX512_VNNI, V2E_ISA_AVX2, V2E_ISA_NEON})
+    for (const v2e_isa isa : ALL_ISAS)
         if (isa_available(isa))
             return isa;
     return V2E_ISA_PORTABLE;
@@ -143,6 +149,8 @@ const char *isa_name(v2e_isa isa) {
         return "avx2";
     case V2E_ISA_AVX512_VNNI:
         return "avx512-vnni";
+    case V2E_ISA_AVX_VNNI:
+        return "avx-vnni";
     case V2E_ISA_NEON:
         return "neon";
     }
@@ -152,9 +160,9 @@ const char *isa_name(v2e_isa isa) {
 } // namespace v2e
 
 extern "C" const char *v2e_isa_name(uint32_t isa) {
-    return isa > V2E_ISA_NEON ? "unknown" : v2e::isa_name(static_cast<v2e_isa>(isa));
+    return isa > V2E_ISA_AVX_VNNI ? "unknown" : v2e::isa_name(static_cast<v2e_isa>(isa));
 }
 
 extern "C" int v2e_isa_available(uint32_t isa) {
-    return isa <= V2E_ISA_NEON && v2e::isa_available(static_cast<v2e_isa>(isa)) ? 1 : 0;
+    return isa <= V2E_ISA_AVX_VNNI && v2e::isa_available(static_cast<v2e_isa>(isa)) ? 1 : 0;
 }

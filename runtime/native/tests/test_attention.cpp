@@ -1,6 +1,6 @@
 // Attention over the KV cache against double arithmetic, at every instruction set that the machine has.
 #include "check.hpp"
-#include "isa.hpp"
+#include "instruction_sets.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/elementwise.hpp"
 #include "kv_cache.hpp"
@@ -14,15 +14,7 @@ using namespace v2e;
 
 namespace {
 
-constexpr v2e_isa ALL_ISAS[] = {V2E_ISA_PORTABLE, V2E_ISA_AVX2, V2E_ISA_AVX512_VNNI, V2E_ISA_NEON};
 constexpr KvPrecision ALL_PRECISIONS[] = {KvPrecision::fp32, KvPrecision::fp16, KvPrecision::int8};
-
-template <class Body>
-void for_each_isa(Body &&body) {
-    for (const v2e_isa isa : ALL_ISAS)
-        if (isa_available(isa))
-            body(isa);
-}
 
 template <class Body>
 void for_each_kind(Body &&body) {

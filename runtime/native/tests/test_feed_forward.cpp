@@ -1,6 +1,6 @@
 // The feed-forward block against its parts, at every instruction set that the machine has.
 #include "check.hpp"
-#include "isa.hpp"
+#include "instruction_sets.hpp"
 #include "kernels/linear.hpp"
 #include "random_matrix.hpp"
 
@@ -13,13 +13,6 @@ using namespace v2e;
 namespace {
 
 constexpr size_t HIDDEN = 128;
-
-template <class Body>
-void for_each_isa(Body &&body) {
-    for (const v2e_isa isa : {V2E_ISA_PORTABLE, V2E_ISA_AVX2, V2E_ISA_AVX512_VNNI, V2E_ISA_NEON})
-        if (isa_available(isa))
-            body(isa);
-}
 
 struct Block {
     RandomMatrix gate_up, down;

@@ -1,6 +1,6 @@
-// Matrix products against double arithmetic, at every instruction set that the machine has.
+// Matrix products against double arithmetic, at every instruction set that the machine has or can emulate.
 #include "check.hpp"
-#include "isa.hpp"
+#include "instruction_sets.hpp"
 #include "kernels/linear.hpp"
 #include "kernels/linear_kernels.hpp"
 #include "random_matrix.hpp"
@@ -10,19 +10,31 @@
 
 using namespace v2e;
 
+namespace v2e {
+
+// linear_kernels_avxvnni() with AVX2 in place of the one instruction (CMakeLists.txt).
+const LinearKernels *emulated_kernels_avxvnni();
+
+} // namespace v2e
+
 namespace {
 
-constexpr v2e_isa ALL_ISAS[] = {V2E_ISA_PORTABLE, V2E_ISA_AVX2, V2E_ISA_AVX512_VNNI, V2E_ISA_NEON};
+// Kernels, and the instruction set that they need.
+struct Kernels {
+    v2e_isa isa;
+    const LinearKernels *table;
+};
 
+// Those of the machine's instruction sets, and those of AVX-VNNI by way of AVX2.
 template <class Body>
-void for_each_isa(Body &&body) {
-    for (const v2e_isa isa : ALL_ISAS)
-        if (isa_available(isa))
-            body(isa);
+void for_each_kernels(Body &&body) {
+    for_each_isa([&](v2e_isa isa) { body(Kernels{isa, linear_kernels(isa)}); });
+    if (isa_available(V2E_ISA_AVX2))
+        body(Kernels{V2E_ISA_AVX2, emulated_kernels_avxvnni()});
 }
 
 struct Setting {
-    v2e_isa isa = V2E_ISA_PORTABLE;
+    Kernels kernels;
     v2e_activations activations = V2E_ACTIVATIONS_INT8;
     unsigned threads = 1;
 };
@@ -31,7 +43,7 @@ struct Setting {
 std::vector<float> multiply(const Setting &setting, const Matrix &matrix, const std::vector<float> &input, size_t count,
                             LinearScratch &scratch) {
     ThreadPool pool(setting.threads);
-    const Linear linear(setting.isa, setting.activations, pool);
+    const Linear linear(setting.kernels.isa, setting.kernels.table, setting.activations, pool);
     std::vector<float> output(count * matrix.rows, std::numeric_limits<float>::quiet_NaN());
     linear.apply(matrix, input.data(), count, matrix.columns, output.data(), matrix.rows, scratch);
     return output;
@@ -88,14 +100,6 @@ std::vector<double> dequantize(const QuantizedRows &rows, const Matrix &matrix, 
     return values;
 }
 
-size_t tile_rows(v2e_isa isa) {
-    const LinearKernels *kernels = isa == V2E_ISA_AVX512_VNNI ? linear_kernels_avx512()
-                                   : isa == V2E_ISA_AVX2      ? linear_kernels_avx2()
-                                   : isa == V2E_ISA_NEON      ? linear_kernels_neon()
-                                                              : linear_kernels_portable();
-    return kernels->tile_rows;
-}
-
 struct Shape {
     size_t rows, columns, count;
 };
@@ -124,9 +128,9 @@ void check_float(Precision precision) {
             const RandomMatrix weights = random_matrix(options_for(odd, precision, 0, true));
             const std::vector<float> input = random_rows(odd.count, columns, 3);
             const std::vector<double> expected = reference(weights, widen(input), odd.count);
-            for_each_isa([&](v2e_isa isa) {
+            for_each_kernels([&](const Kernels &kernels) {
                 const std::vector<float> actual =
-                    multiply({isa, V2E_ACTIVATIONS_INT8, 2}, weights.matrix, input, odd.count);
+                    multiply({kernels, V2E_ACTIVATIONS_INT8, 2}, weights.matrix, input, odd.count);
                 CHECK(relative_error(actual, expected) < 1e-6);
             });
         }
@@ -143,12 +147,12 @@ void check_quantized(Precision precision, size_t group_size, bool symmetric, v2e
         const RandomMatrix weights = random_matrix(options);
         const std::vector<float> input = random_rows(odd.count, columns, 4);
         const std::vector<double> exact = reference(weights, widen(input), odd.count);
-        for_each_isa([&](v2e_isa isa) {
+        for_each_kernels([&](const Kernels &kernels) {
             LinearScratch scratch;
             const std::vector<float> actual =
-                multiply({isa, activations, 2}, weights.matrix, input, odd.count, scratch);
+                multiply({kernels, activations, 2}, weights.matrix, input, odd.count, scratch);
             const std::vector<double> integers =
-                dequantize(scratch.input, weights.matrix, odd.count, tile_rows(isa), two_planes);
+                dequantize(scratch.input, weights.matrix, odd.count, kernels.table->tile_rows, two_planes);
             CHECK(relative_error(actual, reference(weights, integers, odd.count)) < 1e-6);
             if (actual.size() >= 100) // fewer outputs may cancel by chance
                 CHECK(relative_error(actual, exact) < (two_planes ? 1e-4 : 1.2e-2));
@@ -166,7 +170,8 @@ void check_identical_bits(const Setting &setting, const RandomMatrix &weights, s
     const std::vector<float> input = random_rows(count, columns, 5);
     const std::vector<float> whole = multiply(setting, weights.matrix, input, count);
     for (const unsigned threads : {2u, 3u})
-        CHECK(same_bits(multiply({setting.isa, setting.activations, threads}, weights.matrix, input, count), whole));
+        CHECK(
+            same_bits(multiply({setting.kernels, setting.activations, threads}, weights.matrix, input, count), whole));
     for (const size_t chunk : {1u, 5u, 17u}) {
         std::vector<float> pieces;
         for (size_t first = 0; first < count; first += chunk) {
@@ -231,9 +236,9 @@ TEST(linear_survives_extreme_integers) {
         for (size_t i = 0; i < weights.weight.size(); ++i)
             weights.weight[i] = i / 4 % 2 == 0 ? extremes.largest_byte : extremes.smallest_byte;
         const std::vector<float> input(7 * 256, -3.0f);
-        for_each_isa([&](v2e_isa isa) {
+        for_each_kernels([&](const Kernels &kernels) {
             for (const v2e_activations activations : {V2E_ACTIVATIONS_INT8, V2E_ACTIVATIONS_INT16}) {
-                const std::vector<float> output = multiply({isa, activations, 1}, weights.matrix, input, 7);
+                const std::vector<float> output = multiply({kernels, activations, 1}, weights.matrix, input, 7);
                 for (size_t row = 0; row < 64; ++row) {
                     double expected = static_cast<double>(weights.bias[row]);
                     for (size_t group = 0; group < 2; ++group) {
@@ -249,19 +254,44 @@ TEST(linear_survives_extreme_integers) {
 }
 
 TEST(linear_gives_the_same_bits_for_every_thread_count_and_split) {
-    for_each_isa([&](v2e_isa isa) {
+    for_each_kernels([&](const Kernels &kernels) {
         for (const Precision precision : {Precision::int4, Precision::int8, Precision::fp16, Precision::fp32}) {
             const RandomMatrix wide = random_matrix(options_for({450, 384, 1}, precision, 64, true));
-            check_identical_bits({isa, V2E_ACTIVATIONS_INT8, 1}, wide, 61);
-            check_identical_bits({isa, V2E_ACTIVATIONS_INT16, 1}, wide, 23);
+            check_identical_bits({kernels, V2E_ACTIVATIONS_INT8, 1}, wide, 61);
+            check_identical_bits({kernels, V2E_ACTIVATIONS_INT16, 1}, wide, 23);
             const RandomMatrix narrow = random_matrix(options_for({66, 640, 1}, precision, 128, true));
-            check_identical_bits({isa, V2E_ACTIVATIONS_INT8, 1}, narrow, 300);
+            check_identical_bits({kernels, V2E_ACTIVATIONS_INT8, 1}, narrow, 300);
         }
         RandomMatrixOptions nf4 = options_for({450, 384, 1}, Precision::int4, 64, true);
         nf4.code = Code::nf4;
-        check_identical_bits({isa, V2E_ACTIVATIONS_INT8, 1}, random_matrix(nf4), 61);
-        check_identical_bits({isa, V2E_ACTIVATIONS_INT16, 1}, random_matrix(nf4), 23);
+        check_identical_bits({kernels, V2E_ACTIVATIONS_INT8, 1}, random_matrix(nf4), 61);
+        check_identical_bits({kernels, V2E_ACTIVATIONS_INT16, 1}, random_matrix(nf4), 23);
     });
+}
+
+// The integers are exact, and all that round the multiplication and the addition of a group's share in one do so alike.
+TEST(linear_gives_the_same_bits_with_every_instruction_set_that_fuses) {
+    for (const Shape &shape : SHAPES)
+        for (const v2e_activations activations : {V2E_ACTIVATIONS_INT8, V2E_ACTIVATIONS_INT16})
+            for (const Code code : {Code::uniform, Code::nf4}) {
+                RandomMatrixOptions options = options_for(shape, Precision::int4, 32, code == Code::nf4);
+                options.code = code;
+                const RandomMatrix int4 = random_matrix(options);
+                const RandomMatrix int8 = random_matrix(options_for(shape, Precision::int8, 64, true));
+                const std::vector<float> input = random_rows(shape.count, shape.columns, 9);
+                std::vector<float> int4_product, int8_product;
+                for_each_kernels([&](const Kernels &kernels) {
+                    if (kernels.isa == V2E_ISA_PORTABLE) // rounds twice
+                        return;
+                    const Setting setting{kernels, activations, 2};
+                    const std::vector<float> first = multiply(setting, int4.matrix, input, shape.count);
+                    const std::vector<float> second = multiply(setting, int8.matrix, input, shape.count);
+                    if (int4_product.empty())
+                        int4_product = first, int8_product = second;
+                    CHECK(same_bits(first, int4_product));
+                    CHECK(same_bits(second, int8_product));
+                });
+            }
 }
 
 TEST(linear_respects_row_strides) {
@@ -270,13 +300,13 @@ TEST(linear_respects_row_strides) {
     std::vector<float> spaced(3 * 150);
     for (size_t row = 0; row < 3; ++row)
         std::copy_n(input.data() + row * 128, 128, spaced.data() + row * 150);
-    for_each_isa([&](v2e_isa isa) {
+    for_each_kernels([&](const Kernels &kernels) {
         ThreadPool pool(2);
-        const Linear linear(isa, V2E_ACTIVATIONS_INT8, pool);
+        const Linear linear(kernels.isa, kernels.table, V2E_ACTIVATIONS_INT8, pool);
         LinearScratch scratch;
         std::vector<float> output(3 * 80, -7.0f);
         linear.apply(weights.matrix, spaced.data(), 3, 150, output.data(), 80, scratch);
-        const std::vector<float> dense = multiply({isa, V2E_ACTIVATIONS_INT8, 1}, weights.matrix, input, 3);
+        const std::vector<float> dense = multiply({kernels, V2E_ACTIVATIONS_INT8, 1}, weights.matrix, input, 3);
         for (size_t row = 0; row < 3; ++row) {
             CHECK(std::memcmp(output.data() + row * 80, dense.data() + row * 70, 70 * sizeof(float)) == 0);
             for (size_t gap = 70; gap < 80; ++gap)
@@ -287,10 +317,10 @@ TEST(linear_respects_row_strides) {
 
 TEST(linear_zero_and_tiny_inputs_give_zero_products) {
     const RandomMatrix weights = random_matrix(options_for({63, 128, 1}, Precision::int4, 32, false));
-    for_each_isa([&](v2e_isa isa) {
+    for_each_kernels([&](const Kernels &kernels) {
         for (const float value : {0.0f, -0.0f, 1e-39f, 1e-31f}) {
             const std::vector<float> input(2 * 128, value);
-            for (const float product : multiply({isa, V2E_ACTIVATIONS_INT16, 1}, weights.matrix, input, 2))
+            for (const float product : multiply({kernels, V2E_ACTIVATIONS_INT16, 1}, weights.matrix, input, 2))
                 CHECK(product == 0.0f);
         }
     });
@@ -300,10 +330,11 @@ TEST(linear_carries_nan_and_infinity_into_every_output_of_their_row) {
     for (const Precision precision : {Precision::int4, Precision::int8, Precision::fp32}) {
         const RandomMatrix weights = random_matrix(options_for({64, 256, 1}, precision, 64, true));
         for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
-            for_each_isa([&](v2e_isa isa) {
+            for_each_kernels([&](const Kernels &kernels) {
                 std::vector<float> input = random_rows(3, 256, 8);
                 input[256 + 77] = bad;
-                const std::vector<float> output = multiply({isa, V2E_ACTIVATIONS_INT8, 1}, weights.matrix, input, 3);
+                const std::vector<float> output =
+                    multiply({kernels, V2E_ACTIVATIONS_INT8, 1}, weights.matrix, input, 3);
                 for (size_t row = 0; row < 64; ++row) {
                     CHECK(std::isfinite(output[row]));
                     CHECK(!std::isfinite(output[64 + row]));

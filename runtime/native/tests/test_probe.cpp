@@ -23,6 +23,7 @@ TEST(probe_products_count_a_multiplication_with_its_addition_as_two) {
         double int8_products, fp32_products; // of one instruction
     };
     const Case cases[] = {{V2E_ISA_AVX512_VNNI, probe_kernels_avx512(), 64, 16},
+                          {V2E_ISA_AVX_VNNI, probe_kernels_avxvnni(), 32, 8},
                           {V2E_ISA_AVX2, probe_kernels_avx2(), 32, 8},
                           {V2E_ISA_NEON, probe_kernels_neon(), 16, 4}};
     for (const Case &one : cases) {
@@ -36,7 +37,7 @@ TEST(probe_products_count_a_multiplication_with_its_addition_as_two) {
 }
 
 TEST(probe_measures_every_available_instruction_set) {
-    for (const v2e_isa isa : {V2E_ISA_PORTABLE, V2E_ISA_AVX2, V2E_ISA_AVX512_VNNI, V2E_ISA_NEON}) {
+    for (const v2e_isa isa : ALL_ISAS) {
         const v2e_probe_options options{sizeof options, 2, static_cast<uint32_t>(isa)};
         if (!isa_available(isa)) {
             CHECK_FAILS(V2E_ERROR_INPUT, "instruction set", Probe{options});

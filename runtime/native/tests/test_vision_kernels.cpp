@@ -1,7 +1,7 @@
 // The kernels of the vision towers against arithmetic in double, under every instruction set that the machine has.
 #include "check.hpp"
 #include "half.hpp"
-#include "isa.hpp"
+#include "instruction_sets.hpp"
 #include "kernels/vision_kernels.hpp"
 #include "platform.hpp"
 
@@ -18,9 +18,7 @@ constexpr size_t PADDING = 64;
 
 template <class Body>
 void for_every_isa(Body &&body) {
-    for (const v2e_isa isa : {V2E_ISA_PORTABLE, V2E_ISA_AVX2, V2E_ISA_AVX512_VNNI, V2E_ISA_NEON})
-        if (isa_available(isa))
-            body(vision_kernels(isa));
+    for_each_isa([&](v2e_isa isa) { body(vision_kernels(isa)); });
 }
 
 std::vector<float> random_floats(size_t count, float deviation, unsigned seed) {

@@ -27,6 +27,7 @@ const AttentionKernels &attention_kernels(v2e_isa isa) {
         return portable::attention;
 #if defined(__x86_64__) || defined(_M_X64)
     case V2E_ISA_AVX2:
+    case V2E_ISA_AVX_VNNI:
         return avx2::attention;
     case V2E_ISA_AVX512_VNNI:
         return avx512::attention;

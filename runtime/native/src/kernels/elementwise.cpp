@@ -11,6 +11,7 @@ const ElementwiseKernels &elementwise_kernels(v2e_isa isa) {
         return portable::elementwise;
 #if defined(__x86_64__) || defined(_M_X64)
     case V2E_ISA_AVX2:
+    case V2E_ISA_AVX_VNNI:
         return avx2::elementwise;
     case V2E_ISA_AVX512_VNNI:
         return avx512::elementwise;

@@ -21,21 +21,6 @@ constexpr size_t GATED_PANELS = BLOCK_PANELS / 2; // and as many that they gate:
 constexpr size_t SERIAL_PRODUCTS = 64 * 1024;     // below this a parallel region costs more than it saves
 constexpr size_t SERIAL_VALUES = 32 * 1024;       // to quantise
 
-const LinearKernels *kernels_for(v2e_isa isa) {
-    switch (isa) {
-    case V2E_ISA_AVX512_VNNI:
-        return linear_kernels_avx512();
-    case V2E_ISA_AVX2:
-        return linear_kernels_avx2();
-    case V2E_ISA_NEON:
-        return linear_kernels_neon();
-    case V2E_ISA_PORTABLE:
-    case V2E_ISA_AUTO:
-        return linear_kernels_portable();
-    }
-    return nullptr;
-}
-
 size_t divide_up(size_t value, size_t divisor) {
     return (value + divisor - 1) / divisor;
 }
@@ -124,6 +109,23 @@ void add_row(const float *values, size_t count, float *output) {
 
 } // namespace
 
+const LinearKernels *linear_kernels(v2e_isa isa) {
+    switch (isa) {
+    case V2E_ISA_AVX512_VNNI:
+        return linear_kernels_avx512();
+    case V2E_ISA_AVX_VNNI:
+        return linear_kernels_avxvnni();
+    case V2E_ISA_AVX2:
+        return linear_kernels_avx2();
+    case V2E_ISA_NEON:
+        return linear_kernels_neon();
+    case V2E_ISA_PORTABLE:
+    case V2E_ISA_AUTO:
+        return linear_kernels_portable();
+    }
+    return nullptr;
+}
+
 // How a product is cut into tasks: of neighbouring units of panels, and of neighbouring tiles.
 struct Linear::Blocks {
     RowTiles tiles;
@@ -176,9 +178,12 @@ void Linear::for_blocks(const Blocks &blocks, LinearScratch &scratch, Body &&bod
 }
 
 Linear::Linear(v2e_isa isa, v2e_activations activations, ThreadPool &pool)
-    : isa_(isa == V2E_ISA_AUTO ? best_isa() : isa), two_planes_(activations == V2E_ACTIVATIONS_INT16), pool_(pool),
-      kernels_(isa_available(isa_) ? kernels_for(isa_) : nullptr) {
-    if (kernels_ == nullptr)
+    : Linear(isa == V2E_ISA_AUTO ? best_isa() : isa, nullptr, activations, pool) {}
+
+Linear::Linear(v2e_isa isa, const LinearKernels *kernels, v2e_activations activations, ThreadPool &pool)
+    : isa_(isa), two_planes_(activations == V2E_ACTIVATIONS_INT16), pool_(pool),
+      kernels_(kernels != nullptr ? kernels : linear_kernels(isa)) {
+    if (!isa_available(isa_) || kernels_ == nullptr)
         fail(V2E_ERROR_INPUT, "This machine or this build does not have the instruction set %s.", isa_name(isa_));
     elementwise_ = &elementwise_kernels(isa_);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "matrix.hpp"
+#include "valley2.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -85,7 +86,9 @@ struct LinearKernels {
 // Null when this build has no such kernels.
 const LinearKernels *linear_kernels_portable();
 const LinearKernels *linear_kernels_avx2();
+const LinearKernels *linear_kernels_avxvnni();
 const LinearKernels *linear_kernels_avx512();
 const LinearKernels *linear_kernels_neon();
+const LinearKernels *linear_kernels(v2e_isa isa);
 
 } // namespace v2e

@@ -10,6 +10,7 @@ const VisionKernels *find_kernels(v2e_isa isa) {
     switch (isa) {
     case V2E_ISA_AVX512_VNNI:
         return vision_kernels_avx512();
+    case V2E_ISA_AVX_VNNI:
     case V2E_ISA_AVX2:
         return vision_kernels_avx2();
     case V2E_ISA_NEON:

@@ -57,6 +57,9 @@ const ProbeKernels &kernels_for(v2e_isa isa) {
     case V2E_ISA_AVX512_VNNI:
         kernels = probe_kernels_avx512();
         break;
+    case V2E_ISA_AVX_VNNI:
+        kernels = probe_kernels_avxvnni();
+        break;
     case V2E_ISA_AVX2:
         kernels = probe_kernels_avx2();
         break;

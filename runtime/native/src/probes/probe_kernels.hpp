@@ -16,6 +16,7 @@ struct ProbeKernels {
 // One table an instruction set; null in a build without it.
 const ProbeKernels *probe_kernels_portable();
 const ProbeKernels *probe_kernels_avx2();
+const ProbeKernels *probe_kernels_avxvnni();
 const ProbeKernels *probe_kernels_avx512();
 const ProbeKernels *probe_kernels_neon();
 
