@@ -150,15 +150,30 @@ def test_drafts_leave_every_bit(decoder: Decoder) -> None:
     assert results[0] == results[1]
 
 
-def test_sampling_takes_what_the_cpu_takes(bundles: dict[str, Path]) -> None:
-    options = GenerateOptions(max_new_tokens=5, temperature=1.5, top_k=40, seed=3, repetition_penalty=1.2)
+@pytest.mark.parametrize("speculation", ["off", "always"])
+@pytest.mark.parametrize(
+    ("settings", "narrowed"),
+    [
+        ({"temperature": 1.5, "top_k": 40, "seed": 3, "repetition_penalty": 1.2}, 5),
+        ({"temperature": 1.5, "top_k": 40, "seed": 4, "top_p": 0.9, "min_p": 0.01}, 5),
+        ({"repetition_penalty": 1.2}, 5),
+        ({"temperature": 1.5, "top_p": 0.9, "seed": 3}, 0),
+        ({"temperature": 1.5, "top_k": CONFIG.vocab_size, "seed": 3}, 0),
+    ],
+)
+def test_sampling_takes_what_the_cpu_takes(
+    bundles: dict[str, Path], gpu: FakeGpu, settings: dict[str, Any], narrowed: int, speculation: str
+) -> None:
+    options = GenerateOptions(max_new_tokens=5, speculation=speculation, **settings)
     tokens = []
     for device in ("cpu", "cuda"):
         with Decoder(bundles["fp32"], threads=1, device=device) as decoder, decoder.session() as session:
             session.prefill([PROMPT[:20]])
             answer(session)  # greedy first: logits that stayed on the device are asked for later
+            gpu.record()
             tokens.append(answer(session, options))
     assert tokens[0] == tokens[1] and len(set(tokens[0])) > 1
+    assert gpu.calls().count("launch v2e_narrow_take") == narrowed
 
 
 def test_a_step_is_recorded_once_and_replayed(decoder: Decoder, gpu: FakeGpu) -> None:

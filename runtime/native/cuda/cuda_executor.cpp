@@ -194,6 +194,7 @@ void CudaExecutor::reserve_rows(size_t rows) {
     reserve(scratch_.plane_scales, STEP_ROWS * widest / 32, sizeof(float));
     reserve(scratch_.state, 1, sizeof(PassState));
     scratch_.host_hidden.reserve(device_, rows * config.hidden_size * sizeof(float));
+    narrowing_.reserve(device_, config.vocabulary_size);
     scratch_.host_state.reserve(device_, 2 * sizeof(PassState));
     if (cpu_cache_)
         cpu_scratch_.reserve(decoder_, rows);
@@ -235,6 +236,13 @@ void CudaExecutor::read_logits(size_t first, size_t count, float *logits) {
     const size_t bytes = decoder_.config().vocabulary_size * sizeof(float);
     queue_.download(logits, scratch_.logits.address() + first * bytes, count * bytes);
     queue_.wait();
+}
+
+void CudaExecutor::narrow(size_t row, const Narrowing &narrowing, Candidate *candidates) {
+    const CurrentContext current(device_);
+    const QueueEnd end(device_, queue_);
+    const size_t vocabulary = decoder_.config().vocabulary_size;
+    narrowing_.run(device_, queue_, scratch_.logits.as<float>() + row * vocabulary, vocabulary, narrowing, candidates);
 }
 
 void CudaExecutor::begin_pass(const ForwardCall &call) {

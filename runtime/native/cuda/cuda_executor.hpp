@@ -3,6 +3,7 @@
 
 #include "cuda/cuda_cache.hpp"
 #include "cuda/cuda_decoder.hpp"
+#include "cuda/cuda_narrowing.hpp"
 #include "cuda/device.hpp"
 #include "executor.hpp"
 #include "kv_cache.hpp"
@@ -55,6 +56,7 @@ class CudaExecutor final : public Executor {
     float *embeddings() override { return scratch_.host_hidden.as<float>(); }
     bool run(const ForwardCall &call) override;
     void read_logits(size_t first, size_t count, float *logits) override;
+    void narrow(size_t row, const Narrowing &narrowing, Candidate *candidates) override;
 
   private:
     void drop_recordings() noexcept;
@@ -75,6 +77,7 @@ class CudaExecutor final : public Executor {
     std::optional<KvCache> cpu_cache_; // of the layers that are not on the device
     ForwardScratch cpu_scratch_;
     CudaScratch scratch_;
+    CudaNarrowing narrowing_;
     std::map<std::pair<size_t, size_t>, GraphExec> recordings_; // of decode steps, by rows and segments
     size_t recorded_upload_ = 0;                                // of the weights that they know
 };

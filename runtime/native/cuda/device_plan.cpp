@@ -49,7 +49,8 @@ uint64_t scratch_bytes(const Decoder &decoder, size_t rows, size_t positions) {
     const uint64_t segments = (positions + KEY_SEGMENT - 1) / KEY_SEGMENT;
     const uint64_t partials = STEP_ROWS * config.heads * segments * (config.head_size + 2) * FLOAT_BYTES;
     const uint64_t logits = STEP_ROWS * config.vocabulary_size * FLOAT_BYTES;
-    return rows * floats * FLOAT_BYTES + packed + planes + partials + logits;
+    const uint64_t narrowing = sizeof(NarrowState) + (config.vocabulary_size + 31) / 32 * 4;
+    return rows * floats * FLOAT_BYTES + packed + planes + partials + logits + narrowing;
 }
 
 size_t fitting_layers(const Decoder &decoder, KvPrecision precision, size_t rows, size_t positions, uint64_t bytes) {

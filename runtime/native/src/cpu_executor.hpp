@@ -24,7 +24,9 @@ class CpuExecutor final : public Executor {
         forward(decoder_, cache_, scratch_, call);
         return true;
     }
-    void read_logits(size_t, size_t, float *) override {} // run leaves none behind
+    // run leaves none behind
+    void read_logits(size_t, size_t, float *) override {}
+    void narrow(size_t, const Narrowing &, Candidate *) override {}
 
   private:
     const Decoder &decoder_;

@@ -5,6 +5,7 @@
 #include "forward.hpp"
 #include "kernels/attention.hpp"
 #include "kv_cache.hpp"
+#include "sampler.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -40,6 +41,8 @@ class Executor {
     virtual bool run(const ForwardCall &call) = 0;
     // Rows [first, first + count) of the logits of the last step, (count, vocabulary_size).
     virtual void read_logits(size_t first, size_t count, float *logits) = 0;
+    // Candidates of a row of the last step whose logits run left behind, (narrowing.count,), in any order.
+    virtual void narrow(size_t row, const Narrowing &narrowing, Candidate *candidates) = 0;
 };
 
 // On the decoder's device, for sessions of at most `context_length` positions.

@@ -37,7 +37,7 @@ struct ForwardCall {
     const std::atomic<bool> *cancelled; // looked at in every layer; may be null
     size_t first_layer;                 // that the rows have not been through; the cache holds no layers before it
     bool step;                          // of a decode: at most 16 rows, and all have logits
-    int32_t *best;                      // (logit_rows,): of a step, where the largest logits are enough; else null
+    int32_t *best; // (logit_rows,): of a step whose logits may stay with the executor: the largest; else null
 };
 
 // Puts the chunk's keys and values into the cache, which has room for them, and computes the logits. The bits of a row

@@ -26,7 +26,7 @@ double RandomNumbers::uniform() {
 }
 
 Sampler::Sampler(const v2e_generate_options &options, size_t vocabulary_size)
-    : options_(options), seen_(vocabulary_size), random_(options.seed) {
+    : options_(options), vocabulary_size_(vocabulary_size), seen_((vocabulary_size + 31) / 32), random_(options.seed) {
     constexpr float LARGEST = 1e6f;
     require_range("temperature", options.temperature, LARGEST);
     require_range("top_p", options.top_p, 1.0f);
@@ -46,7 +46,7 @@ bool Sampler::before(const Candidate &a, const Candidate &b) {
 }
 
 void Sampler::remember(int32_t token) {
-    seen_[static_cast<size_t>(token)] = true;
+    seen_[static_cast<size_t>(token) / 32] |= 1u << token % 32;
 }
 
 bool Sampler::is_stop(int32_t token) const {
@@ -63,11 +63,28 @@ bool Sampler::penalises() const {
 
 int32_t Sampler::choose(const float *logits) {
     if (takes_largest())
-        return static_cast<int32_t>(std::max_element(logits, logits + seen_.size()) - logits);
+        return static_cast<int32_t>(std::max_element(logits, logits + vocabulary_size_) - logits);
     candidates_.clear();
-    for (size_t token = 0; token < seen_.size(); ++token)
+    for (size_t token = 0; token < vocabulary_size_; ++token)
         candidates_.push_back({logits[token], static_cast<int32_t>(token)});
     penalise();
+    return choose_candidate();
+}
+
+Narrowing Sampler::narrowing() const {
+    size_t count = options_.temperature == 0.0f ? 1 : options_.top_k;
+    if (count > MOST_NARROWED || (options_.temperature != 0.0f && count >= vocabulary_size_))
+        count = 0; // with all candidates, they are summed up in another order
+    return {count, penalises() ? options_.repetition_penalty : 1.0f, seen_};
+}
+
+int32_t Sampler::choose_narrowed(const Candidate *candidates, size_t count) {
+    candidates_.assign(candidates, candidates + count);
+    std::sort(candidates_.begin(), candidates_.end(), before);
+    return choose_candidate();
+}
+
+int32_t Sampler::choose_candidate() {
     const Candidate best = *std::min_element(candidates_.begin(), candidates_.end(), before);
     if (options_.temperature == 0.0f)
         return best.token;
@@ -84,7 +101,7 @@ void Sampler::penalise() {
     if (!penalises())
         return;
     for (Candidate &candidate : candidates_)
-        if (seen_[static_cast<size_t>(candidate.token)])
+        if ((seen_[static_cast<size_t>(candidate.token) / 32] >> candidate.token % 32 & 1u) != 0)
             candidate.logit = candidate.logit > 0.0f ? candidate.logit / penalty : candidate.logit * penalty;
 }
 

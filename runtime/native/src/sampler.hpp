@@ -20,6 +20,18 @@ class RandomNumbers {
     uint64_t state_;
 };
 
+struct Candidate {
+    float logit;
+    int32_t token;
+};
+
+// The candidates that come first, of equal logits the lowest token, with the repetition penalty.
+struct Narrowing {
+    size_t count;
+    float penalty;                     // 1: none
+    const std::vector<uint32_t> &seen; // bit token % 32 of word token / 32: it is penalised
+};
+
 // In the order of transformers: repetition penalty, temperature, top-k, top-p, min-p. Of equal logits the lowest id is
 // the first, and top_k takes exactly k.
 class Sampler {
@@ -31,15 +43,16 @@ class Sampler {
     void remember(int32_t token);
     // logits (vocabulary_size,)
     int32_t choose(const float *logits);
+    // The candidates from which choose would choose, where they are few; else none.
+    Narrowing narrowing() const;
+    // Those candidates, in any order: chooses as from all logits. At most MOST_NARROWED.
+    int32_t choose_narrowed(const Candidate *candidates, size_t count);
+    static constexpr size_t MOST_NARROWED = 1024;
     bool is_stop(int32_t token) const;
     // Greedy, and the logits as they are.
     bool takes_largest() const;
 
   private:
-    struct Candidate {
-        float logit;
-        int32_t token;
-    };
     static bool before(const Candidate &a, const Candidate &b);
 
     bool penalises() const;
@@ -48,11 +61,13 @@ class Sampler {
     void keep_top_p();
     void keep_min_p();
     double weight(const Candidate &candidate) const;
+    int32_t choose_candidate();
     int32_t draw();
 
     v2e_generate_options options_;
     std::vector<int32_t> stop_tokens_;
-    std::vector<bool> seen_; // (vocabulary_size,)
+    size_t vocabulary_size_;
+    std::vector<uint32_t> seen_; // see Narrowing
     RandomNumbers random_;
     std::vector<Candidate> candidates_;
     float largest_ = 0.0f;

@@ -325,7 +325,7 @@ void Session::decode(int32_t token, size_t most_drafted, bool always, const Samp
     append(token);
     make_step(token, always ? most_drafted : plan_.length(history_.repeat().length, most_drafted), sampler);
     try {
-        run_step(position, sampler.takes_largest());
+        run_step(position, sampler.narrowing().count > 0);
     } catch (...) {
         history_.truncate(position);
         keys_.resize(position);
@@ -348,7 +348,7 @@ void Session::make_step(int32_t token, size_t drafted, const Sampler &sampler) {
 }
 
 // The logits of what follows each token of the step.
-void Session::run_step(size_t position, bool greedy) {
+void Session::run_step(size_t position, bool leave_logits) {
     best_.resize(step_.size());
     logits_.resize(std::max(logits_.size(), step_.size() * decoder_.config().vocabulary_size));
     decoder_.embed(step_.data(), step_.size(), executor_->embeddings());
@@ -358,7 +358,7 @@ void Session::run_step(size_t position, bool greedy) {
     call.logit_rows = step_.size();
     call.logits = logits_.data();
     call.step = true;
-    call.best = greedy ? best_.data() : nullptr;
+    call.best = leave_logits ? best_.data() : nullptr;
     const auto begin = std::chrono::steady_clock::now();
     try {
         kept_behind_ = !executor_->run(call);
@@ -366,7 +366,7 @@ void Session::run_step(size_t position, bool greedy) {
         if (failure.status != V2E_ERROR_NUMERIC || step_.size() == 1)
             throw;
         step_.resize(1); // a draft may lead where its token alone does not
-        run_step(position, greedy);
+        run_step(position, leave_logits);
         return;
     }
     const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
@@ -378,6 +378,12 @@ int32_t Session::choose(Sampler &sampler) {
     const size_t vocabulary = decoder_.config().vocabulary_size;
     if (kept_behind_ && sampler.takes_largest())
         return best_[row_];
+    const Narrowing narrowing = sampler.narrowing();
+    if (kept_behind_ && narrowing.count > 0) {
+        narrowed_.resize(narrowing.count);
+        executor_->narrow(row_, narrowing, narrowed_.data());
+        return sampler.choose_narrowed(narrowed_.data(), narrowing.count);
+    }
     fetch_logits();
     return sampler.choose(logits_.data() + row_ * vocabulary);
 }

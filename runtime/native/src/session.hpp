@@ -76,7 +76,7 @@ class Session {
     void learn_from(int32_t token);
     void decode(int32_t token, size_t most_drafted, bool always, const Sampler &sampler);
     void make_step(int32_t token, size_t drafted, const Sampler &sampler);
-    void run_step(size_t position, bool greedy);
+    void run_step(size_t position, bool leave_logits);
     int32_t choose(Sampler &sampler);
     void fetch_logits();
     void forget_logits();
@@ -92,8 +92,9 @@ class Session {
     std::vector<int32_t> step_; // of the last decode step: a token and its draft; empty after a prefill
     std::vector<float> logits_; // (rows, vocabulary_size): of the last prefill's end, or of the tokens of step_
     std::vector<int32_t> best_; // (rows,): tokens with the largest logits, of a step whose logits the executor kept
-    bool kept_behind_ = false;  // they are not in logits_
-    size_t row_ = 0;            // of the session's last position; the draft behind it is in the cache but not chosen
+    std::vector<Candidate> narrowed_; // of a row of such a step
+    bool kept_behind_ = false;        // they are not in logits_
+    size_t row_ = 0; // of the session's last position; the draft behind it is in the cache but not chosen
     v2e_session_counters counters_{};
     std::string note_; // of the file that it was loaded from
     std::atomic<bool> cancelled_{false};

@@ -139,6 +139,41 @@ struct ChooseArguments {
     int stage;
 };
 
+constexpr int NARROW_BITS = 8;         // of a digit of a key
+constexpr int NARROW_DIGITS = 8;       // of a key at most
+constexpr int MOST_NARROWED = 1 << 10; // candidates
+
+struct NarrowPlace {
+    uint64_t prefix;
+    int rest;
+};
+
+struct NarrowedLogit {
+    float logit; // penalised
+    int token;
+};
+
+// All zero before the first digit is counted.
+struct NarrowState {
+    int counts[NARROW_DIGITS][1 << NARROW_BITS]; // of keys that begin like the last one taken, by their next digit
+    NarrowPlace places[NARROW_DIGITS];           // before each digit
+    int taken_count;
+    NarrowedLogit taken[MOST_NARROWED]; // in no order
+};
+
+// Keys are the ordered bits of a logit above vocabulary - 1 - token, which has `token_bits`.
+struct NarrowArguments {
+    const float *logits;  // (vocabulary,)
+    const uint32_t *seen; // (vocabulary / 32, rounded up): a bit for each token that is penalised; null: none is
+    NarrowState *state;
+    float penalty;
+    int vocabulary;
+    int count; // of candidates to take, 1 to vocabulary
+    int token_bits;
+    int digits; // of a key
+    int digit;  // to be counted; `digits` to take
+};
+
 struct ProbeArguments {
     const uint8_t *source;
     uint8_t *target;

@@ -6,5 +6,6 @@
 #include "linear_few.cuh"
 #include "linear_many.cuh"
 #include "linear_plain.cuh"
+#include "narrow.cuh"
 #include "probes.cuh"
 #include "rows.cuh"

@@ -114,6 +114,18 @@ inline unsigned long long atomicMax(unsigned long long *address, unsigned long l
     return before;
 }
 
+inline int atomicAdd(int *address, int value) {
+    const int before = *address;
+    *address += value;
+    return before;
+}
+inline float __fdiv_rn(float a, float b) {
+    return a / b;
+}
+inline float __fmul_rn(float a, float b) {
+    return a * b;
+}
+
 inline int __dp4a(int a, int b, int sum) {
     for (int i = 0; i < 4; ++i)
         sum += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
