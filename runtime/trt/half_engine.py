@@ -40,7 +40,7 @@ def build_half_engine(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         for name in _data_files(half):
-            _borrow(path.parent / name, file.parent / name)
+            shutil.copyfile(path.parent / name, file.parent / name)  # ONNX refuses weights behind links
         onnx.save(half, str(file), save_as_external_data=True, location=f"{path.name}.half")
         del half
         return build_engine(trt, file, profile, compute_capability, progress)
@@ -50,11 +50,3 @@ def _data_files(model: onnx.ModelProto) -> set[str]:
     """Files beside the graph where weights have stayed."""
     entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
     return {entry.value for entry in entries if entry.key == "location"}
-
-
-def _borrow(source: Path, target: Path) -> None:
-    """Makes a file appear in another directory, without a copy where the system allows it."""
-    try:
-        target.symlink_to(source.resolve())
-    except OSError:
-        shutil.copyfile(source, target)
