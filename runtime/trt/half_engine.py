@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from valley2_edge.errors import EngineError
 from valley2_edge.runtime.trt.activation_ranges import Feeds, nodes_beyond_half
 from valley2_edge.runtime.trt.api import TensorRt
 from valley2_edge.runtime.trt.build import Profile, Progress, build_engine
@@ -33,15 +34,18 @@ def build_half_engine(
         progress: As in `build_engine`.
 
     Raises:
-        EngineError: TensorRT refuses the graph, the profile or the target.
+        EngineError: TensorRT refuses the graph, the profile or the target, or the graph in fp16 cannot be written.
     """
     kept = nodes_beyond_half(path, samples)
     half = to_half(onnx.load(str(path), load_external_data=False), kept, str(path.parent))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
-        for name in _data_files(half):
-            shutil.copyfile(path.parent / name, file.parent / name)  # ONNX refuses weights behind links
-        onnx.save(half, str(file), save_as_external_data=True, location=f"{path.name}.half")
+        try:
+            for name in _data_files(half):
+                shutil.copyfile(path.parent / name, file.parent / name)  # ONNX refuses weights behind links
+            onnx.save(half, str(file), save_as_external_data=True, location=f"{path.name}.half")
+        except OSError as error:
+            raise EngineError(f"its graph in fp16 cannot be written: {error}") from error
         del half
         return build_engine(trt, file, profile, compute_capability, progress)
 

@@ -212,6 +212,18 @@ def test_gpu_without_enough_memory_falls_back(bundle: Bundle, rtx: TensorRtDoubl
         encode(bundle, "tensorrt")
 
 
+def test_full_disk_while_building_falls_back(
+    bundle: Bundle, rtx: TensorRtDouble, gpu: FakeGpu, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("valley2_edge.runtime.trt.half_engine.shutil.copyfile", refuse)
+    with pytest.warns(Valley2Warning, match="siglip engine runs in ONNX Runtime.*cannot be written.*No space left"):
+        found = encode(bundle, "tensorrt")
+    assert difference(found, expected) < 3e-3
+
+
 def test_missing_gpu_and_missing_tensorrt_are_said_once(
     bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
