@@ -9,6 +9,7 @@ namespace v2e {
 namespace {
 
 struct Avx2 : Avx2Vectors {
+    using OneRow = Avx2;
     static constexpr int ROWS = 5; // 5 x 2 sums, 2 weights, an activation and temporaries fit into 16 registers
     static constexpr bool SIGNED_INT8 = true;
 
@@ -63,8 +64,6 @@ struct Avx2 : Avx2Vectors {
         for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4) {
             V2E_UNROLL
             for (size_t c = 0; c < C; ++c) {
-                if (c % 2 == 0) // a cache line
-                    prefetch(weight + c * 32 + PREFETCH_BYTES);
                 Bytes lower, upper;
                 split<Source::int4_packed, false>(weight + c * 32, lower, upper);
                 V2E_UNROLL
@@ -113,8 +112,6 @@ struct Avx2 : Avx2Vectors {
         for (size_t k = 0; k < STEP; k += 8, weight += PANEL * 4) {
             V2E_UNROLL
             for (size_t c = 0; c < C; ++c) {
-                if (c % 2 == 0)
-                    prefetch(weight + c * 32 + PREFETCH_BYTES);
                 Bytes lower, upper;
                 split<Source::nf4_packed, true>(weight + c * 32, lower, upper);
                 const Int low_magnitudes = _mm256_abs_epi8(lower), high_magnitudes = _mm256_abs_epi8(upper);
@@ -135,8 +132,6 @@ struct Avx2 : Avx2Vectors {
         for (size_t k = 0; k < STEP; k += 4, weight += PANEL * 4) {
             V2E_UNROLL
             for (size_t c = 0; c < C; ++c) {
-                if (R == 1 && c % 2 == 0)
-                    prefetch(weight + c * 32 + PREFETCH_BYTES);
                 const Int weights = _mm256_xor_si256(load_weights(weight + c * 32), offset);
                 const Int magnitudes = _mm256_abs_epi8(weights);
                 V2E_UNROLL
@@ -147,7 +142,6 @@ struct Avx2 : Avx2Vectors {
     }
 
     static constexpr size_t STEP = 32; // columns
-    static constexpr size_t PREFETCH_BYTES = 1024;
 };
 
 } // namespace

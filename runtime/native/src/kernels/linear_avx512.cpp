@@ -3,6 +3,7 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 
+#include "kernels/linear_vectors_avx2.hpp"
 #include "kernels/linear_vnni.hpp"
 
 #include <immintrin.h>
@@ -10,7 +11,24 @@
 namespace v2e {
 namespace {
 
+// What is read once comes in faster by 32 bytes than by 64 (AMD's Zen 4).
+struct HalfVectors : Avx2Vectors {
+    using OneRow = HalfVectors;
+    static constexpr int ROWS = 1;
+    static constexpr size_t KEPT_ROWS = 1;
+
+    static Int dot4(Int sums, Int weights, Int activations) {
+#if defined(__GNUC__)
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(activations));
+        return sums;
+#else
+        return _mm256_dpbusd_epi32(sums, weights, activations);
+#endif
+    }
+};
+
 struct Avx512Vectors {
+    using OneRow = HalfVectors;
     static constexpr size_t LANES = 16;
     static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
     static constexpr bool TABLES = true;
@@ -90,7 +108,6 @@ struct Avx512Vectors {
         }
     }
 
-    static constexpr size_t PREFETCH_BYTES = 4096;
     static constexpr size_t KEPT_ROWS = ROWS;
 };
 

@@ -11,8 +11,8 @@ namespace v2e {
 namespace {
 
 struct AvxVnniVectors : Avx2Vectors {
+    using OneRow = AvxVnniVectors;
     static constexpr int ROWS = 6; // 6 x 2 sums, 2 weights and one activation fit into 16 registers
-    static constexpr size_t PREFETCH_BYTES = 1024;
     static constexpr size_t KEPT_ROWS = 4;
 
     static Int dot4(Int sums, Int weights, Int activations) { return vpdpbusd(sums, weights, activations); }

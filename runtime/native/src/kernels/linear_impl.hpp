@@ -5,6 +5,7 @@
 //   vectors<R>()          vectors of weight rows in a tile of R input rows
 //   SIGNED_INT8           int8 weights are read as q and not as q + 128
 //   TABLES                split<Source::nf4_packed> is fast enough to be repeated for every tile
+//   OneRow                the Isa, with vectors that may be shorter, by which a single row is multiplied
 //   split<S>(packed, ...) the weights of some packed bytes: the columns in their low halves, and in their high halves
 //   dot<S>(sums, w, ...)  adds the products of one group of columns, activations (columns / 4, R, 4), to int32 sums
 //   multiply_byte<WIDE>   bytes in int32 lanes times an integer, which fits into 16 bits unless WIDE
@@ -313,12 +314,10 @@ void unpack(const uint8_t *packed, size_t columns, uint8_t *bytes) {
 // Few input rows: the weights stream by, each is used at once.
 template <class Isa, Source S, bool TWO_PLANES>
 void stream_panels(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
-    const size_t groups = panels.columns / panels.group_size;
     for (size_t index = 0; index < panels.panels; ++index) {
         const IntegerPanel panel = panel_of(panels, S, index);
-        for (size_t group = 0; group < groups; ++group)
-            integer_rows<Isa, S, TWO_PLANES>(panel, rows, output_of(output, index), group, group + 1,
-                                             panel.weight + panel_bytes(S, group * panel.group_size), {});
+        integer_rows<Isa, S, TWO_PLANES>(panel, rows, output_of(output, index), 0, panels.columns / panels.group_size,
+                                         panel.weight, {});
     }
 }
 
@@ -353,8 +352,11 @@ void block_panels(const IntegerPanels &panels, const IntegerRows &rows, const Pa
 template <class Isa, Source S, bool TWO_PLANES>
 void multiply_planes(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
     if constexpr (S != Source::nf4_packed || Isa::TABLES)
-        if (rows.last_tile - rows.first_tile == 1)
+        if (rows.last_tile - rows.first_tile == 1) {
+            if (rows.tiles.rows(rows.first_tile) == 1)
+                return stream_panels<typename Isa::OneRow, S, TWO_PLANES>(panels, rows, output);
             return stream_panels<Isa, S, TWO_PLANES>(panels, rows, output);
+        }
     block_panels<Isa, S, TWO_PLANES>(panels, rows, output);
 }
 
@@ -404,8 +406,6 @@ void float_tile(const Weight *weight, const FloatRows &rows, const PanelOutput &
                 totals[r][c] = Isa::load(target + r * OUTPUT_STRIDE + c * LANES);
         for (size_t k = first; k < last; ++k) {
             const Weight *w = weight + k * PANEL + column;
-            if constexpr (R == 1)
-                Isa::prefetch(w + C * LANES * 32);
             Float weights[C];
             for (size_t c = 0; c < C; ++c)
                 weights[c] = load_weight<Isa>(w + c * LANES);

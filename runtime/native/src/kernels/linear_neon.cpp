@@ -9,6 +9,7 @@ namespace v2e {
 namespace {
 
 struct Neon {
+    using OneRow = Neon;
     static constexpr size_t LANES = 4;
     static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
     static constexpr bool SIGNED_INT8 = true;

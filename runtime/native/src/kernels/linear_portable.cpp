@@ -6,6 +6,7 @@ namespace v2e {
 namespace {
 
 struct Portable {
+    using OneRow = Portable;
     static constexpr size_t LANES = 16;
     static constexpr int ROWS = 4;
     static constexpr bool SIGNED_INT8 = false;

@@ -9,10 +9,10 @@ namespace {
 
 // Vectors: the elementary operations of an Isa, and
 //   dot4(sums, w, a)      sums + 4 products in each lane
-//   PREFETCH_BYTES        how far ahead weights are fetched that stream by
 //   KEPT_ROWS             most input rows whose activations stay in registers from one vector of weights to the next
 template <class Vectors>
 struct Vnni : Vectors {
+    using OneRow = Vnni<typename Vectors::OneRow>;
     static constexpr bool SIGNED_INT8 = false;
     using typename Vectors::Bytes;
     using typename Vectors::Int;
@@ -31,11 +31,8 @@ struct Vnni : Vectors {
         do { // a group is never empty
             Int weights[C];
             V2E_UNROLL
-            for (size_t c = 0; c < C; ++c) {
-                if constexpr (R == 1)
-                    prefetch_line(weight, c);
+            for (size_t c = 0; c < C; ++c)
                 weights[c] = Vectors::load_weights(weight + c * sizeof(Int));
-            }
             V2E_UNROLL
             for (size_t r = 0; r < R; ++r) {
                 const Int quad = Vectors::broadcast_quad(activations + k * R + r * 4);
@@ -54,7 +51,6 @@ struct Vnni : Vectors {
         do { // a group is never empty
             V2E_UNROLL
             for (size_t c = 0; c < C; ++c) {
-                prefetch_line(weight, c);
                 if constexpr (R > Vectors::KEPT_ROWS)
                     V2E_FORGET_MEMORY;
                 Bytes lower, upper;
@@ -69,13 +65,6 @@ struct Vnni : Vectors {
             k += 8;
             weight += PANEL * 4;
         } while (k < columns);
-    }
-
-  private:
-    // Once for each cache line of the weights.
-    static void prefetch_line(const uint8_t *weight, size_t vector) {
-        if (vector * sizeof(Int) % 64 == 0)
-            Vectors::prefetch(weight + vector * sizeof(Int) + Vectors::PREFETCH_BYTES);
     }
 };
 
