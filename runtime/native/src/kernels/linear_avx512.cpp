@@ -74,7 +74,6 @@ struct Avx512Vectors {
         return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff));
     }
     static Int round(Float a) { return _mm512_cvtps_epi32(a); }
-    static void prefetch(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0); }
     static void prefetch_far(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T1); }
 
     // sums + 4 products of unsigned weights and signed activations in each lane.

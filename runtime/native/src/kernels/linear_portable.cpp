@@ -107,7 +107,6 @@ struct Portable {
                    static_cast<int32_t>(bits_from_float(SHIFT));
         });
     }
-    static void prefetch(const void *) {}
     static void prefetch_far(const void *) {}
 
     template <Source S, bool SIGNED>

@@ -65,7 +65,6 @@ struct Avx2Vectors {
         return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffffff));
     }
     static Int round(Float a) { return _mm256_cvtps_epi32(a); }
-    static void prefetch(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T0); }
     static void prefetch_far(const void *address) { _mm_prefetch(static_cast<const char *>(address), _MM_HINT_T1); }
 
     static Int load_weights(const uint8_t *source) {

@@ -1,15 +1,10 @@
 // The kernels of the vision towers, once for every instruction set: include a words_*.hpp header first.
 
+#include "kernels/unroll.hpp"
 #include "kernels/vision_kernels.hpp"
 
 #include <limits>
 #include <math.h> // the C function: no template
-
-#if defined(__GNUC__)
-#define V2E_NOINLINE __attribute__((noinline))
-#else
-#define V2E_NOINLINE __declspec(noinline)
-#endif
 
 namespace v2e::V2E_SIMD {
 
