@@ -32,6 +32,7 @@ struct Avx512Vectors {
     static constexpr size_t LANES = 16;
     static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
     static constexpr bool TABLES = true;
+    static constexpr size_t STREAMED_TILES = 2;
     template <int R>
     static constexpr size_t vectors() {
         return 4;

@@ -5,6 +5,7 @@
 //   vectors<R>()          vectors of weight rows in a tile of R input rows
 //   SIGNED_INT8           int8 weights are read as q and not as q + 128
 //   TABLES                split<Source::nf4_packed> is fast enough to be repeated for every tile
+//   STREAMED_TILES        most tiles for which packed weights are better unpacked again than kept unpacked
 //   OneRow                the Isa, with vectors that may be shorter, by which a single row is multiplied
 //   split<S>(packed, ...) the weights of some packed bytes: the columns in their low halves, and in their high halves
 //   dot<S>(sums, w, ...)  adds the products of one group of columns, activations (columns / 4, R, 4), to int32 sums
@@ -311,13 +312,16 @@ void unpack(const uint8_t *packed, size_t columns, uint8_t *bytes) {
         }
 }
 
-// Few input rows: the weights stream by, each is used at once.
+// Few input rows: the weights stream by, a group of columns stays in the first-level cache while the tiles pass.
 template <class Isa, Source S, bool TWO_PLANES>
 void stream_panels(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
+    const size_t groups = panels.columns / panels.group_size;
+    const size_t step = rows.last_tile - rows.first_tile == 1 ? groups : 1;
     for (size_t index = 0; index < panels.panels; ++index) {
         const IntegerPanel panel = panel_of(panels, S, index);
-        integer_rows<Isa, S, TWO_PLANES>(panel, rows, output_of(output, index), 0, panels.columns / panels.group_size,
-                                         panel.weight, {});
+        for (size_t group = 0; group < groups; group += step)
+            integer_rows<Isa, S, TWO_PLANES>(panel, rows, output_of(output, index), group, group + step,
+                                             panel.weight + panel_bytes(S, group * panel.group_size), {});
     }
 }
 
@@ -351,12 +355,13 @@ void block_panels(const IntegerPanels &panels, const IntegerRows &rows, const Pa
 
 template <class Isa, Source S, bool TWO_PLANES>
 void multiply_planes(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
-    if constexpr (S != Source::nf4_packed || Isa::TABLES)
-        if (rows.last_tile - rows.first_tile == 1) {
-            if (rows.tiles.rows(rows.first_tile) == 1)
-                return stream_panels<typename Isa::OneRow, S, TWO_PLANES>(panels, rows, output);
+    const size_t tiles = rows.last_tile - rows.first_tile;
+    if constexpr (S != Source::nf4_packed || Isa::TABLES) {
+        if (tiles == 1 && rows.tiles.rows(rows.first_tile) == 1)
+            return stream_panels<typename Isa::OneRow, S, TWO_PLANES>(panels, rows, output);
+        if (tiles <= (is_packed(S) ? Isa::STREAMED_TILES : 1))
             return stream_panels<Isa, S, TWO_PLANES>(panels, rows, output);
-        }
+    }
     block_panels<Isa, S, TWO_PLANES>(panels, rows, output);
 }
 

@@ -14,6 +14,7 @@ struct Neon {
     static constexpr int ROWS = 6; // 6 x 4 sums, 4 weights and one activation fit into 32 registers
     static constexpr bool SIGNED_INT8 = true;
     static constexpr bool TABLES = true;
+    static constexpr size_t STREAMED_TILES = 1;
     template <int R>
     static constexpr size_t vectors() {
         return 4;

@@ -11,6 +11,7 @@ struct Portable {
     static constexpr int ROWS = 4;
     static constexpr bool SIGNED_INT8 = false;
     static constexpr bool TABLES = false;
+    static constexpr size_t STREAMED_TILES = 1;
     template <int R>
     static constexpr size_t vectors() {
         return 1;

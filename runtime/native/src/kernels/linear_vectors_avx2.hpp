@@ -12,6 +12,7 @@ namespace {
 struct Avx2Vectors {
     static constexpr size_t LANES = 8;
     static constexpr bool TABLES = true;
+    static constexpr size_t STREAMED_TILES = 1;
     template <int R>
     static constexpr size_t vectors() {
         return R == 1 ? 8 : R == 2 ? 4 : 2;
