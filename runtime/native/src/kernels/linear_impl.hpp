@@ -312,7 +312,8 @@ void unpack(const uint8_t *packed, size_t columns, uint8_t *bytes) {
         }
 }
 
-// Few input rows: the weights stream by, a group of columns stays in the first-level cache while the tiles pass.
+// Few input rows: the weights stream by. A single tile takes a panel in one call; for more, a group of columns stays in
+// the first-level cache while they pass.
 template <class Isa, Source S, bool TWO_PLANES>
 void stream_panels(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
     const size_t groups = panels.columns / panels.group_size;
