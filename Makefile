@@ -52,7 +52,7 @@ format: $(STAMP)
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 bench: $(STAMP)
-	$(BIN)/valley2_edge bench --shape qwen2.5-7b --layers 4
+	$(BIN)/valley2-edge bench --shape qwen2.5-7b --layers 4
 
 # From nothing to the checkpoint and the bundle that the package carries: hours. Run again, it goes on where it stopped.
 nano: $(STAMP)

@@ -1,6 +1,6 @@
 """Runs a command and reports the most memory that it had resident, pages of mapped files included.
 
-    python benchmarks/measure_memory.py [--limit-gib 8] -- valley2_edge export DIR --precision int4 --output OUT
+    python benchmarks/measure_memory.py [--limit-gib 8] -- valley2-edge export DIR --precision int4 --output OUT
 
 The total is the kernel's own high-water mark of the process, so no peak is missed. How it divides into private memory
 and mapped files is sampled, on Linux. The report goes to stderr; the exit code is the command's, or 1 above the limit.

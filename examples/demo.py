@@ -25,11 +25,11 @@ QUESTIONS = (
 
 
 def run(directory: Path, *arguments: str | Path) -> str:
-    """Shows a command of valley2_edge, runs it and returns its output; what it remembers stays in the directory."""
+    """Shows a command of valley2-edge, runs it and returns its output; what it remembers stays in the directory."""
     words = [str(argument) for argument in arguments]
-    print("\n$ valley2_edge " + " ".join(f'"{word}"' if " " in word else word for word in words), flush=True)
+    print("\n$ valley2-edge " + " ".join(f'"{word}"' if " " in word else word for word in words), flush=True)
     environment = os.environ | {"VALLEY2_DATA_DIR": str(directory / "data")}
-    command = shutil.which("valley2_edge", path=sysconfig.get_path("scripts")) or "valley2_edge"
+    command = shutil.which("valley2-edge", path=sysconfig.get_path("scripts")) or "valley2-edge"
     result = subprocess.run([command, *words], check=True, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
     print(result.stdout, end="", flush=True)
     return result.stdout

@@ -122,7 +122,7 @@ class GptqWriter:
             "checkpoint_format": self._format,
             "format": self._format,
             "pack_dtype": "int32",
-            "meta": {"quantizer": [f"valley2_edge:{__version__}"], "method": method},
+            "meta": {"quantizer": [f"valley2-edge:{__version__}"], "method": method},
         }
         dynamic: dict[str, dict[str, Any]] = {}
         for matrix in self._layers:

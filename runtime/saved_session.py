@@ -75,5 +75,5 @@ class SavedConversation(_Strict):
         except ValidationError as error:
             field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the note"
             raise InputError(
-                f"{path} was not saved by this release of valley2_edge: {field} is not understood."
+                f"{path} was not saved by this release of valley2-edge: {field} is not understood."
             ) from error

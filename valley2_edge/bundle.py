@@ -186,7 +186,7 @@ def open_bundle(path: str | Path, *, check: BundleCheck = "quick", progress: Che
     """
     directory = Path(path)
     if not directory.is_dir():
-        raise BundleError(f"{directory} is not a directory; a bundle is made with `valley2_edge export`")
+        raise BundleError(f"{directory} is not a directory; a bundle is made with `valley2-edge export`")
     directory = directory.resolve()
     manifest = read_manifest(directory)
     _check_components(directory, manifest)
@@ -211,7 +211,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise BundleError(f'{where}: "format_version" must be a positive whole number, not {version!r}')
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"{directory} is a bundle of format version {version}, this release of valley2_edge reads up to "
+            f"{directory} is a bundle of format version {version}, this release of valley2-edge reads up to "
             f"{FORMAT_VERSION}; install a newer valley2-edge"
         )
     try:

@@ -70,7 +70,7 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
     if remembered is None:
         raise InputError(
             f"no bundle is known; name one with --bundle DIR or ${BUNDLE_VARIABLE}, "
-            "or make one with `valley2_edge export CHECKPOINT`"
+            "or make one with `valley2-edge export CHECKPOINT`"
         )
     if not remembered.is_dir():
         raise InputError(f"the bundle exported last, {remembered}, is gone; name another with --bundle DIR")

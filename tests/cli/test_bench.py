@@ -1,4 +1,4 @@
-"""`valley2_edge bench`: what it prints, what it refuses, and what it does not load."""
+"""`valley2-edge bench`: what it prints, what it refuses, and what it does not load."""
 
 from __future__ import annotations
 

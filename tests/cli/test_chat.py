@@ -1,4 +1,4 @@
-"""`valley2_edge chat` with a real, tiny bundle."""
+"""`valley2-edge chat` with a real, tiny bundle."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_interrupt_ends_one_answer_with_130(fp32_bundle: Path, tmp_path: Path) -
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert (first + rest).endswith("\n")
-    assert errors.splitlines()[-1] == "valley2_edge: cancelled"
+    assert errors.splitlines()[-1] == "valley2-edge: cancelled"
     assert "Traceback" not in errors
 
 

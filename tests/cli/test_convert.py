@@ -1,4 +1,4 @@
-"""`valley2_edge convert`, and `valley2_edge export --decoder`."""
+"""`valley2-edge convert`, and `valley2-edge export --decoder`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`valley2_edge engines`: builds into the cache, shows and empties it, and says in one line what is missing."""
+"""`valley2-edge engines`: builds into the cache, shows and empties it, and says in one line what is missing."""
 
 from __future__ import annotations
 

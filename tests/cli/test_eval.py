@@ -1,4 +1,4 @@
-"""`valley2_edge eval` with a real, tiny bundle of random weights."""
+"""`valley2-edge eval` with a real, tiny bundle of random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`valley2_edge export`."""
+"""`valley2-edge export`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_bundle_is_remembered_and_the_next_step_said(run, given: dict[str, Any],
     outcome = run("export", "x")
     assert user_data.last_bundle() == int4_bundle
     assert f"{int4_bundle}: " in outcome.stdout
-    assert "Next: valley2_edge chat picture.jpg" in outcome.stdout
+    assert "Next: valley2-edge chat picture.jpg" in outcome.stdout
     assert outcome.stderr.splitlines() == ["decoder", "It takes a while."]
 
 

@@ -1,4 +1,4 @@
-"""`valley2_edge inspect`."""
+"""`valley2-edge inspect`."""
 
 from __future__ import annotations
 

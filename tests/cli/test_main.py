@@ -30,7 +30,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch):
 
 def test_version(run) -> None:
     outcome = run("--version")
-    assert (outcome.code, outcome.stdout) == (0, f"valley2_edge {__version__}\n")
+    assert (outcome.code, outcome.stdout) == (0, f"valley2-edge {__version__}\n")
 
 
 def test_no_command_shows_the_help(run) -> None:
@@ -52,20 +52,20 @@ def test_no_command_shows_the_help(run) -> None:
 def test_unknown_words_are_one_line_and_exit_2(run, words: list[str]) -> None:
     outcome = run(*words)
     assert outcome.code == 2
-    assert outcome.error.startswith("valley2_edge: error: ")
+    assert outcome.error.startswith("valley2-edge: error: ")
     assert outcome.stdout == ""
 
 
 def test_user_mistake_is_one_line_and_exit_2(run, fail_with) -> None:
     fail_with(BundleError("it is\nbroken"))
     outcome = run("inspect")
-    assert (outcome.code, outcome.error) == (2, "valley2_edge: error: it is broken")
+    assert (outcome.code, outcome.error) == (2, "valley2-edge: error: it is broken")
 
 
 def test_system_error_names_the_file_and_exits_2(run, fail_with) -> None:
     fail_with(OSError(errno.ENOSPC, "No space left on device", "/some/file"))
     outcome = run("inspect")
-    assert (outcome.code, outcome.error) == (2, "valley2_edge: error: /some/file: No space left on device")
+    assert (outcome.code, outcome.error) == (2, "valley2-edge: error: /some/file: No space left on device")
 
 
 def test_bug_is_one_line_with_a_hint_and_exit_1(run, fail_with) -> None:
@@ -98,7 +98,7 @@ def test_own_warnings_are_one_line_each_time(run, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(inspect_command, "resolve_bundle", resolve)
     lines = run("inspect").stderr.splitlines()
-    assert lines == ["valley2_edge: warning: beware"] * 2 + ["valley2_edge: error: x"]
+    assert lines == ["valley2-edge: warning: beware"] * 2 + ["valley2-edge: error: x"]
 
 
 def test_module_runs_as_a_command(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_module_runs_as_a_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == f"valley2_edge: error: {tmp_path} is not a bundle: it has no valley2.json\n"
+    assert done.stderr == f"valley2-edge: error: {tmp_path} is not a bundle: it has no valley2.json\n"
 
 
 def test_help_loads_no_engine(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`valley2_edge plan` and `--memory`: what they print, and what they refuse in one line."""
+"""`valley2-edge plan` and `--memory`: what they print, and what they refuse in one line."""
 
 from __future__ import annotations
 

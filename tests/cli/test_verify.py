@@ -1,4 +1,4 @@
-"""`valley2_edge verify`."""
+"""`valley2-edge verify`."""
 
 from __future__ import annotations
 

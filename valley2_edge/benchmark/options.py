@@ -1,4 +1,4 @@
-"""What a run of `valley2_edge bench` measures, and how often."""
+"""What a run of `valley2-edge bench` measures, and how often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of `valley2_edge bench` measured."""
+"""What a run of `valley2-edge bench` measured."""
 
 from __future__ import annotations
 

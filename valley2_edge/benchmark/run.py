@@ -1,4 +1,4 @@
-"""One run of `valley2_edge bench`: every part in turn, each beside its limit."""
+"""One run of `valley2-edge bench`: every part in turn, each beside its limit."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The command `valley2_edge`: one file a command."""
+"""The command `valley2-edge`: one file a command."""

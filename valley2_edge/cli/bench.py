@@ -1,4 +1,4 @@
-"""`valley2_edge bench`: how fast the model runs on this machine, beside what the machine can do at most."""
+"""`valley2-edge bench`: how fast the model runs on this machine, beside what the machine can do at most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `valley2_edge bench` shows its figures to people."""
+"""How `valley2-edge bench` shows its figures to people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`valley2_edge chat`: questions about pictures, one or a conversation of them."""
+"""`valley2-edge chat`: questions about pictures, one or a conversation of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of `valley2_edge chat`; their names are those of `Valley2.load`, `Valley2.session` and `Session.ask`."""
+"""The options of `valley2-edge chat`; their names are those of `Valley2.load`, `Valley2.session` and `Session.ask`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompt loop of `valley2_edge chat` without a question."""
+"""The prompt loop of `valley2-edge chat` without a question."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Conversation:
             except Cancelled:
                 print_line(self._messages, "(cancelled)")
             except Valley2Error as error:
-                print_line(self._messages, f"valley2_edge: error: {error}")
+                print_line(self._messages, f"valley2-edge: error: {error}")
 
     def _handle(self, line: str) -> None:
         command, _, rest = line.partition(" ")

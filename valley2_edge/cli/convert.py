@@ -1,4 +1,4 @@
-"""`valley2_edge convert`: a bundle's decoder becomes a GPTQ checkpoint, and the other way round."""
+"""`valley2-edge convert`: a bundle's decoder becomes a GPTQ checkpoint, and the other way round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`valley2_edge demo`: the model that comes with the package answers three questions."""
+"""`valley2-edge demo`: the model that comes with the package answers three questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`valley2_edge engines`: TensorRT's engines of vision graphs, which the user's data directory keeps."""
+"""`valley2-edge engines`: TensorRT's engines of vision graphs, which the user's data directory keeps."""
 
 from __future__ import annotations
 

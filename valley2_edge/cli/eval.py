@@ -1,4 +1,4 @@
-"""`valley2_edge eval`: how good a bundle's answers are, and what another bundle of the same model loses."""
+"""`valley2-edge eval`: how good a bundle's answers are, and what another bundle of the same model loses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `valley2_edge eval` shows its results: tables for people, JSON for programs."""
+"""How `valley2-edge eval` shows its results: tables for people, JSON for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`valley2_edge export`: a checkpoint becomes a bundle."""
+"""`valley2-edge export`: a checkpoint becomes a bundle."""
 
 from __future__ import annotations
 
@@ -147,10 +147,10 @@ def _conclude(directory: Path, messages: Console) -> None:
         remember_bundle(directory)
     except OSError as error:
         named = f" --bundle {directory}"
-        print_line(messages, f"valley2_edge: warning: the bundle could not be remembered ({error.strerror})")
+        print_line(messages, f"valley2-edge: warning: the bundle could not be remembered ({error.strerror})")
     else:
         named = ""
-    print_line(output_console(), f'Next: valley2_edge chat{named} picture.jpg "What is this?"')
+    print_line(output_console(), f'Next: valley2-edge chat{named} picture.jpg "What is this?"')
 
 
 def require_build_time_packages() -> None:

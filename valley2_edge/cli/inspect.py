@@ -1,4 +1,4 @@
-"""`valley2_edge inspect`: what a bundle holds and where it came from."""
+"""`valley2-edge inspect`: what a bundle holds and where it came from."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ app.add_typer(engines_app, name="engines")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"valley2_edge {__version__}")
+        typer.echo(f"valley2-edge {__version__}")
         raise typer.Exit
 
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    code = get_command(app).main(words, prog_name="valley2_edge", standalone_mode=False)
+    code = get_command(app).main(words, prog_name="valley2-edge", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
@@ -117,10 +117,10 @@ def _report(error: Exception) -> int:
         return _say(f"error: {where}{error.strerror or error}", EXIT_USER)
     if isinstance(error, MemoryError):
         return _say("error: the memory of this machine does not suffice", EXIT_USER)
-    hint = "this is a bug in valley2_edge; run the command again with --debug to see where"
+    hint = "this is a bug in valley2-edge; run the command again with --debug to see where"
     return _say(f"error: {type(error).__name__}: {error}; {hint}", EXIT_BUG)
 
 
 def _say(text: str, code: int) -> int:
-    sys.stderr.write(f"valley2_edge: {' '.join(text.split())}\n")
+    sys.stderr.write(f"valley2-edge: {' '.join(text.split())}\n")
     return code

@@ -1,4 +1,4 @@
-"""Which words of `valley2_edge chat` are pictures, which a video, and which is the question."""
+"""Which words of `valley2-edge chat` are pictures, which a video, and which is the question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`valley2_edge plan`: what a question will cost in memory, before anything is loaded."""
+"""`valley2-edge plan`: what a question will cost in memory, before anything is loaded."""
 
 from __future__ import annotations
 

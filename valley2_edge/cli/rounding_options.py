@@ -1,4 +1,4 @@
-"""The options of `valley2_edge export` that say how the decoder is rounded; docs/quantization.md explains them."""
+"""The options of `valley2-edge export` that say how the decoder is rounded; docs/quantization.md explains them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`valley2_edge verify`: does this machine compute what the exporter, or the reference, computed?"""
+"""`valley2-edge verify`: does this machine compute what the exporter, or the reference, computed?"""
 
 from __future__ import annotations
 
