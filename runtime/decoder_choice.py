@@ -144,9 +144,16 @@ def open_decoder(
     if not _is_on_device(decoder):
         return decoder
     exact = replace(settings, activations="int16")
+    about = decoder.description
+    shared = isinstance(decoder, Decoder) and about.gpu_layers < about.layers and settings != exact
     try:
-        driver = nvidia_gpu()[1] if isinstance(decoder, Decoder) else ""
-        check_decoder(bundle, decoder, lambda: _open_on_cpu(bundle, exact, isa), driver)
+        check_decoder(
+            bundle,
+            decoder,
+            lambda: _open_on_cpu(bundle, exact, isa),
+            (lambda: _open_on_cpu(bundle, settings, isa)) if shared else None,
+            nvidia_gpu()[1] if isinstance(decoder, Decoder) else "",
+        )
     except EngineError as error:
         decoder.close()
         if device == "cuda" or providers is not None:

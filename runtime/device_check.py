@@ -84,14 +84,20 @@ def vision_distance(
 
 
 def check_decoder(
-    bundle: Bundle, decoder: DecoderEngine, open_on_cpu: Callable[[], DecoderEngine], driver: str = ""
+    bundle: Bundle,
+    decoder: DecoderEngine,
+    open_exact: Callable[[], DecoderEngine],
+    open_rounded: Callable[[], DecoderEngine] | None = None,
+    driver: str = "",
 ) -> None:
     """Refuses a decoder that computes wrong on its device: a prompt, and a few steps behind it.
 
     Args:
         bundle: Whose decoder it is.
         decoder: Loaded.
-        open_on_cpu: Opens the same decoder on the CPU, as exactly as it goes there.
+        open_exact: Opens the same decoder on the CPU, as exactly as it goes there.
+        open_rounded: Opens it on the CPU with the activations of the layers that the device leaves to the CPU: what
+            these lose is not the device's fault. None: it has all layers, or they are exact.
         driver: Version of the device's driver, for the native decoder; empty: not known.
 
     Raises:
@@ -110,18 +116,21 @@ def check_decoder(
 
     def distance() -> float:
         ids = _prompt_ids(bundle, about.max_context)
-        found, chosen = _logits(decoder, ids)
-        with contextlib.closing(open_on_cpu()) as cpu:
-            expected, tokens = _logits(cpu, ids)
-        # Behind another token there is nothing to compare; the logits that it was chosen from are compared.
-        same = next((step for step, pair in enumerate(zip(chosen, tokens, strict=True)) if pair[0] != pair[1]), None)
-        pairs = list(zip(found, expected, strict=True))[: None if same is None else same + 1]
-        return max(compare_relative("", "logits", one, other).error for one, other in pairs)
+        found = _logits(decoder, ids)
+        with contextlib.closing(open_exact()) as cpu:
+            expected = _logits(cpu, ids)
+        if open_rounded is None:
+            return _distance(found, expected)
+        with contextlib.closing(open_rounded()) as cpu:
+            return _distance(found, expected) - _distance(_logits(cpu, ids), expected)
 
     require_right(key, DECODER_BOUND, distance)
 
 
-def _logits(decoder: DecoderEngine, ids: Array) -> tuple[list[Array], list[int]]:
+_Answer = tuple[list[Array], list[int]]
+
+
+def _logits(decoder: DecoderEngine, ids: Array) -> _Answer:
     """Logits of the prompt's last rows and behind each greedy step, and the tokens of these steps."""
     rows, tokens = min(len(ids), _LOGIT_ROWS), list[int]()
     with decoder.session(kv_precision=decoder.finest_kv_precision) as session:
@@ -131,6 +140,14 @@ def _logits(decoder: DecoderEngine, ids: Array) -> tuple[list[Array], list[int]]
             session.generate(GenerateOptions(max_new_tokens=1, speculation="off"), tokens.append)
             found.append(session.logits(1))
     return found, tokens
+
+
+def _distance(found: _Answer, expected: _Answer) -> float:
+    """The largest relative distance of logits, up to the first step that chose another token: no later one compares."""
+    steps = zip(found[1], expected[1], strict=True)
+    same = next((step for step, (one, other) in enumerate(steps) if one != other), _DECODER_STEPS)
+    pairs = list(zip(found[0], expected[0], strict=True))[: same + 1]
+    return max(compare_relative("", "logits", one, other).error for one, other in pairs)
 
 
 def _prompt_ids(bundle: Bundle, most: int) -> Array:
