@@ -46,13 +46,16 @@ def place(
         BudgetError: They do not fit the GPU; the sentence says what would.
         InputError: There is no GPU.
     """
-    vision_device = "cuda" if vision_engine == "tensorrt" and (elsewhere or _has_tensorrt()) else "cpu"
-    placed = replace(wanted, device=_decoder_device(bundle, device), vision_device=vision_device)
+    placed = replace(wanted, device=_decoder_device(bundle, device), vision_device="cpu")
+    if vision_engine == "tensorrt":
+        free = placed.gpu_memory if elsewhere else _free_gpu_bytes(bundle) if _has_tensorrt() else 0
+        if free:
+            placed = replace(placed, vision_device="cuda", gpu_memory=min(free, placed.gpu_memory or free))
     return settings_for_gpu(bundle, placed)
 
 
-def with_layers(bundle: Bundle, placed: MemorySettings) -> MemorySettings:
-    """The settings of `place` with the layers that the decoder will have on the GPU, for a plan.
+def with_layers(bundle: Bundle, placed: MemorySettings, choice: GpuChoice | None) -> MemorySettings:
+    """What `place` gave with the layers that the decoder will have on the GPU, for a plan.
 
     Loading finds them from the memory that is free then, for the context that is always planned for. A GPU that "cuda"
     asks for need not be in this machine when its memory is given; "auto" takes the one that is.
@@ -61,19 +64,38 @@ def with_layers(bundle: Bundle, placed: MemorySettings) -> MemorySettings:
         BudgetError: The GPU has too little memory for a layer.
         InputError: There is no GPU.
     """
-    if placed.device == "cpu":
+    if choice is not None:
+        planned = choice.plan
+    elif placed.device == "cpu":
         return placed
+    else:
+        memory = placed.gpu_memory
+        if placed.device == "auto":
+            free = _free_gpu_bytes(bundle)
+            memory = min(free, memory or free)
+            if memory == 0:
+                return replace(placed, device="cpu", gpu_memory=0)
+        planned = plan_memory(bundle, (), _loading(bundle, replace(placed, gpu_memory=memory)))
+    return replace(
+        placed,
+        device="cuda" if planned.gpu_layers else "cpu",
+        gpu_layers=planned.gpu_layers,
+        gpu_memory=planned.gpu_memory_bytes,
+    )
+
+
+def _loading(bundle: Bundle, settings: MemorySettings) -> MemorySettings:
+    """As the loader plans, which knows no session yet."""
     longest = bundle.manifest.architecture.decoder.max_position_embeddings
-    loading = replace(placed, context_length=min(PLANNED_CONTEXT, longest), kv_precision="auto", prefill_chunk=0)
-    if placed.device == "auto":
-        free = plan_memory(bundle, (), replace(loading, gpu_memory=0)).gpu_memory_bytes
-        if free == 0:
-            return replace(placed, device="cpu", gpu_memory=0)
-        loading = replace(loading, gpu_memory=min(free, placed.gpu_memory or free))
-    planned = plan_memory(bundle, (), loading)
-    if planned.gpu_layers == 0:
-        return replace(placed, device="cpu")
-    return replace(placed, device="cuda", gpu_layers=planned.gpu_layers, gpu_memory=planned.gpu_memory_bytes)
+    context = min(PLANNED_CONTEXT, longest)
+    return replace(settings, context_length=context, kv_precision="auto", prefill_chunk=0)
+
+
+def _free_gpu_bytes(bundle: Bundle) -> int:
+    """Of the GPU's memory; 0: there is none that can be used."""
+    return plan_memory(
+        bundle, (), _loading(bundle, MemorySettings(device="auto", vision_device="cpu"))
+    ).gpu_memory_bytes
 
 
 def _decoder_device(bundle: Bundle, device: str | None) -> str:

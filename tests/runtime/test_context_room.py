@@ -78,7 +78,9 @@ def test_each_way_that_is_named_makes_the_question_fit(model: Valley2, asked: st
             ask(session, media_of(way, media))
 
 
-@pytest.mark.parametrize(("length", "way"), [(512, "--eagle-preset fast"), (256, "--eagle-max-tokens 64"), (140, "--no-eagle")])
+@pytest.mark.parametrize(
+    ("length", "way"), [(512, "--eagle-preset fast"), (256, "--eagle-max-tokens 64"), (140, "--no-eagle")]
+)
 def test_what_loses_least_is_named(model: Valley2, length: int, way: str) -> None:
     with closing(model.session(context_length=length, eagle_preset="full")) as session:
         assert way in refusal(session, ASKED["a picture"])

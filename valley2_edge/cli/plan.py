@@ -132,7 +132,7 @@ def plan(
     sizes = list(pictures.elements())
     elsewhere = device == "cuda" and gpu_memory is not None
     placed, gpu = place(opened, settings, device, vision_engine, elsewhere=elsewhere)
-    choice = _choose(opened, sizes, with_layers(opened, placed), limit, about)
+    choice = _choose(opened, sizes, with_layers(opened, placed, gpu), limit, about)
     if as_json:
         typer.echo(json.dumps(_content(opened.directory, sizes, limit, choice), indent=2))
     else:
