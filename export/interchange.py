@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from valley2_edge.bundle import MANIFEST_NAME, Bundle, DecoderComponent, Manifest, Source
@@ -78,8 +78,9 @@ def write_gptq_checkpoint(
         writer.write_tensors(partial / TENSORS_FILE, progress or _silent)
         writer.write_scales(partial / SCALES_FILE)
         _write_json(partial / QUANTIZE_CONFIG_FILE, writer.quantize_config(manifest.decoder.method))
-        for path in sorted((bundle.directory / "tokenizer").iterdir()):
-            shutil.copyfile(path, partial / path.name)
+        for name in sorted(name for name in manifest.files if PurePosixPath(name).parts[0] == "tokenizer"):
+            with bundle.unchanged(name):
+                shutil.copyfile(bundle.path(name), partial / PurePosixPath(name).name)
         # The config comes last: a directory with a config is complete.
         _write_json(partial / CONFIG_FILE, writer.model_config(manifest.architecture, manifest.decoder.method))
         replaced = output.with_name(f".{output.name}.replaced")
@@ -129,7 +130,8 @@ def bundle_gptq_checkpoint(
     def copy(target: Path) -> dict[str, Any]:
         for done, name in enumerate(shared, 1):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(vision.directory / name, target / name)
+            with vision.unchanged(name):
+                shutil.copyfile(vision.path(name), target / name)
             report("vision", done, len(shared))
         return {}
 
@@ -142,7 +144,7 @@ def bundle_gptq_checkpoint(
         return {}
 
     def selftest(target: Path) -> dict[str, Any]:
-        renew_selftest(target, architecture, vision.directory, decoder.formats.quantized, report)
+        renew_selftest(target, architecture, vision, decoder.formats.quantized, report)
         return {}
 
     with BundleWriter(output.resolve(), fingerprint, overwrite=overwrite) as writer:

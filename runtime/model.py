@@ -30,7 +30,7 @@ from valley2_edge.runtime.video import VideoSource
 from valley2_edge.runtime.vision import VisionEncoder
 from valley2_edge.runtime.vision_cache import DEFAULT_VISION_CACHE_BYTES, VisionCache, engines_of
 from valley2_edge.runtime.vision_engine import VisionEngineName
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.tokenizer import bundle_tokenizer
 
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 
@@ -147,7 +147,7 @@ class Valley2:
                 prefix_cache_bytes=chosen.prefix_cache_bytes,
             )
         report("load", 0, 2)
-        tokenizer = Tokenizer(bundle.directory / "tokenizer")
+        tokenizer = bundle_tokenizer(bundle)
         report("load", 1, 2)
         decoder = open_decoder(bundle, settings, isa, device, providers)
         vision = VisionEncoder(

@@ -305,12 +305,14 @@ class VisionEncoder:
         path = self._bundle.path(component.files[0])
         if is_native(component):
             architecture = self._bundle.manifest.architecture
-            return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa)
+            with self._bundle.unchanged(*component.files):
+                return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa)
         tower = self._open_tower(name) if self._tensorrt and name not in self._fallen else None
         if tower is not None:
             return tower
         more = {TENSORRT_PROVIDER: tensorrt_options(self._bundle, name)} if TENSORRT_PROVIDER in self._wanted else {}
-        return OnnxEngine(path, name, threads=self._threads, providers=self._wanted, options=more)
+        with self._bundle.unchanged(*component.files):
+            return OnnxEngine(path, name, threads=self._threads, providers=self._wanted, options=more)
 
     def _open_tower(self, name: ComponentName) -> TensorRtTower | None:
         """None, after a warning, where there is no GPU or no TensorRT."""

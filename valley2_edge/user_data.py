@@ -8,11 +8,12 @@ files whose sha256 was computed before. Both may be deleted at any time; a broke
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,20 @@ import platformdirs
 
 from valley2_edge.builtin import builtin_bundle
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import FileStamp, read_json
 
 BUNDLE_VARIABLE = "VALLEY2_BUNDLE"
 DATA_DIRECTORY_VARIABLE = "VALLEY2_DATA_DIR"
 _LAST_BUNDLE = "last_bundle.json"
 _VERIFIED_FILES = "verified_files.json"
-_VERIFIED_FILES_VERSION = 1
+_VERIFIED_FILES_VERSION = 2
+_MAX_BYTES = 16 << 20
 
 
 def data_directory() -> Path:
     """The directory that is ours: `$VALLEY2_DATA_DIR`, or else the platform's place for an application's data."""
     override = os.environ.get(DATA_DIRECTORY_VARIABLE)
-    return Path(override) if override else platformdirs.user_data_path("valley2_edge", appauthor=False)
+    return Path(override).expanduser() if override else platformdirs.user_data_path("valley2_edge", appauthor=False)
 
 
 def remember_bundle(directory: Path) -> None:
@@ -40,7 +43,10 @@ def remember_bundle(directory: Path) -> None:
     Raises:
         OSError: The user's data directory cannot be written.
     """
-    _write_json(data_directory() / _LAST_BUNDLE, {"bundle": str(directory.resolve())})
+    name = str(directory.resolve())
+    if not _is_unicode(name):
+        raise OSError(errno.EILSEQ, "its path is not Unicode")
+    _write_json(data_directory() / _LAST_BUNDLE, {"bundle": name})
 
 
 def last_bundle() -> Path | None:
@@ -77,27 +83,6 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
     return remembered
 
 
-@dataclass(frozen=True)
-class FileStamp:
-    """What the file system says about a file; any write to the file changes it."""
-
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileStamp:
-        """Stamp of a file that exists.
-
-        Raises:
-            OSError: It does not.
-        """
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
 class VerifiedFiles:
     """Files whose sha256 was computed before, so that opening a bundle of many gigabytes again takes no time."""
 
@@ -114,15 +99,16 @@ class VerifiedFiles:
     def sha256(self, path: Path, stamp: FileStamp) -> str | None:
         """The sha256 computed when the file had this stamp, or None."""
         entry = self._entries.get(str(path))
-        known = [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode]
-        if entry is None or len(entry) != 5 or entry[:4] != known or not isinstance(entry[4], str):
+        known = [*dataclasses.astuple(stamp)]
+        if entry is None or entry[:-1] != known or not isinstance(entry[-1], str):
             return None
-        return entry[4]
+        return entry[-1]
 
     def remember(self, path: Path, stamp: FileStamp, sha256: str) -> None:
-        """Notes what was computed from a file that had `stamp` before it was read."""
-        self._entries[str(path)] = [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode, sha256]
-        self._changed = True
+        """Notes what was computed from an open file that had `stamp` before and after it was read."""
+        if _is_unicode(str(path)):
+            self._entries[str(path)] = [*dataclasses.astuple(stamp), sha256]
+            self._changed = True
 
     def save(self) -> None:
         """Writes the memory back, without files that are gone."""
@@ -135,12 +121,20 @@ class VerifiedFiles:
         self._changed = False
 
 
+def _is_unicode(name: str) -> bool:
+    """Whether a path can stand in JSON: on Linux it may hold any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, InputError, limit=_MAX_BYTES)
+    except InputError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
