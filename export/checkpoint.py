@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -11,9 +12,11 @@ import torch
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import CheckpointError
-from valley2_edge.export.checkpoint_config import read_json, read_model_config
+from valley2_edge.export.checkpoint_config import read_model_config
 from valley2_edge.export.layout import required_tensors, unused_tensors
 from valley2_edge.export.shards import StoredTensor, find_tensors
+from valley2_edge.outside_files import MAX_JSON_BYTES, open_regular, read_bytes
+from valley2_edge.tokenizer import Tokenizer
 
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -107,9 +110,9 @@ class Checkpoint:
         digest = hashlib.sha256()
         for file in sorted(file for file in self.path.iterdir() if file.is_file()):
             status = file.stat()
-            digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+            digest.update(os.fsencode(file.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
             if file.name in ("config.json", "generation_config.json", "vision_geometry.json"):
-                digest.update(file.read_bytes())
+                digest.update(read_bytes(file, MAX_JSON_BYTES, CheckpointError))
         return digest.hexdigest()
 
     def _entry(self, name: str) -> StoredTensor:
@@ -123,7 +126,7 @@ class Checkpoint:
         target = tensor.view(-1).view(torch.uint8).numpy().data
         try:
             if entry.shard not in self._streams:
-                self._streams[entry.shard] = entry.shard.open("rb", buffering=0)
+                self._streams[entry.shard] = open_regular(entry.shard, CheckpointError)
             stream = self._streams[entry.shard]
             stream.seek(offset)
             done = 0
@@ -162,13 +165,7 @@ def _check_tensors(config: ModelConfig, tensors: dict[str, StoredTensor]) -> tup
 
 
 def _check_vocabulary(directory: Path, vocab_size: int) -> None:
-    tokenizer = read_json(directory / "tokenizer.json")
-    try:
-        numbers = list(tokenizer["model"]["vocab"].values())
-        numbers += [token["id"] for token in tokenizer.get("added_tokens", [])]
-        largest = max(numbers)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{directory / 'tokenizer.json'} is not a tokenizer with a vocabulary.") from error
+    largest = Tokenizer(directory / "tokenizer.json", error=CheckpointError).largest_id
     if largest >= vocab_size:
         raise CheckpointError(
             f"config.json: vocab_size {vocab_size} is smaller than the tokenizer, which has a token {largest}."

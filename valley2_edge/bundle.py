@@ -160,8 +160,9 @@ class Bundle:
     directory: Path
     """Absolute, without links."""
     manifest: Manifest
-    stamps: Mapping[str, FileStamp]
-    """Each file's stamp when it was checked, taken from the open file: what is opened later must have the same."""
+    stamps: Mapping[str, FileStamp] | None = None
+    """Each file's stamp when it was checked, taken from the open file: what is opened later must have the same. None:
+    this process is making the bundle."""
 
     def path(self, name: str) -> Path:
         """Absolute path of a file of the bundle; whoever opens it does so inside of `unchanged`.
@@ -207,6 +208,8 @@ class Bundle:
             self._check_stamp(name, self.path(name))
 
     def _check_stamp(self, name: str, file: int | Path) -> None:
+        if self.stamps is None:
+            return
         try:
             unchanged = FileStamp.of(file) == self.stamps[name]
         except OSError:

@@ -22,6 +22,7 @@ CanvasSide = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
 Few = Annotated[int, Field(strict=True, ge=1, le=64)]
 Epsilon = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
 RopeTheta = Annotated[float, Field(strict=True, ge=1, le=1e15, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
 Token = Annotated[int, Field(strict=True, ge=0, le=1 << 22)]
 
 MAX_CANVASES = 1024
@@ -89,7 +90,7 @@ class DecoderConfig(_Frozen):
     rms_norm_eps: Epsilon = 1e-6
     rope_theta: RopeTheta = 1_000_000.0
     max_position_embeddings: Positions = 32768
-    tie_word_embeddings: bool = False
+    tie_word_embeddings: Flag = False
 
     @property
     def head_size(self) -> int:
@@ -100,12 +101,12 @@ class DecoderConfig(_Frozen):
 class PictureConfig(_Frozen):
     """How pictures become tiles and tokens (docs/valley2.md, "Pictures")."""
 
-    anyres: bool = True
+    anyres: Flag = True
     canvases: Annotated[tuple[tuple[CanvasSide, CanvasSide], ...], Field(max_length=MAX_CANVASES)] = ()
     """Candidate canvases, (width, height) in pixels, in order of preference."""
     max_vision_token: Positions = 100_000
-    only_crop_single_image: bool = True
-    use_special_start_end_token: bool = True
+    only_crop_single_image: Flag = True
+    use_special_start_end_token: Flag = True
 
 
 class ModelConfig(_Frozen):

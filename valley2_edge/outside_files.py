@@ -232,7 +232,8 @@ def parse_json(text: str, where: str, error: ErrorType, *, max_values: int = MAX
         _check_depth(value)
         _check_pairs(text, value)
     except json.JSONDecodeError as reason:
-        raise error(f"{where} is not readable JSON: line {reason.lineno}, column {reason.colno}: {reason.msg}") from reason
+        line = f"line {reason.lineno}, " if "\n" in text else ""
+        raise error(f"{where} is not readable JSON: {line}column {reason.colno}: {reason.msg}") from reason
     except (ValueError, RecursionError) as reason:
         said = reason if isinstance(reason, ValueError) else f"it is nested more than {MAX_JSON_DEPTH} levels deep"
         raise error(f"{where} is not readable JSON: {said}") from reason
