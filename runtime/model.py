@@ -14,7 +14,7 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.policy import EaglePreset, PolicyName
-from valley2_edge.runtime.decoder_choice import open_decoder, planned_device, planned_vision_device, settings_for_gpu
+from valley2_edge.runtime.decoder_choice import open_decoder, place
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.gpu_budget import GpuChoice
@@ -131,12 +131,10 @@ class Valley2:
             prefix_cache_bytes=unsigned("prefix_cache_bytes", prefix_cache_bytes, LARGEST_UINT64),
             threads=threads,
             activations=activations,
-            device=planned_device(bundle, device),
             gpu_layers=gpu_layers,
             gpu_memory=gpu_bytes,
-            vision_device=planned_vision_device(vision_engine),
         )
-        settings, gpu_choice = settings_for_gpu(bundle, settings)
+        settings, gpu_choice = place(bundle, settings, device, vision_engine)
         budget = None if limit is None else MemoryBudget(bundle, limit, settings.vision_device)
         if budget is not None:
             chosen = budget.choose(settings).settings

@@ -36,6 +36,7 @@ from valley2_edge.runtime.onnx_providers import (
     first_line,
     with_options,
 )
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime
 from valley2_edge.runtime.process_memory import trim_heap
 
 if TYPE_CHECKING:
@@ -229,8 +230,7 @@ class OnnxDecoder:
         return CPU_PROVIDER, arithmetic
 
     def _open(self, name: str, providers: list[str]) -> onnxruntime.InferenceSession:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         path = self._bundle.path(name)
 
         def load() -> Any:
@@ -248,9 +248,7 @@ class OnnxDecoder:
         return session
 
     def _options(self) -> onnxruntime.SessionOptions:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
+        options: onnxruntime.SessionOptions = import_onnxruntime().SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         # Threads wait busily between the products of one step, and sleep between steps.

@@ -12,6 +12,7 @@ import numpy as np
 from valley2_edge.errors import BundleError, NumericError, Valley2Warning
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.onnx_providers import first_line, translated, with_options
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime
 from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ class OnnxEngine:
         providers: Sequence[str],
         options: Mapping[str, dict[str, str]] | None = None,
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         self._name = name
         try:
             wanted = with_options(providers, options)
@@ -62,9 +62,7 @@ class OnnxEngine:
 
     def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
         """Computes one call, as `VisionEngine.run` says."""
-        import onnxruntime
-
-        run_options = onnxruntime.RunOptions()
+        run_options = import_onnxruntime().RunOptions()
         run_options.log_severity_level = 4  # a terminated run is no error to write about
         run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
@@ -91,9 +89,7 @@ class OnnxEngine:
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Options with which a vision graph takes little memory beside its weights; 0 threads: all."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options: onnxruntime.SessionOptions = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

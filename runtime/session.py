@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from valley2_edge import prompt
-from valley2_edge.errors import BudgetError, Cancelled, InputError, Valley2Error, Valley2Warning
+from valley2_edge.errors import Cancelled, InputError, Valley2Error, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.context_room import Context, Question, full_context
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
@@ -286,7 +287,7 @@ class Session:
         statistics.tiles = sum(picture.geometry.tile_count for picture in pictures)
         statistics.siglip_tokens = sum(picture.geometry.siglip_tokens for picture in pictures)
         statistics.eagle_tokens = sum(picture.geometry.eagle_tokens for picture in pictures)
-        self._check_room(statistics)
+        self._check_room(turn, pictures, statistics)
         if pictures and self._check_memory is not None:
             self._check_memory(pictures, turn.video is not None)
         cache = self._engines.vision_cache
@@ -327,14 +328,16 @@ class Session:
             warnings.warn(message, Valley2Warning, stacklevel=2)
         return pictures[:places]
 
-    def _check_room(self, statistics: Statistics) -> None:
-        free = self._context_length - self._decoder.length
-        if statistics.prompt_tokens < free:
+    def _check_room(self, turn: _Question, pictures: Sequence[PreparedPicture], statistics: Statistics) -> None:
+        if statistics.prompt_tokens < self._context_length - self._decoder.length:
             return
-        vision = statistics.siglip_tokens + statistics.eagle_tokens
-        raise BudgetError(
-            f"The question needs {statistics.prompt_tokens} positions ({statistics.text_tokens} for text, {vision} for "
-            f"pictures) and one for the answer, but only {free} of the context's {self._context_length} are free."
+        sizes = [(picture.pixels.shape[1], picture.pixels.shape[0]) for picture in pictures]
+        fresh = prompt.build_first_turn(turn.text, len(pictures), self._options.system, self._layout)
+        fresh_tokens = len(prompt.encode(fresh, self._engines.tokenizer, self._policy.strict)) - len(pictures)
+        longest = self._engines.decoder.description.max_context
+        raise full_context(
+            Question(sizes, turn.video is not None, statistics.text_tokens, self._policy, self._model),
+            Context(self._context_length, self._decoder.length, longest, fresh_tokens),
         )
 
     def _prefill(

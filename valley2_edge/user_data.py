@@ -2,7 +2,9 @@
 
 Two small JSON files: `last_bundle.json` names the bundle that was exported last, `verified_files.json` holds the
 files whose sha256 was computed before. Both may be deleted at any time; a broken one counts as absent. Beside them
-`engines/` holds what TensorRT built.
+`engines/` holds what TensorRT built, `checked_devices.json` which devices were found to compute right, and `drivers/`
+what drivers of GPUs compiled. The directories are made for the user alone; a file that another user owns or may write
+counts as absent.
 """
 
 from __future__ import annotations
@@ -12,23 +14,24 @@ import dataclasses
 import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import platformdirs
 
 from valley2_edge.builtin import builtin_bundle
 from valley2_edge.errors import InputError
-from valley2_edge.outside_files import FileStamp, read_json
+from valley2_edge.outside_files import FileStamp, decode, json_object, parse_json, read_stream
 
 BUNDLE_VARIABLE = "VALLEY2_BUNDLE"
 DATA_DIRECTORY_VARIABLE = "VALLEY2_DATA_DIR"
 _LAST_BUNDLE = "last_bundle.json"
 _VERIFIED_FILES = "verified_files.json"
 _VERIFIED_FILES_VERSION = 2
-_MAX_BYTES = 16 << 20
+_MOST_JSON_BYTES = 16 << 20
 
 
 def data_directory() -> Path:
@@ -46,12 +49,12 @@ def remember_bundle(directory: Path) -> None:
     name = str(directory.resolve())
     if not _is_unicode(name):
         raise OSError(errno.EILSEQ, "its path is not Unicode")
-    _write_json(data_directory() / _LAST_BUNDLE, {"bundle": name})
+    write_own_json(data_directory() / _LAST_BUNDLE, {"bundle": name})
 
 
 def last_bundle() -> Path | None:
     """The bundle that was exported last, or None when none is remembered; it need not exist any more."""
-    content = _read_json(data_directory() / _LAST_BUNDLE)
+    content = read_own_json(data_directory() / _LAST_BUNDLE)
     bundle = content.get("bundle")
     return Path(bundle) if isinstance(bundle, str) and bundle else None
 
@@ -91,7 +94,7 @@ class VerifiedFiles:
         self._path = data_directory() / _VERIFIED_FILES
         self._entries: dict[str, list[Any]] = {}
         self._changed = False
-        content = _read_json(self._path)
+        content = read_own_json(self._path)
         entries = content.get("files")
         if content.get("version") == _VERIFIED_FILES_VERSION and isinstance(entries, dict):
             self._entries = {name: entry for name, entry in entries.items() if isinstance(entry, list)}
@@ -117,7 +120,7 @@ class VerifiedFiles:
         present = {name: entry for name, entry in self._entries.items() if Path(name).exists()}
         # Only speed is lost when the directory is read-only or full: the next run hashes again.
         with contextlib.suppress(OSError):
-            _write_json(self._path, {"version": _VERIFIED_FILES_VERSION, "files": present})
+            write_own_json(self._path, {"version": _VERIFIED_FILES_VERSION, "files": present})
         self._changed = False
 
 
@@ -130,23 +133,95 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def own_directory(*parts: str) -> Path:
+    """A directory inside the data directory, made for the user alone where it is missing.
+
+    Raises:
+        OSError: It cannot be made, it is a link, or it belongs to another user.
+    """
+    path = data_directory()
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    for part in parts:
+        path /= part
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or not _is_ours(status):
+            raise PermissionError(errno.EPERM, "is not a directory of this user's own", str(path))
+        if _others_may_write(status):
+            path.chmod(0o700)
+    return path
+
+
+def open_own_file(path: Path) -> BinaryIO:
+    """Opens a file that this user alone may have written.
+
+    Raises:
+        OSError: It is missing, a link, no regular file, or another user owns it or may write it.
+    """
+    # Without waiting: a pipe under that name would never answer.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
     try:
-        return read_json(path, InputError, limit=_MAX_BYTES)
-    except InputError:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or not _is_ours(status) or _others_may_write(status):
+            raise PermissionError(errno.EPERM, "is not a file of this user's own", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_own_json(path: Path) -> dict[str, Any]:
+    """A small JSON file of ours; empty when it is missing, broken, too large or not ours."""
+    try:
+        with open_own_file(path) as stream:
+            text = decode(read_stream(stream, path, _MOST_JSON_BYTES, InputError), str(path), InputError)
+        return json_object(parse_json(text, str(path), InputError), path, InputError)
+    except (OSError, InputError):
         return {}
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replaces a file as a whole: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_own_file(path: Path, *parts: bytes) -> None:
+    """Replaces a file as a whole: a reader sees the old content or the new, never a part.
+
+    Args:
+        path: Of the file, in a directory that is there.
+        parts: Its content, one after the other.
+
+    Raises:
+        OSError: It cannot be written; the old file is still there.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
+        with os.fdopen(descriptor, "wb") as stream:
+            for part in parts:
+                stream.write(part)
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_own_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces a JSON file of the data directory as a whole.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    own_directory()
+    write_own_file(path, json.dumps(content, indent=1).encode())
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether this user or the machine's administrator owns a file; true where files have no such owners."""
+    return not hasattr(os, "geteuid") or status.st_uid in (os.geteuid(), 0)
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    return hasattr(os, "geteuid") and bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))

@@ -14,8 +14,10 @@ from valley2_edge.bundle import Bundle
 from valley2_edge.errors import Cancelled, EngineError, Valley2Warning
 from valley2_edge.policy import EAGLE_CAPS
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.checked_devices import DeviceEngine, require_right
+from valley2_edge.runtime.device_check import HALF_BOUND, vision_distance
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.trt.api import Flavour, TensorRt
+from valley2_edge.runtime.trt.api import TITLES, Flavour, TensorRt
 from valley2_edge.runtime.trt.build import MOST_TILES, Progress, build_engine, vision_profile
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey, graph_digest
 from valley2_edge.runtime.trt.engine import LoadedEngine
@@ -75,11 +77,13 @@ class TensorRtTower:
         kept = self._cache.find(key)
         if kept is not None:
             try:
-                self._load(key, kept)
-                return
+                loaded = self._load(key, kept)
             except EngineError:
                 # Made by the same versions for the same GPU, and not taken all the same: damaged where it was made.
                 self._cache.remove(key)
+            else:
+                self._require_right(key, loaded)
+                return
 
         def progress(phase: str, done: int, total: int) -> bool:
             report("build", done, total)
@@ -92,7 +96,7 @@ class TensorRtTower:
         except OSError as error:
             message = f"The {self._name} engine cannot be kept for the next time: {error}."
             warnings.warn(message, Valley2Warning, stacklevel=2)
-        self._load(key, engine)
+        self._require_right(key, self._load(key, engine))
 
     def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
         """Computes one call, as `VisionEngine.run` says; a run that has begun is not stopped.
@@ -105,10 +109,8 @@ class TensorRtTower:
         if engine is None:
             raise EngineError("it is closed")
         token.check()
-        result = run_interruptibly(lambda: engine.run(inputs), lambda: None)
+        result = run_interruptibly(lambda: _finite(engine.run(inputs)), lambda: None)
         token.check()
-        if not np.isfinite(result).all():
-            raise EngineError("it computed a NaN or an infinity")
         return result
 
     def close(self) -> None:
@@ -124,10 +126,26 @@ class TensorRtTower:
     def _samples(self) -> list[Feed]:
         return sample_inputs(self._bundle, self._name)
 
-    def _load(self, key: EngineKey, engine: bytes) -> None:
+    def _load(self, key: EngineKey, engine: bytes) -> LoadedEngine:
         kernels = self._cache.kernels(key, self._platform.driver.gpu)
         self._engine = LoadedEngine(self._platform, engine, kernels)
         self._key = key
+        return self._engine
+
+    def _require_right(self, key: EngineKey, engine: LoadedEngine) -> None:
+        """Compares the engine with the CPU when it is the first time on this GPU and driver."""
+        gpu, title = self._platform.driver.gpu, TITLES[self._platform.flavour]
+        content = f"{key.graph} {key.precision} {key.most_rows}"
+        about = DeviceEngine(self._name, content, title, key.version, gpu.name, gpu.driver)
+
+        def run(inputs: EngineInputs) -> Array:
+            return _finite(engine.run(inputs))
+
+        try:
+            require_right(about, HALF_BOUND, lambda: vision_distance(self._bundle, self._name, run))
+        except BaseException:
+            self.close()
+            raise
 
 
 def engine_key(
@@ -205,6 +223,12 @@ def build_for(
         if watch.ended:
             raise Cancelled("The build of an engine was cancelled.") from error
         raise
+
+
+def _finite(result: Array) -> Array:
+    if not np.isfinite(result).all():
+        raise EngineError("it computed a NaN or an infinity")
+    return result
 
 
 class _Watch:
