@@ -268,29 +268,17 @@ class BundleWriter:
             raise ExportError(f"{where} cannot be written: {error.strerror or error}") from error
 
 
-def check_output(output: Path, *, overwrite: bool = False, checkpoint: Path | None = None) -> None:
-    """Fails for a bundle's place before anything is made.
+def check_output(output: Path, *, overwrite: bool = False) -> None:
+    """Fails where something is that a bundle may not replace.
 
     Args:
         output: The bundle's directory.
         overwrite: A bundle that is there may be replaced.
-        checkpoint: A directory that must be apart from it; None: there is none.
 
     Raises:
-        ExportError: Something is there that may not be replaced, nothing can be made there, or the two are not apart.
+        ExportError: Something is there that may not be replaced.
     """
-    if checkpoint is not None:
-        ours, theirs = output.resolve(), checkpoint.resolve()
-        if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-            raise ExportError(
-                f"{output} and the checkpoint {checkpoint} lie inside one another: choose another --output"
-            )
     if not output.exists():
-        above = next(path for path in output.absolute().parents if path.exists())
-        if not above.is_dir():
-            raise ExportError(f"{above} is a file, so {output} cannot be made: choose another --output")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise ExportError(f"{above} may not be written, so {output} cannot be made: choose another --output")
         return
     try:
         read_manifest(output)
@@ -300,6 +288,31 @@ def check_output(output: Path, *, overwrite: bool = False, checkpoint: Path | No
         raise ExportError(f"{output} exists and is not a bundle: choose another --output") from None
     if not overwrite:
         raise ExportError(f"{output} exists: choose another --output or pass --overwrite")
+
+
+def check_place(output: Path, source: Path | None) -> None:
+    """Fails where a directory cannot be made, before anything is loaded.
+
+    Args:
+        output: The directory.
+        source: What it is made from, from which it must be apart; None: not on this machine.
+
+    Raises:
+        ExportError: The two are not apart, or the place cannot be written.
+    """
+    if source is not None:
+        ours, theirs = output.resolve(), source.resolve()
+        if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+            raise ExportError(f"{output} and {source} lie inside one another: choose another place")
+    if output.exists():
+        return
+    above = next(path for path in output.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise ExportError(f"{above} is a file, so {output} cannot be made: choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ExportError(
+            f"{above} may not be written, so {output} cannot be made: choose another place for the output"
+        )
 
 
 def _flush(path: Path) -> None:

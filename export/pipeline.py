@@ -26,7 +26,7 @@ from valley2_edge.bundle import (
 )
 from valley2_edge.errors import ExportError, Valley2Warning
 from valley2_edge.export.bundle_size import bundle_size
-from valley2_edge.export.bundle_writer import BundleWriter, check_output
+from valley2_edge.export.bundle_writer import BundleWriter, check_place
 from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.control import ExportControl, looking
 from valley2_edge.export.decoder import decoder_formats, export_decoder, export_embeddings, export_rounded_decoder
@@ -184,7 +184,7 @@ def export_bundle(
             check_onnx_formats(opened.config, plan.formats)
         name = f"{opened.name.rpartition('/')[2]}-{precision if decoder is None else 'gptq'}"
         target = Path(name if output is None else output).resolve()
-        check_output(target, overwrite=overwrite, checkpoint=directory)
+        check_place(target, directory)
         with BundleWriter(target, plan.fingerprint(opened), overwrite=overwrite, control=control) as writer:
             size = bundle_size(opened, plan.vision_precision, plan.projector_precision, plan.formats)
             if plan.engine == "onnx":

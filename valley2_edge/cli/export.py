@@ -40,7 +40,7 @@ from valley2_edge.cli.rounding_options import (
 )
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
-from valley2_edge.export.bundle_writer import check_output
+from valley2_edge.export.bundle_writer import check_output, check_place
 from valley2_edge.export.control import ExportControl
 from valley2_edge.export.local_checkpoint import DEFAULT_CHECKPOINT, local_checkpoint
 from valley2_edge.user_data import remember_bundle
@@ -174,7 +174,8 @@ def _check_paths(
     if decoder is not None and not decoder.is_dir():
         raise InputError(f"--decoder {decoder} is not a directory with a GPTQ checkpoint")
     if output is not None:
-        check_output(output, overwrite=overwrite, checkpoint=local)
+        check_place(output, local)
+        check_output(output, overwrite=overwrite)
 
 
 def _refuse_rounding_options(context: typer.Context) -> None:

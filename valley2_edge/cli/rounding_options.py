@@ -144,7 +144,7 @@ def make_rounding_options(
         MatrixFormat(precision, code="nf4")
         if symmetric is False:
             raise InputError("nf4 has no zero points: --asymmetric does not go with --method nf4")
-    if calibration not in (None, "none", "builtin") and not Path(calibration).expanduser().is_file():
+    if calibration not in (None, "none", "builtin") and not Path(calibration).is_file():
         raise InputError(f"there is no file at --calibration {calibration}; it is a JSONL file, builtin or none")
     given = {
         "order": order,
