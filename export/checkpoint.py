@@ -16,8 +16,10 @@ from valley2_edge.export.checkpoint_config import read_model_config
 from valley2_edge.export.layout import required_tensors, unused_tensors
 from valley2_edge.export.shards import StoredTensor, find_tensors
 from valley2_edge.outside_files import MAX_JSON_BYTES, open_regular, read_bytes
+from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.tokenizer import Tokenizer
 
+_PIECE = 16 << 20  # bytes read between two looks at the flag
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -30,6 +32,7 @@ class Checkpoint:
         revision: The hub's commit, None for a plain directory.
         config: The architecture.
         unused: Names of the tensors that are there and that no answer depends on.
+        cancel: Looked at between the pieces of every read; another may be set at any time.
     """
 
     def __init__(self, path: Path, config: ModelConfig, tensors: dict[str, StoredTensor], unused: tuple[str, ...]):
@@ -38,6 +41,7 @@ class Checkpoint:
         self.config = config
         self.unused = unused
         self._tensors = tensors
+        self.cancel = CancelToken()
         self._streams: dict[Path, BinaryIO] = {}
 
     @classmethod
@@ -89,6 +93,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: There is no such tensor, or the file has changed since it was opened.
+            Cancelled: `cancel` was set.
         """
         entry = self._entry(name)
         return self._read(name, entry, entry.offset, entry.shape)
@@ -130,8 +135,10 @@ class Checkpoint:
             stream = self._streams[entry.shard]
             stream.seek(offset)
             done = 0
-            while done < len(target) and (count := stream.readinto(target[done:])):  # type: ignore[attr-defined]
+            self.cancel.check()
+            while done < len(target) and (count := stream.readinto(target[done : done + _PIECE])):  # type: ignore[attr-defined]
                 done += count
+                self.cancel.check()
         except OSError as error:
             raise CheckpointError(f"{entry.shard} cannot be read ({error.strerror}).") from error
         if done < len(target):

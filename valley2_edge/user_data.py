@@ -78,11 +78,11 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
     remembered = last_bundle()
     if remembered is None:
         raise InputError(
-            f"no bundle is known; name one with --bundle DIR or ${BUNDLE_VARIABLE}, "
-            "or make one with `valley2-edge export CHECKPOINT`"
+            "no bundle is known: name one, as in `valley2-edge chat --bundle nano` or `valley2-edge verify nano`, "
+            f"in ${BUNDLE_VARIABLE}, or make one with `valley2-edge export CHECKPOINT`"
         )
     if not remembered.is_dir():
-        raise InputError(f"the bundle exported last, {remembered}, is gone; name another with --bundle DIR")
+        raise InputError(f"the bundle exported last, {remembered}, is gone; name another, for example nano")
     return remembered
 
 
