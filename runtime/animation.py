@@ -25,16 +25,16 @@ def places_once(count: int, frames: int) -> list[int]:
     return places_of(count, min(count, frames))
 
 
-def check_total(width: int, height: int, frames: int, name: str, max_pixels: int) -> None:
+def check_total(pixels: int, name: str, max_pixels: int) -> None:
     """Refuses frames that are too large together.
 
     Raises:
         InputError: As said.
     """
-    if width * height * frames > FRAMES_FACTOR * max_pixels:
+    if pixels > FRAMES_FACTOR * max_pixels:
         raise InputError(
-            f"{name} is too large: {frames} frames of {width} x {height} pixels are more than "
-            f"{FRAMES_FACTOR * max_pixels:,} pixels together; take fewer frames."
+            f"{name} is too large: the chosen frames have more than {FRAMES_FACTOR * max_pixels:,} pixels together; "
+            "take fewer frames."
         )
 
 
@@ -66,7 +66,7 @@ def _read(
 ) -> list[NDArray[np.uint8]]:
     places = places_once(count_frames(image), frames)
     width, height = image.size
-    check_total(width, height, len(places), name, max_pixels)
+    check_total(width * height * len(places), name, max_pixels)
     # Every frame up to the last one is decoded, as each builds on the one before.
     if width * height * (places[-1] + 1) > ANIMATION_FACTOR * max_pixels:
         raise InputError(f"{name} is too large: {places[-1] + 1} frames of {width} x {height} pixels.")

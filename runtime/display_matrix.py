@@ -10,6 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from valley2_edge.runtime.matroska import pose_matrix
+
 _MOST_BOXES = 10_000
 _LARGEST_HEADER = 256
 Box = tuple[bytes, int, int]
@@ -35,14 +37,22 @@ class Turning:
 
 
 def turning_of(stream: BinaryIO) -> Turning | None:
-    """The turning of the first video track of an MP4, QuickTime or 3GP file (ISO 14496-12, 8.3.2).
+    """The turning of the first video track of an MP4, QuickTime, 3GP, Matroska or WebM file.
 
     Args:
         stream: The file; its position changes.
 
     Returns:
-        None: The file has no such track. Angles between quarter turns count as no turn.
+        None: The file is of another kind, or has no such track. Angles between quarter turns count as no turn.
     """
+    stream.seek(0)
+    matroska = stream.read(4) == b"\x1a\x45\xdf\xa3"
+    matrix = pose_matrix(stream) if matroska else _movie_matrix(stream)
+    return None if matrix is None else _turning(matrix)
+
+
+def _movie_matrix(stream: BinaryIO) -> Matrix | None:
+    """The track's matrix, then the movie's (ISO 14496-12, 8.2.2 and 8.3.2)."""
     size = stream.seek(0, 2)
     for kind, begin, end in _boxes(stream, 0, size):
         if kind != b"moov":
@@ -52,7 +62,7 @@ def turning_of(stream: BinaryIO) -> Turning | None:
             if part == b"mvhd":
                 movie = _matrix(stream, part_begin, 36, 48) or movie
             elif part == b"trak" and _is_video_track(stream, part_begin, part_end):
-                return _turning(_product(_track_matrix(stream, part_begin, part_end), movie))
+                return _product(_track_matrix(stream, part_begin, part_end), movie)
     return None
 
 

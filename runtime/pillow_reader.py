@@ -14,7 +14,14 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from valley2_edge.errors import InputError, Valley2Error
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.media_kind import HEAD_BYTES, HEIF_SENTENCE, foreign_reason, kind_of
+from valley2_edge.runtime.media_kind import (
+    HEAD_BYTES,
+    HEIF_SENTENCE,
+    UNSUPPORTED_ENDINGS,
+    ending_of,
+    foreign_reason,
+    kind_of,
+)
 from valley2_edge.runtime.picture_limits import check_bytes, check_size
 from valley2_edge.runtime.wide_samples import range_of
 
@@ -23,8 +30,8 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "PPM", "I
 
 _STRIP_PIXELS = 1 << 20
 """Converted at once, so that the other forms of a large picture never exist as a whole."""
-# Many phones write a second, small picture into an MPO file: that is no animation.
-_STILL_FORMATS = {"MPO"}
+# Phones write second pictures into such files: previews and depths, no animation.
+_STILL_FORMATS = {"MPO", "HEIF"}
 _DNG_VERSION = 50706
 
 
@@ -48,10 +55,22 @@ def opened_picture(stream: BinaryIO, name: str, max_pixels: int) -> Iterator[Ima
     if (reason := foreign_reason(head)) is not None:
         raise InputError(f"{name} cannot be used: {reason}.")
     check_bytes(size, name, max_pixels)
-    formats = (_heif_format(name),) if kind_of(head) == "heif" else FORMATS
-    with _named_damage(name), Image.open(stream, formats=formats) as image:
-        if _DNG_VERSION in (getattr(image, "tag_v2", None) or ()):
-            raise InputError(f"{name} is a raw camera file: export the photo as JPEG or PNG first.")
+    kind = kind_of(head)
+    formats = (_heif_format(name),) if kind == "heif" else FORMATS
+    with _named_damage(name):
+        try:
+            opened = Image.open(stream, formats=formats)
+        except UnidentifiedImageError as error:
+            if kind == "unknown":
+                raise
+            raise InputError(f"{name} is damaged, or of a variant that Pillow cannot read.") from error
+    with _named_damage(name), opened as image:
+        # Raw camera files are TIFF files whose first page is a small preview.
+        reason = UNSUPPORTED_ENDINGS.get(ending_of(name)) if image.format == "TIFF" else None
+        if reason is None and _DNG_VERSION in (getattr(image, "tag_v2", None) or ()):
+            reason = UNSUPPORTED_ENDINGS[".dng"]
+        if reason is not None:
+            raise InputError(f"{name} cannot be used: {reason}.")
         for width, height in (image.size, *_sizes_within(image)):
             check_size(width, height, name, max_pixels)
         yield image

@@ -72,8 +72,7 @@ def load_frames(
         frame = listed[place]
         name = None if isinstance(frame, (str, os.PathLike)) else f"Frame {place + 1}"
         pictures.append(load_picture(frame, strict=strict, name=name, max_pixels=max_pixels, cancel=cancel))
-        total = sum(picture.shape[0] * picture.shape[1] for picture in pictures)
-        check_total(total, 1, 1, "The video", max_pixels)
+        check_total(sum(picture.size for picture in pictures) // 3, "The video", max_pixels)
     return pictures
 
 
@@ -96,7 +95,7 @@ def check_frames(frames: int) -> int:
     return number
 
 
-def list_frames(source: Iterable[ImageSource]) -> Sequence[ImageSource]:
+def list_frames(source: Any) -> Sequence[ImageSource]:
     """The frames of a video that was given as frames, each as an image may be.
 
     Raises:
@@ -110,12 +109,7 @@ def list_frames(source: Iterable[ImageSource]) -> Sequence[ImageSource]:
         raise InputError(f"A video must be a path or a list of frames, not {type(source)}.")
     if len(source) == 0:
         raise InputError("The video has no frame.")
-    return source
-
-
-def read_frames(path: str | os.PathLike[str], frames: int = 8) -> list[NDArray[np.uint8]]:
-    """As `load_frames`, of a file."""
-    return load_frames(path, frames)
+    return list(source)
 
 
 def _read_file(

@@ -24,6 +24,8 @@ _DEMUXERS = (
     "ogg,ivf,mxf,dv,rm,nut"
 )
 """FFmpeg's names. Others by content would open further files or the network: playlists, session descriptions."""
+_MOST_FRAMES = 1 << 40
+"""That a container's promise is believed to mean; it is a guess anyway."""
 _FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _environment_lock = threading.Lock()
 
@@ -52,20 +54,21 @@ def read_video(
     """
     turning = turning_of(stream)
     with _opened(stream, name, cancel, turn=turning is None) as capture:
-        width, height = (
-            int(capture.get(prop)) for prop in (_opencv().CAP_PROP_FRAME_WIDTH, _opencv().CAP_PROP_FRAME_HEIGHT)
-        )
+        sides = (_opencv().CAP_PROP_FRAME_WIDTH, _opencv().CAP_PROP_FRAME_HEIGHT)
+        width, height = (int(capture.get(side)) for side in sides)
         check_size(max(width, 1), max(height, 1), name, max_pixels)
-        check_total(width, height, frames, name, max_pixels)
-        guess = max(0, int(capture.get(_opencv().CAP_PROP_FRAME_COUNT)))
-        found, count = _pass(capture, set(places_of(guess, frames)) if guess else set(), cancel)
+        check_total(width * height * frames, name, max_pixels)
+        codec = _codec_of(capture)
+        promised = capture.get(_opencv().CAP_PROP_FRAME_COUNT)
+        guess = int(promised) if 0 < promised < _MOST_FRAMES else 0
+        found, count = _pass(capture, set(places_of(guess, frames)) if guess else set(), name, max_pixels, cancel)
     if count == 0:
-        raise InputError(f"{name} has no readable frame: it is damaged, or OpenCV cannot decode its codec.")
+        raise InputError(f"{name} has no readable frame: it is damaged, or OpenCV cannot decode its {codec}.")
     places = places_of(count, frames)
     if count != guess:
-        found = {}
+        found.clear()
         with _opened(stream, name, cancel, turn=turning is None) as capture:
-            found, _ = _pass(capture, set(places), cancel)
+            found, _ = _pass(capture, set(places), name, max_pixels, cancel)
     pictures = {place: pixels if turning is None else turning.apply(pixels) for place, pixels in found.items()}
     try:
         return [np.ascontiguousarray(pictures[place][:, :, ::-1]) for place in places]  # BGR to RGB
@@ -73,16 +76,25 @@ def read_video(
         raise InputError(f"{name} is damaged: reading it twice does not give the same frames.") from error
 
 
-def _pass(capture: Any, places: set[int], cancel: CancelToken) -> tuple[dict[int, NDArray[np.uint8]], int]:
+def _codec_of(capture: Any) -> str:
+    letters = int(capture.get(_opencv().CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
+    return f"codec ({letters.decode()})" if letters.isalnum() else "codec"
+
+
+def _pass(
+    capture: Any, places: set[int], name: str, max_pixels: int, cancel: CancelToken
+) -> tuple[dict[int, NDArray[np.uint8]], int]:
     """Reads to the end: the wanted frames, (height, width, 3) BGR, and how many there are."""
     found: dict[int, NDArray[np.uint8]] = {}
-    count = 0
+    count = total = 0
     while capture.grab():
         cancel.check()
         if count in places:
             readable, pixels = capture.retrieve()
             if readable:
                 found[count] = pixels
+                total += pixels.shape[0] * pixels.shape[1]
+                check_total(total, name, max_pixels)  # sizes may change on the way
         count += 1
     cancel.check()  # a cancelled stream looks like an ended one
     return found, count
@@ -103,6 +115,8 @@ def _opened(stream: BinaryIO, name: str, cancel: CancelToken, *, turn: bool) -> 
             raise InputError(f"{name} is not a video that OpenCV can read.")
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, float(turn))
         yield capture
+    except cv2.error as error:
+        raise InputError(f"{name} is damaged: OpenCV cannot decode it.") from error
     finally:
         capture.release()
         del reader

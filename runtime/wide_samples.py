@@ -39,7 +39,7 @@ class SampleRange:
             bits; others are rounded. What lies beyond black or white is cut off.
         """
         scaled = self._from_floats(samples) if samples.dtype.kind == "f" else self._from_integers(samples)
-        return 255 - scaled if self.inverted else scaled
+        return np.invert(scaled) if self.inverted else scaled
 
     def _from_floats(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
         span = self.white - self.black
@@ -52,7 +52,7 @@ class SampleRange:
         if self.bits == 32 and not self.signed:
             return (samples.view(np.uint32) >> 24).astype(np.uint8)
         if samples.dtype == np.uint8:  # signed ones of 8 bits come as they lie in the file
-            return samples ^ np.uint8(0x80 if self.signed else 0)
+            return np.bitwise_xor(samples, np.uint8(0x80 if self.signed else 0))
         half = 1 << (self.bits - 1)
         low, high = (-half, half - 1) if self.signed else (0, 2 * half - 1)
         unsigned = np.clip(samples.astype(np.int64), low, high) - low
