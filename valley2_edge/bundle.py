@@ -144,13 +144,17 @@ def onnx_head_file(arithmetic: OnnxArithmetic) -> str:
     return f"decoder/lm_head-{arithmetic}.onnx"
 
 
-def sha256_of_file(path: Path) -> str:
+def sha256_of_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
     """Hashes a file for a manifest.
+
+    Args:
+        path: The file.
+        progress: Called with the number of bytes of each piece that was read; an exception that it raises stops it.
 
     Raises:
         BundleError: The file cannot be read, or changed meanwhile.
     """
-    return hash_file(path, BundleError)[0]
+    return hash_file(path, BundleError, progress)[0]
 
 
 @dataclass(frozen=True)
