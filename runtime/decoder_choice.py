@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from valley2_edge.bundle import Bundle
+from valley2_edge.bundle import NATIVE_DECODER_FILES, Bundle
 from valley2_edge.errors import EngineError, InputError, Valley2Warning
 from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.runtime.decoder_engine import DecoderEngine
@@ -210,16 +210,17 @@ def _open(
     if bundle.manifest.decoder.engine == "native":
         if settings.device != "cpu":
             keep_driver_caches()
-        return Decoder(
-            bundle.directory / "decoder",
-            threads=threads,
-            isa=isa,
-            activations=activations,
-            device=settings.device,
-            gpu_layers=settings.gpu_layers,
-            gpu_memory=settings.gpu_memory,
-            gpu_yields=settings.gpu_yields,
-        )
+        with bundle.unchanged(*NATIVE_DECODER_FILES):
+            return Decoder(
+                bundle.directory / "decoder",
+                threads=threads,
+                isa=isa,
+                activations=activations,
+                device=settings.device,
+                gpu_layers=settings.gpu_layers,
+                gpu_memory=settings.gpu_memory,
+                gpu_yields=settings.gpu_yields,
+            )
     if isa != "auto":
         raise InputError(f"isa is {isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
     for name in ("gpu_layers", "gpu_memory"):

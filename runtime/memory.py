@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -171,8 +172,7 @@ def plan_memory(
         gpu_yields=int(settings.gpu_yields),
     )
     result = MemoryPlanStruct()
-    directory = str(bundle.directory).encode()
-    check(library().v2e_plan_memory(directory, ctypes.byref(request), ctypes.byref(result)))
+    check(library().v2e_plan_memory(os.fsencode(bundle.directory), ctypes.byref(request), ctypes.byref(result)))
     return MemoryPlan(**{part.name: int(getattr(result, part.name)) for part in fields(MemoryPlan)})
 
 

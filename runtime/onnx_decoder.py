@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.bundle import (
+    NATIVE_DECODER_FILES,
     ONNX_EMBEDDINGS_FILE,
     ONNX_WEIGHTS_FILE,
     Bundle,
@@ -236,7 +237,10 @@ class OnnxDecoder:
             return onnxruntime.InferenceSession(str(path), self._options(), providers=with_options(providers))
 
         try:
-            session = run_interruptibly(load, lambda: None)
+            with self._bundle.unchanged(name, ONNX_WEIGHTS_FILE, NATIVE_DECODER_FILES[1]):
+                session = run_interruptibly(load, lambda: None)
+        except BundleError:
+            raise
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
             raise BundleError(f"{path} cannot be loaded: {first_line(error)}") from error

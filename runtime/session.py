@@ -27,7 +27,7 @@ from valley2_edge.runtime.process_memory import peak_bytes
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.sampling import Sampling, seed_of_step
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
-from valley2_edge.runtime.sources import load_pictures, sort_sources
+from valley2_edge.runtime.sources import ImageSources, load_pictures, sort_sources
 from valley2_edge.runtime.stats import Statistics
 from valley2_edge.runtime.video import VideoSource
 from valley2_edge.tokenizer import TextStream
@@ -109,7 +109,7 @@ class Session:
         self,
         question: str,
         *,
-        images: Sequence[ImageSource] = (),
+        images: ImageSources = (),
         video: VideoSource | None = None,
         frames: int = 8,
         max_new_tokens: int = 1024,
@@ -130,10 +130,11 @@ class Session:
 
         Args:
             question: Text; what looks like a control token in it stays text, unless the session is strict.
-            images: Paths, encoded bytes, Pillow images or uint8 arrays (height, width, 3); one path of a video counts
-                as `video`. An animated picture gives its first frame here.
-            video: Instead of images: the path of a video or of an animated picture (.gif, .webp, .png), or a list of
-                frames, each as an image may be.
+            images: Paths, encoded bytes, Pillow images or uint8 arrays (height, width, 3), from any iterable, which is
+                used up at once; or one of these alone. One path of a video counts as `video`. An animated picture
+                gives its first frame here.
+            video: Instead of images: the path of a video or of an animated picture (GIF, WebP, PNG, AVIF), an array
+                (n, height, width, 3), or frames from any iterable, each as an image may be.
             frames: Frames to take of it at most. A video file gives exactly as many, even if it has fewer and they
                 repeat, as the reference has it; an animated picture or a list gives no frame twice.
             max_new_tokens: Tokens of the answer at most.

@@ -309,18 +309,21 @@ class VisionEncoder:
         path = self._bundle.path(component.files[0])
         if is_native(component):
             architecture = self._bundle.manifest.architecture
-            return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa)
+            with self._bundle.unchanged(*component.files):
+                return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa)
         tower = self._open_tower(name) if self._tensorrt and name not in self._fallen else None
         if tower is not None:
             return tower
-        return self._open_graph(name, path)
+        return self._open_graph(name, component.files)
 
-    def _open_graph(self, name: ComponentName, path: Path) -> OnnxEngine:
+    def _open_graph(self, name: ComponentName, files: Sequence[str]) -> OnnxEngine:
         """A graph in ONNX Runtime; a provider that nobody named is left for the CPU where it computes wrong."""
+        path = self._bundle.path(files[0])
         if self._wanted != [CPU_PROVIDER]:
             keep_driver_caches()
         more = {TENSORRT_PROVIDER: tensorrt_options(self._bundle, name)} if TENSORRT_PROVIDER in self._wanted else {}
-        engine = OnnxEngine(path, name, threads=self._threads, providers=self._wanted, options=more)
+        with self._bundle.unchanged(*files):
+            engine = OnnxEngine(path, name, threads=self._threads, providers=self._wanted, options=more)
         try:
             check_provider(self._bundle, name, engine, self._threads)
         except EngineError as error:
@@ -328,7 +331,8 @@ class VisionEncoder:
             if self._named:
                 raise InputError(f"The {name} engine is not left to a device that computes wrong: {error}.") from error
             _warn(f"The {name} engine runs on the CPU: {error}.")
-            return OnnxEngine(path, name, threads=self._threads, providers=[CPU_PROVIDER])
+            with self._bundle.unchanged(*files):
+                return OnnxEngine(path, name, threads=self._threads, providers=[CPU_PROVIDER])
         return engine
 
     def _open_tower(self, name: ComponentName) -> TensorRtTower | None:

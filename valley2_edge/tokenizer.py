@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
+from valley2_edge.bundle import TOKENIZER_FILE, Bundle
 from valley2_edge.errors import BundleError, InputError
+from valley2_edge.outside_files import ErrorType, decode, json_object, parse_json, read_bytes, shown
 
 END_OF_TURN = "<|im_end|>"
 
 _REPLACEMENT_ERRORS = "replace"
+
+
+MAX_TOKENIZER_BYTES = 64 << 20
+_MAX_VALUES = 2_000_000
+"""Qwen2.5's file holds 600,000."""
+_MAX_TOKEN = 1 << 22
+_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2's cut of a text before the merges: words with the character before them, digits one by one."""
 
 
 class Tokenizer:
@@ -21,25 +35,28 @@ class Tokenizer:
 
     Args:
         path: `tokenizer.json`, or the directory that holds it.
+        content: What the file holds, where it was read already.
+        error: What is raised.
 
     Raises:
-        BundleError: The file is missing or is not a byte-level tokenizer.
+        BundleError: The file is missing or is not a byte-level tokenizer; or another error, as `error` says.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes | None = None, error: ErrorType = BundleError) -> None:
         self._path = path / "tokenizer.json" if path.is_dir() else path
+        if content is None:
+            content = read_bytes(self._path, MAX_TOKENIZER_BYTES, error)
+        source = decode(content, str(self._path), error)
+        definition = json_object(parse_json(source, str(self._path), error, max_values=_MAX_VALUES), self._path, error)
         try:
-            self._source = self._path.read_text(encoding="utf-8")
-            definition = json.loads(self._source)
-            added = definition["added_tokens"]
-            self._control_ids: dict[str, int] = {token["content"]: token["id"] for token in added}
+            self._control_ids, self.largest_id = _check_definition(definition)
+            # Whoever calls the reference's tokenizer switches truncation and padding off.
+            definition |= {"truncation": None, "padding": None}
+            self._source = json.dumps(definition)
             # A tokenizer without added tokens sees "<|im_end|>" as nine ordinary characters.
-            self._text = tokenizers.Tokenizer.from_str(json.dumps({**definition, "added_tokens": []}))
-        except FileNotFoundError as error:
-            raise BundleError(f"{self._path} is missing.") from error
-        # tokenizers raises plain Exception for a definition that it does not understand.
-        except Exception as error:
-            raise BundleError(f"{self._path} is not a readable tokenizer definition: {error}") from error
+            self._text = _engine(json.dumps({**definition, "added_tokens": []}))
+        except ValueError as reason:
+            raise error(f"{self._path} is not a readable tokenizer definition: {reason}") from reason
         self._control_contents = {id_: content for content, id_ in self._control_ids.items()}
         self._with_controls: tokenizers.Tokenizer | None = None
 
@@ -58,7 +75,7 @@ class Tokenizer:
             InputError: The text has characters that are not Unicode.
         """
         if self._with_controls is None:
-            self._with_controls = tokenizers.Tokenizer.from_str(self._source)
+            self._with_controls = _engine(self._source)
         return self._encode(self._with_controls, text)
 
     def control_id(self, content: str) -> int:
@@ -93,6 +110,20 @@ class Tokenizer:
             raise InputError(f"The text has a character that is not Unicode at position {error.start}.") from error
         ids: list[int] = engine.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The tokenizer of a bundle, read from the file that was checked.
+
+    Raises:
+        BundleError: The file has changed since, is no tokenizer, or has tokens that the decoder lacks.
+    """
+    path = bundle.path(TOKENIZER_FILE)
+    tokenizer = Tokenizer(path, bundle.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES))
+    vocabulary = bundle.manifest.architecture.decoder.vocab_size
+    if tokenizer.largest_id >= vocabulary:
+        raise BundleError(f"{path} has a token {tokenizer.largest_id}, but the decoder has {vocabulary} tokens only")
+    return tokenizer
 
 
 class TextStream:
@@ -133,6 +164,61 @@ def partial_suffix(text: str, literals: Iterable[str]) -> int:
                 longest = length
                 break
     return longest
+
+
+def _check_definition(definition: dict[str, Any]) -> tuple[dict[str, int], int]:
+    """The ids of the added tokens by their text, and the largest id of all.
+
+    Raises:
+        ValueError: It is no byte-level BPE that this project reads.
+    """
+    model, added = definition.get("model"), definition.get("added_tokens", [])
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(vocabulary, dict) or not isinstance(added, list):
+        raise ValueError("it has no vocabulary")
+    if model.get("dropout"):
+        raise ValueError("its merges are left out at random (dropout)")
+    controls: dict[str, int] = {}
+    for token in added:
+        content, number = (token.get("content"), token.get("id")) if isinstance(token, dict) else (None, None)
+        if not isinstance(content, str) or not content or type(number) is not int:
+            raise ValueError(f"the added token {shown(token)} has no content or no whole number as its id")
+        if any(type(token.get(flag, False)) is not bool for flag in _TOKEN_FLAGS):
+            raise ValueError(f"the added token {shown(content)} has a flag that is neither true nor false")
+        controls[content] = number
+    numbers = [*vocabulary.values(), *controls.values()]
+    if not numbers or set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) >= _MAX_TOKEN:
+        raise ValueError(f"its token ids are not whole numbers from 0 to {_MAX_TOKEN - 1}")
+    if strange := set("".join(vocabulary)) - _BYTE_OF_CHARACTER.keys():
+        raise ValueError(f"its vocabulary is not of bytes: it has the character {shown(min(strange))}")
+    for pattern in _patterns(definition):
+        if pattern != SPLIT_PATTERN:
+            raise ValueError(f"it cuts texts by the pattern {shown(pattern)}, which is not Qwen2's")
+    return controls, max(numbers)
+
+
+def _patterns(definition: dict[str, Any]) -> Iterator[object]:
+    """Regular expressions, whose time nobody can bound, in all parts but the vocabulary."""
+    waiting = [part for key, part in definition.items() if key not in ("model", "added_tokens")]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "Regex" in part:
+                yield part["Regex"]
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+
+
+def _engine(definition: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(definition)
+    # tokenizers raises plain Exception for a definition that it does not understand, and panics, which is no
+    # Exception, for some.
+    except BaseException as reason:
+        if isinstance(reason, (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)):
+            raise
+        raise ValueError(str(reason)) from reason
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -10,13 +10,13 @@ counts as absent.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,19 +24,20 @@ import platformdirs
 
 from valley2_edge.builtin import builtin_bundle
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import FileStamp, decode, json_object, parse_json, read_stream
 
 BUNDLE_VARIABLE = "VALLEY2_BUNDLE"
 DATA_DIRECTORY_VARIABLE = "VALLEY2_DATA_DIR"
 _LAST_BUNDLE = "last_bundle.json"
 _VERIFIED_FILES = "verified_files.json"
-_VERIFIED_FILES_VERSION = 1
+_VERIFIED_FILES_VERSION = 2
 _MOST_JSON_BYTES = 16 << 20
 
 
 def data_directory() -> Path:
     """The directory that is ours: `$VALLEY2_DATA_DIR`, or else the platform's place for an application's data."""
     override = os.environ.get(DATA_DIRECTORY_VARIABLE)
-    return Path(override) if override else platformdirs.user_data_path("valley2_edge", appauthor=False)
+    return Path(override).expanduser() if override else platformdirs.user_data_path("valley2_edge", appauthor=False)
 
 
 def remember_bundle(directory: Path) -> None:
@@ -45,7 +46,10 @@ def remember_bundle(directory: Path) -> None:
     Raises:
         OSError: The user's data directory cannot be written.
     """
-    write_own_json(data_directory() / _LAST_BUNDLE, {"bundle": str(directory.resolve())})
+    name = str(directory.resolve())
+    if not _is_unicode(name):
+        raise OSError(errno.EILSEQ, "its path is not Unicode")
+    write_own_json(data_directory() / _LAST_BUNDLE, {"bundle": name})
 
 
 def last_bundle() -> Path | None:
@@ -74,33 +78,12 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
     remembered = last_bundle()
     if remembered is None:
         raise InputError(
-            f"no bundle is known; name one with --bundle DIR or ${BUNDLE_VARIABLE}, "
-            "or make one with `valley2-edge export CHECKPOINT`"
+            "no bundle is known: name one, as in `valley2-edge chat --bundle nano` or `valley2-edge verify nano`, "
+            f"in ${BUNDLE_VARIABLE}, or make one with `valley2-edge export CHECKPOINT`"
         )
     if not remembered.is_dir():
-        raise InputError(f"the bundle exported last, {remembered}, is gone; name another with --bundle DIR")
+        raise InputError(f"the bundle exported last, {remembered}, is gone; name another, for example nano")
     return remembered
-
-
-@dataclass(frozen=True)
-class FileStamp:
-    """What the file system says about a file; any write to the file changes it."""
-
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileStamp:
-        """Stamp of a file that exists.
-
-        Raises:
-            OSError: It does not.
-        """
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 class VerifiedFiles:
@@ -119,15 +102,16 @@ class VerifiedFiles:
     def sha256(self, path: Path, stamp: FileStamp) -> str | None:
         """The sha256 computed when the file had this stamp, or None."""
         entry = self._entries.get(str(path))
-        known = [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode]
-        if entry is None or len(entry) != 5 or entry[:4] != known or not isinstance(entry[4], str):
+        known = [*dataclasses.astuple(stamp)]
+        if entry is None or entry[:-1] != known or not isinstance(entry[-1], str):
             return None
-        return entry[4]
+        return entry[-1]
 
     def remember(self, path: Path, stamp: FileStamp, sha256: str) -> None:
-        """Notes what was computed from a file that had `stamp` before it was read."""
-        self._entries[str(path)] = [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode, sha256]
-        self._changed = True
+        """Notes what was computed from an open file that had `stamp` before and after it was read."""
+        if _is_unicode(str(path)):
+            self._entries[str(path)] = [*dataclasses.astuple(stamp), sha256]
+            self._changed = True
 
     def save(self) -> None:
         """Writes the memory back, without files that are gone."""
@@ -138,6 +122,15 @@ class VerifiedFiles:
         with contextlib.suppress(OSError):
             write_own_json(self._path, {"version": _VERIFIED_FILES_VERSION, "files": present})
         self._changed = False
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a path can stand in JSON: on Linux it may hold any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def own_directory(*parts: str) -> Path:
@@ -184,11 +177,10 @@ def read_own_json(path: Path) -> dict[str, Any]:
     """A small JSON file of ours; empty when it is missing, broken, too large or not ours."""
     try:
         with open_own_file(path) as stream:
-            text = stream.read(_MOST_JSON_BYTES + 1)
-        content = json.loads(text) if len(text) <= _MOST_JSON_BYTES else {}
-    except (OSError, ValueError, RecursionError):
+            text = decode(read_stream(stream, path, _MOST_JSON_BYTES, InputError), str(path), InputError)
+        return json_object(parse_json(text, str(path), InputError), path, InputError)
+    except (OSError, InputError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def write_own_file(path: Path, *parts: bytes) -> None:

@@ -202,7 +202,8 @@ def build_for(
         EngineError: The engine cannot be built; the text is a part of a sentence.
         Cancelled: The progress ended the build.
     """
-    path: Path = bundle.path(getattr(bundle.manifest, key.component).files[0])
+    files: list[str] = getattr(bundle.manifest, key.component).files
+    path = bundle.path(files[0])
     architecture = bundle.manifest.architecture
     merged = 1 if architecture.eagle is None else architecture.eagle.spatial_merge_size**2
     tokens = key.most_rows // merged if key.component == "eagle" else 1
@@ -210,13 +211,14 @@ def build_for(
     target = key.capability if key.flavour == "tensorrt_rtx" else None
     watch = _Watch(progress)
     try:
-        if key.precision == "fp32":
-            return build_engine(trt, path, profile, target, watch)
-        if find_spec("onnx") is None:
-            raise EngineError("fp16 engines need the onnx package: run `pip install valley2-edge[trt-rtx]`")
-        from valley2_edge.runtime.trt.half_engine import build_half_engine
+        with bundle.unchanged(*files):
+            if key.precision == "fp32":
+                return build_engine(trt, path, profile, target, watch)
+            if find_spec("onnx") is None:
+                raise EngineError("fp16 engines need the onnx package: run `pip install valley2-edge[trt-rtx]`")
+            from valley2_edge.runtime.trt.half_engine import build_half_engine
 
-        return build_half_engine(trt, path, profile, samples(), target, watch)
+            return build_half_engine(trt, path, profile, samples(), target, watch)
     except EngineError as error:
         if watch.ended:
             raise Cancelled("The build of an engine was cancelled.") from error

@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, m
 
 from valley2_edge.ecom.question import LETTERS, Question
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import json_object, parse_json, text_lines
 from valley2_edge.runtime.images import ImageSource, load_picture
 
 QUESTIONS_FILE = "questions.jsonl"
 PICTURES_DIRECTORY = "pictures"
 
-_Word = Annotated[str, Field(min_length=1)]
+_Word = Annotated[str, Field(strict=True, min_length=1)]
 
 
 class QuestionLine(BaseModel):
@@ -47,8 +48,9 @@ class QuestionLine(BaseModel):
             raise ValueError("two of the options are the same")
         if sum((bool(self.images), self.video is not None, self.frames is not None)) > 1:
             raise ValueError("only one of images, video and frames may be given")
-        if self.frames is not None and not self.frames:
-            raise ValueError("frames is empty")
+        for name in ("images", "frames"):
+            if getattr(self, name) == [] and name in self.model_fields_set:
+                raise ValueError(f"{name} is empty: leave it out of a question without pictures")
         return self
 
     def to_question(self, directory: Path) -> Question:
@@ -77,17 +79,11 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
             file that is not there; the text says which line.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file of questions at {path}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {getattr(error, 'strerror', None) or error}.") from error
+    if not os.path.lexists(path):
+        raise InputError(f"There is no file of questions at {path}.")
     questions: list[Question] = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in text_lines(path, InputError):
         where = f"{path}, line {number}"
         question = _parse(line, where).to_question(path.parent)
         if question.identifier in line_of:
@@ -135,12 +131,11 @@ def write_questions(directory: str | os.PathLike[str], questions: Sequence[Quest
 
 
 def _parse(line: str, where: str) -> QuestionLine:
+    values = json_object(parse_json(line, where, InputError), where, InputError)
     try:
-        return QuestionLine.model_validate_json(line)
+        return QuestionLine.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        if first["type"] in ("json_invalid", "model_type"):
-            raise InputError(f"{where} is not a JSON object.") from error
         # The branch of `answer` that was tried last is no place that a person knows.
         place = str(first["loc"][0]) if first["loc"] else ""
         if place == "answer" and first["type"] != "missing":
@@ -160,7 +155,7 @@ def _write_question(question: Question, index: int, directory: Path) -> Question
     # Identifiers are the user's own words, file names are not.
     safe = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", question.identifier) is not None
     name = question.identifier if safe else f"question-{index:04d}"
-    images = _write_pictures(question.images, name, directory)
+    pictures = {"images": _write_pictures(question.images, name, directory)} if question.images else {}
     video = frames = None
     if isinstance(question.video, tuple):
         frames = _write_pictures(question.video, f"{name}-frame", directory)
@@ -174,9 +169,9 @@ def _write_question(question: Question, index: int, directory: Path) -> Question
         question=question.question,
         options=list(question.options),
         answer=question.answer,
-        images=images,
         video=video,
         frames=frames,
+        **pictures,
     )
 
 
