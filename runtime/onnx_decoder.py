@@ -36,7 +36,7 @@ from valley2_edge.runtime.onnx_providers import (
     first_line,
     with_options,
 )
-from valley2_edge.runtime.onnx_runtime import import_onnxruntime
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.process_memory import trim_heap
 
 if TYPE_CHECKING:
@@ -230,22 +230,19 @@ class OnnxDecoder:
         return CPU_PROVIDER, arithmetic
 
     def _open(self, name: str, providers: list[str]) -> onnxruntime.InferenceSession:
-        onnxruntime = import_onnxruntime()
         path = self._bundle.path(name)
 
         def load() -> Any:
-            return onnxruntime.InferenceSession(str(path), self._options(), providers=with_options(providers))
+            return open_graph(path, self._options(), with_options(providers))
 
         try:
             with self._bundle.unchanged(name, ONNX_WEIGHTS_FILE, NATIVE_DECODER_FILES[1]):
-                session = run_interruptibly(load, lambda: None)
+                return run_interruptibly(load, lambda: None)
         except BundleError:
             raise
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
             raise BundleError(f"{path} cannot be loaded: {first_line(error)}") from error
-        session.disable_fallback()
-        return session
 
     def _options(self) -> onnxruntime.SessionOptions:
         options: onnxruntime.SessionOptions = import_onnxruntime().SessionOptions()

@@ -12,7 +12,7 @@ import numpy as np
 from valley2_edge.errors import BundleError, NumericError, Valley2Warning
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.onnx_providers import first_line, translated, with_options
-from valley2_edge.runtime.onnx_runtime import import_onnxruntime
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
 
 if TYPE_CHECKING:
@@ -44,16 +44,13 @@ class OnnxEngine:
         providers: Sequence[str],
         options: Mapping[str, dict[str, str]] | None = None,
     ) -> None:
-        onnxruntime = import_onnxruntime()
         self._name = name
         try:
             wanted = with_options(providers, options)
-            self._session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=wanted)
+            self._session = open_graph(path, session_options(threads), wanted)
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
             raise BundleError(f"{path} cannot be loaded: {first_line(error)}") from error
-        # Its own fallback would run a failing graph a second time elsewhere and print that.
-        self._session.disable_fallback()
         self.providers: list[str] = self._session.get_providers()
         """What ONNX Runtime really gave."""
         if self.providers[0] != providers[0]:

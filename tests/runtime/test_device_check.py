@@ -176,7 +176,7 @@ def provider_that_computes(monkeypatch: pytest.MonkeyPatch, factor: float) -> li
     ran: list[str] = []
 
     class Session(real):  # type: ignore[misc, valid-type]
-        def __init__(self, path: str, options: Any, providers: list[tuple[str, Any]]) -> None:
+        def __init__(self, path: str, options: Any, providers: list[tuple[str, Any]], **more: Any) -> None:
             self.first = providers[0][0]
             self.name = Path(path).stem
             super().__init__(path, options, providers=[CPU])
@@ -234,6 +234,25 @@ def test_vision_provider_that_is_wrong_is_left_where_nobody_named_it(
     with pytest.warns(Valley2Warning, match=f"projector engine runs on the CPU: {OTHER} on a test's GPU"):
         found, providers = project(int4_bundle, None)
     assert providers[0] == CPU and np.array_equal(found, expected)
+
+
+def test_provider_that_does_not_start_is_left_without_a_word_on_stdout(
+    int4_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime's own fallback prints among the answer what it did."""
+    real = onnxruntime.InferenceSession
+
+    class Session(real):  # type: ignore[misc, valid-type]
+        def _create_inference_session(self, providers: Any, *words: Any) -> None:
+            if OTHER in str(providers):
+                raise RuntimeError("No supported adapters")
+            super()._create_inference_session(providers, *words)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [OTHER, CPU])
+    with pytest.warns(Valley2Warning, match=f"projector engine runs on {CPU}: {OTHER} could not be used"):
+        assert project(int4_bundle, None)[1] == [CPU]
+    assert capfd.readouterr().out == ""
 
 
 def gpu_that_computes(

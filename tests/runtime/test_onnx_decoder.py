@@ -195,7 +195,7 @@ def test_half_precision_graphs_run_the_whole_session(
         def get_providers(self) -> list[str]:
             return ["DmlExecutionProvider"] if self.asked[0] != "CPUExecutionProvider" else ["CPUExecutionProvider"]
 
-        def __init__(self, path: str, options: Any, providers: list[tuple[str, Any]]) -> None:
+        def __init__(self, path: str, options: Any, providers: list[tuple[str, Any]], **more: Any) -> None:
             self.asked = [name for name, _ in providers]
             super().__init__(path, options, providers=["CPUExecutionProvider"])
 
@@ -304,7 +304,7 @@ def test_device_that_is_not_there_is_refused_or_said(onnx_bundle: Path, monkeypa
         Valley2.load(onnx_bundle, device="cuda")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, providers=[CPU])
+        onnxruntime, "InferenceSession", lambda path, options, providers, **more: real(path, options, providers=[CPU])
     )
     with (
         pytest.warns(Valley2Warning, match="CUDAExecutionProvider could not be used"),
