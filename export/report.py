@@ -27,7 +27,8 @@ th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:6
 .figure{border:1px solid var(--line);border-radius:6px;padding:.6rem 1rem}
 .figure b{display:block;font-size:1.3rem}.figure span{color:var(--soft);font-size:.85rem}
 p.note{color:var(--soft);font-size:.9rem}
-svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg line{stroke:var(--line)}
+svg{width:100%;min-width:36rem;height:auto}
+svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg line{stroke:var(--line)}
 """
 _COLOURS = {
     "attention.qkv": "#5483b3", "attention.output": "#8fb3d9", "mlp.gate_up": "#be543a", "mlp.down": "#e0a08c",
@@ -156,7 +157,7 @@ def _errors(matrices: Sequence[MatrixError]) -> str:
     legend = "".join(f' <span style="color:{colour}">■</span> {kind}' for kind, colour in _COLOURS.items())
     name = f"Relative error {what}, by layer"
     opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}"><title>{name}</title>'
-    picture = f"{opening}{''.join(bars)}</svg>"
+    picture = f'<div class="wide">{opening}{"".join(bars)}</svg></div>'
     return f"<h2>Error by layer</h2><p>Relative error {what}:{legend}</p>{picture}"
 
 
