@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, m
 
 from valley2_edge.ecom.question import LETTERS, Question
 from valley2_edge.errors import InputError
+from valley2_edge.output_lock import output_lock
 from valley2_edge.outside_files import json_object, parse_json, text_lines
 from valley2_edge.runtime.images import ImageSource, load_picture
 
@@ -113,16 +113,19 @@ def write_questions(directory: str | os.PathLike[str], questions: Sequence[Quest
     directory = Path(directory)
     if directory.exists():
         raise InputError(f"{directory} exists already; name a directory that is to be made.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    with output_lock(directory):
+        return _write_directory(directory, questions)
+
+
+def _write_directory(directory: Path, questions: Sequence[Question]) -> Path:
+    temporary = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left
     try:
-        (temporary / PICTURES_DIRECTORY).mkdir()
+        (temporary / PICTURES_DIRECTORY).mkdir(parents=True)
         with (temporary / QUESTIONS_FILE).open("w", encoding="utf-8") as stream:
             for index, question in enumerate(questions):
                 line = _write_question(question, index, temporary)
                 stream.write(json.dumps(line.model_dump(exclude_defaults=True), ensure_ascii=False) + "\n")
-        # mkdtemp's own mode keeps others out.
-        temporary.chmod(0o755)
         temporary.replace(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
