@@ -18,6 +18,7 @@ from valley2_edge.onnx_references import MAX_GRAPH_BYTES, referenced_files
 from valley2_edge.outside_files import (
     FileStamp,
     hash_file,
+    is_directory,
     open_regular,
     read_json,
     read_stream,
@@ -239,7 +240,7 @@ def open_bundle(path: str | Path, *, check: BundleCheck = "quick", progress: Che
         BundleError: The directory is no bundle, is of another version, or a file is missing, damaged or outside.
     """
     directory = Path(path)
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise BundleError(f"{directory} is not a directory; a bundle is made with `valley2-edge export`")
     directory = directory.resolve()
     manifest = read_manifest(directory)

@@ -21,7 +21,7 @@ import platformdirs
 
 from valley2_edge.builtin import builtin_bundle
 from valley2_edge.errors import InputError
-from valley2_edge.outside_files import FileStamp, read_json
+from valley2_edge.outside_files import FileStamp, is_directory, is_file, read_json
 
 BUNDLE_VARIABLE = "VALLEY2_BUNDLE"
 DATA_DIRECTORY_VARIABLE = "VALLEY2_DATA_DIR"
@@ -70,7 +70,7 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
     if named:
         from valley2_edge.bundle import MANIFEST_NAME  # which needs this module
 
-        is_bundle = (Path(named) / MANIFEST_NAME).is_file()
+        is_bundle = is_file(Path(named) / MANIFEST_NAME)
         return (None if is_bundle else builtin_bundle(named)) or Path(named)
     remembered = last_bundle()
     if remembered is None:
@@ -78,7 +78,7 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
             f"no bundle is known; name one with --bundle DIR or ${BUNDLE_VARIABLE}, "
             "or make one with `valley2-edge export CHECKPOINT`"
         )
-    if not remembered.is_dir():
+    if not is_directory(remembered):
         raise InputError(f"the bundle exported last, {remembered}, is gone; name another with --bundle DIR")
     return remembered
 
