@@ -7,12 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from valley2_edge.calibration.samples import CalibrationSet, Sample, Turn, make_set
 from valley2_edge.config import first_problem
 from valley2_edge.errors import InputError, Valley2Warning
-from valley2_edge.outside_files import json_object, parse_json, text_lines
+from valley2_edge.outside_files import check_file_name, json_object, parse_json, text_lines
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.sources import load_pictures, sort_sources
@@ -24,6 +24,7 @@ FRAMES = 8
 _NAMED = 5
 
 _Word = Annotated[str, Field(strict=True, min_length=1, pattern=r"\S")]
+_File = Annotated[_Word, AfterValidator(check_file_name)]
 
 
 class CalibrationLine(BaseModel):
@@ -31,8 +32,8 @@ class CalibrationLine(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[_Word] = []
-    video: _Word | None = None
+    images: list[_File] = []
+    video: _File | None = None
     """A video, or an animated picture."""
     prompt: _Word
     answer: _Word

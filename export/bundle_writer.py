@@ -8,15 +8,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from valley2_edge.bundle import MANIFEST_NAME, FileEntry, Manifest, read_manifest, sha256_of_file
+from valley2_edge.bundle_files import check_name
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError, BundleError, Cancelled, ExportError, Valley2Error
 from valley2_edge.export.control import ExportControl
+from valley2_edge.output_lock import output_lock
+from valley2_edge.outside_files import read_json
 
 PROGRESS_NAME = "progress.json"
 WORKSPACE_NAME = "workspace"
@@ -38,7 +41,7 @@ class BundleWriter:
         control: Stops the export from another thread; None: nothing does.
 
     Raises:
-        ExportError: Something is there already, and it may not be replaced.
+        ExportError: Something is there already, and it may not be replaced; or another process writes there.
         Cancelled: The export was stopped.
     """
 
@@ -54,10 +57,12 @@ class BundleWriter:
         self._finished: dict[str, dict[str, Any]] = {}
         self._withdrawn: set[str] = set()
         self._entered = self._published = False
+        self._lock = ExitStack()
         self.control.note_place(output, self.directory, self.tidy)
 
     def __enter__(self) -> BundleWriter:
-        with self._clear_errors():
+        with ExitStack() as entered, self._clear_errors():
+            entered.enter_context(output_lock(self.output))
             self._recover_replaced()
             check_output(self.output, overwrite=self._overwrite)
             self._finished = self._read_progress()
@@ -65,6 +70,7 @@ class BundleWriter:
                 shutil.rmtree(self.directory)
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
+            self._lock = entered.pop_all()
         self._entered = True
         self.control.note_components(list(self._finished))
         return self
@@ -72,22 +78,24 @@ class BundleWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, (Cancelled, KeyboardInterrupt)):
-            self.tidy()
-        elif isinstance(error, (Valley2Error, OSError)):
-            shutil.rmtree(self.directory, ignore_errors=True)
+        with self._lock:
+            if isinstance(error, (Cancelled, KeyboardInterrupt)):
+                self.tidy()
+            elif isinstance(error, (Valley2Error, OSError)):
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     def tidy(self) -> None:
         """Removes what a later run cannot use: unfinished files, and the partial directory when nothing is finished."""
         if not self._entered:
             return  # what an earlier run finished is not known yet
-        if self._published:
-            shutil.rmtree(self._replaced, ignore_errors=True)
-            return
-        with contextlib.suppress(OSError):
-            self._remove_unfinished()
-        if not self._finished and not self.workspace.exists():
-            shutil.rmtree(self.directory, ignore_errors=True)
+        with self._lock:
+            if self._published:
+                shutil.rmtree(self._replaced, ignore_errors=True)
+                return
+            with contextlib.suppress(OSError):
+                self._remove_unfinished()
+            if not self._finished and not self.workspace.exists():
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def workspace(self) -> Path:
@@ -215,16 +223,17 @@ class BundleWriter:
     def _read_progress(self) -> dict[str, dict[str, Any]]:
         """Components of an earlier run that can be kept: same fingerprint, every file as it was written."""
         try:
-            content = json.loads((self.directory / PROGRESS_NAME).read_text("utf-8"))
+            content = read_json(self.directory / PROGRESS_NAME, BundleError)
             if content["fingerprint"] != self._fingerprint:
                 return {}
             components: dict[str, dict[str, Any]] = dict(content["components"])
             return {name: component for name, component in components.items() if self._is_intact(component)}
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (BundleError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
     def _is_intact(self, component: dict[str, Any]) -> bool:
         for name, entry in component["files"].items():
+            check_name(name)
             path = self.directory / name
             if not path.is_file() or path.stat().st_size != entry["size"] or self._hash(path) != entry["sha256"]:
                 return False
@@ -250,7 +259,7 @@ class BundleWriter:
     def _write_json(self, name: str, content: object) -> None:
         path = self.directory / name
         temporary = path.with_name(f"{name}.new")
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
         _flush(temporary)
         temporary.replace(path)
 

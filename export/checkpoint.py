@@ -15,7 +15,7 @@ from valley2_edge.errors import CheckpointError
 from valley2_edge.export.checkpoint_config import read_model_config
 from valley2_edge.export.layout import required_tensors, unused_tensors
 from valley2_edge.export.shards import StoredTensor, find_tensors
-from valley2_edge.outside_files import MAX_JSON_BYTES, open_regular, read_bytes
+from valley2_edge.outside_files import MAX_JSON_BYTES, is_directory, open_regular, read_bytes
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.tokenizer import Tokenizer
 
@@ -55,7 +55,7 @@ class Checkpoint:
             CheckpointError: A file or tensor is missing, extra, misshapen or of another type than bf16, fp16 or fp32.
         """
         directory = Path(path)
-        if not directory.is_dir():
+        if not is_directory(directory):
             raise CheckpointError(f"{directory} is not a directory with a checkpoint.")
         config = read_model_config(directory)
         _check_vocabulary(directory, config.decoder.vocab_size)

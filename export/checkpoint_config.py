@@ -218,7 +218,9 @@ def parse_grid_pinpoints(value: object, crop_size: int) -> tuple[tuple[int, int]
             columns, rows = range(first_i, last_i + 1), range(first_j, last_j + 1)
             if len(columns) * len(rows) <= MAX_CANVASES:
                 return tuple((crop_size * i, crop_size * j) for i in columns for j in rows)
-            raise CheckpointError(f"config.json: grid_pinpoints = {shown(value)} has more than {MAX_CANVASES} canvases.")
+            raise CheckpointError(
+                f"config.json: grid_pinpoints = {shown(value)} has more than {MAX_CANVASES} canvases."
+            )
         raise CheckpointError(
             f"config.json: grid_pinpoints = {shown(value)} does not name a grid such as (1x1),...,(3x3)."
         )

@@ -20,7 +20,7 @@ from valley2_edge.export.checkpoint_keys import (
     check_keys,
 )
 from valley2_edge.export.name_pattern import NamePattern
-from valley2_edge.outside_files import read_json, shown
+from valley2_edge.outside_files import is_directory, read_json, shown
 from valley2_edge.quantize.gptq_checkpoint import GptqFormat
 
 CONFIG_FILE = "config.json"
@@ -84,7 +84,7 @@ def read_gptq_config(directory: Path) -> GptqConfig:
         CheckpointError: Neither is there, or one is malformed.
         ExportError: It is not GPTQ, or is a kind of GPTQ that a bundle cannot hold.
     """
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise CheckpointError(f"{directory} is not a directory with a GPTQ checkpoint")
     path = directory / QUANTIZE_CONFIG_FILE
     if path.is_file():
@@ -98,8 +98,8 @@ def read_gptq_config(directory: Path) -> GptqConfig:
     checkpoint_format = values.get("checkpoint_format", values.get("format", "gptq"))
     if method != "gptq" or checkpoint_format not in _FORMATS:
         raise ExportError(
-            f"{path}: method {shown(method)} and format {shown(checkpoint_format)} are not supported: only gptq in the formats "
-            "gptq and gptq_v2 is"
+            f"{path}: method {shown(method)} and format {shown(checkpoint_format)} are not supported: only gptq in the "
+            "formats gptq and gptq_v2 is"
         )
     for key, meaning in _UNSUPPORTED.items():
         if values.get(key):

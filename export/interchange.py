@@ -7,12 +7,12 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from valley2_edge.bundle import MANIFEST_NAME, Bundle, DecoderComponent, Manifest, Source
+from valley2_edge.bundle import MANIFEST_NAME, NATIVE_DECODER_FILES, Bundle, DecoderComponent, Manifest, Source
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError, ExportError
 from valley2_edge.export.bundle_decoder import BundleDecoder
@@ -33,7 +33,9 @@ from valley2_edge.export.gptq_writer import GptqWriter
 from valley2_edge.export.output_scales import SCALES_FILE
 from valley2_edge.export.safetensors_stream import dtype_name, file_size
 from valley2_edge.export.selftest import renew_selftest
+from valley2_edge.output_lock import output_lock
 from valley2_edge.quantize.gptq_checkpoint import GptqFormat
+from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.version import __version__
 
 Progress = Callable[[str, int, int], None]
@@ -78,7 +80,9 @@ def write_gptq_checkpoint(
     manifest = bundle.manifest
     if manifest.decoder.engine != "native":
         raise ExportError(f"{bundle.directory} has an ONNX decoder; export the bundle with --decoder-engine native")
-    writer = GptqWriter(BundleDecoder(bundle.directory), checkpoint_format)
+    # The core checks every entry of the decoder's headers.
+    with bundle.unchanged(*NATIVE_DECODER_FILES), Decoder(bundle.directory / "decoder", threads=1):
+        writer = GptqWriter(BundleDecoder(bundle.directory), checkpoint_format)
     with _partial_directory(output, writer.size, control) as partial:
         writer.write_tensors(partial / TENSORS_FILE, looking(control, progress or _silent))
         writer.write_scales(partial / SCALES_FILE)
@@ -226,24 +230,25 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def _partial_directory(output: Path, needed_bytes: int, control: ExportControl) -> Iterator[Path]:
     """A directory beside the output that is removed on an error; a killed process's is made anew."""
     partial = output.with_name(f".{output.name}.partial")
-    control.note_place(output, partial, lambda: shutil.rmtree(partial, ignore_errors=True))
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        free = shutil.disk_usage(partial).free
-        if needed_bytes > free:
-            raise BudgetError(
-                f"the checkpoint needs {format_bytes(needed_bytes)} on the disk of {output.parent}, which has "
-                f"{format_bytes(free)} free: free some space or choose another directory"
-            )
-        yield partial
+        with ExitStack() as kept:
+            kept.enter_context(output_lock(output))
+            kept.callback(shutil.rmtree, partial, ignore_errors=True)
+            control.note_place(output, partial, kept.close)
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir(parents=True)
+            free = shutil.disk_usage(partial).free
+            if needed_bytes > free:
+                raise BudgetError(
+                    f"the checkpoint needs {format_bytes(needed_bytes)} on the disk of {output.parent}, which has "
+                    f"{format_bytes(free)} free: free some space or choose another directory"
+                )
+            yield partial
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise BudgetError(f"the disk of {output.parent} is full: nothing was kept; free some space") from error
         raise ExportError(f"{error.filename or partial}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

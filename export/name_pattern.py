@@ -20,7 +20,7 @@ Ends = Callable[[str, frozenset[int]], frozenset[int]]
 
 
 class NamePattern:
-    """A regular expression of literals, `.`, `\\d`, `\\w`, classes, groups, `|`, `*`, `+`, `?`, `^` and `$`.
+    r"""A regular expression of literals, `.`, `\d`, `\w`, classes, groups, `|`, `*`, `+`, `?`, `^` and `$`.
 
     Args:
         text: The pattern.

@@ -74,9 +74,7 @@ def _stored_tensor(shard: Path, name: str, entry: object, data_start: int) -> St
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{shard} has a malformed entry for the tensor {shown(name)}.") from error
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise CheckpointError(
-            f"{shard} stores the tensor {shown(name)} as {shown(dtype)}, which is not a known type."
-        )
+        raise CheckpointError(f"{shard} stores the tensor {shown(name)} as {shown(dtype)}, which is not a known type.")
     if min(shape, default=1) < 0 or begin < 0 or end - begin != prod(shape) * DTYPE_BYTES[dtype]:
         raise CheckpointError(
             f"{shard} gives the tensor {shown(name)} a size that does not fit its shape {shown(list(shape))}."

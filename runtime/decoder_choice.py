@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from valley2_edge.bundle import NATIVE_DECODER_FILES, Bundle
-from valley2_edge.errors import EngineError, InputError, Valley2Warning
+from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
 from valley2_edge.runtime.decoder import Decoder
-from valley2_edge.runtime.decoder_engine import DecoderEngine
+from valley2_edge.runtime.decoder_engine import DecoderDescription, DecoderEngine
 from valley2_edge.runtime.device_check import check_decoder, nvidia_gpu
 from valley2_edge.runtime.driver_cache import keep_driver_caches
 from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu
@@ -211,7 +211,7 @@ def _open(
         if settings.device != "cpu":
             keep_driver_caches()
         with bundle.unchanged(*NATIVE_DECODER_FILES):
-            return Decoder(
+            decoder = Decoder(
                 bundle.directory / "decoder",
                 threads=threads,
                 isa=isa,
@@ -221,6 +221,8 @@ def _open(
                 gpu_memory=settings.gpu_memory,
                 gpu_yields=settings.gpu_yields,
             )
+        _check_sizes(bundle, decoder.description)
+        return decoder
     if isa != "auto":
         raise InputError(f"isa is {isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
     for name in ("gpu_layers", "gpu_memory"):
@@ -233,3 +235,23 @@ def _open(
     if device != "cpu":
         keep_driver_caches()
     return OnnxDecoder(bundle, threads=threads, activations=activations, device=device, providers=providers)
+
+
+def _check_sizes(bundle: Bundle, found: DecoderDescription) -> None:
+    """The decoder's own header says what the manifest says, by which pictures and prompts are made."""
+    config = bundle.manifest.architecture.decoder
+    sizes = {
+        "hidden_size": (found.hidden_size, config.hidden_size),
+        "intermediate_size": (found.intermediate_size, config.intermediate_size),
+        "num_hidden_layers": (found.layers, config.num_hidden_layers),
+        "num_attention_heads": (found.heads, config.num_attention_heads),
+        "num_key_value_heads": (found.kv_heads, config.num_key_value_heads),
+        "vocab_size": (found.vocabulary_size, config.vocab_size),
+        "max_position_embeddings": (found.max_context, config.max_position_embeddings),
+    }
+    for name, (stored, expected) in sizes.items():
+        if stored != expected:
+            raise BundleError(
+                f"{bundle.directory / NATIVE_DECODER_FILES[0]} has {name} {stored}, but the manifest says {expected}; "
+                "export the bundle again"
+            )

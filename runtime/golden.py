@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.errors import InputError
-from valley2_edge.outside_files import parse_json, read_bytes, read_text
+from valley2_edge.outside_files import is_directory, parse_json, read_bytes, read_text
 from valley2_edge.outside_tensors import MAX_TENSORS_BYTES, load_tensors
 from valley2_edge.prompt import Message, Role
 
@@ -56,7 +56,7 @@ class Golden:
             InputError: `directory` holds no reference outputs.
         """
         self.directory = directory
-        if not directory.is_dir():
+        if not is_directory(directory):
             raise InputError(f"{directory} is not a directory of reference outputs")
         content = _read_json(directory / "manifest.json")
         records = content.get("cases") if isinstance(content, dict) else None

@@ -18,6 +18,7 @@ from valley2_edge.onnx_references import MAX_GRAPH_BYTES, referenced_files
 from valley2_edge.outside_files import (
     FileStamp,
     hash_file,
+    is_directory,
     open_regular,
     read_json,
     read_stream,
@@ -219,7 +220,9 @@ class Bundle:
         except OSError:
             unchanged = False
         if not unchanged:
-            raise BundleError(f"{self.directory / name} has changed since the bundle was checked; load the bundle again")
+            raise BundleError(
+                f"{self.directory / name} has changed since the bundle was checked; load the bundle again"
+            )
 
     @property
     def size(self) -> int:
@@ -241,10 +244,14 @@ def open_bundle(path: str | Path, *, check: BundleCheck = "quick", progress: Che
         BundleError: The directory is no bundle, is of another version, or a file is missing, damaged or outside.
     """
     directory = Path(path)
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise BundleError(f"{directory} is not a directory; a bundle is made with `valley2-edge export`")
     directory = directory.resolve()
     manifest = read_manifest(directory)
+    try:
+        _check_components(manifest)
+    except ValueError as error:
+        raise BundleError(f"{directory / MANIFEST_NAME}: {error}") from error
     stamps = {name: _check_presence(directory, name, entry) for name, entry in manifest.files.items()}
     if check == "full":
         for name in unlisted_files(directory, manifest.files):
@@ -280,14 +287,9 @@ def read_manifest(directory: Path) -> Manifest:
             f"{FORMAT_VERSION}; install a newer valley2-edge"
         )
     try:
-        manifest = Manifest.model_validate(content)
+        return Manifest.model_validate(content)
     except ValidationError as error:
         raise BundleError(f"{where}: {first_problem(error)}; export the bundle again") from error
-    try:
-        _check_components(manifest)
-    except ValueError as error:
-        raise BundleError(f"{where}: {error}") from error
-    return manifest
 
 
 def _check_components(manifest: Manifest) -> None:

@@ -160,10 +160,8 @@ class ModelConfig(_Frozen):
         if projector.type == "mlp_pixel_shuffle":
             side, rest = divmod(patches, projector.pixelshuffle_downsample_ratio)
             if rest:
-                raise ValueError(
-                    f"pixelshuffle_downsample_ratio {projector.pixelshuffle_downsample_ratio} does not divide {patches} "
-                    "patches"
-                )
+                ratio = projector.pixelshuffle_downsample_ratio
+                raise ValueError(f"pixelshuffle_downsample_ratio {ratio} does not divide {patches} patches")
         if projector.tokens_per_side != side:
             raise ValueError(
                 f"num_patches_per_side is {projector.tokens_per_side}, but {projector.type} makes {side} tokens a side"

@@ -46,6 +46,7 @@ _KINDS = (
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _SHOWN = 80
+_MAX_NAME = 512
 _CLOCK_TICK_NS = 20_000_000
 """How far apart two writes must be for every usual file system to give them different times."""
 
@@ -68,7 +69,7 @@ class FileStamp:
         Raises:
             OSError: There is no such file.
         """
-        status = os.fstat(file) if isinstance(file, int) else os.stat(file)
+        status = os.fstat(file) if isinstance(file, int) else file.stat()
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -76,6 +77,27 @@ def shown(value: object) -> str:
     """A stranger's value for a message: quoted, without control characters, and short."""
     text = repr(value) if not isinstance(value, str) else repr(value[: _SHOWN + 1])
     return text if len(text) <= _SHOWN + 2 else text[:_SHOWN] + "..."
+
+
+def check_file_name(name: str) -> str:
+    """The name, if a person can read it: one line, without control characters.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not name.isprintable() or len(name) > _MAX_NAME:
+        raise ValueError("this is no name of a file")
+    return name
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a regular file; a path that no system takes, however long, is none."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for a name that is too long
+
+
+def is_directory(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a directory; a path that no system takes is none."""
+    return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
 def open_regular(path: str | os.PathLike[str], error: ErrorType) -> BinaryIO:
@@ -95,7 +117,7 @@ def open_regular(path: str | os.PathLike[str], error: ErrorType) -> BinaryIO:
         raise error(f"there is no file {path}") from reason
     except (OSError, ValueError) as reason:
         # An Exception of Windows for a directory; ValueError for a name with a NUL.
-        if os.path.isdir(path):
+        if is_directory(path):
             raise error(f"{path} is a directory, not a file") from reason
         raise error(f"{path} cannot be read: {getattr(reason, 'strerror', None) or reason}") from reason
     mode = os.fstat(descriptor).st_mode

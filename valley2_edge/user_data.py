@@ -24,7 +24,15 @@ import platformdirs
 
 from valley2_edge.builtin import builtin_bundle
 from valley2_edge.errors import InputError
-from valley2_edge.outside_files import FileStamp, decode, json_object, parse_json, read_stream
+from valley2_edge.outside_files import (
+    FileStamp,
+    decode,
+    is_directory,
+    is_file,
+    json_object,
+    parse_json,
+    read_stream,
+)
 
 BUNDLE_VARIABLE = "VALLEY2_BUNDLE"
 DATA_DIRECTORY_VARIABLE = "VALLEY2_DATA_DIR"
@@ -73,7 +81,7 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
     if named:
         from valley2_edge.bundle import MANIFEST_NAME  # which needs this module
 
-        is_bundle = (Path(named) / MANIFEST_NAME).is_file()
+        is_bundle = is_file(Path(named) / MANIFEST_NAME)
         return (None if is_bundle else builtin_bundle(named)) or Path(named)
     remembered = last_bundle()
     if remembered is None:
@@ -81,7 +89,7 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
             "no bundle is known: name one, as in `valley2-edge chat --bundle nano` or `valley2-edge verify nano`, "
             f"in ${BUNDLE_VARIABLE}, or make one with `valley2-edge export CHECKPOINT`"
         )
-    if not remembered.is_dir():
+    if not is_directory(remembered):
         raise InputError(f"the bundle exported last, {remembered}, is gone; name another, for example nano")
     return remembered
 

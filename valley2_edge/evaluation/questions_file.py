@@ -6,23 +6,24 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from valley2_edge.ecom.question import LETTERS, Question
 from valley2_edge.errors import InputError
-from valley2_edge.outside_files import json_object, parse_json, text_lines
+from valley2_edge.output_lock import output_lock
+from valley2_edge.outside_files import check_file_name, is_file, json_object, parse_json, text_lines
 from valley2_edge.runtime.images import ImageSource, load_picture
 
 QUESTIONS_FILE = "questions.jsonl"
 PICTURES_DIRECTORY = "pictures"
 
 _Word = Annotated[str, Field(strict=True, min_length=1)]
+_File = Annotated[_Word, AfterValidator(check_file_name)]
 
 
 class QuestionLine(BaseModel):
@@ -36,10 +37,10 @@ class QuestionLine(BaseModel):
     options: Annotated[list[_Word], Field(min_length=len(LETTERS), max_length=len(LETTERS))]
     answer: Annotated[StrictInt, Field(ge=0, lt=len(LETTERS))] | Annotated[str, Field(pattern=f"^[{LETTERS}]$")]
     """Index of the right option from 0, or its letter."""
-    images: list[_Word] = []
-    video: _Word | None = None
+    images: list[_File] = []
+    video: _File | None = None
     """A video, or an animated picture."""
-    frames: list[_Word] | None = None
+    frames: list[_File] | None = None
     """Pictures that are the frames of a video, in order."""
 
     @model_validator(mode="after")
@@ -113,16 +114,19 @@ def write_questions(directory: str | os.PathLike[str], questions: Sequence[Quest
     directory = Path(directory)
     if directory.exists():
         raise InputError(f"{directory} exists already; name a directory that is to be made.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    with output_lock(directory):
+        return _write_directory(directory, questions)
+
+
+def _write_directory(directory: Path, questions: Sequence[Question]) -> Path:
+    temporary = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left
     try:
-        (temporary / PICTURES_DIRECTORY).mkdir()
+        (temporary / PICTURES_DIRECTORY).mkdir(parents=True)
         with (temporary / QUESTIONS_FILE).open("w", encoding="utf-8") as stream:
             for index, question in enumerate(questions):
                 line = _write_question(question, index, temporary)
                 stream.write(json.dumps(line.model_dump(exclude_defaults=True), ensure_ascii=False) + "\n")
-        # mkdtemp's own mode keeps others out.
-        temporary.chmod(0o755)
         temporary.replace(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -147,7 +151,7 @@ def _parse(line: str, where: str) -> QuestionLine:
 def _check_presence(question: Question, where: str) -> None:
     video = question.video if isinstance(question.video, tuple) else (question.video,) if question.video else ()
     for source in (*question.images, *video):
-        if isinstance(source, (str, Path)) and not Path(source).is_file():
+        if isinstance(source, (str, Path)) and not is_file(source):
             raise InputError(f"{where}: there is no file at {source}.")
 
 
