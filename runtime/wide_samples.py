@@ -42,11 +42,13 @@ class SampleRange:
         return np.invert(scaled) if self.inverted else scaled
 
     def _from_floats(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
-        span = self.white - self.black
         with np.errstate(all="ignore"):
-            values = (samples.astype(np.float32) - np.float32(self.black)) * np.float32(255 / span)
-        values = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
-        return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+            values = samples.astype(np.float32)
+            values -= np.float32(self.black)
+            values *= np.float32(255 / (self.white - self.black))
+        values[np.isnan(values)] = 0
+        np.clip(values, 0, 255, out=values)
+        return np.rint(values, out=values).astype(np.uint8)
 
     def _from_integers(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
         if self.bits == 32 and not self.signed:
@@ -64,7 +66,7 @@ class SampleRange:
 def range_of(image: Image.Image) -> SampleRange | None:
     """How the samples of a picture become 8 bits; None: Pillow's own conversion is right.
 
-    Pillow scales PNG, PGM and JPEG 2000 to 16 bits by their own metadata. A TIFF has its bits, its sign and its
+    Pillow scales PNG and PGM to 16 bits by their own metadata. A TIFF has its bits, its sign and its
     photometric interpretation in tags; its floats are white at 1 unless SMinSampleValue and SMaxSampleValue say else.
 
     Args:
