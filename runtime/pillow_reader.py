@@ -61,14 +61,14 @@ def opened_picture(stream: BinaryIO, name: str, max_pixels: int) -> Iterator[Ima
         _check_icons(stream, name, max_pixels)
     kind = kind_of(head)
     formats = (_heif_format(name),) if kind == "heif" else FORMATS
-    with _named_damage(name):
+    with _named_damage(name, max_pixels):
         try:
             opened = Image.open(stream, formats=formats)
         except UnidentifiedImageError as error:
             if kind == "unknown":
                 raise
             raise InputError(f"{name} is damaged, or of a variant that Pillow cannot read.") from error
-    with _named_damage(name), opened as image:
+    with _named_damage(name, max_pixels), opened as image:
         # Raw camera files are TIFF files whose first page is a small preview.
         reason = UNSUPPORTED_ENDINGS.get(ending_of(name)) if image.format == "TIFF" else None
         if reason is None and _DNG_VERSION in (getattr(image, "tag_v2", None) or ()):
@@ -80,14 +80,14 @@ def opened_picture(stream: BinaryIO, name: str, max_pixels: int) -> Iterator[Ima
 
 
 @contextmanager
-def _named_damage(name: str) -> Iterator[None]:
+def _named_damage(name: str, max_pixels: int) -> Iterator[None]:
     with _quiet_pillow():
         try:
             yield
         except Valley2Error:
             raise
         except Image.DecompressionBombError as error:
-            raise InputError(f"{name} is too large: {_text_of(error)}.") from error
+            raise InputError(f"{name} is too large: pictures may have {max_pixels:,} pixels at most.") from error
         except UnidentifiedImageError as error:
             raise InputError(f"{name} is not a picture that Pillow can read.") from error
         except MemoryError as error:
@@ -129,7 +129,7 @@ def frame_pixels(
         InputError: It is damaged, empty or too large.
         Cancelled: The token was set.
     """
-    with _named_damage(name):
+    with _named_damage(name, max_pixels):
         check_size(*image.size, name, max_pixels)
         image.load()
         # Some decoders learn the size late.

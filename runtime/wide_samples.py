@@ -48,13 +48,15 @@ class SampleRange:
             values *= np.float32(255 / (self.white - self.black))
         values[np.isnan(values)] = 0
         np.clip(values, 0, 255, out=values)
-        return np.rint(values, out=values).astype(np.uint8)
+        scaled: NDArray[np.uint8] = np.rint(values, out=values).astype(np.uint8)
+        return scaled
 
     def _from_integers(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
         if self.bits == 32 and not self.signed:
             return (samples.view(np.uint32) >> 24).astype(np.uint8)
         if samples.dtype == np.uint8:  # signed ones of 8 bits come as they lie in the file
-            return np.bitwise_xor(samples, np.uint8(0x80 if self.signed else 0))
+            flipped: NDArray[np.uint8] = np.bitwise_xor(samples, np.uint8(0x80 if self.signed else 0))
+            return flipped
         half = 1 << (self.bits - 1)
         low, high = (-half, half - 1) if self.signed else (0, 2 * half - 1)
         unsigned = np.clip(samples.astype(np.int64), low, high) - low
