@@ -15,7 +15,7 @@ from PIL import Image
 from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.runtime.background import run_abandonable
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, check_size
+from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS, check_size
 from valley2_edge.runtime.pillow_reader import count_frames, frame_pixels, opened_picture, orientation_of, seek_frame
 from valley2_edge.runtime.source_file import open_source
 
@@ -39,7 +39,7 @@ def load_picture(
     *,
     strict: bool = False,
     name: str | None = None,
-    max_pixels: int = DEFAULT_MAX_PICTURE_PIXELS,
+    max_pixels: int = MAX_PICTURE_PIXELS,
     cancel: CancelToken | None = None,
 ) -> NDArray[np.uint8]:
     """Loads a picture.

@@ -15,7 +15,7 @@ HEAD_BYTES = 1024
 
 PICTURE_ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm"}
-    | {".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".jp2", ".j2k", ".avif", ".avifs", ".mpo"}
+    | {".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".avif", ".avifs", ".mpo"}
 )
 HEIF_ENDINGS = frozenset({".heic", ".heif", ".heics", ".heifs", ".hif"})
 """Of pictures that need the extra."""
@@ -29,6 +29,7 @@ URL_SENTENCE = "addresses are not opened: download the file first and name the c
 _PDF = "PDF documents are not read: export the page as a picture (PNG or JPEG) first"
 _POSTSCRIPT = "PostScript is not read: export the page as a picture (PNG or JPEG) first"
 _VECTOR = "vector drawings are not read: export the drawing as a picture (PNG) first"
+_JPEG_2000 = "JPEG 2000 is not read: convert the picture to PNG or JPEG first"
 _JXL = "JPEG XL is not read: convert the picture to PNG or JPEG first"
 _LAYERS = "layered documents are not read: export the document as a picture (PNG or JPEG) first"
 _RAW = "raw camera files are not read: export the photo as JPEG or PNG first"
@@ -38,6 +39,7 @@ UNSUPPORTED_ENDINGS: dict[str, str] = {
     ".pdf": _PDF,
     **dict.fromkeys((".eps", ".ps", ".ai"), _POSTSCRIPT),
     **dict.fromkeys((".svg", ".svgz"), _VECTOR),
+    **dict.fromkeys((".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), _JPEG_2000),
     ".jxl": _JXL,
     **dict.fromkeys((".psd", ".psb", ".xcf", ".kra"), _LAYERS),
     **dict.fromkeys((".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng", ".raf", ".orf"), _RAW),
@@ -57,8 +59,6 @@ _PICTURE_MAGIC = (
     b"II+\0",
     b"MM\0+",
     b"\0\0\1\0",  # ICO
-    b"\0\0\0\x0cjP  \r\n\x87\n",  # JPEG 2000
-    b"\xff\x4f\xff\x51",
 )
 _VIDEO_MAGIC = (
     b"\x1a\x45\xdf\xa3",  # Matroska and WebM
@@ -76,6 +76,8 @@ _FOREIGN_MAGIC = (
     (b"\xc5\xd0\xd3\xc6", _POSTSCRIPT),
     (b"\xff\x0a", _JXL),
     (b"\0\0\0\x0cJXL \r\n\x87\n", _JXL),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", _JPEG_2000),
+    (b"\xff\x4f\xff\x51", _JPEG_2000),
     (b"8BPS", _LAYERS),
     (b"gimp xcf", _LAYERS),
     (b"FUJIFILMCCD-RAW", _RAW),

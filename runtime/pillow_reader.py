@@ -25,14 +25,16 @@ from valley2_edge.runtime.media_kind import (
 from valley2_edge.runtime.picture_limits import check_bytes, check_size
 from valley2_edge.runtime.wide_samples import range_of
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "PPM", "ICO", "JPEG2000", "TGA")
-"""What people have, read by libraries that are kept well. EPS would start another program, by a file's content."""
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "PPM", "ICO", "TGA")
+"""What people have, read by libraries that are kept well. EPS would start another program; JPEG 2000 takes minutes in
+which Pillow lets nothing else run, so that no cancel would be heard."""
 
 _STRIP_PIXELS = 1 << 20
 """Converted at once, so that the other forms of a large picture never exist as a whole."""
 # Phones write second pictures into such files: previews and depths, no animation.
 _STILL_FORMATS = {"MPO", "HEIF"}
 _DNG_VERSION = 50706
+_ICO_MAGIC = b"\0\0\1\0"
 
 
 @contextmanager
@@ -55,36 +57,37 @@ def opened_picture(stream: BinaryIO, name: str, max_pixels: int) -> Iterator[Ima
     if (reason := foreign_reason(head)) is not None:
         raise InputError(f"{name} cannot be used: {reason}.")
     check_bytes(size, name, max_pixels)
+    if head.startswith(_ICO_MAGIC):
+        _check_icons(stream, name, max_pixels)
     kind = kind_of(head)
     formats = (_heif_format(name),) if kind == "heif" else FORMATS
-    with _named_damage(name):
+    with _named_damage(name, max_pixels):
         try:
             opened = Image.open(stream, formats=formats)
         except UnidentifiedImageError as error:
             if kind == "unknown":
                 raise
             raise InputError(f"{name} is damaged, or of a variant that Pillow cannot read.") from error
-    with _named_damage(name), opened as image:
+    with _named_damage(name, max_pixels), opened as image:
         # Raw camera files are TIFF files whose first page is a small preview.
         reason = UNSUPPORTED_ENDINGS.get(ending_of(name)) if image.format == "TIFF" else None
         if reason is None and _DNG_VERSION in (getattr(image, "tag_v2", None) or ()):
             reason = UNSUPPORTED_ENDINGS[".dng"]
         if reason is not None:
             raise InputError(f"{name} cannot be used: {reason}.")
-        for width, height in (image.size, *_sizes_within(image)):
-            check_size(width, height, name, max_pixels)
+        check_size(*image.size, name, max_pixels)
         yield image
 
 
 @contextmanager
-def _named_damage(name: str) -> Iterator[None]:
+def _named_damage(name: str, max_pixels: int) -> Iterator[None]:
     with _quiet_pillow():
         try:
             yield
         except Valley2Error:
             raise
         except Image.DecompressionBombError as error:
-            raise InputError(f"{name} is too large: {_text_of(error)}.") from error
+            raise InputError(f"{name} is too large: pictures may have {max_pixels:,} pixels at most.") from error
         except UnidentifiedImageError as error:
             raise InputError(f"{name} is not a picture that Pillow can read.") from error
         except MemoryError as error:
@@ -126,7 +129,7 @@ def frame_pixels(
         InputError: It is damaged, empty or too large.
         Cancelled: The token was set.
     """
-    with _named_damage(name):
+    with _named_damage(name, max_pixels):
         check_size(*image.size, name, max_pixels)
         image.load()
         # Some decoders learn the size late.
@@ -176,19 +179,19 @@ def _heif_format(name: str) -> str:
     return "HEIF"
 
 
-def _sizes_within(image: Image.Image) -> list[tuple[int, int]]:
-    """Of the pictures inside an ICO file, whose directory may say something else."""
-    icons: Any = getattr(image, "ico", None)
-    sizes = []
-    for entry in icons.entry if icons is not None else ():
-        icons.buf.seek(entry.offset)
-        head = icons.buf.read(24)
+def _check_icons(stream: BinaryIO, name: str, max_pixels: int) -> None:
+    """Measures the pictures inside an ICO file: its directory may say something else, and Pillow decodes at once."""
+    directory = stream.read(6 + 16 * 256)
+    for entry in range(6, 6 + 16 * min(256, int.from_bytes(directory[4:6], "little")), 16):
+        stream.seek(int.from_bytes(directory[entry + 12 : entry + 16], "little"))
+        head = stream.read(24)
         if head.startswith(b"\x89PNG"):
-            sizes.append((int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")))
+            width, height = (int.from_bytes(head[place : place + 4], "big") for place in (16, 20))
         else:  # a bitmap of twice the height: a mask follows the colours
-            width, height = (int.from_bytes(head[place : place + 4], "little", signed=True) for place in (4, 8))
-            sizes.append((abs(width), abs(height) // 2))
-    return sizes
+            width, height = (abs(int.from_bytes(head[place : place + 4], "little", signed=True)) for place in (4, 8))
+            height //= 2
+        check_size(max(width, 1), max(height, 1), name, max_pixels)
+    stream.seek(0)
 
 
 def _text_of(error: Exception) -> str:

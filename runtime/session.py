@@ -131,8 +131,8 @@ class Session:
         Args:
             question: Text; what looks like a control token in it stays text, unless the session is strict.
             images: Paths, encoded bytes, Pillow images or uint8 arrays (height, width, 3), from any iterable, which is
-                used up at once; or one of these alone. One path of a video counts as `video`. An animated picture
-                gives its first frame here.
+                used up at once; an array (n, height, width, 3) has n of them, None is none. One path of a video counts
+                as `video`. An animated picture gives its first frame here.
             video: Instead of images: the path of a video or of an animated picture (GIF, WebP, PNG, AVIF), an array
                 (n, height, width, 3), or frames from any iterable, each as an image may be.
             frames: Frames to take of it at most. A video file gives exactly as many, even if it has fewer and they

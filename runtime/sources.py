@@ -17,11 +17,10 @@ from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.images import ImageSource, load_picture
-from valley2_edge.runtime.source_file import is_video
-from valley2_edge.runtime.video import VideoSource, list_frames, load_frames
+from valley2_edge.runtime.video import VideoSource, is_video, list_frames, load_frames
 
-ImageSources = Iterable[ImageSource] | ImageSource | None
-"""Pictures in their order, from anything that can be iterated; one picture alone; None: no picture."""
+ImageSources = Iterable[ImageSource] | None
+"""Pictures in their order, from anything that can be iterated; None: no picture."""
 
 _BYTES = (bytes, bytearray, memoryview)
 _MOST_SOURCES = 100_000
@@ -34,14 +33,14 @@ def sort_sources(images: ImageSources, video: VideoSource | None) -> tuple[list[
     Iterators are used up here, once; what is returned can be read again.
 
     Args:
-        images: Pictures from any iterable, or one picture; None is no picture.
-        video: A path, an animated Pillow image, or frames as pictures are given; an array (n, height, width, 3) has n.
+        images: Pictures from any iterable; an array (n, height, width, 3) has n; None is no picture.
+        video: A path, an animated Pillow image, or frames as pictures are given.
 
     Returns:
         Pictures, and the path, the image or the list of frames of a video.
 
     Raises:
-        InputError: There are pictures and a video, or something is no picture; the text says which.
+        InputError: There are pictures and a video, images is one picture and no list, or one of them is no picture.
     """
     pictures = [] if images is None else _list_sources(images, "images", "Picture")
     if video is not None and not isinstance(video, (str, os.PathLike, Image.Image)):
@@ -60,12 +59,9 @@ def sort_sources(images: ImageSources, video: VideoSource | None) -> tuple[list[
 
 
 def _list_sources(sources: Any, argument: str, what: str) -> list[ImageSource]:
-    if isinstance(sources, (str, os.PathLike, Image.Image, *_BYTES)):
-        return [sources]
-    if isinstance(sources, np.ndarray):
-        if sources.ndim not in (2, 3, 4):
-            raise InputError(f"{argument} must be pictures (height, width, 3) or a list, not shape {sources.shape}.")
-        return list(sources) if sources.ndim == 4 else [sources]
+    one = isinstance(sources, (str, os.PathLike, Image.Image, *_BYTES))
+    if one or (isinstance(sources, np.ndarray) and sources.ndim != 4):
+        raise InputError(f"{argument} must be a list of pictures, not one picture: put it into [ ].")
     # Neither has an order; a file's items would be its lines.
     if isinstance(sources, (Mapping, AbstractSet)) or hasattr(sources, "read"):
         raise InputError(f"{argument} must be a list of pictures, not {type(sources)}.")

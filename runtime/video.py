@@ -17,15 +17,21 @@ from valley2_edge.runtime.background import run_abandonable
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.images import ImageSource, load_picture
 from valley2_edge.runtime.media_kind import HEAD_BYTES, PICTURE_ENDINGS, ending_of, foreign_reason, kind_of
-from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
-from valley2_edge.runtime.source_file import open_source
+from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
+from valley2_edge.runtime.source_file import kind_of_file, open_source
 from valley2_edge.runtime.video_file import read_video
 
 VideoSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | Iterable[ImageSource]
-"""The path of a video or of an animated picture, or the frames themselves in their order."""
+"""The path of a video or of an animated picture, or the frames themselves in their order: `sources.sort_sources` makes
+a list of them."""
 
 MAX_FRAMES = 4096
 """Of one question; far more than any context holds."""
+
+
+def is_video(source: object) -> bool:
+    """Whether a source is the path of a video, judged by the file's content, and by its ending when it is missing."""
+    return isinstance(source, (str, os.PathLike)) and kind_of_file(source) == "video"
 
 
 def load_frames(
@@ -33,7 +39,7 @@ def load_frames(
     frames: int = 8,
     *,
     strict: bool = False,
-    max_pixels: int = DEFAULT_MAX_PICTURE_PIXELS,
+    max_pixels: int = MAX_PICTURE_PIXELS,
     cancel: CancelToken | None = None,
 ) -> list[NDArray[np.uint8]]:
     """Loads the frames that the model sees of a video.
@@ -43,7 +49,7 @@ def load_frames(
     `frames` at most, and otherwise `frames` of them, spread by the same rule; none is repeated.
 
     Args:
-        source: Path, animated Pillow image, or frames: a list, or one array (n, height, width, 3 or 4).
+        source: Path, animated Pillow image, or a list of frames.
         frames: How many.
         strict: Reproduce the reference where a frame is a picture of its own (`load_picture`).
         max_pixels: Of one frame at most.
@@ -58,8 +64,7 @@ def load_frames(
     """
     frames = check_frames(frames)
     if isinstance(source, (str, os.PathLike)):
-        path = source
-        return run_abandonable(lambda stop: _read_file(path, frames, strict, max_pixels, stop), cancel)
+        return read_frames(source, frames, strict=strict, max_pixels=max_pixels, cancel=cancel)
     if isinstance(source, Image.Image):
         image = source
         return run_abandonable(
@@ -101,27 +106,39 @@ def list_frames(source: Any) -> Sequence[ImageSource]:
     Raises:
         InputError: They are no frames, or there is none.
     """
-    if isinstance(source, np.ndarray) and source.ndim == 3:
-        source = source[None]
-    if isinstance(source, np.ndarray) and source.ndim != 4:
-        raise InputError(f"An array of frames must have the shape (n, height, width, 3), not {source.shape}.")
-    if isinstance(source, (bytes, bytearray, memoryview)) or not isinstance(source, Sequence | np.ndarray):
+    if isinstance(source, (bytes, bytearray, memoryview)) or not isinstance(source, Sequence):
         raise InputError(f"A video must be a path or a list of frames, not {type(source)}.")
-    if len(source) == 0:
+    if not source:
         raise InputError("The video has no frame.")
-    return list(source)
+    return source
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    frames: int = 8,
+    *,
+    strict: bool = False,
+    max_pixels: int = MAX_PICTURE_PIXELS,
+    cancel: CancelToken | None = None,
+) -> list[NDArray[np.uint8]]:
+    """The part of `load_frames` for a file, with its arguments and errors."""
+    frames = check_frames(frames)
+    return run_abandonable(lambda stop: _read_file(path, frames, strict, max_pixels, stop), cancel)
 
 
 def _read_file(
     path: str | os.PathLike[str], frames: int, strict: bool, max_pixels: int, cancel: CancelToken
 ) -> list[NDArray[np.uint8]]:
     name = str(path)
-    with open_source(path, "video") as stream:
+    called_picture = ending_of(path) in PICTURE_ENDINGS
+    with open_source(path, "animated picture" if called_picture else "video") as stream:
         head = stream.read(HEAD_BYTES)
         stream.seek(0)
         kind = kind_of(head)
-        if kind in ("picture", "heif") or (kind == "unknown" and ending_of(path) in PICTURE_ENDINGS):
+        if kind in ("picture", "heif") or ending_of(path) == ".tga":
             return read_animation(stream, name, frames, strict, max_pixels, cancel)
         if (reason := foreign_reason(head)) is not None:
             raise InputError(f"{name} cannot be used: {reason}.")
+        if kind == "unknown" and called_picture:
+            raise InputError(f"{name} is damaged or no animated picture that Pillow can read.")
         return read_video(stream, name, frames, max_pixels, cancel)

@@ -42,17 +42,21 @@ class SampleRange:
         return np.invert(scaled) if self.inverted else scaled
 
     def _from_floats(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
-        span = self.white - self.black
         with np.errstate(all="ignore"):
-            values = (samples.astype(np.float32) - np.float32(self.black)) * np.float32(255 / span)
-        values = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
-        return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+            values = samples.astype(np.float32)
+            values -= np.float32(self.black)
+            values *= np.float32(255 / (self.white - self.black))
+        values[np.isnan(values)] = 0
+        np.clip(values, 0, 255, out=values)
+        scaled: NDArray[np.uint8] = np.rint(values, out=values).astype(np.uint8)
+        return scaled
 
     def _from_integers(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
         if self.bits == 32 and not self.signed:
             return (samples.view(np.uint32) >> 24).astype(np.uint8)
         if samples.dtype == np.uint8:  # signed ones of 8 bits come as they lie in the file
-            return np.bitwise_xor(samples, np.uint8(0x80 if self.signed else 0))
+            flipped: NDArray[np.uint8] = np.bitwise_xor(samples, np.uint8(0x80 if self.signed else 0))
+            return flipped
         half = 1 << (self.bits - 1)
         low, high = (-half, half - 1) if self.signed else (0, 2 * half - 1)
         unsigned = np.clip(samples.astype(np.int64), low, high) - low
@@ -64,7 +68,7 @@ class SampleRange:
 def range_of(image: Image.Image) -> SampleRange | None:
     """How the samples of a picture become 8 bits; None: Pillow's own conversion is right.
 
-    Pillow scales PNG, PGM and JPEG 2000 to 16 bits by their own metadata. A TIFF has its bits, its sign and its
+    Pillow scales PNG and PGM to 16 bits by their own metadata. A TIFF has its bits, its sign and its
     photometric interpretation in tags; its floats are white at 1 unless SMinSampleValue and SMaxSampleValue say else.
 
     Args:

@@ -122,18 +122,10 @@ def test_unusable_frame_is_named() -> None:
         load_frames([grey(1), np.zeros((4, 6, 3))])
 
 
-@pytest.mark.parametrize("source", [b"GIF89a", 7, iter([]), {"a": 1}])
+@pytest.mark.parametrize("source", [b"GIF89a", 7, np.zeros((3, 4, 6, 3), np.uint8), iter([]), {"a": 1}])
 def test_what_is_no_video_is_refused(source: object) -> None:
     with pytest.raises(InputError, match="must be a path or a list of frames"):
         load_frames(source)  # type: ignore[arg-type]
-
-
-def test_one_array_is_as_many_frames_as_it_has() -> None:
-    array = np.stack([grey(value) for value in range(10)])
-    assert values(load_frames(array, 3)) == [0, 4, 9]
-    assert values(load_frames(array[7])) == [7]
-    with pytest.raises(InputError, match=r"\(n, height, width, 3\)"):
-        load_frames(array[0, :, :, 0])
 
 
 def test_empty_list_is_refused() -> None:
@@ -169,9 +161,9 @@ def test_damaged_animation_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"clip\.gif is damaged"):
         load_frames(path)
     path.write_text("no picture")
-    with pytest.raises(InputError, match="not a picture that Pillow can read"):
+    with pytest.raises(InputError, match="no animated picture that Pillow can read"):
         load_frames(path)
-    with pytest.raises(InputError, match="no video at"):
+    with pytest.raises(InputError, match="no animated picture at"):
         load_frames(tmp_path / "none.gif")
 
 
