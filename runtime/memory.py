@@ -19,7 +19,7 @@ from valley2_edge.runtime.library import (
     check,
     library,
 )
-from valley2_edge.runtime.native_call import LARGEST_UINT64, number_of, unsigned
+from valley2_edge.runtime.native_call import LARGEST_UINT64, number_of, path_bytes, unsigned
 from valley2_edge.runtime.pixels import plan_picture
 from valley2_edge.runtime.process_memory import resident_bytes
 
@@ -165,7 +165,7 @@ def plan_memory(
         gpu_yields=int(settings.gpu_yields),
     )
     result = MemoryPlanStruct()
-    directory = str(bundle.directory).encode()
+    directory = path_bytes(bundle.directory)
     check(library().v2e_plan_memory(directory, ctypes.byref(request), ctypes.byref(result)))
     return MemoryPlan(**{part.name: int(getattr(result, part.name)) for part in fields(MemoryPlan)})
 
