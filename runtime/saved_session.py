@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from valley2_edge.errors import InputError
 from valley2_edge.policy import EaglePreset, Policy, PolicyName
@@ -19,7 +20,7 @@ class Turn(_Strict):
     """One question and its answer, as far as it came."""
 
     question: str
-    pictures: int = 0
+    pictures: int = Field(0, ge=0, le=2**24)
     """Frames of a video included."""
     answer: str = ""
 
@@ -31,9 +32,9 @@ class SessionOptions(_Strict):
     policy: PolicyName
     strict: bool
     think: bool
-    context_length: int
-    kv_precision: str
-    prefill_chunk: int
+    context_length: int = Field(ge=0, le=2**24)
+    kv_precision: Literal["auto", "fp32", "fp16", "int8"]
+    prefill_chunk: int = Field(ge=0, le=2**16)
     eagle: bool
     tiles: bool
     eagle_preset: EaglePreset
@@ -73,10 +74,19 @@ class SavedConversation(_Strict):
         Raises:
             InputError: It is none of this release's.
         """
+        field = "the note"
         try:
-            return cls.model_validate_json(note)
-        except ValidationError as error:
-            field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the note"
+            return cls.model_validate(json.loads(note, object_pairs_hook=_without_duplicates))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, ValidationError):
+                field = ".".join(str(part)[:40] for part in error.errors()[0]["loc"]) or field
             raise InputError(
                 f"{path} was not saved by this release of valley2-edge: {field} is not understood."
             ) from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice")
+    return values

@@ -3,6 +3,7 @@
 #include "digest.hpp"
 #include "error.hpp"
 #include "new_file.hpp"
+#include "utf8.hpp"
 
 #include <array>
 #include <map>
@@ -14,7 +15,13 @@ namespace {
 constexpr const char *FORMAT = "valley2-session";
 constexpr const char *VERSION = "1";
 constexpr const char *CHECKSUM = "checksum";
+constexpr size_t MOST_HEADER_BYTES = size_t{64} << 10; // of five tensors and nine short texts
 constexpr std::array<const char *, KV_PRECISIONS> PRECISION_NAMES = {"fp32", "fp16", "int8"}; // as KvPrecision counts
+
+// What v2e_session_note can give back: UTF-8, and no zero before its end.
+bool is_note(const std::string &note) {
+    return note.find('\0') == std::string::npos && is_utf8(note);
+}
 
 using Metadata = std::map<std::string, std::string>;
 
@@ -106,6 +113,8 @@ Tensors tensors_of(const SavedSession &saved, const SessionArrays &arrays, const
 } // namespace
 
 void write_session(const std::string &path, const SavedSession &saved, const SessionArrays &arrays) {
+    if (saved.note.size() > MOST_NOTE_BYTES || !is_note(saved.note))
+        fail(V2E_ERROR_INPUT, "The note of a session must be UTF-8 of at most %zu bytes.", MOST_NOTE_BYTES);
     const size_t length = arrays.keys.size();
     const AlignedBuffer<std::byte> last_page =
         length == 0 ? AlignedBuffer<std::byte>() : arrays.cache.clean_page((length - 1) / KV_PAGE, length);
@@ -135,7 +144,7 @@ namespace {
 
 SafetensorsFile open_session(const std::string &path) {
     try {
-        return SafetensorsFile(path);
+        return SafetensorsFile(path, nullptr, MOST_HEADER_BYTES);
     } catch (const Failure &failure) {
         fail(V2E_ERROR_INPUT, "%s", failure.message.c_str()); // no file of the bundle
     }
@@ -151,17 +160,13 @@ SessionFile::SessionFile(const std::string &path, const std::string &identity) :
         fail(V2E_ERROR_INPUT, "%s is a saved session of another format version; upgrade valley2-edge.", path.c_str());
     if (metadata("identity") != identity)
         fail(V2E_ERROR_INPUT, "%s was saved with another bundle; only that one can go on with it.", path.c_str());
-    Tensors tensors;
-    for (const auto &[name, tensor] : file_.tensors())
-        tensors[name] = {tensor.dtype, tensor.shape, {{tensor.data, tensor.bytes}}};
-    if (metadata(CHECKSUM) != checksum_of(file_.metadata(), tensors))
-        refuse();
     saved_.identity = identity;
-    saved_.arithmetic = metadata("arithmetic");
-    const TensorView *note = file_.contains("note") ? &file_.tensor("note") : nullptr;
-    if (note == nullptr)
+    if (!file_.contains("note") || file_.tensor("note").bytes > MOST_NOTE_BYTES)
         refuse();
-    saved_.note.assign(reinterpret_cast<const char *>(note->data), note->bytes);
+    const TensorView &note = file_.tensor("note");
+    saved_.note.assign(reinterpret_cast<const char *>(note.data), note.bytes);
+    if (!is_note(saved_.note))
+        refuse();
     saved_.context_length = number("context_length");
     saved_.prefill_chunk = number("prefill_chunk");
     for (size_t i = 0; i < PRECISION_NAMES.size(); ++i)
@@ -170,6 +175,14 @@ SessionFile::SessionFile(const std::string &path, const std::string &identity) :
             return;
         }
     refuse();
+}
+
+void SessionFile::check_sum() const {
+    Tensors tensors;
+    for (const auto &[name, tensor] : file_.tensors())
+        tensors[name] = {tensor.dtype, tensor.shape, {{tensor.data, tensor.bytes}}};
+    if (metadata(CHECKSUM) != checksum_of(file_.metadata(), tensors))
+        refuse();
 }
 
 const std::byte *SessionFile::tensor(const char *name, const char *dtype, const std::vector<uint64_t> &shape) const {
@@ -207,8 +220,8 @@ size_t SessionFile::number(const char *key) const {
     return value;
 }
 
-void SessionFile::refuse() const {
-    fail(V2E_ERROR_INPUT, "%s is damaged: what it holds is not what was saved.", file_.path().c_str());
+void SessionFile::refuse(const std::string &reason) const {
+    fail(V2E_ERROR_INPUT, "%s is damaged: %s.", file_.path().c_str(), reason.c_str());
 }
 
 } // namespace v2e

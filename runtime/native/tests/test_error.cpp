@@ -1,5 +1,6 @@
 // The C boundary: exceptions become statuses, older callers keep working.
 #include "check.hpp"
+#include "utf8.hpp"
 
 #include <stdexcept>
 #include <thread>
@@ -11,9 +12,33 @@ TEST(error_guard_turns_exceptions_into_statuses) {
     CHECK(guard([] { fail(V2E_ERROR_BUNDLE, "The file '%s' lacks %d bytes.", "x", 3); }) == V2E_ERROR_BUNDLE);
     CHECK(std::string(v2e_last_error()) == "The file 'x' lacks 3 bytes.");
     CHECK(guard([] { throw std::bad_alloc(); }) == V2E_ERROR_BUDGET);
+    CHECK(guard([] { throw std::length_error("a vector"); }) == V2E_ERROR_BUDGET);
+    CHECK(std::string(v2e_last_error()).find("not enough memory") != std::string::npos);
+    CHECK(guard([] { throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again)); }) ==
+          V2E_ERROR_BUDGET);
     CHECK(guard([] { throw std::runtime_error("surprise"); }) == V2E_ERROR_INTERNAL);
     CHECK(std::string(v2e_last_error()) == "surprise");
     CHECK(guard([] { throw 1; }) == V2E_ERROR_INTERNAL);
+}
+
+TEST(error_sentence_that_is_cut_stays_utf8) {
+    for (const char *character : {"x", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80"})
+        for (size_t before = 0; before < 4; ++before) {
+            std::string text(before, '.');
+            while (text.size() < 3000)
+                text += character;
+            guard([&] { fail(V2E_ERROR_INPUT, "%s", text.c_str()); });
+            CHECK(is_utf8(v2e_last_error()));
+            CHECK(text.rfind(v2e_last_error(), 0) == 0 && std::string(v2e_last_error()).size() > 1000);
+        }
+}
+
+TEST(error_names_of_strangers_are_shown_short_and_harmless) {
+    CHECK(shown("plain \xc3\xa9") == "plain \xc3\xa9");
+    CHECK(shown("a\x1b[2Jb\nc\x7f"
+                "d\xc2\x9b"
+                "e\xff") == "a?[2Jb?c?d?e?");
+    CHECK(shown(std::string(500, 'n')) == std::string(80, 'n') + "...");
 }
 
 TEST(error_text_belongs_to_its_thread) {
