@@ -400,7 +400,7 @@ def test_note_of_another_release_is_refused(int4_bundle: Path, tmp_path: Path) -
             strange.append(note.replace('"version":1', '"version":1,"version":1'))
             for text in strange:
                 session.save(tmp_path / "file", text)
-                with pytest.raises(InputError, match="was not saved by this release|the note of"):
+                with pytest.raises(InputError, match=r"was not saved by this release|the note of"):
                     model.resume(tmp_path / "file")
         model.close()
         with pytest.raises(InputError, match="model is closed"):
