@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import parse_json
 from valley2_edge.policy import EaglePreset, Policy, PolicyName
 from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
 
@@ -74,19 +74,11 @@ class SavedConversation(_Strict):
         Raises:
             InputError: It is none of this release's.
         """
-        field = "the note"
+        data = parse_json(note, f"the note of {path}", InputError)
         try:
-            return cls.model_validate(json.loads(note, object_pairs_hook=_without_duplicates))
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, ValidationError):
-                field = ".".join(str(part)[:40] for part in error.errors()[0]["loc"]) or field
+            return cls.model_validate(data)
+        except ValidationError as error:
+            field = ".".join(str(part)[:40] for part in error.errors()[0]["loc"]) or "the note"
             raise InputError(
                 f"{path} was not saved by this release of valley2-edge: {field} is not understood."
             ) from error
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key stands twice")
-    return values

@@ -5,8 +5,10 @@
 #include "new_file.hpp"
 #include "utf8.hpp"
 
+#include <algorithm>
 #include <array>
 #include <map>
+#include <string_view>
 #include <utility>
 
 namespace v2e {
@@ -15,6 +17,9 @@ namespace {
 constexpr const char *FORMAT = "valley2-session";
 constexpr const char *VERSION = "1";
 constexpr const char *CHECKSUM = "checksum";
+constexpr std::array<std::string_view, 5> TENSOR_NAMES = {"tokens", "keys", "kv", "logits", "note"};
+constexpr std::array<std::string_view, 8> METADATA_KEYS = {
+    "format", "format_version", "identity", "arithmetic", "kv_precision", "context_length", "prefill_chunk", CHECKSUM};
 constexpr size_t MOST_HEADER_BYTES = size_t{64} << 10; // of five tensors and nine short texts
 constexpr std::array<const char *, KV_PRECISIONS> PRECISION_NAMES = {"fp32", "fp16", "int8"}; // as KvPrecision counts
 
@@ -161,6 +166,12 @@ SessionFile::SessionFile(const std::string &path, const std::string &identity) :
     if (metadata("identity") != identity)
         fail(V2E_ERROR_INPUT, "%s was saved with another bundle; only that one can go on with it.", path.c_str());
     saved_.identity = identity;
+    for (const auto &[name, tensor] : file_.tensors())
+        if (std::find(TENSOR_NAMES.begin(), TENSOR_NAMES.end(), name) == TENSOR_NAMES.end())
+            refuse("it has a tensor '" + shown(name) + "', which is unknown to this release");
+    for (const auto &[key, value] : file_.metadata())
+        if (std::find(METADATA_KEYS.begin(), METADATA_KEYS.end(), key) == METADATA_KEYS.end())
+            refuse("its metadata have '" + shown(key) + "', which is unknown to this release");
     if (!file_.contains("note") || file_.tensor("note").bytes > MOST_NOTE_BYTES)
         refuse();
     const TensorView &note = file_.tensor("note");
@@ -169,6 +180,8 @@ SessionFile::SessionFile(const std::string &path, const std::string &identity) :
         refuse();
     saved_.context_length = number("context_length");
     saved_.prefill_chunk = number("prefill_chunk");
+    if (saved_.context_length == 0 || saved_.prefill_chunk == 0)
+        refuse();
     for (size_t i = 0; i < PRECISION_NAMES.size(); ++i)
         if (metadata("kv_precision") == PRECISION_NAMES[i]) {
             saved_.precision = static_cast<KvPrecision>(i);

@@ -51,7 +51,11 @@ TEST(error_text_belongs_to_its_thread) {
 }
 
 TEST(error_options_of_an_older_caller_are_completed_with_zeros) {
-    v2e_model_options given{offsetof(v2e_model_options, activations), 2, V2E_ISA_PORTABLE, 77};
+    v2e_model_options given{};
+    given.struct_size = offsetof(v2e_model_options, activations);
+    given.threads = 2;
+    given.isa = V2E_ISA_PORTABLE;
+    given.activations = 77;
     const v2e_model_options options = read_options(&given);
     CHECK(options.threads == 2 && options.isa == V2E_ISA_PORTABLE && options.activations == 0);
     CHECK(options.struct_size == sizeof options);
