@@ -18,7 +18,7 @@ from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.images import ImageSource, load_picture
 from valley2_edge.runtime.media_kind import HEAD_BYTES, PICTURE_ENDINGS, ending_of, foreign_reason, kind_of
 from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
-from valley2_edge.runtime.source_file import is_video, open_source  # noqa: F401, is_video belongs to this module's face
+from valley2_edge.runtime.source_file import is_video, kind_of_file, open_source  # noqa: F401, is_video belongs to this module's face
 from valley2_edge.runtime.video_file import read_video
 
 VideoSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | Iterable[ImageSource]
@@ -118,7 +118,8 @@ def read_frames(
 ) -> list[NDArray[np.uint8]]:
     """The part of `load_frames` for a file, with its arguments and errors."""
     frames = check_frames(frames)
-    return run_abandonable(lambda stop: _read_file(path, frames, strict, max_pixels, stop), cancel)
+    video = kind_of_file(path) not in ("picture", "heif")
+    return run_abandonable(lambda stop: _read_file(path, frames, strict, max_pixels, stop), cancel, ends_soon=video)
 
 
 def _read_file(

@@ -141,7 +141,11 @@ def test_warnings_of_decoders_reach_nobody(tmp_path: Path) -> None:
         "        try: read(path)\n"
         "        except InputError: pass\n"
     )
-    command = [sys.executable, "-c", program, str(path), str(bomb), str(exif)]
+    packed = bytearray(encoded(picture(), "TIFF", compression="tiff_adobe_deflate"))
+    packed[60:2000] = bytes(1940)
+    rows = tmp_path / "rows.tif"
+    rows.write_bytes(packed)
+    command = [sys.executable, "-c", program, str(path), str(bomb), str(exif), str(rows)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
 
 
