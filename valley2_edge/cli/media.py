@@ -9,7 +9,7 @@ from pathlib import Path
 
 from valley2_edge.errors import InputError
 from valley2_edge.runtime.media_kind import looks_like_file
-from valley2_edge.runtime.video import is_video
+from valley2_edge.runtime.source_file import is_video
 
 
 @dataclass(frozen=True)
