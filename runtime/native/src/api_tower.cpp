@@ -101,6 +101,7 @@ v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input, float *
         require(given.values, "input.values");
         require(output, "output");
         const size_t count = checked_count(given.count);
+        tower->tower->engine().stop().begin_call();
         tower->tower->run({given.values, given.positions, count, output, Reporter(callback, user_data)});
     });
 }
@@ -121,12 +122,12 @@ v2e_status v2e_tower_vocabulary_of(const v2e_tower *tower, v2e_tower_vocabulary 
 
 void v2e_tower_cancel(v2e_tower *tower) {
     if (tower != nullptr)
-        tower->tower->engine().cancel();
+        tower->tower->engine().stop().set();
 }
 
 void v2e_tower_resume(v2e_tower *tower) {
     if (tower != nullptr)
-        tower->tower->engine().resume();
+        tower->tower->engine().stop().clear();
 }
 
 void v2e_tower_close(v2e_tower *tower) {

@@ -4,8 +4,8 @@
 #include "decoder.hpp"
 #include "kv_cache.hpp"
 #include "platform.hpp"
+#include "stop_flag.hpp"
 
-#include <atomic>
 #include <cstddef>
 
 namespace v2e {
@@ -34,7 +34,7 @@ struct ForwardCall {
     size_t count;                       // rows of scratch.hidden that hold embeddings
     size_t logit_rows;                  // of the chunk's end; 0 to count
     float *logits;                      // (logit_rows, vocabulary_size)
-    const std::atomic<bool> *cancelled; // looked at in every layer; may be null
+    const StopFlag *stop;               // looked at between two pieces of work; may be null
     size_t first_layer;                 // that the rows have not been through; the cache holds no layers before it
     bool step;                          // of a decode: at most 16 rows, and all have logits
     int32_t *best; // (logit_rows,): of a step whose logits may stay with the executor: the largest; else null

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "matrix.hpp"
+#include "stop_flag.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -29,6 +30,7 @@ struct IntegerRows {
     const int32_t *sums; // of the integers of a group
     RowTiles tiles;
     size_t first_tile, last_tile; // those that are multiplied
+    const StopFlag *stop = nullptr; // looked at between blocks of columns; where it stops, the output means nothing
 };
 
 // Where one tile of input rows becomes integers, from some column on that begins a group.
@@ -71,6 +73,7 @@ struct FloatRows {
     const float *values; // (count, columns)
     size_t stride;       // in floats
     size_t count;
+    const StopFlag *stop = nullptr; // as in IntegerRows
 };
 
 struct LinearKernels {
