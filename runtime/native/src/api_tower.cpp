@@ -125,6 +125,20 @@ void v2e_tower_cancel(v2e_tower *tower) {
         tower->tower->engine().stop().set();
 }
 
+// Not in valley2.h: for tests, as of sessions.
+extern "C" {
+V2E_API void v2e_private_tower_cancel_at(v2e_tower *tower, uint64_t look);
+V2E_API uint64_t v2e_private_tower_looks(v2e_tower *tower);
+}
+
+void v2e_private_tower_cancel_at(v2e_tower *tower, uint64_t look) {
+    tower->tower->engine().stop().set_at_look(look);
+}
+
+uint64_t v2e_private_tower_looks(v2e_tower *tower) {
+    return tower->tower->engine().stop().looks();
+}
+
 void v2e_tower_resume(v2e_tower *tower) {
     if (tower != nullptr)
         tower->tower->engine().stop().clear();

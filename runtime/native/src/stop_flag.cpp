@@ -8,8 +8,13 @@ void StopFlag::begin_call() noexcept {
     seen_.store(false, std::memory_order_relaxed);
 }
 
+void StopFlag::clear() noexcept {
+    wanted_.store(false, std::memory_order_relaxed);
+    counting_.store(false, std::memory_order_relaxed);
+}
+
 bool StopFlag::stops() const noexcept {
-    if (counting_ && looks_.fetch_add(1) >= set_at_)
+    if (counting_.load(std::memory_order_relaxed) && looks_.fetch_add(1) >= set_at_)
         seen_.store(true, std::memory_order_relaxed);
     if (seen_.load(std::memory_order_relaxed))
         return true;
@@ -22,7 +27,7 @@ bool StopFlag::stops() const noexcept {
 void StopFlag::set_at_look(size_t look) noexcept {
     looks_.store(0);
     set_at_ = look;
-    counting_ = true;
+    counting_.store(true);
 }
 
 bool stops(const StopFlag *flag) noexcept {

@@ -12,20 +12,20 @@ namespace v2e {
 class StopFlag {
   public:
     void set() noexcept { wanted_.store(true, std::memory_order_relaxed); }
-    void clear() noexcept { wanted_.store(false, std::memory_order_relaxed); }
+    void clear() noexcept;
     // A call begins, which has seen nothing yet.
     void begin_call() noexcept;
     // One look.
     bool stops() const noexcept;
 
-    // For tests: counts the looks from now on, and sets itself at the one with this number.
+    // For tests: counts the looks from now on until it is cleared, and sets itself at the one with this number.
     void set_at_look(size_t look) noexcept;
     size_t looks() const noexcept { return looks_.load(); }
 
   private:
     std::atomic<bool> wanted_{false};
     mutable std::atomic<bool> seen_{false};
-    bool counting_ = false;
+    std::atomic<bool> counting_{false};
     size_t set_at_ = 0;
     mutable std::atomic<size_t> looks_{0};
 };

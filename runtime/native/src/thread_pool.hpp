@@ -38,8 +38,8 @@ class ThreadPool {
             const_cast<void *>(static_cast<const void *>(std::addressof(body))));
     }
 
-    // Calls body(worker, task) for every task in [0, tasks) on at most `most` threads: a worker does one task at a time.
-    // Once the flag stops, no task begins any more, and the region fails with V2E_ERROR_CANCELLED.
+    // Calls body(worker, task) for every task in [0, tasks) on at most `most` threads: a worker does one task at a
+    // time. Once the flag stops, no task begins any more, and the region fails with V2E_ERROR_CANCELLED.
     template <class Body>
     void run_workers(size_t most, size_t tasks, const StopFlag *stop, Body &&body) {
         std::atomic<size_t> next{0};

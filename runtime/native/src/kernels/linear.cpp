@@ -14,7 +14,6 @@ namespace {
 constexpr size_t TASKS_PER_THREAD = 4;    // enough for threads of unequal speed
 constexpr size_t STREAMS_PER_THREAD = 16; // likewise, where a task has one tile of rows: nothing is read twice
 constexpr size_t BLOCK_PANELS = OUTPUT_STRIDE / PANEL; // of a task: they share the input rows in the second-level cache
-constexpr size_t BLOCK_ROWS = 288;                     // of a task: with the results they fit into that cache
 constexpr size_t LEAST_ROWS = 24;                      // of a task: full register tiles
 constexpr size_t BLOCK_WIDTH = OUTPUT_STRIDE;
 constexpr size_t GATED_PANELS = BLOCK_PANELS / 2; // and as many that they gate: whole groups of the next product

@@ -64,11 +64,6 @@ constexpr float INT8_LIMIT = 127.0f;
 constexpr float INT16_LIMIT = 127.0f * 128.0f;
 constexpr int32_t INFINITY_BITS = 0x7f800000;
 
-// Columns of a panel that pass through the first-level cache together: 16 KiB of weights, which leave room in the 32
-// KiB that most processors have.
-constexpr size_t INTEGER_BLOCK = 256;
-constexpr size_t FLOAT_BLOCK = 128;
-
 inline float scalar_from_bits(int32_t bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
