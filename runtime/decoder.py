@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ class Decoder:
             gpu_yields=int(gpu_yields),
         )
         handle = ctypes.c_void_p()
-        check(library().v2e_model_open(str(directory).encode(), ctypes.byref(options), ctypes.byref(handle)))
+        check(library().v2e_model_open(os.fsencode(directory), ctypes.byref(options), ctypes.byref(handle)))
         self._handle = handle
         self.description = self._describe()
 
@@ -175,7 +176,7 @@ class Decoder:
             BudgetError: the memory does not suffice.
         """
         options = SessionOptionsStruct(reuse=number_of("reuse", reuse, REUSE_NUMBERS))
-        handle, name = ctypes.c_void_p(), str(path).encode()
+        handle, name = ctypes.c_void_p(), os.fsencode(path)
         check(library().v2e_session_load(self.handle, name, ctypes.byref(options), ctypes.byref(handle)))
         return DecoderSession(self, handle)
 
@@ -374,7 +375,7 @@ class DecoderSession:
             InputError: the file cannot be written, or the decoder is part of no bundle.
         """
         with self._call() as handle:
-            check(library().v2e_session_save(handle, str(path).encode(), note.encode()))
+            check(library().v2e_session_save(handle, os.fsencode(path), note.encode()))
 
     def truncate(self, length: int) -> None:
         """Forgets all positions from `length` on; prefill at least one before the next `generate`.

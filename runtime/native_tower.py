@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class NativeTower:
             dropped_mass=dropped_mass or -1.0,  # the header's 0 is its default
         )
         handle = ctypes.c_void_p()
-        check(library().v2e_tower_open(str(path).encode(), ctypes.byref(options), ctypes.byref(handle)))
+        check(library().v2e_tower_open(os.fsencode(path), ctypes.byref(options), ctypes.byref(handle)))
         self._handle = handle
         self.description = self._describe()
 

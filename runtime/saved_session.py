@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from valley2_edge.errors import InputError
 from valley2_edge.policy import EaglePreset, Policy, PolicyName
+from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
 
 
 class _Strict(BaseModel):
@@ -38,6 +39,7 @@ class SessionOptions(_Strict):
     eagle_preset: EaglePreset
     eagle_max_tokens: int | None
     eagle_min_tokens: int | None
+    max_picture_pixels: int = MAX_PICTURE_PIXELS
 
     def picture_policy(self) -> Policy:
         """The choices about pictures.
@@ -53,6 +55,7 @@ class SessionOptions(_Strict):
             self.eagle_preset,
             self.eagle_max_tokens,
             self.eagle_min_tokens,
+            self.max_picture_pixels,
         )
 
 
