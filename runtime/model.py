@@ -279,7 +279,6 @@ class Valley2:
         chosen = wanted if choice is None else choice.settings
         if resumed is not None and chosen.kv_precision != wanted.kv_precision:
             raise BudgetError("The saved session does not keep the limit on memory; load the model with a higher one.")
-        self._give_up(chosen)
         session = Session(
             self._engines,
             options.model_copy(
@@ -296,6 +295,7 @@ class Valley2:
             memory=choice,
             resumed=resumed,
         )
+        self._give_up(chosen)
         self._sessions.add(session)
         return session
 
@@ -343,12 +343,20 @@ class Valley2:
         return _until_closed(answer, session)
 
     def close(self) -> None:
-        """Stops and closes all sessions and frees the model."""
+        """Stops and closes all sessions and frees the model.
+
+        Raises:
+            InputError: A callback of an answer asks; it can only cancel.
+        """
         if self._closed:
             return
         self._closed = True
-        for session in list(self._sessions):
-            session.close()
+        try:
+            for session in list(self._sessions):
+                session.close()
+        except BaseException:
+            self._closed = False  # asked by a callback of an answer, which needs the model
+            raise
         self._engines.close()
 
     def __enter__(self) -> Valley2:
