@@ -73,7 +73,7 @@ def test_stats_tell_the_tokens_of_each_branch(run, fp32_bundle: Path, picture: P
     # 60 x 40 pixels: 196 tokens of the global view, 10 un-padded rows of 14; 84 x 56 pixels for Eagle.
     assert "2 tiles, 336 tokens" in both
     assert " 6 tokens" in both
-    assert "Eagle" not in run("chat", picture, "?", *words, "--no-eagle").stderr
+    assert "Eagle" in both and "Eagle" not in run("chat", picture, "?", *words, "--no-eagle").stderr
     assert "1 tiles, 196 tokens" in run("chat", picture, "?", *words, "--no-tiles").stderr
 
 
