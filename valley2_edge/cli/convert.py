@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from valley2_edge.bundle import MANIFEST_NAME, Bundle, open_bundle
+from valley2_edge.bundle import MANIFEST_NAME, Bundle, open_bundle, read_manifest
 from valley2_edge.cli.export import leave_export, require_build_time_packages
 from valley2_edge.cli.interrupts import Interrupted, run_until_interrupted
 from valley2_edge.cli.terminal import StageProgress, error_console, output_console, print_line, stage_progress
@@ -42,6 +42,8 @@ def convert(
         raise InputError(f"{source} is no bundle: --checkpoint-format goes with a new GPTQ checkpoint")
     if not from_bundle and vision is None:
         raise InputError(f"{source} holds a decoder only: name the bundle of the vision half with --vision BUNDLE")
+    bundle = directory if from_bundle else resolve_bundle(vision)
+    read_manifest(bundle)
     check_place(target, directory)
     require_build_time_packages()
     control = ExportControl()
@@ -51,7 +53,7 @@ def convert(
         from valley2_edge.export.interchange import bundle_gptq_checkpoint, write_gptq_checkpoint
 
         progress("loading torch", 1, 1)
-        opened = _open(directory if from_bundle else resolve_bundle(vision), looking(control, progress))
+        opened = _open(bundle, looking(control, progress))
         if from_bundle:
             return write_gptq_checkpoint(
                 opened,
@@ -73,5 +75,5 @@ def convert(
     print_line(output_console(), f"{made}: the {'GPTQ checkpoint' if from_bundle else 'bundle'} is complete")
 
 
-def _open(bundle: Path, progress: StageProgress) -> Bundle:
-    return open_bundle(bundle, progress=lambda done, total: progress("checking files", done, total))
+def _open(directory: Path, progress: StageProgress) -> Bundle:
+    return open_bundle(directory, progress=lambda done, total: progress("checking files", done, total))
