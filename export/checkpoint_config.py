@@ -230,7 +230,9 @@ def parse_grid_pinpoints(value: object, crop_size: int) -> tuple[tuple[int, int]
         )
     # Python's tuples are lists to JSON.
     listed = value.replace("(", "[").replace(")", "]") if isinstance(value, str) else value
-    canvases = parse_json(listed, "config.json: grid_pinpoints", CheckpointError) if isinstance(listed, str) else listed
+    canvases: Any = (
+        parse_json(listed, "config.json: grid_pinpoints", CheckpointError) if isinstance(listed, str) else listed
+    )
     try:
         sizes = tuple((width, height) for width, height in canvases)
     except (ValueError, TypeError) as error:

@@ -155,7 +155,7 @@ def test_gptq_checkpoints_go_the_same_way(tmp_path: Path, variant: str) -> None:
     decoder = GptqDecoder(GOLDEN / "gptq" / variant, GPTQ_SIZES)
     export_rounded_decoder(decoder, GPTQ_SIZES, tmp_path, decoder.formats)
     export_embeddings(decoder, GPTQ_SIZES, tmp_path)
-    write_onnx_decoder(tmp_path, ModelConfig(decoder=GPTQ_SIZES))
+    write_onnx_decoder(tmp_path, ModelConfig().model_copy(update={"decoder": GPTQ_SIZES}))
     exact = _native_logits(tmp_path, TOKENS, "int16")
     assert _distance(_onnx_logits(tmp_path, TOKENS, "fp32", GPTQ_SIZES), exact) < 5e-4
 
