@@ -14,7 +14,7 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.policy import EaglePreset, PolicyName
-from valley2_edge.runtime.decoder_choice import open_decoder, planned_device, planned_vision_device, settings_for_gpu
+from valley2_edge.runtime.decoder_choice import open_decoder, place
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.gpu_budget import GpuChoice
@@ -30,7 +30,7 @@ from valley2_edge.runtime.video import VideoSource
 from valley2_edge.runtime.vision import VisionEncoder
 from valley2_edge.runtime.vision_cache import DEFAULT_VISION_CACHE_BYTES, VisionCache, engines_of
 from valley2_edge.runtime.vision_engine import VisionEngineName
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.tokenizer import bundle_tokenizer
 
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 
@@ -132,12 +132,10 @@ class Valley2:
             prefix_cache_bytes=unsigned("prefix_cache_bytes", prefix_cache_bytes, LARGEST_UINT64),
             threads=threads,
             activations=activations,
-            device=planned_device(bundle, device),
             gpu_layers=gpu_layers,
             gpu_memory=gpu_bytes,
-            vision_device=planned_vision_device(vision_engine),
         )
-        settings, gpu_choice = settings_for_gpu(bundle, settings)
+        settings, gpu_choice = place(bundle, settings, device, vision_engine)
         budget = None if limit is None else MemoryBudget(bundle, limit, settings.vision_device)
         if budget is not None:
             chosen = budget.choose(settings).settings
@@ -148,7 +146,7 @@ class Valley2:
                 prefix_cache_bytes=chosen.prefix_cache_bytes,
             )
         report("load", 0, 2)
-        tokenizer = Tokenizer(bundle.directory / "tokenizer")
+        tokenizer = bundle_tokenizer(bundle)
         report("load", 1, 2)
         decoder = open_decoder(bundle, settings, isa, device, providers)
         vision = VisionEncoder(
@@ -280,7 +278,6 @@ class Valley2:
         chosen = wanted if choice is None else choice.settings
         if resumed is not None and chosen.kv_precision != wanted.kv_precision:
             raise BudgetError("The saved session does not keep the limit on memory; load the model with a higher one.")
-        self._give_up(chosen)
         session = Session(
             self._engines,
             options.model_copy(
@@ -297,6 +294,7 @@ class Valley2:
             memory=choice,
             resumed=resumed,
         )
+        self._give_up(chosen)
         self._sessions.add(session)
         return session
 
@@ -344,12 +342,20 @@ class Valley2:
         return _until_closed(answer, session)
 
     def close(self) -> None:
-        """Stops and closes all sessions and frees the model."""
+        """Stops and closes all sessions and frees the model.
+
+        Raises:
+            InputError: A callback of an answer asks; it can only cancel.
+        """
         if self._closed:
             return
         self._closed = True
-        for session in list(self._sessions):
-            session.close()
+        try:
+            for session in list(self._sessions):
+                session.close()
+        except BaseException:
+            self._closed = False  # asked by a callback of an answer, which needs the model
+            raise
         self._engines.close()
 
     def __enter__(self) -> Valley2:

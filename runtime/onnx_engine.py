@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from valley2_edge.errors import BundleError, NumericError, Valley2Warning
-from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.errors import BundleError, Cancelled, NumericError, Valley2Warning
+from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
 from valley2_edge.runtime.onnx_providers import first_line, translated, with_options
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
 
 if TYPE_CHECKING:
@@ -43,17 +44,13 @@ class OnnxEngine:
         providers: Sequence[str],
         options: Mapping[str, dict[str, str]] | None = None,
     ) -> None:
-        import onnxruntime
-
         self._name = name
         try:
             wanted = with_options(providers, options)
-            self._session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=wanted)
+            self._session = open_graph(path, session_options(threads), wanted)
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
             raise BundleError(f"{path} cannot be loaded: {first_line(error)}") from error
-        # Its own fallback would run a failing graph a second time elsewhere and print that.
-        self._session.disable_fallback()
         self.providers: list[str] = self._session.get_providers()
         """What ONNX Runtime really gave."""
         if self.providers[0] != providers[0]:
@@ -61,25 +58,28 @@ class OnnxEngine:
             warnings.warn(message, Valley2Warning, stacklevel=2)
 
     def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
-        """Computes one call, as `VisionEngine.run` says."""
-        import onnxruntime
+        """Computes one call, as `VisionEngine.run` says.
 
-        run_options = onnxruntime.RunOptions()
+        ONNX Runtime stops between two nodes of a graph only, and one node of a large picture's attention takes
+        seconds. So a cancelled run is left behind: it ends after its node, while the caller goes on.
+        """
+        run_options = import_onnxruntime().RunOptions()
         run_options.log_severity_level = 4  # a terminated run is no error to write about
         run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
         def terminate() -> None:
             run_options.terminate = True
 
-        token = cancel or CancelToken()
-        outputs = [_OUTPUTS[self._name]]
-        with token.stopping(terminate):
-            try:
-                result: Array = run_interruptibly(lambda: self._session.run(outputs, inputs, run_options)[0], terminate)
-            # onnxruntime's exceptions have no common base of their own.
-            except Exception as error:
-                token.check()
-                raise translated(self._name, error) from error
+        session, outputs = self._session, [_OUTPUTS[self._name]]
+        try:
+            result: Array = run_until_cancelled(
+                lambda: session.run(outputs, inputs, run_options)[0], cancel or CancelToken(), terminate
+            )
+        except Cancelled:
+            raise
+        # onnxruntime's exceptions have no common base of their own.
+        except Exception as error:
+            raise translated(self._name, error) from error
         if not np.isfinite(result).all():
             raise NumericError(f"The {self._name} engine computed a NaN or an infinity.")
         return result
@@ -91,9 +91,7 @@ class OnnxEngine:
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Options with which a vision graph takes little memory beside its weights; 0 threads: all."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options: onnxruntime.SessionOptions = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
