@@ -32,6 +32,10 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
 """By the EXIF orientation."""
+_TRANSPOSED = (5, 6, 7, 8)
+
+Size = tuple[int, int]
+"""Width and height, pixels."""
 
 
 def load_picture(
@@ -81,6 +85,22 @@ def load_picture(
     if frames > 1:
         warnings.warn(f"{what} has {frames} frames; only the first is used.", Valley2Warning, stacklevel=2)
     return pixels
+
+
+def picture_size(source: ImageSource, *, name: str | None = None, max_pixels: int = DEFAULT_MAX_PICTURE_PIXELS) -> Size:
+    """Width and height that `load_picture` will give without strict, from the header; it raises the same errors."""
+    if isinstance(source, np.ndarray):
+        return source.shape[1], source.shape[0]
+    if isinstance(source, Image.Image):
+        return _upright_size(source)
+    what = name or (str(source) if isinstance(source, (str, os.PathLike)) else "The picture")
+    with _stream_of(source) as stream, opened_picture(stream, what, min(max_pixels, MAX_PICTURE_PIXELS)) as image:
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> Size:
+    width, height = image.size
+    return (height, width) if orientation_of(image) in _TRANSPOSED else (width, height)
 
 
 def turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -107,9 +107,12 @@ class MemoryBudget:
         Raises:
             BudgetError: They would; the sentence says by how much.
         """
-        plan = plan_memory(
-            self._bundle, pictures, settings, video=video, conversation=True, process_bytes=self.process_bytes
-        )
+        try:
+            plan = plan_memory(
+                self._bundle, pictures, settings, video=video, conversation=True, process_bytes=self.process_bytes
+            )
+        except BudgetError:
+            return  # they do not fit the context, which the session says better
         if plan.peak_bytes > self.limit_bytes:
             raise BudgetError(
                 f"The question needs {format_bytes(plan.peak_bytes)} of memory, more than the "

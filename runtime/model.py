@@ -18,11 +18,10 @@ from valley2_edge.runtime.decoder_choice import open_decoder, place
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.gpu_budget import GpuChoice
-from valley2_edge.runtime.memory import MemorySettings
+from valley2_edge.runtime.memory import MemorySettings, Size
 from valley2_edge.runtime.memory_budget import MemoryBudget
 from valley2_edge.runtime.native_call import LARGEST_UINT64, unsigned
 from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
-from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
 from valley2_edge.runtime.session import Session
@@ -368,9 +367,8 @@ class Valley2:
         self.close()
 
 
-def _memory_check(budget: MemoryBudget, settings: MemorySettings) -> Callable[[Sequence[PreparedPicture], bool], None]:
-    def check(pictures: Sequence[PreparedPicture], video: bool) -> None:
-        sizes = [(picture.geometry.width, picture.geometry.height) for picture in pictures]
+def _memory_check(budget: MemoryBudget, settings: MemorySettings) -> Callable[[Sequence[Size], bool], None]:
+    def check(sizes: Sequence[Size], video: bool) -> None:
         budget.check(sizes, settings, video=video)
 
     return check

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from valley2_edge.errors import InputError, Valley2Error
 from valley2_edge.runtime.cancellation import CancelToken
@@ -174,7 +174,7 @@ def _quiet_libtiff() -> None:
     """Keeps the library that Pillow reads TIFF files with from writing about each damaged row to stderr."""
     # Looked for in Pillow's module, so that it is Pillow's own copy; where it cannot be reached it stays as it is.
     with contextlib.suppress(OSError, AttributeError):
-        pillow = ctypes.CDLL(Image.core.__file__)
+        pillow = ctypes.CDLL(_imaging.__file__)
         for setter in (pillow.TIFFSetErrorHandler, pillow.TIFFSetWarningHandler):
             setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
             setter(None)

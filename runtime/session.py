@@ -18,6 +18,7 @@ from valley2_edge.runtime.context_room import Context, Question, full_context
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
+from valley2_edge.runtime.images import Size
 from valley2_edge.runtime.memory_budget import MemoryChoice
 from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.process_memory import peak_bytes
@@ -71,7 +72,7 @@ class Session:
         options: SessionOptions,
         *,
         resumed: tuple[DecoderSessionEngine, Sequence[Turn]] | None = None,
-        check_memory: Callable[[Sequence[PreparedPicture], bool], None] | None = None,
+        check_memory: Callable[[Sequence[Size], bool], None] | None = None,
         memory: MemoryChoice | None = None,
     ) -> None:
         self._engines = engines
@@ -283,7 +284,8 @@ class Session:
         statistics.eagle_tokens = sum(picture.geometry.eagle_tokens for picture in pictures)
         self._check_room(turn, pictures, statistics)
         if pictures and self._check_memory is not None:
-            self._check_memory(pictures, turn.video is not None)
+            sizes = [(picture.geometry.width, picture.geometry.height) for picture in pictures]
+            self._check_memory(sizes, turn.video is not None)
         cache = self._engines.vision_cache
         encoded = cache.encode(self._engines.vision, pictures, self._cancel, turn.report)
         statistics.vision_cache_hits = encoded.hits
@@ -300,7 +302,7 @@ class Session:
         return prompt_segments(ids, encoded.tokens)
 
     def _load_pictures(self, turn: Request) -> list[PreparedPicture]:
-        pixels = load_pictures(turn.images, turn.video, turn.frames, self._policy, self._cancel)
+        pixels = load_pictures(turn.images, turn.video, turn.frames, self._policy, self._cancel, self._check_memory)
         if not pixels and self._policy.strict and self._decoder.length == 0:
             pixels = [black_picture()]
         return prepare_pictures(pixels, self._model, self._policy, video=turn.video is not None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.images import ImageSource, load_picture
+from valley2_edge.runtime.images import ImageSource, Size, load_picture, picture_size
 from valley2_edge.runtime.source_file import is_video
 from valley2_edge.runtime.video import VideoSource, list_frames, load_frames
 
@@ -82,7 +83,12 @@ def _list_sources(sources: Any, argument: str, what: str) -> list[ImageSource]:
 
 
 def load_pictures(
-    images: Sequence[ImageSource], video: VideoSource | None, frames: int, policy: Policy, cancel: CancelToken
+    images: Sequence[ImageSource],
+    video: VideoSource | None,
+    frames: int,
+    policy: Policy,
+    cancel: CancelToken,
+    check_memory: Callable[[Sequence[Size], bool], None] | None = None,
 ) -> list[NDArray[np.uint8]]:
     """Loads the pictures of one turn.
 
@@ -92,12 +98,14 @@ def load_pictures(
         frames: To take of the video.
         policy: The session's choices; strict may leave pictures out, with a `Valley2Warning`.
         cancel: Stops at once, in the middle of a picture as well.
+        check_memory: Given the sizes from the pictures' headers, before any is decoded; and whether they are frames.
 
     Returns:
         Pictures, each (height, width, 3) uint8 RGB.
 
     Raises:
         InputError: A picture or the video is unusable.
+        BudgetError: As `check_memory` raises it.
         Cancelled: The token was set.
     """
     limit = policy.max_picture_pixels
@@ -107,8 +115,15 @@ def load_pictures(
     if most is not None and len(images) > most:
         message = f"Only the first {most} of {len(images)} pictures are used, as the reference does."
         warnings.warn(message, Valley2Warning, stacklevel=2)
-    pixels = []
-    for index, source in enumerate(images[:most]):
-        name = None if isinstance(source, (str, os.PathLike)) else f"Picture {index + 1}"
-        pixels.append(load_picture(source, strict=policy.strict, name=name, max_pixels=limit, cancel=cancel))
-    return pixels
+    named = [
+        (source, None if isinstance(source, (str, os.PathLike)) else f"Picture {number}")
+        for number, source in enumerate(images[:most], 1)
+    ]
+    if check_memory is not None and named:
+        sizes = [picture_size(source, name=name, max_pixels=limit) for source, name in named]
+        # What is wrong with a shape is said with its place, once the pictures are there.
+        with contextlib.suppress(InputError):
+            check_memory(sizes, False)
+    return [
+        load_picture(source, strict=policy.strict, name=name, max_pixels=limit, cancel=cancel) for source, name in named
+    ]

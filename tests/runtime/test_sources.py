@@ -6,7 +6,7 @@ import io
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from valley2_edge.errors import Cancelled, InputError
+from valley2_edge.errors import BudgetError, Cancelled, InputError
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.sources import load_pictures, sort_sources
@@ -147,3 +147,21 @@ def test_the_policy_limits_pixels() -> None:
         load_pictures([pixels], None, 8, Policy(max_picture_pixels=100), CancelToken())
     with pytest.raises(InputError, match="max_picture_pixels must be between"):
         Policy(max_picture_pixels=0)
+
+
+def test_the_memory_is_checked_before_anything_is_decoded(folder: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (4000, 3000)).save(folder / "large.png", exif=turned)
+    content = (folder / "large.png").read_bytes()
+    (folder / "large.png").write_bytes(content[:200] + bytes(len(content) - 200))  # would be damaged
+    asked = []
+
+    def refuse(sizes: Sequence[tuple[int, int]], video: bool) -> None:
+        asked.append((list(sizes), video))
+        raise BudgetError("too much")
+
+    sources = [np.zeros((5, 6, 3), np.uint8), folder / "large.png"]
+    with pytest.raises(BudgetError, match="too much"):
+        load_pictures(sources, None, 8, Policy(), CancelToken(), refuse)
+    assert asked == [([(6, 5), (3000, 4000)], False)]
