@@ -313,8 +313,8 @@ class VisionEncoder:
         path = self._bundle.path(component.files[0])
         if is_native(component):
             architecture = self._bundle.manifest.architecture
-            with self._bundle.unchanged(*component.files):
-                return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa)
+            stamp = self._bundle.stamp(component.files[0])
+            return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa, stamp=stamp)
         tower = self._open_tower(name) if self._tensorrt and name not in self._fallen else None
         if tower is not None:
             return tower
