@@ -120,12 +120,14 @@ def test_cancelled_prefill_leaves_the_session_as_it_was(decoder: OnnxDecoder) ->
         assert session.length == 10 + len(TOKENS)
 
 
-def test_cancel_from_another_thread_ends_an_endless_answer(decoder: OnnxDecoder) -> None:
+def test_cancel_from_another_thread_ends_an_endless_answer_that_can_go_on(decoder: OnnxDecoder) -> None:
+    seen: list[int] = []
     with decoder.session() as session:
         session.prefill([TOKENS])
         started = threading.Event()
 
         def on_token(token: int) -> None:
+            seen.append(token)
             started.set()
 
         def cancel() -> None:
@@ -137,7 +139,32 @@ def test_cancel_from_another_thread_ends_an_endless_answer(decoder: OnnxDecoder)
         with pytest.raises(Cancelled):
             session.generate(GenerateOptions(), on_token)
         other.join()
-        assert session.length == len(TOKENS) + session.counters.tokens
+        assert session.length == len(TOKENS) + len(seen)
+        session.resume()
+        session.generate(GenerateOptions(max_new_tokens=3), seen.append)
+    with decoder.session() as whole:
+        whole.prefill([TOKENS])
+        expected: list[int] = []
+        whole.generate(GenerateOptions(max_new_tokens=len(seen)), expected.append)
+    assert seen == expected
+
+
+def test_cancelled_step_is_decoded_by_the_next_call(decoder: OnnxDecoder) -> None:
+    with decoder.session() as session, decoder.session() as other:
+        session.prefill([TOKENS])
+        seen: list[int] = []
+
+        def stop(token: int) -> None:
+            seen.append(token)
+            session.cancel()
+
+        with pytest.raises(Cancelled):
+            session.generate(GenerateOptions(max_new_tokens=4), stop)
+        assert session.length == len(TOKENS) + 1
+        session.resume()
+        session.prefill([TOKENS[:5]])
+        other.prefill([np.concatenate([TOKENS, np.array(seen, np.int32), TOKENS[:5]])])
+        assert np.abs(session.logits() - other.logits()).max() < 1e-4
 
 
 def test_closed_decoder_lives_until_its_last_session_is_closed(onnx_bundle: Path) -> None:
