@@ -210,17 +210,18 @@ def _open(
     if bundle.manifest.decoder.engine == "native":
         if settings.device != "cpu":
             keep_driver_caches()
-        with bundle.unchanged(*NATIVE_DECODER_FILES):
-            decoder = Decoder(
-                bundle.directory / "decoder",
-                threads=threads,
-                isa=isa,
-                activations=activations,
-                device=settings.device,
-                gpu_layers=settings.gpu_layers,
-                gpu_memory=settings.gpu_memory,
-                gpu_yields=settings.gpu_yields,
-            )
+        decoder = Decoder(
+            bundle.directory / "decoder",
+            threads=threads,
+            isa=isa,
+            activations=activations,
+            device=settings.device,
+            gpu_layers=settings.gpu_layers,
+            gpu_memory=settings.gpu_memory,
+            gpu_yields=settings.gpu_yields,
+            decoder_stamp=bundle.stamp(NATIVE_DECODER_FILES[0]),
+            embeddings_stamp=bundle.stamp(NATIVE_DECODER_FILES[1]),
+        )
         _check_sizes(bundle, decoder.description)
         return decoder
     if isa != "auto":

@@ -113,7 +113,10 @@ class Inquiry:
         stops = self._engines.architecture.stop_tokens
         tokens: list[int] = []
         options = GenerateOptions(max_new_tokens=max_new_tokens, stop_tokens=stops)
-        reason = self._decoder.generate(options, tokens.append)
+        try:
+            reason = run_interruptibly(lambda: self._decoder.generate(options, tokens.append), self._decoder.cancel)
+        finally:
+            self._decoder.resume()
         self._cached += tokens
         text = self._engines.tokenizer.decode(tokens)
         if reason == StopReason.TOKEN:

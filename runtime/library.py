@@ -66,6 +66,23 @@ class SizedStructure(Structure):
         self.struct_size = ctypes.sizeof(self)
 
 
+class EventStruct(Structure):
+    """v2e_event; filled by the library."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kind", c_int),
+        ("done", c_uint64),
+        ("total", c_uint64),
+        ("token", c_int32),
+        ("elapsed_ms", c_double),
+    ]
+
+
+EventCallback = CFUNCTYPE(c_int, POINTER(EventStruct), c_void_p)
+"""v2e_event_callback. The Python object must stay referenced for as long as the library may call it."""
+
+
 class GeometryOptionsStruct(SizedStructure):
     """v2e_geometry_options."""
 
@@ -81,6 +98,8 @@ class GeometryOptionsStruct(SizedStructure):
         ("eagle_max_pixels", c_uint64),
         ("canvases", POINTER(c_uint32)),
         ("canvas_count", c_size_t),
+        ("callback", EventCallback),
+        ("user_data", c_void_p),
     ]
 
 
@@ -117,16 +136,16 @@ class GeometryStruct(SizedStructure):
     _fields_ = [("struct_size", c_size_t), *((name, c_uint32) for name in GEOMETRY_FIELDS)]
 
 
-class EventStruct(Structure):
-    """v2e_event; filled by the library."""
+class FileStampStruct(SizedStructure):
+    """v2e_file_stamp."""
 
     _fields_ = [
         ("struct_size", c_size_t),
-        ("kind", c_int),
-        ("done", c_uint64),
-        ("total", c_uint64),
-        ("token", c_int32),
-        ("elapsed_ms", c_double),
+        ("size", c_uint64),
+        ("mtime_ns", c_int64),
+        ("ctime_ns", c_int64),
+        ("inode", c_uint64),
+        ("device", c_uint64),
     ]
 
 
@@ -144,6 +163,8 @@ class ModelOptionsStruct(SizedStructure):
         ("gpu_context", c_uint32),
         ("gpu_memory", c_uint64),
         ("gpu_yields", c_uint32),
+        ("decoder_stamp", POINTER(FileStampStruct)),
+        ("embeddings_stamp", POINTER(FileStampStruct)),
     ]
 
 
@@ -313,7 +334,13 @@ class ProbeOptionsStruct(SizedStructure):
 class TowerOptionsStruct(SizedStructure):
     """v2e_tower_options."""
 
-    _fields_ = [("struct_size", c_size_t), ("threads", c_uint32), ("isa", c_uint32), ("dropped_mass", c_float)]
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("threads", c_uint32),
+        ("isa", c_uint32),
+        ("dropped_mass", c_float),
+        ("stamp", POINTER(FileStampStruct)),
+    ]
 
 
 class TowerDescriptionStruct(SizedStructure):
@@ -363,9 +390,6 @@ class TowerInputStruct(SizedStructure):
         ("positions", POINTER(c_int64)),
     ]
 
-
-EventCallback = CFUNCTYPE(c_int, POINTER(EventStruct), c_void_p)
-"""v2e_event_callback. The Python object must stay referenced for as long as the library may call it."""
 
 _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_last_error": (c_char_p, ()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from valley2_edge.runtime.library import (
     check,
     library,
 )
-from valley2_edge.runtime.native_call import LARGEST_UINT64, number_of, unsigned
+from valley2_edge.runtime.native_call import LARGEST_UINT64, number_of, path_bytes, unsigned
 from valley2_edge.runtime.pixels import plan_picture
 from valley2_edge.runtime.process_memory import resident_bytes
 
@@ -172,7 +171,8 @@ def plan_memory(
         gpu_yields=int(settings.gpu_yields),
     )
     result = MemoryPlanStruct()
-    check(library().v2e_plan_memory(os.fsencode(bundle.directory), ctypes.byref(request), ctypes.byref(result)))
+    directory = path_bytes(bundle.directory)
+    check(library().v2e_plan_memory(directory, ctypes.byref(request), ctypes.byref(result)))
     return MemoryPlan(**{part.name: int(getattr(result, part.name)) for part in fields(MemoryPlan)})
 
 

@@ -21,7 +21,7 @@ from valley2_edge.runtime.gpu_budget import GpuChoice
 from valley2_edge.runtime.memory import MemorySettings
 from valley2_edge.runtime.memory_budget import MemoryBudget
 from valley2_edge.runtime.native_call import LARGEST_UINT64, unsigned
-from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
@@ -201,7 +201,7 @@ class Valley2:
         eagle_preset: EaglePreset = "balanced",
         eagle_max_tokens: int | None = None,
         eagle_min_tokens: int | None = None,
-        max_picture_pixels: int = MAX_PICTURE_PIXELS,
+        max_picture_pixels: int = DEFAULT_MAX_PICTURE_PIXELS,
     ) -> Session:
         """Begins a conversation.
 

@@ -165,7 +165,7 @@ class OnnxDecoder:
             )
         return OnnxDecoderSession(self, context_length, prefill_chunk)
 
-    def load_session(self, path: Path, reuse: str = "auto") -> OnnxDecoderSession:
+    def load_session(self, path: Path) -> OnnxDecoderSession:
         """Refuses: only the native decoder's sessions are saved.
 
         Raises:

@@ -388,9 +388,14 @@ class Session:
             speculation=sampling.speculation,
             tokens_to_follow=sampling.max_new_tokens - step - 1,
         )
-        begin = time.perf_counter()
-        with self._cancel.stopping(self._decoder.cancel):
-            reason = self._decoder.generate(options, chosen.append)
+        begin, before = time.perf_counter(), self._decoder.length
+        try:
+            with self._cancel.stopping(self._decoder.cancel):
+                reason = run_interruptibly(lambda: self._decoder.generate(options, chosen.append), self._decoder.cancel)
+        except BaseException:  # whatever it is, what nobody has seen is not in the cache
+            if self._decoder.length > before:
+                self._decoder.truncate(before)
+            raise
         statistics.decode_seconds += time.perf_counter() - begin
         if reason == StopReason.CONTEXT and not chosen:
             statistics.stop = "context"

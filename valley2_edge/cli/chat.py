@@ -24,7 +24,7 @@ from valley2_edge.cli.media import Media, mentioned_files, path_of, split_words
 from valley2_edge.cli.terminal import error_console, print_line
 from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.text_limits import check_text
 from valley2_edge.user_data import resolve_bundle
 
@@ -78,7 +78,7 @@ def chat(
     eagle_preset: options.EaglePresetOption = "balanced",
     eagle_max_tokens: options.EagleMaxTokens = None,
     eagle_min_tokens: options.EagleMinTokens = None,
-    max_picture_pixels: options.MaxPicturePixels = MAX_PICTURE_PIXELS,
+    max_picture_pixels: options.MaxPicturePixels = DEFAULT_MAX_PICTURE_PIXELS,
     video: options.Video = None,
     frames: options.Frames = 8,
     system: options.System = None,

@@ -15,7 +15,7 @@ from valley2_edge.cli.media import Media, mentioned_files, path_of, sort_media, 
 from valley2_edge.cli.streams import hear_all_bytes, read_text_line
 from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import Cancelled, InputError
-from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.text_limits import check_text
 
 HINT = "Ask about the pictures. /image PATH adds one, /help lists more, Ctrl-D ends."
@@ -68,7 +68,7 @@ class Conversation:
     """
 
     def __init__(
-        self, talk: Talk, messages: Console, media: Media, max_picture_pixels: int = MAX_PICTURE_PIXELS
+        self, talk: Talk, messages: Console, media: Media, max_picture_pixels: int = DEFAULT_MAX_PICTURE_PIXELS
     ) -> None:
         self._talk = talk
         self._messages = messages

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 from valley2_edge.cli.streams import read_stdin
 from valley2_edge.errors import InputError
 from valley2_edge.runtime.media_kind import URL_SENTENCE, ends_like_file, is_address, looks_like_file
-from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.source_file import kind_of_file, open_source
 
 STDIN = "-"
@@ -52,7 +52,7 @@ class Media:
             raise InputError("one question can be about pictures or about a video, not about both")
         return media
 
-    def check(self, max_pixels: int = MAX_PICTURE_PIXELS) -> list[str]:
+    def check(self, max_pixels: int = DEFAULT_MAX_PICTURE_PIXELS) -> list[str]:
         """Looks into every file's beginning, before anything large is loaded or the file is relied upon.
 
         Args:

@@ -1,10 +1,13 @@
 #include "session.hpp"
 
 #include "error.hpp"
+#include "saturating.hpp"
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace v2e {
 namespace {
@@ -79,6 +82,7 @@ class Session::Turn {
     explicit Turn(Session &session) : session_(session) {
         if (session.busy_.exchange(true))
             fail(V2E_ERROR_INPUT, "The session is busy with another call.");
+        session.stop_.begin_call();
     }
     ~Turn() {
         // Pages that a failed call does not need.
@@ -202,16 +206,22 @@ void Session::reserve_cache(size_t first_written, size_t positions) {
 void Session::share() noexcept {
     if (prefixes_ == nullptr || keys_.empty())
         return;
+    const PositionKey last = keys_.back();
+    keys_.resize(keys_.size() - undecoded_);
     try {
         prefixes_->insert(keys_, *executor_->host_cache());
     } catch (const std::bad_alloc &) {
         prefixes_->trim(); // what nobody waits for is not worth a failure
     }
+    if (undecoded_)
+        keys_.push_back(last); // where it was: this needs no memory
 }
 
 size_t Session::count_positions(const v2e_segment *segments, size_t segment_count) const {
     if (segments == nullptr && segment_count > 0)
         fail(V2E_ERROR_INPUT, "segment_count is %zu but segments is NULL.", segment_count);
+    if (!is_aligned(segments))
+        fail(V2E_ERROR_INPUT, "The segments are not aligned to the %zu bytes of their fields.", alignof(v2e_segment));
     size_t total = 0;
     for (size_t i = 0; i < segment_count; ++i) {
         const v2e_segment &segment = segments[i];
@@ -219,15 +229,15 @@ size_t Session::count_positions(const v2e_segment *segments, size_t segment_coun
             continue;
         if ((segment.tokens == nullptr) == (segment.embeddings == nullptr))
             fail(V2E_ERROR_INPUT, "Segment %zu must have either tokens or embeddings.", i);
-        if (segment.count > context_length_ - std::min(total, context_length_))
-            check_room(segment.count + total);
-        total += segment.count;
+        if (!is_aligned(segment.tokens) || !is_aligned(segment.embeddings))
+            fail(V2E_ERROR_INPUT, "The values of segment %zu are not aligned to their 4 bytes.", i);
+        check_room((Saturating(total) + segment.count).value());
+        total += segment.count; // within the context
         if (segment.tokens != nullptr)
             decoder_.check_tokens(segment.tokens, segment.count);
     }
     if (total == 0)
         fail(V2E_ERROR_INPUT, "There is nothing to prefill: the segments have no positions.");
-    check_room(total);
     return total;
 }
 
@@ -237,9 +247,18 @@ void Session::check_room(size_t positions) const {
              positions, length(), context_length_);
 }
 
-void Session::check_cancelled() const {
-    if (cancelled_.load(std::memory_order_relaxed))
-        fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
+// Decodes the last token where a cancel cut that short.
+void Session::catch_up(const StopFlag *stop) {
+    if (!undecoded_)
+        return;
+    executor_->reserve_rows(1);
+    reserve_cache(length() - 1, length());
+    step_.assign(1, history_.tokens().back());
+    row_ = 0;
+    run_step(length() - 1, false, stop);
+    undecoded_ = false;
+    ++counters_.steps;
+    ++counters_.tokens;
 }
 
 void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t logit_rows, EventSink sink) {
@@ -249,7 +268,8 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     const size_t first_kept = total - kept;
     const size_t vocabulary = decoder_.config().vocabulary_size;
     const Progress progress(sink, V2E_EVENT_PREFILL, total);
-    check_cancelled();
+    require_going(&stop_);
+    catch_up(&stop_);
     drop_draft();   // the prompt takes its place in the cache
     fetch_logits(); // and its logits those of the last step, which must stay if it fails
 
@@ -268,9 +288,9 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
         const size_t end = done + call.count, first_row = std::max(done, first_kept); // with logits
         call.logit_rows = end - std::min(end, first_row);
         call.logits = new_logits.data() + (first_row - first_kept) * vocabulary;
-        call.cancelled = &cancelled_;
+        call.stop = &stop_;
         reader.read(call.count, executor_->embeddings()); // (count, hidden_size)
-        executor_->run(call);
+        compute(call);
         done = end;
         if (!progress.report(done, 0))
             fail(V2E_ERROR_CANCELLED, "The call was cancelled by its callback.");
@@ -286,6 +306,19 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     counters_.prefilled_positions += total;
     counters_.reused_positions += reused;
     share();
+}
+
+// What the executor's run does. A file of the model that was changed meanwhile makes it a failure: nobody knows what
+// was computed.
+bool Session::compute(const ForwardCall &call) {
+    try {
+        const bool done = executor_->run(call);
+        decoder_.require_intact();
+        return done;
+    } catch (const Failure &) {
+        decoder_.require_intact();
+        throw;
+    }
 }
 
 // Rows of logits that belong to the session's last positions. Those of the tokens before it in the last step do not
@@ -318,17 +351,20 @@ void Session::learn_from(int32_t token) {
         plan_.note_token(history_.repeat().length, follower == token);
 }
 
-// Appends a token, and a draft behind it, whose places in the cache are reserved. It has been reported already, so
-// nothing cancels it.
+// Appends a token, and a draft behind it, whose places in the cache are reserved. It has been reported already: a
+// cancel leaves it in the session, and the next call decodes it.
 void Session::decode(int32_t token, size_t most_drafted, bool always, const Sampler &sampler) {
     const size_t position = length();
     append(token);
     make_step(token, always ? most_drafted : plan_.length(history_.repeat().length, most_drafted), sampler);
     try {
-        run_step(position, sampler.narrowing().count > 0);
+        run_step(position, sampler.narrowing().count > 0, &stop_);
     } catch (...) {
-        history_.truncate(position);
-        keys_.resize(position);
+        undecoded_ = stop_.stops();
+        if (!undecoded_) {
+            history_.truncate(position);
+            keys_.resize(position);
+        }
         forget_logits(); // a failure leaves none to go on from
         throw;
     }
@@ -348,7 +384,7 @@ void Session::make_step(int32_t token, size_t drafted, const Sampler &sampler) {
 }
 
 // The logits of what follows each token of the step.
-void Session::run_step(size_t position, bool leave_logits) {
+void Session::run_step(size_t position, bool leave_logits, const StopFlag *stop) {
     best_.resize(step_.size());
     logits_.resize(std::max(logits_.size(), step_.size() * decoder_.config().vocabulary_size));
     decoder_.embed(step_.data(), step_.size(), executor_->embeddings());
@@ -357,16 +393,17 @@ void Session::run_step(size_t position, bool leave_logits) {
     call.count = step_.size();
     call.logit_rows = step_.size();
     call.logits = logits_.data();
+    call.stop = stop;
     call.step = true;
     call.best = leave_logits ? best_.data() : nullptr;
     const auto begin = std::chrono::steady_clock::now();
     try {
-        kept_behind_ = !executor_->run(call);
+        kept_behind_ = !compute(call);
     } catch (const Failure &failure) {
         if (failure.status != V2E_ERROR_NUMERIC || step_.size() == 1)
             throw;
         step_.resize(1); // a draft may lead where its token alone does not
-        run_step(position, leave_logits);
+        run_step(position, leave_logits, stop);
         return;
     }
     const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
@@ -405,6 +442,7 @@ void Session::forget_logits() {
 v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink sink) {
     const Turn turn(*this);
     const size_t vocabulary = decoder_.config().vocabulary_size;
+    catch_up(&stop_);
     if (logits_.empty())
         fail(V2E_ERROR_INPUT, "There are no logits to choose a token from; prefill at least one position first.");
     if (options.speculation > V2E_SPECULATION_ALWAYS)
@@ -422,7 +460,7 @@ v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink
     logits_.reserve((1 + most_drafted) * vocabulary);
     step_.reserve(1 + most_drafted);
     for (uint64_t done = 0; most == 0 || done < most;) {
-        check_cancelled();
+        require_going(&stop_);
         const int32_t token = choose(sampler);
         learn_from(token);
         if (sampler.is_stop(token)) {
@@ -462,6 +500,7 @@ void Session::truncate(size_t length) {
     if (length > this->length())
         fail(V2E_ERROR_INPUT, "The session has %zu positions and cannot be truncated to %zu.", this->length(), length);
     share();
+    undecoded_ = undecoded_ && length == this->length();
     history_.truncate(length);
     keys_.resize(length);
     forget_logits();
@@ -478,6 +517,7 @@ KvCache &Session::saved_cache() const {
 void Session::save(const std::string &path, SavedSession about) {
     const Turn turn(*this);
     const KvCache &cache = saved_cache();
+    catch_up(nullptr);
     about.precision = cache.precision();
     about.context_length = context_length_;
     about.prefill_chunk = prefill_chunk_;
@@ -486,36 +526,45 @@ void Session::save(const std::string &path, SavedSession about) {
     write_session(path, about, {history_.tokens(), keys_, cache, logits, vocabulary});
 }
 
+// All of the file is checked before anything of the session changes.
 void Session::load(const SessionFile &file) {
     const Turn turn(*this);
     KvCache &cache = saved_cache();
-    const uint64_t length = file.length(), pages = (length + KV_PAGE - 1) / KV_PAGE, page_bytes = cache.bytes_of(1);
-    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const size_t length = file.length(), pages = (length + KV_PAGE - 1) / KV_PAGE;
+    const size_t page_bytes = static_cast<size_t>(cache.bytes_of(1)), vocabulary = decoder_.config().vocabulary_size;
     if (length > context_length_)
-        fail(V2E_ERROR_INPUT, "%s has %llu positions, but the context holds %zu.", file.path().c_str(),
-             static_cast<unsigned long long>(length), context_length_);
-    const std::byte *tokens = file.tensor("tokens", "I32", {length}),
-                    *kv = file.tensor("kv", "U8", {pages, page_bytes});
-    keys_.resize(length);
-    if (length > 0)
-        std::memcpy(keys_.data(), file.tensor("keys", "U64", {length, 2}), length * sizeof(PositionKey));
-    history_.reserve(length);
+        fail(V2E_ERROR_INPUT, "%s has %zu positions, but the context holds %zu.", file.path().c_str(), length,
+             context_length_);
+    const auto tokens = file.values<int32_t>("tokens", "I32", {length});
+    auto keys = file.values<PositionKey>("keys", "U64", {length, 2});
+    std::vector<float> logits;
+    if (file.has_logits())
+        logits = file.values<float>("logits", "F32", {vocabulary});
+    const std::byte *kv = file.tensor("kv", "U8", {pages, page_bytes});
+    file.check_sum();
+    TokenHistory history;
+    history.reserve(length);
     for (size_t i = 0; i < length; ++i) {
-        int32_t token;
-        std::memcpy(&token, tokens + i * sizeof token, sizeof token);
-        if (token != NO_TOKEN)
-            decoder_.check_tokens(&token, 1);
-        history_.append(token);
+        const int32_t token = tokens[i];
+        const bool known = token >= 0 && static_cast<size_t>(token) < vocabulary;
+        if (token != NO_TOKEN && !known)
+            file.refuse("position " + std::to_string(i) + " has the token " + std::to_string(token) +
+                        ", which is outside of the vocabulary");
+        if (known ? keys[i] != key_of_token(token) : !is_key_of_embedding(keys[i]))
+            file.refuse("the key of position " + std::to_string(i) + " is not that of what stands there");
+        history.append(token);
     }
-    cache.reserve(length);
+    if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); }))
+        file.refuse("its logits have a NaN or an infinity");
+    std::string note = file.saved().note;
+    cache.reserve(length); // the last that can fail; the turn's end gives back what it had got by then
     for (size_t i = 0; i < pages; ++i)
         std::memcpy(cache.page(i)->data(), kv + i * page_bytes, page_bytes);
-    if (file.has_logits()) {
-        logits_.resize(vocabulary);
-        std::memcpy(logits_.data(), file.tensor("logits", "F32", {vocabulary}), vocabulary * sizeof(float));
-    }
-    note_ = file.saved().note;
-    share();
+    file.require_intact(); // for the last time
+    history_ = std::move(history);
+    keys_ = std::move(keys);
+    logits_ = std::move(logits);
+    note_ = std::move(note);
 }
 
 } // namespace v2e

@@ -55,8 +55,6 @@ void Projector::run(const TowerCall &call) {
     StageCheck check(file_.tower());
     report(call, 0, 1);
     engine_.run(blocks, [&](size_t worker, size_t index) {
-        if (engine_.cancelled())
-            return;
         const size_t first = index * per_block;
         project(workers_[worker], call, first, std::min(per_block, rows - first), check);
     });
@@ -103,7 +101,7 @@ double Projector::operations(size_t tiles) const {
     return 2 * rows * static_cast<double>(channels_ * window() + entries_ * (channels_ + output_));
 }
 
-size_t Projector::scratch_bytes(size_t) const {
+Saturating Projector::scratch_bytes(Saturating) const {
     const size_t rows = VocabularyBlock::ROWS * (round_up(window(), VISION_PANEL) + mixture_.padded_outputs());
     return workers_.size() * (RowBlock::bytes(window(), VISION_PANEL) + VocabularyBlock::bytes(entries_) + 4 * rows);
 }

@@ -3,16 +3,18 @@
 
 #include "kernels/vision_kernels.hpp"
 #include "platform.hpp"
+#include "saturating.hpp"
+#include "stop_flag.hpp"
 #include "thread_pool.hpp"
 #include "valley2.h"
 #include "vision/tower_file.hpp"
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace v2e {
@@ -30,18 +32,13 @@ class TowerEngine {
         return matrix.integers ? kernels_.int8 : kernels_.bf16;
     }
 
-    void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-    void resume() { cancelled_.store(false, std::memory_order_relaxed); }
-    bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+    StopFlag &stop() { return stop_; }
+    const StopFlag &stop() const { return stop_; }
 
-    // body(worker, task) for every task in [0, tasks); a worker does one at a time.
+    // body(worker, task) for every task in [0, tasks); a worker does one at a time. Fails with V2E_ERROR_CANCELLED.
     template <class Body>
     void run(size_t tasks, Body &&body) {
-        std::atomic<size_t> next{0};
-        pool_.run(std::min<size_t>(pool_.threads(), tasks), [&](size_t worker) {
-            for (size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
-                body(worker, task);
-        });
+        pool_.run_workers(pool_.threads(), tasks, &stop_, std::forward<Body>(body));
     }
 
   private:
@@ -50,7 +47,7 @@ class TowerEngine {
     v2e_isa isa_;
     const VisionKernels &kernels_;
     ThreadPool pool_;
-    std::atomic<bool> cancelled_{false};
+    StopFlag stop_;
 };
 
 // A NaN or an infinity, noticed on any thread; of several stages the first counts.
@@ -104,11 +101,11 @@ class Tower {
     virtual void run(const TowerCall &call) = 0;
     // Of one tile or patch.
     virtual size_t input_floats() const = 0;
-    virtual size_t output_floats(size_t count) const = 0;
+    virtual Saturating output_floats(Saturating count) const = 0;
     // Multiplications and additions in matrices and attention.
     virtual double operations(size_t count) const = 0;
     // Bytes that a run allocates and the tower keeps.
-    virtual size_t scratch_bytes(size_t count) const = 0;
+    virtual Saturating scratch_bytes(Saturating count) const = 0;
     // What the last run left out of a visual vocabulary; null where there is none.
     virtual const VocabularyCounters *vocabulary() const { return nullptr; }
 

@@ -155,8 +155,12 @@ class Transformer::Pass {
     void attend_tile(Attender &attender, size_t layer, size_t index, size_t token, size_t count) {
         const size_t row = index / shape_.heads * input_.tokens + token;
         const size_t channel = index % shape_.heads * shape_.head_size();
-        const VisionRows queries{attender.words.data(), row_words(attention(), shape_.head_size()),
-                                 attender.scales.data(), attender.zeros.data(), count};
+        const VisionRows queries{attender.words.data(),
+                                 row_words(attention(), shape_.head_size()),
+                                 attender.scales.data(),
+                                 attender.zeros.data(),
+                                 count,
+                                 &engine_.stop()};
         std::fill_n(queries.words, attention().tile_rows * queries.stride, 0u);
         bool finite = true;
         for (size_t i = 0; i < count; ++i)
@@ -216,12 +220,13 @@ double Transformer::operations(size_t pictures, size_t tokens) const {
     return 2 * rows * static_cast<double>(shape_.layers) * (matrices + 2 * static_cast<double>(tokens) * width);
 }
 
-size_t Transformer::scratch_bytes(const TowerEngine &engine, size_t pictures, size_t tokens) const {
-    const size_t rows = pictures * tokens, threads = engine.threads();
-    const HeadLayout layout(engine.arithmetic(layers_.front().qkv), tokens, shape_.head_size());
-    return sizeof(float) * (rows * (shape_.qkv_stride() + shape_.stride()) + pictures * shape_.heads * layout.words()) +
-           threads * (RowBlock::bytes(std::max(shape_.width, shape_.middle), shape_.middle) +
-                      sizeof(float) * vision_attention_floats(shape_.head_size()));
+Saturating Transformer::scratch_bytes(const TowerEngine &engine, Saturating pictures, Saturating tokens) const {
+    const HeadLayout layout(engine.arithmetic(layers_.front().qkv), tokens.value(), shape_.head_size());
+    const Saturating rows = pictures * tokens * (shape_.qkv_stride() + shape_.stride());
+    const Saturating heads = pictures * shape_.heads * layout.words();
+    return (rows + heads) * sizeof(float) +
+           Saturating(engine.threads()) * (RowBlock::bytes(std::max(shape_.width, shape_.middle), shape_.middle) +
+                                           sizeof(float) * vision_attention_floats(shape_.head_size()));
 }
 
 } // namespace v2e
