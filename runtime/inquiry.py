@@ -17,9 +17,9 @@ from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.preprocess import prepare_pictures
-from valley2_edge.runtime.question import check_question
 from valley2_edge.runtime.sources import ImageSources, load_pictures, sort_sources
 from valley2_edge.runtime.video import VideoSource
+from valley2_edge.text_limits import check_text
 
 Array = npt.NDArray[Any]
 
@@ -60,6 +60,8 @@ class Inquiry:
         self._policy = policy or Policy()
         if self._policy.strict:
             raise InputError("Several questions about the same pictures cannot be asked under a strict policy.")
+        if system is not None:
+            check_text(system, "The system prompt")
         self._engines = engines
         self._layout = prompt.Layout(self._policy, engines.architecture.picture.use_special_start_end_token)
         self._system = system
@@ -149,7 +151,7 @@ class Inquiry:
         self._decoder.close()
 
     def _prompt(self, question: str, think: bool) -> list[int]:
-        check_question(question)
+        check_text(question)
         if not question.strip():
             raise InputError("The question is empty.")
         text = prompt.with_thinking(question) if think else question

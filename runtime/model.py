@@ -30,6 +30,7 @@ from valley2_edge.runtime.video import VideoSource
 from valley2_edge.runtime.vision import VisionEncoder
 from valley2_edge.runtime.vision_cache import DEFAULT_VISION_CACHE_BYTES, VisionCache, engines_of
 from valley2_edge.runtime.vision_engine import VisionEngineName
+from valley2_edge.text_limits import check_text
 from valley2_edge.tokenizer import bundle_tokenizer
 
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
@@ -267,6 +268,8 @@ class Valley2:
     ) -> Session:
         if self._closed:
             raise InputError("The model is closed.")
+        if options.system is not None:
+            check_text(options.system, "The system prompt")
         wanted = replace(
             self._settings,
             policy=options.picture_policy(),

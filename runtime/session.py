@@ -23,13 +23,14 @@ from valley2_edge.runtime.memory_budget import MemoryChoice
 from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.process_memory import peak_bytes
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.question import MAX_FRAMES, Request, check_question
+from valley2_edge.runtime.question import MAX_FRAMES, Request
 from valley2_edge.runtime.sampling import Sampling, check_whole, seed_of_step
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
 from valley2_edge.runtime.session_lock import SessionLock
 from valley2_edge.runtime.sources import ImageSources, load_pictures, sort_sources
 from valley2_edge.runtime.stats import Statistics
 from valley2_edge.runtime.video import VideoSource
+from valley2_edge.text_limits import check_text
 from valley2_edge.tokenizer import TextStream
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Session:
         """
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, speculation)
         check_whole("frames", frames, 1, MAX_FRAMES)
-        check_question(question)
+        check_text(question)
         text = prompt.with_thinking(question) if (self._options.think if think is None else think) else question
         report = self._lock.calling(on_progress or ignore_progress)
         with self._lock.held(wait=False):

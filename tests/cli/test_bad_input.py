@@ -171,7 +171,7 @@ def test_disk_too_small_for_the_bundle(run, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(bundle_writer.shutil, "disk_usage", lambda path: usage)
     outcome = run("export", CHECKPOINT, "--output", tmp_path / "bundle")
     assert outcome.code == 2
-    assert outcome.error.startswith("valley2-edge: error: ")
+    assert outcome.stderr.splitlines()[-1].startswith("valley2-edge: error: ")
     assert nothing_written(tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_disk_that_becomes_full(run, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pipeline, "export_vision", export_vision)
     outcome = run("export", CHECKPOINT, "--output", tmp_path / "bundle")
     assert outcome.code == 2
-    assert outcome.error.startswith("valley2-edge: error: ")
+    assert outcome.stderr.splitlines()[-1].startswith("valley2-edge: error: ")
     assert nothing_written(tmp_path)
 
 

@@ -62,7 +62,7 @@ def test_reader_that_goes_away_is_no_error(tmp_path: Path, command: str) -> None
 def test_line_that_is_no_text_takes_no_other_line_away(tmp_path: Path) -> None:
     done = shell(rf"printf 'What\377?\nWhat?\n' | {CHAT} --max-new-tokens 2", tmp_path)
     assert done.stdout == shell(f"{CHAT} What? --max-new-tokens 2", tmp_path).stdout
-    assert "error: the line holds bytes that are no text in UTF-8" in done.stderr
+    assert "error: The line holds bytes that are no text in UTF-8" in done.stderr
 
 
 def test_conversation_without_a_reader_ends(tmp_path: Path) -> None:

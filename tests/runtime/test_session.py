@@ -20,6 +20,7 @@ from valley2_edge import BudgetError, Cancelled, InputError, NumericError, Sessi
 from valley2_edge.policy import PolicyName
 from valley2_edge.prompt import Layout, build_first_turn, build_next_turn, encode
 from valley2_edge.runtime.generation import GenerateOptions
+from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.vision import VisionEncoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -335,6 +336,14 @@ def test_session_refuses_a_question_while_it_works(session: Session) -> None:
 
     list(session.ask("Tell me", max_new_tokens=3, on_progress=at("decode", 1, ask_again)))
     assert errors
+
+
+@pytest.mark.parametrize("system", ["name \udcff", "a" * ((1 << 20) + 1)])
+def test_system_prompt_that_is_no_text_is_refused(model: Valley2, system: str) -> None:
+    with pytest.raises(InputError, match="The system prompt"):
+        model.session(system=system)
+    with pytest.raises(InputError, match="The system prompt"):
+        Inquiry(model.engines, system=system)
 
 
 def test_refused_question_leaves_an_iterator_of_pictures_unread(session: Session) -> None:

@@ -25,6 +25,7 @@ from valley2_edge.cli.terminal import error_console, print_line
 from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import InputError
 from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
+from valley2_edge.text_limits import check_text
 from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def chat(
     media.check(max_picture_pixels)
     if question is None and sys.stdin is None:
         raise InputError("stdin is closed, so there is no question: write it as the last word")
+    for text, what in ((question, "The question"), (system, "The system prompt")):
+        if text is not None:
+            check_text(text, what)
     _check_options(given)
     _check_files(context, save, resume)
     sizes = {name: _bytes_of(name, given[name]) for name in ("vision_cache", "prefix_cache", "memory", "gpu_memory")}

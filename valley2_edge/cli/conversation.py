@@ -12,10 +12,11 @@ from rich.console import Console
 
 from valley2_edge.cli.failure import sentence_of
 from valley2_edge.cli.media import Media, mentioned_files, path_of, sort_media, split_line, words_of_paths
-from valley2_edge.cli.streams import check_text, hear_all_bytes, read_text_line
+from valley2_edge.cli.streams import hear_all_bytes, read_text_line
 from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import Cancelled, InputError
 from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
+from valley2_edge.text_limits import check_text
 
 HINT = "Ask about the pictures. /image PATH adds one, /help lists more, Ctrl-D ends."
 HELP = """\
@@ -224,7 +225,7 @@ def read_line(messages: Console) -> str | None:
         import readline  # noqa: F401  (line editing for input())
     try:
         line = input("> ")
-        check_text(line, "the line")
+        check_text(line, "The line")
         return line
     except EOFError:
         sys.stdout.write("\n")

@@ -11,9 +11,8 @@ from typing import IO, TextIO
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import InputError
 from valley2_edge.runtime.media_kind import HEAD_BYTES, MediaKind, foreign_reason, kind_of
+from valley2_edge.text_limits import MAX_TEXT_CHARACTERS, check_text
 
-MAX_LINE_CHARACTERS = 1 << 20
-"""Of a line or a text on stdin. The longest context holds less."""
 MAX_STDIN_BYTES = 256 << 20
 """Of a picture on stdin."""
 
@@ -65,25 +64,13 @@ def read_text_line(stream: IO[str]) -> str | None:
     Raises:
         InputError: The line is too long or not text; the next call reads the line after it.
     """
-    line = stream.readline(MAX_LINE_CHARACTERS + 1)
-    if len(line) > MAX_LINE_CHARACTERS:
+    line = stream.readline(MAX_TEXT_CHARACTERS + 1)
+    if len(line) > MAX_TEXT_CHARACTERS:
         while not line.endswith("\n") and line:
-            line = stream.readline(MAX_LINE_CHARACTERS)
-        raise InputError(f"a line of more than {MAX_LINE_CHARACTERS} characters is not read")
-    check_text(line, "the line")
+            line = stream.readline(MAX_TEXT_CHARACTERS)
+        raise InputError(f"a line of more than {MAX_TEXT_CHARACTERS} characters is not read")
+    check_text(line, "The line")
     return line.removeprefix("\ufeff") or None
-
-
-def check_text(text: str, where: str) -> None:
-    """Fails for bytes that Python could not decode and carries on as lone surrogates.
-
-    Raises:
-        InputError: There are some.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{where} holds bytes that are no text in UTF-8") from error
 
 
 def read_stdin() -> bytes | str:
@@ -109,7 +96,7 @@ def read_stdin() -> bytes | str:
 
 
 def _decoded(content: bytes) -> str:
-    if len(content) > MAX_LINE_CHARACTERS:
+    if len(content) > MAX_TEXT_CHARACTERS:
         raise InputError(f"stdin holds {format_bytes(len(content))}, too much for a question, and is no known picture")
     try:
         text = content.decode("utf-8-sig")
