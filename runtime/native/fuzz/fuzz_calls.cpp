@@ -12,8 +12,8 @@ namespace {
 using fuzz::Input;
 
 constexpr size_t MOST_CALLS = 40;
-constexpr size_t SIZES[] = {0, 1, 2, 3, 17, 255, 300, 599, 600, 601, SIZE_MAX / 8, SIZE_MAX / 4, SIZE_MAX / 2 + 1,
-                            SIZE_MAX - 1, SIZE_MAX};
+constexpr size_t SIZES[] = {
+    0, 1, 2, 3, 17, 255, 300, 599, 600, 601, SIZE_MAX / 8, SIZE_MAX / 4, SIZE_MAX / 2 + 1, SIZE_MAX - 1, SIZE_MAX};
 constexpr size_t STRUCT_SIZES[] = {0, 1, 7, 8, 12, 16};
 constexpr uint32_t NUMBERS[] = {0, 0, 0, 1, 2, 3, 4, 256, 65536, 65537, 1u << 31, UINT32_MAX};
 constexpr uint32_t THREADS[] = {1, 1, 1, 2, 1025, UINT32_MAX};
@@ -62,8 +62,8 @@ struct Files {
     Files() { fuzz::write_bundle(bundle, "int8"); }
 
     const char *choose(Input &input, const std::string &right) const {
-        const char *const paths[] = {right.c_str(), right.c_str(), right.c_str(), right.c_str(), bundle.c_str(),
-                                     missing.c_str(), "", nullptr};
+        const char *const paths[] = {
+            right.c_str(), right.c_str(), right.c_str(), right.c_str(), bundle.c_str(), missing.c_str(), "", nullptr};
         return input.pick(paths);
     }
 };
@@ -191,9 +191,9 @@ class World {
         for (v2e_segment &segment : segments) {
             const uint8_t kind = input_.byte();
             segment.tokens = kind % 4 == 1 ? nullptr : (kind / 16 == 1 ? wrong_tokens_ : tokens_).pointer(input_);
-            segment.embeddings =
-                kind % 4 == 1 || kind % 8 == 7 ? (kind / 16 == 1 ? wrong_embeddings_ : embeddings_).pointer(input_)
-                                               : nullptr;
+            segment.embeddings = kind % 4 == 1 || kind % 8 == 7
+                                     ? (kind / 16 == 1 ? wrong_embeddings_ : embeddings_).pointer(input_)
+                                     : nullptr;
             segment.count = input_.pick(SIZES);
         }
         const uint8_t choice = input_.byte();
@@ -269,7 +269,7 @@ class World {
     void choose() {
         const v2e_generate_options options = generate_options();
         constexpr size_t vocabularies[] = {fuzz::VOCABULARY, fuzz::VOCABULARY, 1, 0, SIZE_MAX, SIZE_MAX - 31,
-                                           size_t{1} << 63, size_t{1} << 32};
+                                           size_t{1} << 63,  size_t{1} << 32};
         const size_t vocabulary = input_.pick(vocabularies), seen_count = input_.byte() % 8;
         const int32_t *seen = (input_.byte() % 8 == 7 ? wrong_tokens_ : tokens_).pointer(input_);
         const float *logits = (input_.byte() % 8 == 7 ? wrong_embeddings_ : embeddings_).pointer(input_);

@@ -87,8 +87,7 @@ void resize(fuzz::Input &input, uint32_t width, uint32_t height) {
         return;
     const auto source = values<uint8_t>(input, size_t{3} * width * height);
     const std::unique_ptr<uint8_t[]> target(new uint8_t[size_t{3} * new_width * new_height]);
-    const v2e_status status =
-        fuzz::seen(v2e_resize(source.get(), width, height, target.get(), new_width, new_height));
+    const v2e_status status = fuzz::seen(v2e_resize(source.get(), width, height, target.get(), new_width, new_height));
     MUST((status == V2E_OK) == (width > 0 && height > 0 && new_width > 0 && new_height > 0));
 }
 

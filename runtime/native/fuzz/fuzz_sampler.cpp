@@ -29,7 +29,9 @@ int32_t choose_from_few(const v2e_generate_options &options, const std::vector<f
     for (size_t i = 0; i < logits.size(); ++i) {
         const bool penalised = (narrowing.seen[i / 32] >> i % 32 & 1u) != 0;
         const float logit = logits[i], penalty = narrowing.penalty;
-        candidates.push_back({!penalised ? logit : logit > 0.0f ? logit / penalty : logit * penalty,
+        candidates.push_back({!penalised     ? logit
+                              : logit > 0.0f ? logit / penalty
+                                             : logit * penalty,
                               static_cast<int32_t>(i)});
     }
     std::stable_sort(candidates.begin(), candidates.end(),

@@ -1,6 +1,7 @@
 // A saved session from a stranger, with the checksum that its maker would have computed: four bytes of choices, a line
 // with the header, and the tensors' data. The header's @identity@, @arithmetic@ and @checksum@ stand for the right
-// values. What loads can be used; whatever happens, a new session of the same model answers as if it had not been there.
+// values. What loads can be used; whatever happens, a new session of the same model answers as if it had not been
+// there.
 #include "digest.hpp"
 #include "fuzz.hpp"
 #include "safetensors.hpp"

@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, required=True, help="for each target")
     parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
     parser.add_argument("targets", nargs="*", metavar="target", help=f"of {', '.join(TARGETS)}; all when left out")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     targets = options.targets or list(TARGETS)
     if unknown := set(targets) - set(TARGETS):
         parser.error(f"there is no target {', '.join(sorted(unknown))}")

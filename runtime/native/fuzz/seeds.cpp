@@ -1,5 +1,5 @@
-// FOLDER: writes valid inputs of the targets, from which mutations begin, each into the folder of its target. A seed that
-// the library refuses would teach nothing, so those that can be are opened here, and a refusal ends the program.
+// FOLDER: writes valid inputs of the targets, from which mutations begin, each into the folder of its target. A seed
+// that the library refuses would teach nothing, so those that can be are opened here, and a refusal ends the program.
 #include "fuzz.hpp"
 #include "json.hpp"
 #include "safetensors.hpp"
@@ -22,9 +22,10 @@ class Seeds {
 };
 
 void write_json(const Seeds &seeds) {
-    const std::string texts[] = {fuzz::manifest(true, false), fuzz::decoder_header("int4"),
-                                 R"( [1, -2.5e-3, 18446744073709551615, true, false, null, "\ud83d\ude00\u00e9\n", {}] )",
-                                 "{\"a\":{\"b\":[[[[]]]],\"\xc3\xa9\":\"\\\"\"}}"};
+    const std::string texts[] = {
+        fuzz::manifest(true, false), fuzz::decoder_header("int4"),
+        R"( [1, -2.5e-3, 18446744073709551615, true, false, null, "\ud83d\ude00\u00e9\n", {}] )",
+        "{\"a\":{\"b\":[[[[]]]],\"\xc3\xa9\":\"\\\"\"}}"};
     for (size_t i = 0; i < std::size(texts); ++i) {
         v2e::Json::parse(texts[i], "a seed");
         seeds.write("json", std::to_string(i), texts[i]);
@@ -32,9 +33,10 @@ void write_json(const Seeds &seeds) {
 }
 
 void write_safetensors(const Seeds &seeds, const std::string &scratch) {
-    const std::string header = R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},)"
-                               R"("b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]},)"
-                               R"("c":{"dtype":"F16","shape":[0,4],"data_offsets":[11,11]}})";
+    const std::string header =
+        R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},)"
+        R"("b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]},)"
+        R"("c":{"dtype":"F16","shape":[0,4],"data_offsets":[11,11]}})";
     for (const std::string &text : {header, fuzz::embeddings_header(), std::string("{}")}) {
         const std::string file = fuzz::safetensors(text, "");
         fuzz::write_file(scratch, file);

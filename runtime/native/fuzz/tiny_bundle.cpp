@@ -71,8 +71,8 @@ struct NamedMatrix {
 std::string matrices_json(const std::vector<NamedMatrix> &matrices, const std::string &entry) {
     std::string text = "{";
     for (const NamedMatrix &matrix : matrices)
-        text += (text.size() > 1 ? "," : "") + quoted(matrix.name) + ":{" + entry +
-                ",\"rows\":" + number(matrix.rows) + ",\"columns\":" + number(matrix.columns) + "}";
+        text += (text.size() > 1 ? "," : "") + quoted(matrix.name) + ":{" + entry + ",\"rows\":" + number(matrix.rows) +
+                ",\"columns\":" + number(matrix.columns) + "}";
     return text + "}";
 }
 
@@ -85,7 +85,8 @@ const std::vector<NamedMatrix> DECODER_MATRICES = {{"layers.0.attention.qkv", 64
 std::string decoder_entry(const std::string &precision) {
     if (precision == "fp32" || precision == "fp16")
         return "\"precision\":" + quoted(precision);
-    const std::string groups = ",\"group_size\":32,\"symmetric\":" + std::string(precision == "int4-zeros" ? "false" : "true");
+    const std::string groups =
+        ",\"group_size\":32,\"symmetric\":" + std::string(precision == "int4-zeros" ? "false" : "true");
     if (precision == "nf4")
         return "\"precision\":\"int4\",\"code\":\"nf4\"" + groups;
     return "\"precision\":" + quoted(precision.substr(0, 4)) + groups;
