@@ -68,14 +68,23 @@ struct Files {
     }
 };
 
+// Made once: filling takes longer than most calls.
+struct Arrays {
+    Array<int32_t> tokens{fuzz::CONTEXT}, wrong_tokens{fuzz::CONTEXT};
+    Array<float> embeddings{fuzz::CONTEXT * fuzz::HIDDEN}, wrong_embeddings{fuzz::CONTEXT * fuzz::HIDDEN};
+    Array<float> rows{fuzz::CONTEXT * fuzz::VOCABULARY};
+
+    Arrays() {
+        tokens.fill([](size_t i) { return static_cast<int32_t>(i % fuzz::VOCABULARY); });
+        wrong_tokens.fill([](size_t i) { return i == 2 ? static_cast<int32_t>(fuzz::VOCABULARY) : -1; });
+        embeddings.fill([](size_t i) { return static_cast<float>(i % 13) / 13.0f; });
+        wrong_embeddings.fill([](size_t i) { return i == 5 ? NAN : 3e38f; });
+    }
+};
+
 class World {
   public:
-    World(const Files &files, Input &input) : files_(files), input_(input) {
-        tokens_.fill([](size_t i) { return static_cast<int32_t>(i % fuzz::VOCABULARY); });
-        wrong_tokens_.fill([](size_t i) { return i == 2 ? static_cast<int32_t>(fuzz::VOCABULARY) : -1; });
-        embeddings_.fill([](size_t i) { return static_cast<float>(i % 13) / 13.0f; });
-        wrong_embeddings_.fill([](size_t i) { return i == 5 ? NAN : 3e38f; });
-    }
+    World(const Files &files, Arrays &arrays, Input &input) : files_(files), arrays_(arrays), input_(input) {}
     ~World() {
         for (v2e_session *&session : sessions_)
             v2e_session_close(session);
@@ -190,9 +199,10 @@ class World {
         v2e_segment segments[4];
         for (v2e_segment &segment : segments) {
             const uint8_t kind = input_.byte();
-            segment.tokens = kind % 4 == 1 ? nullptr : (kind / 16 == 1 ? wrong_tokens_ : tokens_).pointer(input_);
+            segment.tokens =
+                kind % 4 == 1 ? nullptr : (kind / 16 == 1 ? arrays_.wrong_tokens : arrays_.tokens).pointer(input_);
             segment.embeddings = kind % 4 == 1 || kind % 8 == 7
-                                     ? (kind / 16 == 1 ? wrong_embeddings_ : embeddings_).pointer(input_)
+                                     ? (kind / 16 == 1 ? arrays_.wrong_embeddings : arrays_.embeddings).pointer(input_)
                                      : nullptr;
             segment.count = input_.pick(SIZES);
         }
@@ -212,7 +222,7 @@ class World {
     void logits() {
         const v2e_session *chosen = session();
         const size_t rows = input_.pick(SIZES);
-        fuzz::seen(v2e_session_logits(chosen, rows, rows_.pointer(input_)));
+        fuzz::seen(v2e_session_logits(chosen, rows, arrays_.rows.pointer(input_)));
     }
 
     v2e_generate_options generate_options() {
@@ -225,7 +235,7 @@ class World {
         options.repetition_penalty = input_.pick(FLOATS);
         options.seed = input_.byte();
         const uint8_t stops = input_.byte();
-        options.stop_tokens = tokens_.pointer(input_);
+        options.stop_tokens = arrays_.tokens.pointer(input_);
         options.stop_token_count = stops % 16 < 12 ? 0 : stops % 16 == 15 ? SIZE_MAX - stops / 16 : stops % 16 - 11;
         options.speculation = input_.byte() % 4;
         options.tokens_to_follow = input_.pick(NUMBERS);
@@ -271,8 +281,8 @@ class World {
         constexpr size_t vocabularies[] = {fuzz::VOCABULARY, fuzz::VOCABULARY, 1, 0, SIZE_MAX, SIZE_MAX - 31,
                                            size_t{1} << 63,  size_t{1} << 32};
         const size_t vocabulary = input_.pick(vocabularies), seen_count = input_.byte() % 8;
-        const int32_t *seen = (input_.byte() % 8 == 7 ? wrong_tokens_ : tokens_).pointer(input_);
-        const float *logits = (input_.byte() % 8 == 7 ? wrong_embeddings_ : embeddings_).pointer(input_);
+        const int32_t *seen = (input_.byte() % 8 == 7 ? arrays_.wrong_tokens : arrays_.tokens).pointer(input_);
+        const float *logits = (input_.byte() % 8 == 7 ? arrays_.wrong_embeddings : arrays_.embeddings).pointer(input_);
         int32_t token = -1;
         if (fuzz::seen(v2e_choose_token(logits, vocabulary, seen, seen_count, &options, &token)) == V2E_OK)
             MUST(token >= 0 && static_cast<size_t>(token) < vocabulary);
@@ -281,8 +291,8 @@ class World {
     void embed() {
         constexpr size_t counts[] = {0, 1, 2, 40, fuzz::CONTEXT};
         const size_t count = input_.pick(counts);
-        const int32_t *tokens = (input_.byte() % 8 == 7 ? wrong_tokens_ : tokens_).pointer(input_);
-        fuzz::seen(v2e_model_embed(model_, tokens, count, rows_.pointer(input_)));
+        const int32_t *tokens = (input_.byte() % 8 == 7 ? arrays_.wrong_tokens : arrays_.tokens).pointer(input_);
+        fuzz::seen(v2e_model_embed(model_, tokens, count, arrays_.rows.pointer(input_)));
     }
 
     void describe() {
@@ -323,14 +333,14 @@ class World {
 
     void run_tower() {
         auto given = make_options<v2e_tower_input>(input_);
-        given.values = (input_.byte() % 8 == 7 ? wrong_embeddings_ : embeddings_).pointer(input_);
+        given.values = (input_.byte() % 8 == 7 ? arrays_.wrong_embeddings : arrays_.embeddings).pointer(input_);
         const uint8_t count = input_.byte();
         given.count = count % 16 == 15 ? SIZE_MAX - count / 16 : count % 16;
         Array<int64_t> positions(32);
         positions.fill(count % 3 == 0 ? [](size_t i) { return i == 3 ? INT64_MIN : INT64_MAX; }
                                       : [](size_t i) { return static_cast<int64_t>(i % 7); });
         given.positions = positions.pointer(input_);
-        fuzz::seen(v2e_tower_run(tower_, &given, rows_.pointer(input_), nullptr, nullptr));
+        fuzz::seen(v2e_tower_run(tower_, &given, arrays_.rows.pointer(input_), nullptr, nullptr));
         v2e_tower_resume(tower_);
     }
 
@@ -376,23 +386,22 @@ class World {
     }
 
     const Files &files_;
+    Arrays &arrays_;
     Input &input_;
     v2e_model *model_ = nullptr;
     v2e_session *sessions_[2] = {};
     v2e_tower *tower_ = nullptr;
-    Array<int32_t> tokens_{fuzz::CONTEXT}, wrong_tokens_{fuzz::CONTEXT};
-    Array<float> embeddings_{fuzz::CONTEXT * fuzz::HIDDEN}, wrong_embeddings_{fuzz::CONTEXT * fuzz::HIDDEN};
-    Array<float> rows_{fuzz::CONTEXT * fuzz::VOCABULARY};
 };
 
 } // namespace
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const Files files;
+    static Arrays arrays;
     std::error_code ignored; // it may not be there
     std::filesystem::remove(files.session, ignored);
     Input input(data, size);
-    World world(files, input);
+    World world(files, arrays, input);
     for (size_t i = 0; i < MOST_CALLS && !input.empty(); ++i)
         world.call();
     return 0;

@@ -4,6 +4,7 @@
 #include "json.hpp"
 
 #include <set>
+#include <vector>
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -69,10 +70,11 @@ void write(const Json &value, int depth, std::string &text) {
         }
         text += ']';
         break;
-    case Json::Kind::object:
-        MUST(std::set<std::string>(value.keys().begin(), value.keys().end()).size() == value.keys().size());
+    case Json::Kind::object: {
+        const std::vector<std::string> keys = value.keys();
+        MUST(std::set<std::string>(keys.begin(), keys.end()).size() == keys.size());
         text += '{';
-        for (const std::string &key : value.keys()) {
+        for (const std::string &key : keys) {
             text += text.back() == '{' ? "" : ",";
             write_string(key, text);
             text += ':';
@@ -80,6 +82,7 @@ void write(const Json &value, int depth, std::string &text) {
             write(value.at(key), depth + 1, text);
         }
         text += '}';
+    }
     }
 }
 
