@@ -37,7 +37,7 @@ from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder_layers import norm_weight, run_unrounded, split_parts, stacked_rows
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.quantize.error import relative_output_error, relative_weight_error
-from valley2_edge.quantize.gptq import ColumnOrder, GptqOptions
+from valley2_edge.quantize.gptq_options import ColumnOrder, GptqOptions
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import Method, quantize_matrix, rounding_method

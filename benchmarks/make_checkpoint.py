@@ -1,6 +1,6 @@
 """Writes a synthetic Valley2 checkpoint of the released size: random weights under the released names and shapes.
 
-    python benchmarks/make_checkpoint.py --output big                # 17.8 GB
+    python benchmarks/make_checkpoint.py --output big                # 16.6 GiB
     python benchmarks/make_checkpoint.py --output short --layers 2   # all of the vision side, two decoder layers
 
 The weights are bfloat16, in shards, and written in a stream, a few megabytes at a time. Nothing about the model's
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.config import DecoderConfig, ModelConfig, PictureConfig
 from valley2_edge.errors import ExportError, Valley2Error
 from valley2_edge.export.checkpoint_config import parse_grid_pinpoints
@@ -55,7 +56,7 @@ def write_checkpoint(directory: Path, layers: int, seed: int, *, outliers: bool 
     free = shutil.disk_usage(directory).free
     if total > free:
         raise ExportError(
-            f"The checkpoint takes {total / 1e9:.1f} GB, the disk of {directory} has {free / 1e9:.1f} GB."
+            f"The checkpoint takes {format_bytes(total)}, the disk of {directory} has {format_bytes(free)}."
         )
     with tempfile.TemporaryDirectory() as tokenizer, Progress() as progress:
         write_tokenizer(Path(tokenizer))

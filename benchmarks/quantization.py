@@ -39,9 +39,10 @@ from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.quality import Quality, QualitySurvey, SampleQuality
 from valley2_edge.export.rounded_layers import LayerStore
 from valley2_edge.export.rounded_model import Activations
-from valley2_edge.export.rounding import Rounding, RoundingOptions, resolve_rounding, round_with_calibration
+from valley2_edge.export.rounding import Rounding, resolve_rounding, round_with_calibration
+from valley2_edge.export.rounding_options import RoundingOptions
 from valley2_edge.export.vision import export_vision
-from valley2_edge.quantize.gptq import GptqOptions
+from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.version import __version__
 
 IN_MEMORY = 1 << 30

@@ -25,7 +25,7 @@ from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder import decoder_formats
 from valley2_edge.export.decoder_layers import row_blocks, split_parts
 from valley2_edge.export.decoder_layout import DecoderMatrix
-from valley2_edge.quantize.gptq import GptqOptions
+from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.method import rounding_method
 from valley2_edge.runtime.process_memory import peak_bytes

@@ -31,7 +31,7 @@ from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder import decoder_formats
 from valley2_edge.export.remaining_time import format_duration
 from valley2_edge.export.rounded_layers import LayerState, LayerStore
-from valley2_edge.quantize.gptq import GptqOptions
+from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.method import rounding_method
 
 RUN = 512

@@ -7,10 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from valley2_edge.calibration.samples import CalibrationSet, Sample, Turn, make_set
+from valley2_edge.config import first_problem
 from valley2_edge.errors import InputError, Valley2Warning
+from valley2_edge.outside_files import check_file_name, json_object, parse_json, text_lines
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.sources import load_pictures, sort_sources
@@ -21,7 +23,8 @@ FRAMES = 8
 """Of a video."""
 _NAMED = 5
 
-_Word = Annotated[str, Field(min_length=1, pattern=r"\S")]
+_Word = Annotated[str, Field(strict=True, min_length=1, pattern=r"\S")]
+_File = Annotated[_Word, AfterValidator(check_file_name)]
 
 
 class CalibrationLine(BaseModel):
@@ -29,14 +32,16 @@ class CalibrationLine(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[_Word] = []
-    video: _Word | None = None
+    images: list[_File] = []
+    video: _File | None = None
     """A video, or an animated picture."""
     prompt: _Word
     answer: _Word
 
     @model_validator(mode="after")
     def _check(self) -> CalibrationLine:
+        if not self.images and "images" in self.model_fields_set:
+            raise ValueError("images is empty: leave it out of a sample without pictures")
         if self.images and self.video is not None:
             raise ValueError("only one of images and video may be given")
         return self
@@ -61,14 +66,16 @@ def read_calibration_file(path: str | os.PathLike[str], count: int | None = None
         InputError: The file is missing or has no sample, or more than 5 % of its lines are broken.
     """
     path = Path(path)
-    numbered = [(number, line) for number, line in enumerate(_read_lines(path), 1) if line.strip()]
+    if not os.path.lexists(path):
+        raise InputError(f"There is no calibration file at {path}.")
+    numbered = list(text_lines(path, InputError))
     if count is not None and len(numbered) > count:
         numbered = [numbered[index * len(numbered) // count] for index in range(count)]
     samples: list[Sample] = []
     broken: list[str] = []
     for number, line in numbered:
         try:
-            sample = _parse(line, number).to_sample(f"line {number}", path.parent)
+            sample = _parse(line).to_sample(f"line {number}", path.parent)
             _check_pictures(sample)
         except InputError as error:
             broken.append(f"line {number}: {str(error).rstrip('.')}")
@@ -77,15 +84,6 @@ def read_calibration_file(path: str | os.PathLike[str], count: int | None = None
     if broken:
         _judge(path, broken, len(numbered))
     return make_set(path.name, samples, broken)
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise InputError(f"There is no calibration file at {path}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _judge(path: Path, broken: list[str], total: int) -> None:
@@ -102,16 +100,12 @@ def _judge(path: Path, broken: list[str], total: int) -> None:
     )
 
 
-def _parse(line: str, number: int) -> CalibrationLine:
+def _parse(line: str) -> CalibrationLine:
+    values = json_object(parse_json(line, "it", InputError), "it", InputError)
     try:
-        return CalibrationLine.model_validate_json(line)
+        return CalibrationLine.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["type"] in ("json_invalid", "model_type"):
-            raise InputError("it is not a JSON object") from error
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{place}: {message}" if place else message) from error
+        raise InputError(first_problem(error)) from error
 
 
 def _check_pictures(sample: Sample) -> None:

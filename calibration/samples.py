@@ -14,6 +14,7 @@ from PIL import Image
 
 from valley2_edge.errors import InputError
 from valley2_edge.runtime.images import ImageSource, load_picture
+from valley2_edge.runtime.source_file import open_source
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _source_sha256(source: ImageSource) -> bytes:
     digest = hashlib.sha256()
     if isinstance(source, (str, os.PathLike)):
         try:
-            with Path(source).open("rb") as stream:
+            with open_source(source, "picture") as stream:
                 while piece := stream.read(1 << 20):
                     digest.update(piece)
         except OSError as error:

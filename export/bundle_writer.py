@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from valley2_edge.bundle import MANIFEST_NAME, FileEntry, Manifest, read_manifest, sha256_of_file
-from valley2_edge.errors import BudgetError, BundleError, ExportError, Valley2Error
+from valley2_edge.bundle_files import check_name
+from valley2_edge.byte_count import format_bytes
+from valley2_edge.errors import BudgetError, BundleError, Cancelled, ExportError, Valley2Error
+from valley2_edge.export.control import ExportControl
+from valley2_edge.output_lock import output_lock
+from valley2_edge.outside_files import read_json
 
 PROGRESS_NAME = "progress.json"
 WORKSPACE_NAME = "workspace"
@@ -23,44 +29,73 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errn
 class BundleWriter:
     """Collects finished components in a partial directory and renames it when the bundle is whole.
 
-    The partial directory is `.NAME.partial` beside the output. A process that is killed leaves it behind; the next
-    writer with the same fingerprint keeps its finished components, any other discards it. An error removes it: what an
-    error left is of no use, and may be what fills the disk. Use it in a `with` block.
+    The partial directory is `.NAME.partial` beside the output. A process that is killed leaves it behind, and one that
+    is cancelled what it has finished; the next writer with the same fingerprint keeps the finished components, any
+    other discards them. An error removes it: what an error left is of no use, and may be what fills the disk. Use it in
+    a `with` block.
 
     Args:
         output: The bundle's directory.
         fingerprint: Identity of the checkpoint and the options; equal fingerprints make equal bundles.
         overwrite: Replace a bundle that is already there.
+        control: Stops the export from another thread; None: nothing does.
 
     Raises:
-        ExportError: Something is there already, and it may not be replaced.
+        ExportError: Something is there already, and it may not be replaced; or another process writes there.
+        Cancelled: The export was stopped.
     """
 
-    def __init__(self, output: Path, fingerprint: str, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, output: Path, fingerprint: str, *, overwrite: bool = False, control: ExportControl | None = None
+    ) -> None:
         self.output = output
+        self.control = control or ExportControl()
         self.directory = output.with_name(f".{output.name}.partial")
         self._replaced = output.with_name(f".{output.name}.replaced")
         self._fingerprint = fingerprint
         self._overwrite = overwrite
         self._finished: dict[str, dict[str, Any]] = {}
         self._withdrawn: set[str] = set()
+        self._entered = self._published = False
+        self._lock = ExitStack()
+        self.control.note_place(output, self.directory, self.tidy)
 
     def __enter__(self) -> BundleWriter:
-        with self._clear_errors():
+        with ExitStack() as entered, self._clear_errors():
+            entered.enter_context(output_lock(self.output))
             self._recover_replaced()
-            self._check_output()
+            check_output(self.output, overwrite=self._overwrite)
             self._finished = self._read_progress()
             if not self._finished and self.directory.exists():
                 shutil.rmtree(self.directory)
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
+            self._lock = entered.pop_all()
+        self._entered = True
+        self.control.note_components(list(self._finished))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, (Valley2Error, OSError)):
-            shutil.rmtree(self.directory, ignore_errors=True)
+        with self._lock:
+            if isinstance(error, (Cancelled, KeyboardInterrupt)):
+                self.tidy()
+            elif isinstance(error, (Valley2Error, OSError)):
+                shutil.rmtree(self.directory, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Removes what a later run cannot use: unfinished files, and the partial directory when nothing is finished."""
+        if not self._entered:
+            return  # what an earlier run finished is not known yet
+        with self._lock:
+            if self._published:
+                shutil.rmtree(self._replaced, ignore_errors=True)
+                return
+            with contextlib.suppress(OSError):
+                self._remove_unfinished()
+            if not self._finished and not self.workspace.exists():
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def workspace(self) -> Path:
@@ -89,8 +124,8 @@ class BundleWriter:
         free = shutil.disk_usage(self.directory).free
         if missing > free:
             raise BudgetError(
-                f"the bundle needs {_gigabytes(missing)} more on the disk of {self.output.absolute().parent}, "
-                f"which has {_gigabytes(free)} free: free some space or choose another --output"
+                f"the bundle needs {format_bytes(missing)} more on the disk of {self.output.absolute().parent}, "
+                f"which has {format_bytes(free)} free: free some space or choose another --output"
             )
 
     def component(self, name: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -106,6 +141,7 @@ class BundleWriter:
         Raises:
             BudgetError: The disk is full.
             ExportError: A file cannot be written.
+            Cancelled: The export was stopped.
         """
         if name in self._finished:
             facts: dict[str, Any] = self._finished[name]["facts"]
@@ -116,9 +152,12 @@ class BundleWriter:
             entries = {}
             for path in sorted(set(self._files()) - before):
                 _flush(path)
-                entries[path.relative_to(self.directory).as_posix()] = _entry(path).model_dump()
-            self._finished[name] = {"files": entries, "facts": facts}
-            self._write_json(PROGRESS_NAME, {"fingerprint": self._fingerprint, "components": self._finished})
+                entries[path.relative_to(self.directory).as_posix()] = self._entry(path).model_dump()
+            finished = {**self._finished, name: {"files": entries, "facts": facts}}
+            with self.control.finishing():
+                self._write_json(PROGRESS_NAME, {"fingerprint": self._fingerprint, "components": finished})
+                self._finished = finished
+                self.control.note_components(list(finished))
         return facts
 
     def withdraw(self, name: str) -> None:
@@ -151,10 +190,11 @@ class BundleWriter:
         Raises:
             BudgetError: The disk is full.
             ExportError: A file cannot be written, or the output has appeared in the meantime.
+            Cancelled: The export was stopped.
         """
-        with self._clear_errors():
+        with self._clear_errors(), self.control.finishing():
             self._write_json(MANIFEST_NAME, manifest.model_dump(mode="json"))
-            self._check_output()
+            check_output(self.output, overwrite=self._overwrite)
             (self.directory / PROGRESS_NAME).unlink(missing_ok=True)
             for name in self._withdrawn:
                 (self.directory / name).unlink()
@@ -165,21 +205,11 @@ class BundleWriter:
             if self.output.exists():
                 self.output.replace(self._replaced)
             self.directory.replace(self.output)
+            self.control.note_published()
+            self._published = True
             _flush_directory(self.output.absolute().parent)
         shutil.rmtree(self._replaced, ignore_errors=True)
         return self.output
-
-    def _check_output(self) -> None:
-        if not self.output.exists():
-            return
-        try:
-            read_manifest(self.output)
-        except BundleError:
-            if (self.output / MANIFEST_NAME).is_file() and self._overwrite:
-                return  # a bundle of another version or a damaged one
-            raise ExportError(f"{self.output} exists and is not a bundle: choose another --output") from None
-        if not self._overwrite:
-            raise ExportError(f"{self.output} exists: choose another --output or pass --overwrite")
 
     def _recover_replaced(self) -> None:
         """Undoes the first half of a replacement that a killed process began."""
@@ -193,18 +223,19 @@ class BundleWriter:
     def _read_progress(self) -> dict[str, dict[str, Any]]:
         """Components of an earlier run that can be kept: same fingerprint, every file as it was written."""
         try:
-            content = json.loads((self.directory / PROGRESS_NAME).read_text("utf-8"))
+            content = read_json(self.directory / PROGRESS_NAME, BundleError)
             if content["fingerprint"] != self._fingerprint:
                 return {}
             components: dict[str, dict[str, Any]] = dict(content["components"])
             return {name: component for name, component in components.items() if self._is_intact(component)}
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (BundleError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
     def _is_intact(self, component: dict[str, Any]) -> bool:
         for name, entry in component["files"].items():
+            check_name(name)
             path = self.directory / name
-            if not path.is_file() or path.stat().st_size != entry["size"] or sha256_of_file(path) != entry["sha256"]:
+            if not path.is_file() or path.stat().st_size != entry["size"] or self._hash(path) != entry["sha256"]:
                 return False
         return True
 
@@ -212,17 +243,23 @@ class BundleWriter:
         kept = {self.directory / name for component in self._finished.values() for name in component["files"]}
         for path in self._files():
             if path not in kept:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def _files(self) -> Iterator[Path]:
         for path in self.directory.rglob("*"):
             if path.is_file() and path != self.directory / PROGRESS_NAME and self.workspace not in path.parents:
                 yield path
 
+    def _entry(self, path: Path) -> FileEntry:
+        return FileEntry(size=path.stat().st_size, sha256=self._hash(path))
+
+    def _hash(self, path: Path) -> str:
+        return sha256_of_file(path, lambda _count: self.control.check())
+
     def _write_json(self, name: str, content: object) -> None:
         path = self.directory / name
         temporary = path.with_name(f"{name}.new")
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
         _flush(temporary)
         temporary.replace(path)
 
@@ -240,8 +277,51 @@ class BundleWriter:
             raise ExportError(f"{where} cannot be written: {error.strerror or error}") from error
 
 
-def _entry(path: Path) -> FileEntry:
-    return FileEntry(size=path.stat().st_size, sha256=sha256_of_file(path))
+def check_output(output: Path, *, overwrite: bool = False) -> None:
+    """Fails where something is that a bundle may not replace.
+
+    Args:
+        output: The bundle's directory.
+        overwrite: A bundle that is there may be replaced.
+
+    Raises:
+        ExportError: Something is there that may not be replaced.
+    """
+    if not output.exists():
+        return
+    try:
+        read_manifest(output)
+    except BundleError:
+        if (output / MANIFEST_NAME).is_file() and overwrite:
+            return  # a bundle of another version or a damaged one
+        raise ExportError(f"{output} exists and is not a bundle: choose another --output") from None
+    if not overwrite:
+        raise ExportError(f"{output} exists: choose another --output or pass --overwrite")
+
+
+def check_place(output: Path, source: Path | None) -> None:
+    """Fails where a directory cannot be made, before anything is loaded.
+
+    Args:
+        output: The directory.
+        source: What it is made from, from which it must be apart; None: not on this machine.
+
+    Raises:
+        ExportError: The two are not apart, or the place cannot be written.
+    """
+    if source is not None:
+        ours, theirs = output.resolve(), source.resolve()
+        if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+            raise ExportError(f"{output} and {source} lie inside one another: choose another place")
+    if output.exists():
+        return
+    above = next(path for path in output.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise ExportError(f"{above} is a file, so {output} cannot be made: choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ExportError(
+            f"{above} may not be written, so {output} cannot be made: choose another place for the output"
+        )
 
 
 def _flush(path: Path) -> None:
@@ -258,7 +338,3 @@ def _flush_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.calibration.activations import ITEM_BYTES, Activations, open_activations
 from valley2_edge.calibration.decoder_block import attend, gate, rms_norm
 from valley2_edge.calibration.packs import Pack
@@ -85,11 +86,14 @@ def round_decoder(
         BudgetError: The memory does not suffice for the largest matrix.
         NumericError: An activation is a NaN or an infinity; the text names the layer.
         ExportError: A matrix cannot be stored in its format.
+        Cancelled: The export was stopped.
     """
     with torch.inference_mode():
         rounder = _Rounder(checkpoint, store, packs, plan, progress)
+        store.control.note_layers(store.state.steps, rounder.steps)
         while not rounder.finished:
             rounder.step()
+            store.control.note_layers(store.state.steps, rounder.steps)
             left = rounder.meter.remaining_seconds()
             if left is not None and not rounder.finished:
                 took = format_duration(store.state.step_seconds[-1])
@@ -305,8 +309,8 @@ class _Rounder:
         needed = resident_bytes() + working_bytes(self._config, max(self._lengths))
         if needed > self._plan.budget_bytes:
             raise BudgetError(
-                f"rounding the largest matrix takes {needed / _GIB:.1f} GiB of memory, more than the "
-                f"{self._plan.budget_bytes / _GIB:.1f} GiB of --memory: raise it, or choose --method rtn without a "
+                f"rounding the largest matrix takes {format_bytes(needed)} of memory, more than the "
+                f"{format_bytes(self._plan.budget_bytes)} of --memory: raise it, or choose --method rtn without a "
                 "calibration set"
             )
         activations = 2 * sum(self._lengths) * self._config.hidden_size * ITEM_BYTES
@@ -330,7 +334,8 @@ class _Rounder:
                 "hessian": hessian,
                 "factor": factor + float(head.columns) ** 3,
                 "round": rounded + float(head.columns) ** 2 * head.rows,
-            }
+            },
+            self._store.control.check,
         )
         for kind, work in {"forward": forward, "hessian": hessian, "factor": factor, "round": rounded}.items():
             meter.skip(kind, work * min(1.0, done))

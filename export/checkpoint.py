@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -11,10 +12,14 @@ import torch
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import CheckpointError
-from valley2_edge.export.checkpoint_config import read_json, read_model_config
+from valley2_edge.export.checkpoint_config import read_model_config
 from valley2_edge.export.layout import required_tensors, unused_tensors
 from valley2_edge.export.shards import StoredTensor, find_tensors
+from valley2_edge.outside_files import MAX_JSON_BYTES, is_directory, open_regular, read_bytes
+from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.tokenizer import Tokenizer
 
+_PIECE = 16 << 20  # bytes read between two looks at the flag
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -27,6 +32,7 @@ class Checkpoint:
         revision: The hub's commit, None for a plain directory.
         config: The architecture.
         unused: Names of the tensors that are there and that no answer depends on.
+        cancel: Looked at between the pieces of every read; another may be set at any time.
     """
 
     def __init__(self, path: Path, config: ModelConfig, tensors: dict[str, StoredTensor], unused: tuple[str, ...]):
@@ -35,6 +41,7 @@ class Checkpoint:
         self.config = config
         self.unused = unused
         self._tensors = tensors
+        self.cancel = CancelToken()
         self._streams: dict[Path, BinaryIO] = {}
 
     @classmethod
@@ -48,7 +55,7 @@ class Checkpoint:
             CheckpointError: A file or tensor is missing, extra, misshapen or of another type than bf16, fp16 or fp32.
         """
         directory = Path(path)
-        if not directory.is_dir():
+        if not is_directory(directory):
             raise CheckpointError(f"{directory} is not a directory with a checkpoint.")
         config = read_model_config(directory)
         _check_vocabulary(directory, config.decoder.vocab_size)
@@ -86,6 +93,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: There is no such tensor, or the file has changed since it was opened.
+            Cancelled: `cancel` was set.
         """
         entry = self._entry(name)
         return self._read(name, entry, entry.offset, entry.shape)
@@ -107,9 +115,9 @@ class Checkpoint:
         digest = hashlib.sha256()
         for file in sorted(file for file in self.path.iterdir() if file.is_file()):
             status = file.stat()
-            digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+            digest.update(os.fsencode(file.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
             if file.name in ("config.json", "generation_config.json", "vision_geometry.json"):
-                digest.update(file.read_bytes())
+                digest.update(read_bytes(file, MAX_JSON_BYTES, CheckpointError))
         return digest.hexdigest()
 
     def _entry(self, name: str) -> StoredTensor:
@@ -123,12 +131,14 @@ class Checkpoint:
         target = tensor.view(-1).view(torch.uint8).numpy().data
         try:
             if entry.shard not in self._streams:
-                self._streams[entry.shard] = entry.shard.open("rb", buffering=0)
+                self._streams[entry.shard] = open_regular(entry.shard, CheckpointError)
             stream = self._streams[entry.shard]
             stream.seek(offset)
             done = 0
-            while done < len(target) and (count := stream.readinto(target[done:])):  # type: ignore[attr-defined]
+            self.cancel.check()
+            while done < len(target) and (count := stream.readinto(target[done : done + _PIECE])):  # type: ignore[attr-defined]
                 done += count
+                self.cancel.check()
         except OSError as error:
             raise CheckpointError(f"{entry.shard} cannot be read ({error.strerror}).") from error
         if done < len(target):
@@ -162,13 +172,7 @@ def _check_tensors(config: ModelConfig, tensors: dict[str, StoredTensor]) -> tup
 
 
 def _check_vocabulary(directory: Path, vocab_size: int) -> None:
-    tokenizer = read_json(directory / "tokenizer.json")
-    try:
-        numbers = list(tokenizer["model"]["vocab"].values())
-        numbers += [token["id"] for token in tokenizer.get("added_tokens", [])]
-        largest = max(numbers)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{directory / 'tokenizer.json'} is not a tokenizer with a vocabulary.") from error
+    largest = Tokenizer(directory / "tokenizer.json", error=CheckpointError).largest_id
     if largest >= vocab_size:
         raise CheckpointError(
             f"config.json: vocab_size {vocab_size} is smaller than the tokenizer, which has a token {largest}."

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
 from valley2_edge.config import DecoderConfig
-from valley2_edge.errors import NumericError
+from valley2_edge.errors import BundleError, NumericError
 from valley2_edge.export.decoder_layout import DECODER_FILE, EMBEDDINGS_FILE, EMBEDDINGS_TENSOR, FINAL_NORM, LM_HEAD
+from valley2_edge.outside_files import parse_json
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.packing import PANEL, panel_count, unpack_floats, unpack_groups, unpack_int4, unpack_int8
 from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows
@@ -31,12 +32,15 @@ class StoredDecoder:
     def __init__(self, directory: Path) -> None:
         self._path = directory / DECODER_FILE
         self._embeddings = directory / EMBEDDINGS_FILE
-        with safe_open(self._path, "pt") as reader:
-            metadata = reader.metadata()
-        self._matrices = json.loads(metadata["matrices"])
-        config = json.loads(metadata["config"])
-        config.pop("head_size")
-        self.config = DecoderConfig(**config)
+        try:
+            with safe_open(self._path, "pt") as reader:
+                metadata = reader.metadata() or {}
+            texts = metadata["matrices"], metadata["config"]
+            self._matrices, config = (parse_json(text, str(self._path), BundleError) for text in texts)
+            config.pop("head_size")
+            self.config = DecoderConfig(**config)
+        except (OSError, SafetensorError, KeyError, AttributeError, TypeError, ValidationError) as error:
+            raise BundleError(f"{self._path} does not describe a decoder: export the bundle again") from error
 
     def tensor(self, name: str) -> torch.Tensor:
         """A norm or a bias, float32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from valley2_edge.export.decoder_layout import LM_HEAD, DecoderFormats, DecoderM
 from valley2_edge.export.gptq_config import CONFIG_FILE, QUANTIZE_CONFIG_FILE, check_decoder_config, read_gptq_config
 from valley2_edge.export.output_scales import SCALES_FILE, OutputScales
 from valley2_edge.export.tensor_files import TensorFiles
+from valley2_edge.outside_files import MAX_JSON_BYTES, read_bytes
 from valley2_edge.quantize.gptq_checkpoint import (
     GPTQ_TENSORS,
     ZERO_POINTS,
@@ -104,9 +106,10 @@ class GptqDecoder:
         digest = hashlib.sha256()
         for file in sorted(file for file in self.path.rglob("*") if file.is_file()):
             status = file.stat()
-            digest.update(f"{file.relative_to(self.path)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+            digest.update(os.fsencode(file.relative_to(self.path)))
+            digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
             if file.name in (CONFIG_FILE, QUANTIZE_CONFIG_FILE):
-                digest.update(file.read_bytes())
+                digest.update(read_bytes(file, MAX_JSON_BYTES, CheckpointError))
         return digest.hexdigest()
 
     def shape(self, name: str) -> tuple[int, ...]:

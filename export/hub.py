@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +18,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import tqdm
 
-from valley2_edge.builtin import builtin_checkpoint
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError, CheckpointError
+from valley2_edge.export.local_checkpoint import CONFIG_NAME, DEFAULT_CHECKPOINT, local_checkpoint
 
-DEFAULT_CHECKPOINT = "bytedance-research/Valley2-DPO"
-CONFIG_NAME = "config.json"
 NEEDED_FILES = [
     CONFIG_NAME,
     "generation_config.json",
@@ -46,7 +44,6 @@ Announce = Callable[[str], None]
 
 # The base of the hub client's own errors and of its transport's; which HTTP library that is changes with its version.
 _TRANSPORT_ERRORS: tuple[type[Exception], ...] = (OSError, HfHubHTTPError.__bases__[0])
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def resolve_checkpoint(
@@ -69,15 +66,10 @@ def resolve_checkpoint(
         CheckpointError: The directory, hub id or revision does not exist, is gated, or the hub cannot be reached.
         BudgetError: The disk cannot hold the files.
     """
-    name, path = str(name_or_path), Path(name_or_path).expanduser()
-    if not (path / CONFIG_NAME).is_file():
-        path = builtin_checkpoint(name) or path
-    if path.is_dir():
-        if revision is not None:
-            raise CheckpointError(f"{name} is on this machine; a revision ({revision}) belongs to a hub id.")
-        return path
-    if path.exists() or not _HUB_ID.fullmatch(name):
-        raise CheckpointError(f"{name} is neither a directory nor a hub id such as {DEFAULT_CHECKPOINT}.")
+    local = local_checkpoint(name_or_path, revision)
+    if local is not None:
+        return local
+    name = str(name_or_path)
     say = announce or (lambda sentence: None)
     try:
         plan = _plan(name, revision)
@@ -117,11 +109,11 @@ def _fetch(name: str, plan: list[DryRunFileInfo], progress: Progress | None, say
     free = _free_bytes(cache)
     if missing > free:
         raise BudgetError(
-            f"{name} needs {_gigabytes(missing)} in {cache}, where {_gigabytes(free)} are free; "
+            f"{name} needs {format_bytes(missing)} in {cache}, where {format_bytes(free)} are free; "
             "make room or point HF_HOME at another disk."
         )
     if missing:
-        say(f"Fetching {_gigabytes(missing)} of {name} into {cache}, where {_gigabytes(free)} are free.")
+        say(f"Fetching {format_bytes(missing)} of {name} into {cache}, where {format_bytes(free)} are free.")
 
     def on_bytes(done: int) -> None:
         if progress is not None:
@@ -173,10 +165,6 @@ def _free_bytes(directory: Path) -> int:
     while not directory.exists():
         directory = directory.parent
     return shutil.disk_usage(directory).free
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
 
 
 def _first_line(error: Exception) -> str:

@@ -7,15 +7,17 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from valley2_edge.bundle import MANIFEST_NAME, Bundle, DecoderComponent, Manifest, Source
+from valley2_edge.bundle import MANIFEST_NAME, NATIVE_DECODER_FILES, Bundle, DecoderComponent, Manifest, Source
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError, ExportError
 from valley2_edge.export.bundle_decoder import BundleDecoder
 from valley2_edge.export.bundle_writer import BundleWriter
+from valley2_edge.export.control import ExportControl, looking
 from valley2_edge.export.decoder import export_embeddings, export_rounded_decoder
 from valley2_edge.export.decoder_layout import (
     DECODER_FILE,
@@ -31,7 +33,9 @@ from valley2_edge.export.gptq_writer import GptqWriter
 from valley2_edge.export.output_scales import SCALES_FILE
 from valley2_edge.export.safetensors_stream import dtype_name, file_size
 from valley2_edge.export.selftest import renew_selftest
+from valley2_edge.output_lock import output_lock
 from valley2_edge.quantize.gptq_checkpoint import GptqFormat
+from valley2_edge.runtime.decoder import Decoder
 from valley2_edge.version import __version__
 
 Progress = Callable[[str, int, int], None]
@@ -49,6 +53,7 @@ def write_gptq_checkpoint(
     checkpoint_format: GptqFormat | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    control: ExportControl | None = None,
 ) -> Path:
     """Writes the decoder of a bundle as a GPTQ checkpoint of a Qwen2 model, without a loss.
 
@@ -60,6 +65,7 @@ def write_gptq_checkpoint(
         checkpoint_format: How zero points are stored; None: `gptq` without zero points, else `gptq_v2`.
         overwrite: Replace a GPTQ checkpoint that exists.
         progress: Called with a stage's name, the steps done and the steps in all.
+        control: Stops the conversion from another thread; None: nothing does.
 
     Returns:
         The directory.
@@ -67,25 +73,31 @@ def write_gptq_checkpoint(
     Raises:
         ExportError: The layout cannot hold a matrix, or the output exists.
         BudgetError: The disk cannot hold the checkpoint.
+        Cancelled: `control` was cancelled; nothing is kept.
     """
-    output = output.resolve()
+    output, control = output.resolve(), control or ExportControl()
     _check_output(output, overwrite)
     manifest = bundle.manifest
     if manifest.decoder.engine != "native":
         raise ExportError(f"{bundle.directory} has an ONNX decoder; export the bundle with --decoder-engine native")
-    writer = GptqWriter(BundleDecoder(bundle.directory), checkpoint_format)
-    with _partial_directory(output, writer.size) as partial:
-        writer.write_tensors(partial / TENSORS_FILE, progress or _silent)
+    # The core checks every entry of the decoder's headers.
+    with bundle.unchanged(*NATIVE_DECODER_FILES), Decoder(bundle.directory / "decoder", threads=1):
+        writer = GptqWriter(BundleDecoder(bundle.directory), checkpoint_format)
+    with _partial_directory(output, writer.size, control) as partial:
+        writer.write_tensors(partial / TENSORS_FILE, looking(control, progress or _silent))
         writer.write_scales(partial / SCALES_FILE)
         _write_json(partial / QUANTIZE_CONFIG_FILE, writer.quantize_config(manifest.decoder.method))
-        for path in sorted((bundle.directory / "tokenizer").iterdir()):
-            shutil.copyfile(path, partial / path.name)
+        for name in sorted(name for name in manifest.files if PurePosixPath(name).parts[0] == "tokenizer"):
+            with bundle.unchanged(name):
+                shutil.copyfile(bundle.path(name), partial / PurePosixPath(name).name)
         # The config comes last: a directory with a config is complete.
         _write_json(partial / CONFIG_FILE, writer.model_config(manifest.architecture, manifest.decoder.method))
         replaced = output.with_name(f".{output.name}.replaced")
-        if output.exists():
-            output.replace(replaced)
-        partial.replace(output)
+        with control.finishing():
+            if output.exists():
+                output.replace(replaced)
+            partial.replace(output)
+            control.note_published()
         shutil.rmtree(replaced, ignore_errors=True)
     return output
 
@@ -97,6 +109,7 @@ def bundle_gptq_checkpoint(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
+    control: ExportControl | None = None,
 ) -> Path:
     """Makes a bundle of the decoder of a GPTQ checkpoint and everything else of another bundle, without a loss.
 
@@ -106,6 +119,7 @@ def bundle_gptq_checkpoint(
         vision: The bundle that gives the towers, the tokenizer and the architecture; checked.
         overwrite: Replace a bundle that exists.
         progress: Called with a stage's name, the steps done and the steps in all.
+        control: Stops the conversion from another thread; None: nothing does.
 
     Returns:
         The bundle's directory.
@@ -115,8 +129,10 @@ def bundle_gptq_checkpoint(
         ExportError: It holds something that a bundle cannot, or the output exists.
         BudgetError: The disk cannot hold the bundle.
         NumericError: The decoder computes a NaN or an infinity in the self-test.
+        Cancelled: `control` was cancelled; what is finished waits for the next run with the same arguments.
     """
-    architecture, report = vision.manifest.architecture, progress or _silent
+    control = control or ExportControl()
+    architecture, report = vision.manifest.architecture, looking(control, progress or _silent)
     decoder = GptqDecoder(directory, architecture.decoder)
     shared = [name for name in vision.manifest.files if name.partition("/")[0] in ("vision", "tokenizer")]
     identity = {
@@ -129,7 +145,8 @@ def bundle_gptq_checkpoint(
     def copy(target: Path) -> dict[str, Any]:
         for done, name in enumerate(shared, 1):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(vision.directory / name, target / name)
+            with vision.unchanged(name):
+                shutil.copyfile(vision.path(name), target / name)
             report("vision", done, len(shared))
         return {}
 
@@ -142,10 +159,10 @@ def bundle_gptq_checkpoint(
         return {}
 
     def selftest(target: Path) -> dict[str, Any]:
-        renew_selftest(target, architecture, vision.directory, decoder.formats.quantized, report)
+        renew_selftest(target, architecture, vision, decoder.formats.quantized, report)
         return {}
 
-    with BundleWriter(output.resolve(), fingerprint, overwrite=overwrite) as writer:
+    with BundleWriter(output.resolve(), fingerprint, overwrite=overwrite, control=control) as writer:
         writer.check_space(_bundle_size(decoder, vision, shared))
         for name, make in (("vision", copy), ("decoder", weights), ("embeddings", embeddings), ("selftest", selftest)):
             writer.component(name, make)
@@ -210,26 +227,28 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _partial_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
+def _partial_directory(output: Path, needed_bytes: int, control: ExportControl) -> Iterator[Path]:
     """A directory beside the output that is removed on an error; a killed process's is made anew."""
     partial = output.with_name(f".{output.name}.partial")
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        free = shutil.disk_usage(partial).free
-        if needed_bytes > free:
-            raise BudgetError(
-                f"the checkpoint needs {needed_bytes / 1e9:.2f} GB on the disk of {output.parent}, which has "
-                f"{free / 1e9:.2f} GB free: free some space or choose another directory"
-            )
-        yield partial
+        with ExitStack() as kept:
+            kept.enter_context(output_lock(output))
+            kept.callback(shutil.rmtree, partial, ignore_errors=True)
+            control.note_place(output, partial, kept.close)
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir(parents=True)
+            free = shutil.disk_usage(partial).free
+            if needed_bytes > free:
+                raise BudgetError(
+                    f"the checkpoint needs {format_bytes(needed_bytes)} on the disk of {output.parent}, which has "
+                    f"{format_bytes(free)} free: free some space or choose another directory"
+                )
+            yield partial
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise BudgetError(f"the disk of {output.parent} is full: nothing was kept; free some space") from error
         raise ExportError(f"{error.filename or partial}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import onnxruntime
+from typing import TYPE_CHECKING
 
 from valley2_edge.errors import ExportError
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
@@ -18,6 +21,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     Raises:
         ExportError: ONNX Runtime does not take the graph.
     """
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.disable_prepacking", "1")  # packed weights would be a second copy
     options.enable_cpu_mem_arena = False

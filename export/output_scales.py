@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import CheckpointError
-from valley2_edge.quantize.matrix_format import MatrixFormat
+from valley2_edge.outside_files import open_regular, shown
+from valley2_edge.quantize.matrix_format import GROUP_SIZES, MatrixFormat
 from valley2_edge.quantize.rtn import INT4_ZERO, INT8_ZERO
 
 SCALES_FILE = "valley2/output_scales.safetensors"
@@ -57,11 +58,15 @@ class OutputScales:
         Raises:
             CheckpointError: It is damaged, or of another size.
         """
+        open_regular(path, CheckpointError).close()
         try:
             with safe_open(path, "pt") as reader:
                 facts = reader.metadata() or {}
+                precision, group_size = facts["precision"], int(facts["group_size"])
+                if precision not in ("int4", "int8") or group_size not in GROUP_SIZES:
+                    raise ValueError(f"precision {shown(precision)} and group_size {group_size} are not supported")
                 matrix_format = MatrixFormat(
-                    cast(DecoderPrecision, facts["precision"]), int(facts["group_size"]), facts["symmetric"] == "true"
+                    cast(DecoderPrecision, precision), group_size, facts["symmetric"] == "true"
                 )
                 scales = reader.get_tensor(SCALES_TENSOR).clone()
                 zeros = reader.get_tensor(ZEROS_TENSOR).clone() if matrix_format.has_zeros else None

@@ -26,8 +26,9 @@ from valley2_edge.bundle import (
 )
 from valley2_edge.errors import ExportError, Valley2Warning
 from valley2_edge.export.bundle_size import bundle_size
-from valley2_edge.export.bundle_writer import BundleWriter
+from valley2_edge.export.bundle_writer import BundleWriter, check_place
 from valley2_edge.export.checkpoint import Checkpoint
+from valley2_edge.export.control import ExportControl, looking
 from valley2_edge.export.decoder import decoder_formats, export_decoder, export_embeddings, export_rounded_decoder
 from valley2_edge.export.decoder_layout import DECODER_FILE, EMBEDDINGS_FILE, DecoderFormats
 from valley2_edge.export.gptq_config import read_gptq_config
@@ -37,13 +38,13 @@ from valley2_edge.export.onnx_decoder import check_onnx_formats, onnx_decoder_by
 from valley2_edge.export.report import REPORT_FILE, ReportData, render_report
 from valley2_edge.export.rounding import (
     Rounding,
-    RoundingOptions,
     check_limit,
     judge,
     resolve_rounding,
     round_with_calibration,
     workspace_bytes,
 )
+from valley2_edge.export.rounding_options import RoundingOptions
 from valley2_edge.export.selftest import write_selftest
 from valley2_edge.export.tokenizer_files import copy_tokenizer
 from valley2_edge.export.vision import export_vision
@@ -107,6 +108,7 @@ def export_bundle(
     overwrite: bool = False,
     progress: Progress | None = None,
     announce: Announce | None = None,
+    control: ExportControl | None = None,
 ) -> Path:
     """Turns a Valley2 checkpoint into a bundle.
 
@@ -135,6 +137,7 @@ def export_bundle(
         overwrite: Replace a bundle that exists.
         progress: Called with a stage's name, the steps done and the steps in all.
         announce: Called with a sentence before a download, and after every layer that takes long.
+        control: Stops the export from another thread; None: nothing does.
 
     Returns:
         The bundle's directory.
@@ -145,7 +148,10 @@ def export_bundle(
         BudgetError: The disk cannot hold the download or the bundle.
         InputError: The calibration set is unusable, or an option of `rounding` is out of range.
         NumericError: A stage computed a NaN or an infinity.
+        Cancelled: `control` was cancelled; what is finished waits for the next run with the same arguments.
     """
+    control = control or ExportControl()
+    progress = looking(control, progress or _silent)
     formats = decoder_formats(
         precision,
         group_size=group_size,
@@ -170,6 +176,7 @@ def export_bundle(
     resolved = resolve_rounding(rounding or RoundingOptions(), precision, decoder is not None)
     directory = resolve_checkpoint(checkpoint, revision, progress, announce)
     with Checkpoint.open(directory) as opened:
+        opened.cancel = control
         plan = _Plan(vision_precision, projector_precision, formats, resolved, engine=decoder_engine)
         if decoder is not None:
             plan = _plan_with_decoder(plan, GptqDecoder(decoder, opened.config.decoder), lm_head_precision)
@@ -177,12 +184,13 @@ def export_bundle(
             check_onnx_formats(opened.config, plan.formats)
         name = f"{opened.name.rpartition('/')[2]}-{precision if decoder is None else 'gptq'}"
         target = Path(name if output is None else output).resolve()
-        with BundleWriter(target, plan.fingerprint(opened), overwrite=overwrite) as writer:
+        check_place(target, directory)
+        with BundleWriter(target, plan.fingerprint(opened), overwrite=overwrite, control=control) as writer:
             size = bundle_size(opened, plan.vision_precision, plan.projector_precision, plan.formats)
             if plan.engine == "onnx":
                 size += onnx_decoder_bytes(opened.config, plan.formats)  # beside the native files, which go at the end
             writer.check_space(size + workspace_bytes(opened, resolved, size))
-            manifest = _write_components(opened, writer, plan, progress or _silent, announce or _unheard)
+            manifest = _write_components(opened, writer, plan, progress, announce or _unheard)
             return writer.publish(manifest)
 
 
@@ -281,7 +289,9 @@ def _make_decoder(
         errors = export_decoder(checkpoint, config, directory, formats, progress)
     else:
         bundle = Bundle(directory, manifest)
-        found = round_with_calibration(checkpoint, bundle, plan.rounding, formats, writer.workspace, progress, announce)
+        found = round_with_calibration(
+            checkpoint, bundle, plan.rounding, formats, writer.workspace, progress, announce, writer.control
+        )
         formats, rounding = found.formats, found.facts
         by_name = {record["name"]: record for record in rounding.pop("matrices")}
         errors = export_rounded_decoder(found.layers, config, directory, formats, _silent, reference=checkpoint)

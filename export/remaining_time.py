@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -13,10 +13,12 @@ class WorkMeter:
 
     Args:
         planned: Work of each kind in all, in a unit of the caller's choice, for example multiplications.
+        look: Called before every block that is measured; what it raises stops the work.
     """
 
-    def __init__(self, planned: Mapping[str, float]) -> None:
+    def __init__(self, planned: Mapping[str, float], look: Callable[[], None] = lambda: None) -> None:
         self._planned = dict(planned)
+        self._look = look
         self._done: dict[str, float] = defaultdict(float)
         self._measured: dict[str, float] = defaultdict(float)
         """Work that was done while the meter watched."""
@@ -32,6 +34,7 @@ class WorkMeter:
     @contextmanager
     def measured(self, kind: str, work: float) -> Iterator[None]:
         """Counts the work of a block and the time that it takes."""
+        self._look()
         begin, begin_cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds[kind] += time.perf_counter() - begin

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from valley2_edge.bundle import DecoderComponent, FileEntry, MatrixError, Source
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.export.remaining_time import format_duration
 
 REPORT_FILE = "report.html"
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1f2328;max-width:62rem;margin:2rem auto;padding:0 1rem}
+:root{color-scheme:light dark;--ink:#1f2328;--soft:#59636e;--line:#d8dee4;--ground:#fff}
+@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa4af;--line:#333b45;--ground:#0d1117}}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground)}
+body{max-width:62rem;margin:2rem auto;padding:0 1rem;overflow-wrap:anywhere}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}
-table{border-collapse:collapse;width:100%}th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #e1e4e8}
-th:first-child,td:first-child{text-align:left}th{color:#656d76;font-weight:600}
-.figures{display:flex;flex-wrap:wrap;gap:.8rem}.figure{border:1px solid #d0d7de;border-radius:6px;padding:.6rem 1rem}
-.figure b{display:block;font-size:1.3rem}.figure span{color:#656d76;font-size:.85rem}
-p.note{color:#656d76;font-size:.9rem}svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#656d76}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;overflow-wrap:normal}
+th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid var(--line)}
+th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
+.figures{display:flex;flex-wrap:wrap;gap:.8rem}
+.figure{border:1px solid var(--line);border-radius:6px;padding:.6rem 1rem}
+.figure b{display:block;font-size:1.3rem}.figure span{color:var(--soft);font-size:.85rem}
+p.note{color:var(--soft);font-size:.9rem}
+svg{width:100%;min-width:36rem;height:auto}
+svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg line{stroke:var(--line)}
 """
 _COLOURS = {
     "attention.qkv": "#5483b3", "attention.output": "#8fb3d9", "mlp.gate_up": "#be543a", "mlp.down": "#e0a08c",
 }  # fmt: skip
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _KINDS = {
     "forward": "the layers run over the calibration set",
     "hessian": "second moments of the inputs",
@@ -55,9 +65,9 @@ def render_report(data: ReportData) -> str:
     title = f"{data.source.checkpoint}, {decoder.precision} by {decoder.method}"
     zero_points = "no zero points" if decoder.symmetric else "zero points"
     sections = [
-        f"<h1>{html.escape(title)}</h1>",
+        f"<h1>{_escape(title)}</h1>",
         f"<p>Groups of {decoder.group_size}, {zero_points}, lm_head in {decoder.lm_head_precision}; "
-        f"valley2-edge {html.escape(data.source.tool_version)}.</p>",
+        f"valley2-edge {_escape(data.source.tool_version)}.</p>",
         _quality(data.quality),
         _errors(decoder.matrices),
         _calibration(data.rounding),
@@ -67,10 +77,16 @@ def render_report(data: ReportData) -> str:
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_escape(title)}</title><style>{_STYLE}</style></head><body>\n"
         + "\n".join(section for section in sections if section)
         + "\n</body></html>\n"
     )
+
+
+def _escape(text: str) -> str:
+    """Text for HTML; what controls terminals or the direction of writing is shown as its code."""
+    return html.escape(_CONTROLS.sub(lambda found: ascii(found.group())[1:-1], text))
 
 
 def _quality(quality: Mapping[str, Any]) -> str:
@@ -94,7 +110,7 @@ def _quality(quality: Mapping[str, Any]) -> str:
         f"others together, which have a probability of {held_out['mean_tail']:.2g} on average: it is a lower bound. "
         f"The bundle ran natively with {held_out['activations']} activations."
     )
-    return f'<h2>Quality</h2><div class="figures">{"".join(shown)}</div><p class="note">{html.escape(note)}</p>'
+    return f'<h2>Quality</h2><div class="figures">{"".join(shown)}</div><p class="note">{_escape(note)}</p>'
 
 
 def _figure(label: str, facts: Mapping[str, float] | None, pattern: str) -> str:
@@ -119,7 +135,7 @@ def _errors(matrices: Sequence[MatrixError]) -> str:
     count = 1 + max(int(matrix.name.split(".")[1]) for matrix in layers)
     step = (width - left) / count
     bars = [
-        f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e1e4e8"/>'
+        f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3f}</text>'
         for value, y in ((top * part / 4, height - bottom - (height - bottom - 12) * part / 4) for part in range(5))
     ]
@@ -131,7 +147,7 @@ def _errors(matrices: Sequence[MatrixError]) -> str:
         tall = (height - bottom - 12) * value / top
         bars.append(
             f'<rect x="{x:.1f}" y="{height - bottom - tall:.1f}" width="{bar * 0.92:.1f}" height="{tall:.1f}" '
-            f'fill="{_COLOURS[kind]}"><title>{html.escape(matrix.name)}: {value:.4f}</title></rect>'
+            f'fill="{_COLOURS[kind]}"><title>{_escape(matrix.name)}: {value:.4f}</title></rect>'
         )
     every = max(1, count // 14)
     bars += [
@@ -139,7 +155,9 @@ def _errors(matrices: Sequence[MatrixError]) -> str:
         for index in range(0, count, every)
     ]
     legend = "".join(f' <span style="color:{colour}">■</span> {kind}' for kind, colour in _COLOURS.items())
-    picture = f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(bars)}</svg>'
+    name = f"Relative error {what}, by layer"
+    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}"><title>{name}</title>'
+    picture = f'<div class="wide">{opening}{"".join(bars)}</svg></div>'
     return f"<h2>Error by layer</h2><p>Relative error {what}:{legend}</p>{picture}"
 
 
@@ -171,15 +189,15 @@ def _times(rounding: Mapping[str, Any]) -> str:
     ]
     rows.append(("all layers and lm_head", format_duration(sum(rounding["layer_seconds"])), ""))
     peak = rounding["peak_bytes"]
-    memory = f"{peak / (1 << 30):.2f} GiB" if peak else "not told by the system"
+    memory = format_bytes(peak) if peak else "not told by the system"
     rows.append(("memory of the process at most", memory, ""))
     return f"<h2>Time and memory</h2>{_table(('', 'time', 'CPU time of all threads'), rows)}"
 
 
 def _sizes(files: Mapping[str, FileEntry]) -> str:
-    rows = [(name, f"{entry.size / 1e6:,.2f}") for name, entry in files.items()]
-    rows.append(("all", f"{sum(entry.size for entry in files.values()) / 1e6:,.2f}"))
-    return f"<h2>Size</h2>{_table(('file', 'MB'), rows)}"
+    rows = [(name, format_bytes(entry.size)) for name, entry in files.items()]
+    rows.append(("all", format_bytes(sum(entry.size for entry in files.values()))))
+    return f"<h2>Size</h2>{_table(('file', 'size'), rows)}"
 
 
 def _matrices(matrices: Sequence[MatrixError]) -> str:
@@ -197,6 +215,6 @@ def _matrices(matrices: Sequence[MatrixError]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{titles}</tr>{body}</table>"
+    titles = "".join(f"<th>{_escape(title)}</th>" for title in head)
+    body = "".join(f"<tr>{''.join(f'<td>{_escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{titles}</tr>{body}</table></div>'

@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint import Checkpoint
+from valley2_edge.export.control import ExportControl
 from valley2_edge.export.decoder_layout import DecoderFormats, DecoderMatrix, decoder_parts
 from valley2_edge.export.safetensors_stream import SafetensorsStream, TensorPlan, dtype_name
 from valley2_edge.quantize.matrix_format import MatrixFormat
@@ -45,10 +46,12 @@ class LayerStore:
 
     Args:
         directory: Is made.
+        control: Stops the export from another thread; None: nothing does.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, control: ExportControl | None = None) -> None:
         self.directory = directory
+        self.control = control or ExportControl()
         directory.mkdir(parents=True, exist_ok=True)
         self.state = self._read_state()
 
@@ -108,7 +111,8 @@ class LayerStore:
         temporary = self.directory / f"{STATE_FILE}.new"
         temporary.write_text(json.dumps(content), "utf-8")
         flush_file(temporary)
-        temporary.replace(self.directory / STATE_FILE)
+        with self.control.finishing():
+            temporary.replace(self.directory / STATE_FILE)
         self.state = state
         for path in self.directory.glob("activations-*.bin"):
             if path != self.activations_path(state.steps):

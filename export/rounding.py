@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +12,28 @@ from valley2_edge.calibration.builtin import BUILTIN, builtin_set
 from valley2_edge.calibration.jsonl import read_calibration_file
 from valley2_edge.calibration.packs import PACK_TOKENS, Pack
 from valley2_edge.calibration.samples import CalibrationSet, without_pictures
-from valley2_edge.errors import ExportError, InputError
+from valley2_edge.errors import ExportError
 from valley2_edge.export.calibrated_decoder import RoundingPlan, round_decoder
 from valley2_edge.export.calibration_inputs import prepare_packs, sample_encoder
 from valley2_edge.export.checkpoint import Checkpoint
+from valley2_edge.export.control import ExportControl
 from valley2_edge.export.decoder_layers import split_parts
 from valley2_edge.export.decoder_layout import LM_HEAD, DecoderFormats
 from valley2_edge.export.gptq_source import NamedFormats
 from valley2_edge.export.quality import Quality, measure_quality
 from valley2_edge.export.rounded_layers import LayerState, LayerStore, RoundedLayers, record_facts
+from valley2_edge.export.rounding_options import RoundingOptions, check_options
 from valley2_edge.export.sensitivity import SensitivityMethod
-from valley2_edge.quantize.gptq import GptqOptions
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import MethodName, rounding_method
 from valley2_edge.quantize.mixed_precision import allocate_formats, candidate_formats
-from valley2_edge.quantize.modality import PictureWeight
 from valley2_edge.runtime.process_memory import resident_bytes
 
 Progress = Callable[[str, int, int], None]
 Announce = Callable[[str], None]
 
-CALIBRATION_SAMPLES = 128
 QUALITY_SAMPLES = 32
-BUDGET_BYTES = 8 << 30
 _QUALITY_FILE = "quality-activations.bin"
-
-
-@dataclass(frozen=True)
-class RoundingOptions:
-    """How the decoder is rounded, and how that is judged; docs/quantization.md explains each."""
-
-    method: MethodName | None = None
-    """None: gptq with a calibration set, else rtn."""
-    calibration: str | Path | None = None
-    """A file of samples, "builtin", or None: no set, the built-in one with method gptq."""
-    calibration_samples: int = CALIBRATION_SAMPLES
-    """At most."""
-    text_only: bool = False
-    """Show the samples without their pictures."""
-    picture_weight: PictureWeight = None
-    """Weight of a picture token in a Hessian, that of a text token being 1; None: 1; "balanced"."""
-    gptq: GptqOptions = field(default_factory=GptqOptions)
-    budget_bytes: int = BUDGET_BYTES
-    """Memory of the process at most."""
-    average_bits: float | None = None
-    """Stored bits a weight of the layers at most; the formats are then chosen for each matrix."""
-    quality_samples: int | None = None
-    """Held-out samples; 0 measures nothing; None: 32 when a calibration set or max_kl is given, else 0."""
-    max_kl: float | None = None
-    """Mean KL in nats above which the bundle is not published."""
 
 
 @dataclass(frozen=True)
@@ -99,35 +72,14 @@ def resolve_rounding(options: RoundingOptions, precision: DecoderPrecision, roun
         InputError: The set is unusable, or an option is out of range.
         ExportError: Options contradict one another.
     """
-    quantized = precision in ("int4", "int8")
-    asked = options.method is not None or options.calibration is not None or options.average_bits is not None
-    if asked and not quantized:
-        raise ExportError(f"--precision {precision} rounds nothing: --method and --calibration go with int4 and int8")
-    if asked and rounded_elsewhere:
-        raise ExportError(
-            "--method, --calibration and --average-bits do not go with --decoder, which is rounded already"
-        )
-    if options.method == "nf4" and options.average_bits is not None:
-        raise ExportError("--average-bits chooses among levels of equal steps: it does not go with --method nf4")
-    _check_numbers(options)
+    check_options(options, precision, rounded_elsewhere)
     calibrated = options.calibration is not None or options.method == "gptq" or options.average_bits is not None
     method = options.method or ("gptq" if calibrated else "rtn")
     calibration = _read_set(options) if calibrated else None
     wanted = options.quality_samples
     if wanted is None:
         wanted = QUALITY_SAMPLES if calibrated or options.max_kl is not None else 0
-    if options.max_kl is not None and wanted == 0:
-        raise InputError("--max-kl needs a measured quality: --quality-samples must be above 0.")
     return Rounding(method, calibration, options, wanted)
-
-
-def _check_numbers(options: RoundingOptions) -> None:
-    if options.calibration_samples < 1:
-        raise InputError(f"--calibration-samples must be at least 1, not {options.calibration_samples}.")
-    if options.quality_samples is not None and options.quality_samples < 0:
-        raise InputError(f"--quality-samples must be 0 or more, not {options.quality_samples}.")
-    if options.max_kl is not None and not options.max_kl > 0:
-        raise InputError(f"--max-kl must be above 0, not {options.max_kl:g}.")
 
 
 def _read_set(options: RoundingOptions) -> CalibrationSet:
@@ -157,6 +109,7 @@ def round_with_calibration(
     workspace: Path,
     progress: Progress,
     announce: Announce,
+    control: ExportControl | None = None,
 ) -> RoundedDecoder:
     """Rounds the decoder on a calibration set.
 
@@ -168,21 +121,23 @@ def round_with_calibration(
         workspace: Where finished layers wait.
         progress: Called with a stage's name, the steps done and the steps in all.
         announce: Called with a sentence for the user.
+        control: Stops the export from another thread; None: nothing does.
 
     Raises:
         BudgetError: The memory or the disk does not suffice.
         NumericError: A stage computed a NaN or an infinity.
         ExportError: A matrix cannot be stored in its format.
         InputError: A sample is unusable.
+        Cancelled: The export was stopped; the layers that are finished stay in the workspace.
     """
     options = rounding.options
     samples = () if rounding.calibration is None else rounding.calibration.samples
     encoder = sample_encoder(checkpoint, bundle)
     if options.average_bits is not None:
-        survey = LayerStore(workspace / "sensitivity")
+        survey = LayerStore(workspace / "sensitivity", control)
         packs = prepare_packs(encoder, samples, survey, progress)
         formats = _choose_formats(checkpoint, survey, packs, options, formats, progress, announce)
-    store = LayerStore(workspace / "layers")
+    store = LayerStore(workspace / "layers", control)
     packs = prepare_packs(encoder, samples, store, progress)
     gptq = options.gptq if rounding.method == "gptq" else None
     method = rounding_method(rounding.method, gptq)

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
+from valley2_edge.bundle import Bundle
 from valley2_edge.config import ModelConfig
-from valley2_edge.errors import BundleError, ExportError, NumericError
+from valley2_edge.errors import ExportError, NumericError
 from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.decoder_reference import StoredDecoder, reference_logits
 from valley2_edge.export.safetensors_stream import SafetensorsStream, TensorPlan
@@ -27,7 +26,15 @@ from valley2_edge.policy import Policy
 from valley2_edge.prompt import Layout, build_first_turn, encode, render, split_at_pictures
 from valley2_edge.runtime.pixels import Geometry, GeometryOptions, make_patches, make_tiles, plan_picture, stitch_tiles
 from valley2_edge.runtime.vision_engine import NATIVE_SUFFIX, ComponentName
-from valley2_edge.selftest import SELFTEST_FILE, SELFTEST_PICTURE, SELFTEST_REFERENCE, SelfTest, SelfTestStage
+from valley2_edge.selftest import (
+    MAX_SELFTEST_BYTES,
+    SELFTEST_FILE,
+    SELFTEST_PICTURE,
+    SELFTEST_REFERENCE,
+    SelfTest,
+    SelfTestStage,
+    read_self_test,
+)
 from valley2_edge.tokenizer import Tokenizer
 
 QUESTION = "What is in this picture?"
@@ -136,7 +143,7 @@ def write_selftest(
 
 
 def renew_selftest(
-    directory: Path, config: ModelConfig, previous: Path, quantized: bool, progress: Progress | None = None
+    directory: Path, config: ModelConfig, previous: Bundle, quantized: bool, progress: Progress | None = None
 ) -> None:
     """Writes selftest/ for a bundle that has the vision half of another one and a decoder of its own.
 
@@ -154,12 +161,8 @@ def renew_selftest(
         OSError: A file cannot be written.
     """
     report = progress or (lambda stage, done, total: None)
-    try:
-        test = SelfTest.model_validate_json((previous / SELFTEST_FILE).read_text("utf-8"))
-        reference = load_file(previous / SELFTEST_REFERENCE)
-        picture = (previous / SELFTEST_PICTURE).read_bytes()
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BundleError(f"the self-test of {previous} cannot be read: {str(error).splitlines()[0]}") from error
+    test, reference = read_self_test(previous)
+    picture = previous.read(SELFTEST_PICTURE, MAX_SELFTEST_BYTES)
     (directory / SELFTEST_PICTURE).parent.mkdir(exist_ok=True)
     (directory / SELFTEST_PICTURE).write_bytes(picture)
     inputs = _prepare(directory, config, Policy(policy=test.policy, strict=test.strict, eagle_preset=test.eagle_preset))

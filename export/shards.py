@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 from valley2_edge.errors import CheckpointError
+from valley2_edge.outside_files import decode, json_object, open_regular, parse_json, read_json, shown
 
 LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 16 << 20
+"""The release has 150 kB."""
+_MAX_VALUES = 1_000_000
+_MAX_DIMENSIONS = 16
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
@@ -41,18 +45,17 @@ def read_header(shard: Path) -> dict[str, StoredTensor]:
         CheckpointError: The file is missing, truncated, or not a safetensors file.
     """
     try:
-        file_size = shard.stat().st_size
-        with shard.open("rb") as stream:
+        with open_regular(shard, CheckpointError) as stream:
+            file_size = os.fstat(stream.fileno()).st_size
             length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
             if file_size < LENGTH_BYTES or length > min(MAX_HEADER_BYTES, file_size - LENGTH_BYTES):
                 raise CheckpointError(f"{shard} is truncated or is not a safetensors file; fetch it again.")
-            header = json.loads(stream.read(length))
+            content = stream.read(length)
     except OSError as error:
         raise CheckpointError(f"{shard} cannot be read ({error.strerror}).") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{shard} is not a safetensors file: its header is not JSON.") from error
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{shard} is not a safetensors file: its header is not a JSON object.")
+    where = f"{shard}: its header"
+    text = decode(content, where, CheckpointError)
+    header = json_object(parse_json(text, where, CheckpointError, max_values=_MAX_VALUES), where, CheckpointError)
     header.pop("__metadata__", None)
     data_start = LENGTH_BYTES + length
     tensors = {name: _stored_tensor(shard, name, entry, data_start) for name, entry in header.items()}
@@ -64,14 +67,18 @@ def _stored_tensor(shard: Path, name: str, entry: object, data_start: int) -> St
     try:
         if not isinstance(entry, dict):
             raise TypeError("not an object")
-        dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
-        begin, end = (int(offset) for offset in entry["data_offsets"])
+        dtype, shape = entry["dtype"], tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        if any(type(number) is not int for number in (*shape, begin, end)) or len(shape) > _MAX_DIMENSIONS:
+            raise TypeError("not whole numbers")
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{shard} has a malformed entry for the tensor {name}.") from error
-    if dtype not in DTYPE_BYTES:
-        raise CheckpointError(f"{shard} stores the tensor {name} as {dtype}, which is not a known type.")
+        raise CheckpointError(f"{shard} has a malformed entry for the tensor {shown(name)}.") from error
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise CheckpointError(f"{shard} stores the tensor {shown(name)} as {shown(dtype)}, which is not a known type.")
     if min(shape, default=1) < 0 or begin < 0 or end - begin != prod(shape) * DTYPE_BYTES[dtype]:
-        raise CheckpointError(f"{shard} gives the tensor {name} a size that does not fit its shape {list(shape)}.")
+        raise CheckpointError(
+            f"{shard} gives the tensor {shown(name)} a size that does not fit its shape {shown(list(shape))}."
+        )
     return StoredTensor(shard, dtype, shape, data_start + begin, end - begin)
 
 
@@ -102,22 +109,29 @@ def find_tensors(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _sharded_tensors(directory: Path, index: Path) -> dict[str, StoredTensor]:
-    try:
-        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-        shard_names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards ({error}).") from error
+    weight_map = read_json(index, CheckpointError, limit=MAX_HEADER_BYTES, max_values=_MAX_VALUES).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index} is not an index of shards: it has no weight_map of file names.")
     tensors: dict[str, StoredTensor] = {}
-    for shard_name in shard_names:
-        if not isinstance(shard_name, str) or Path(shard_name).name != shard_name:
-            raise CheckpointError(f"{index} names {shard_name!r}, which is not a file of this directory.")
+    for shard_name in sorted(set(weight_map.values())):
+        if not _is_file_name(shard_name):
+            raise CheckpointError(f"{index} names {shown(shard_name)}, which is not a file of this directory.")
         if not (directory / shard_name).is_file():
             raise CheckpointError(f"{index} names {shard_name}, which is not there; fetch it again.")
         for name, tensor in read_header(directory / shard_name).items():
             if weight_map.get(name) != shard_name:
-                raise CheckpointError(f"{shard_name} holds the tensor {name}, which {index.name} does not place there.")
+                raise CheckpointError(
+                    f"{shard_name} holds the tensor {shown(name)}, which {index.name} does not place there."
+                )
             tensors[name] = tensor
     for name, shard_name in weight_map.items():
         if name not in tensors:
-            raise CheckpointError(f"{index.name} places the tensor {name} in {shard_name}, which does not hold it.")
+            raise CheckpointError(
+                f"{index.name} places the tensor {shown(name)} in {shard_name}, which does not hold it."
+            )
     return tensors
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a name is one file of the directory itself, on every system."""
+    return Path(name).name == name and name.isprintable() and not any(mark in name for mark in "/\\:")

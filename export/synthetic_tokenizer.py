@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from valley2_edge.tokenizer import SPLIT_PATTERN
+
 RELEASED_BASE_SIZE = 151_643
 """Entries of Qwen2.5's base vocabulary; the special tokens follow it."""
 
@@ -26,11 +28,6 @@ _ADDED_TOKENS = (
 
 ADDED_TOKEN_COUNT = len(_ADDED_TOKENS)
 """36: the vocabulary of a checkpoint is this much larger than the tokenizer's base."""
-
-SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Qwen2's cut of a text before the merges: words with the character before them, digits one by one."""
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

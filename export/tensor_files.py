@@ -70,7 +70,10 @@ class TensorFiles:
         Raises:
             CheckpointError: There is no such tensor, or its file cannot be read.
         """
-        return self.rows(name, 0, self.shape(name)[0])
+        shape = self.shape(name)
+        if not shape:
+            raise CheckpointError(f"the tensor {name} of {self.directory} is one number, not an array")
+        return self.rows(name, 0, shape[0])
 
     def _entry(self, name: str) -> StoredTensor:
         if name not in self._tensors:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.export.pipeline import export_bundle
 
 BUILTIN = Path(__file__).parents[1] / "valley2_edge" / "builtin"
@@ -24,7 +25,7 @@ def main(trained: Path) -> None:
     export_bundle(CHECKPOINT, BUNDLE, precision="int4", overwrite=True)
     for directory in (CHECKPOINT, BUNDLE):
         size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-        print(f"{directory}: {size / 1e6:.1f} MB")
+        print(f"{directory}: {format_bytes(size)}")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from valley2_edge.errors import ExportError
 from valley2_edge.quantize.descent import descend
 from valley2_edge.quantize.factor import NotPositiveDefiniteError, damped_copy, inverse_root_
+from valley2_edge.quantize.gptq_options import ColumnOrder, GptqOptions
 from valley2_edge.quantize.grid import Grid, fit_grid, levels_
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.matrix_format import MatrixFormat
@@ -19,43 +19,8 @@ from valley2_edge.quantize.scale_search import search_grid
 DAMPING_SERIES = (1.0, 4.0, 16.0, 64.0)
 """What the damping is multiplied with, one after the other, until the Hessian has a Cholesky factor."""
 
-MOST_PASSES = 16
-
-ColumnOrder = Literal["columns", "activation", "groups"]
-
 _TILE_ROWS = 1024  # a block of 128 columns of them, 512 KiB, stays in the second-level cache
 _STRIP = 32  # columns that correct one another singly; at most the smallest group
-
-
-@dataclass(frozen=True)
-class GptqOptions:
-    """How GPTQ rounds."""
-
-    damping: float = 0.01
-    """Added to the diagonal of the Hessian, as a share of the diagonal's mean."""
-    order: ColumnOrder = "activation"
-    """Which column is rounded next. columns: as stored. activation: the largest diagonal of the Hessian first; the
-    scales are static, fixed from the weights before anything is rounded. groups: the groups by their largest diagonal
-    and inside a group the same; the scales follow the weights as they are when the group begins. The stored layout is
-    the same for all."""
-    scale_search: bool = True
-    """Choose each scale by the error of the output; else it covers the group's range."""
-    descent_passes: int = 2
-    """Passes over the integers after they are rounded, at most (descent.py); each takes twice as long as rounding."""
-    scale_refit: bool = True
-    """Fit the scales to the integers in every pass, too."""
-    block_size: int = 128
-    """Columns whose effect on all later columns is applied at once; a multiple of the group size."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.damping <= 1:
-            raise ExportError(f"the damping {self.damping} is not a share of the mean diagonal: choose 0.001 to 1")
-        if self.order not in ("columns", "activation", "groups"):
-            raise ExportError(f"column order {self.order!r} is unknown: choose columns, activation or groups")
-        if not 0 <= self.descent_passes <= MOST_PASSES:
-            raise ExportError(f"{self.descent_passes} passes of descent: choose 0 to {MOST_PASSES}")
-        if self.block_size < 128 or self.block_size % 128:
-            raise ExportError(f"block size {self.block_size} is not a multiple of 128")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import ExportError
 from valley2_edge.quantize.error import output_energy, ratio_of_norms
 from valley2_edge.quantize.factor import NotPositiveDefiniteError
-from valley2_edge.quantize.gptq import DAMPING_SERIES, GptqOptions, GptqSolver
+from valley2_edge.quantize.gptq import DAMPING_SERIES, GptqSolver
+from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.nf4 import quantize_rows_nf4

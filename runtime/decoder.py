@@ -34,9 +34,12 @@ from valley2_edge.runtime.library import (
 from valley2_edge.runtime.native_call import (
     LARGEST_UINT64,
     EventBridge,
+    Stamp,
     float_pointer,
     int32_pointer,
     number_of,
+    path_bytes,
+    stamp_struct,
     token_array,
     unsigned,
 )
@@ -55,9 +58,11 @@ class Decoder:
         gpu_context: positions of a session that must fit beside them; 0: 4096.
         gpu_memory: bytes of the GPU's memory at most; 0: what is free.
         gpu_yields: `trim` takes the weights off the GPU until they are used again.
+        decoder_stamp: what decoder.safetensors was when it was checked; None: any file will do.
+        embeddings_stamp: likewise of embeddings.safetensors.
 
     Raises:
-        BundleError: a file is missing, damaged or not understood.
+        BundleError: a file is missing, damaged, not understood, or not the one that was checked.
         InputError: an option means nothing, or the machine lacks the instruction set or the GPU.
         BudgetError: the GPU has too little memory for the layers that were asked for.
     """
@@ -74,6 +79,8 @@ class Decoder:
         gpu_context: int = 0,
         gpu_memory: int = 0,
         gpu_yields: bool = False,
+        decoder_stamp: Stamp | None = None,
+        embeddings_stamp: Stamp | None = None,
     ) -> None:
         self._handle: ctypes.c_void_p | None = None
         self._lock = threading.RLock()
@@ -88,9 +95,11 @@ class Decoder:
             gpu_context=unsigned("gpu_context", gpu_context),
             gpu_memory=unsigned("gpu_memory", gpu_memory, LARGEST_UINT64),
             gpu_yields=int(gpu_yields),
+            decoder_stamp=stamp_struct(decoder_stamp),
+            embeddings_stamp=stamp_struct(embeddings_stamp),
         )
         handle = ctypes.c_void_p()
-        check(library().v2e_model_open(str(directory).encode(), ctypes.byref(options), ctypes.byref(handle)))
+        check(library().v2e_model_open(path_bytes(directory), ctypes.byref(options), ctypes.byref(handle)))
         self._handle = handle
         self.description = self._describe()
 
@@ -163,19 +172,20 @@ class Decoder:
         check(library().v2e_session_open(self.handle, ctypes.byref(options), ctypes.byref(handle)))
         return DecoderSession(self, handle)
 
-    def load_session(self, path: Path, reuse: str = "auto") -> DecoderSession:
+    def load_session(self, path: Path) -> DecoderSession:
         """A session that goes on where a saved one stood, with its precision, context and chunk.
+
+        It shares nothing with other sessions: whoever wrote the file answers for what it holds.
 
         Args:
             path: that `DecoderSession.save` wrote.
-            reuse: as `session` takes it.
 
         Raises:
             InputError: the file is missing, no saved session, damaged, or of another bundle.
             BudgetError: the memory does not suffice.
         """
-        options = SessionOptionsStruct(reuse=number_of("reuse", reuse, REUSE_NUMBERS))
-        handle, name = ctypes.c_void_p(), str(path).encode()
+        options = SessionOptionsStruct()
+        handle, name = ctypes.c_void_p(), path_bytes(path)
         check(library().v2e_session_load(self.handle, name, ctypes.byref(options), ctypes.byref(handle)))
         return DecoderSession(self, handle)
 
@@ -234,6 +244,16 @@ class Decoder:
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
             self.close()
+
+
+def _note_bytes(note: str) -> bytes:
+    try:
+        text = note.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("The note of a session must be text; it holds half of a pair of surrogates.") from error
+    if b"\0" in text:
+        raise InputError("The note of a session must be text; it holds a NUL.")
+    return text
 
 
 class DecoderSession:
@@ -323,7 +343,7 @@ class DecoderSession:
         hidden_size = self._decoder.description.hidden_size
         if array.ndim != 2 or array.shape[1] != hidden_size:
             raise InputError(f"A segment must be ids (n,) or embeddings (n, {hidden_size}), not {array.shape}.")
-        rows = np.ascontiguousarray(array, dtype=np.float32)
+        rows = np.require(array, np.float32, ["C", "A"])
         return SegmentStruct(embeddings=float_pointer(rows), count=len(rows)), rows
 
     def logits(self, rows: int = 1) -> npt.NDArray[np.float32]:
@@ -374,7 +394,7 @@ class DecoderSession:
             InputError: the file cannot be written, or the decoder is part of no bundle.
         """
         with self._call() as handle:
-            check(library().v2e_session_save(handle, str(path).encode(), note.encode()))
+            check(library().v2e_session_save(handle, path_bytes(path), _note_bytes(note)))
 
     def truncate(self, length: int) -> None:
         """Forgets all positions from `length` on; prefill at least one before the next `generate`.

@@ -2,37 +2,113 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from valley2_edge.bundle import Bundle
-from valley2_edge.errors import InputError
+from valley2_edge.bundle import NATIVE_DECODER_FILES, Bundle
+from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
 from valley2_edge.runtime.decoder import Decoder
-from valley2_edge.runtime.decoder_engine import DecoderEngine
+from valley2_edge.runtime.decoder_engine import DecoderDescription, DecoderEngine
+from valley2_edge.runtime.device_check import check_decoder, nvidia_gpu
+from valley2_edge.runtime.driver_cache import keep_driver_caches
 from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu
-from valley2_edge.runtime.memory import MemorySettings
+from valley2_edge.runtime.memory import MemorySettings, plan_memory
+from valley2_edge.runtime.onnx_providers import CPU_PROVIDER
 from valley2_edge.runtime.vision_engine import VisionEngineName
 
+if TYPE_CHECKING:
+    from valley2_edge.runtime.onnx_decoder import OnnxDecoder
 
-def planned_device(bundle: Bundle, device: str | None) -> str:
-    """The device that a plan of the memory counts for; ONNX Runtime's own memory on a GPU is in no plan.
+
+def place(
+    bundle: Bundle,
+    wanted: MemorySettings,
+    device: str | None,
+    vision_engine: VisionEngineName,
+    *,
+    elsewhere: bool = False,
+) -> tuple[MemorySettings, GpuChoice | None]:
+    """Where decoder and vision engines will be: `Valley2.load` puts them there, `valley2-edge plan` counts them there.
 
     Args:
-        bundle: Whose decoder it is.
-        device: What the caller wants: cpu, cuda, auto, or None for the default.
+        bundle: Not loaded yet.
+        wanted: What is asked for, apart from the devices.
+        device: Of the decoder: cpu, cuda, auto, or None for the default.
+        vision_engine: As `Valley2.load` takes it.
+        elsewhere: A GPU is meant that need not be in this machine, and TensorRT beside it.
+
+    Returns:
+        The settings with the devices, and how they share a GPU; None: they do not.
+
+    Raises:
+        BudgetError: They do not fit the GPU; the sentence says what would.
+        InputError: There is no GPU.
     """
+    placed = replace(wanted, device=_decoder_device(bundle, device), vision_device="cpu")
+    if vision_engine == "tensorrt":
+        free = placed.gpu_memory if elsewhere else _free_gpu_bytes(bundle) if _has_tensorrt() else 0
+        if free:
+            placed = replace(placed, vision_device="cuda", gpu_memory=min(free, placed.gpu_memory or free))
+    return settings_for_gpu(bundle, placed)
+
+
+def with_layers(bundle: Bundle, placed: MemorySettings, choice: GpuChoice | None) -> MemorySettings:
+    """What `place` gave with the layers that the decoder will have on the GPU, for a plan.
+
+    Loading finds them from the memory that is free then, for the context that is always planned for. A GPU that "cuda"
+    asks for need not be in this machine when its memory is given; "auto" takes the one that is.
+
+    Raises:
+        BudgetError: The GPU has too little memory for a layer.
+        InputError: There is no GPU.
+    """
+    if choice is not None:
+        planned = choice.plan
+    elif placed.device == "cpu":
+        return placed
+    else:
+        memory = placed.gpu_memory
+        if placed.device == "auto":
+            free = _free_gpu_bytes(bundle)
+            memory = min(free, memory or free)
+            if memory == 0:
+                return replace(placed, device="cpu", gpu_memory=0)
+        planned = plan_memory(bundle, (), _loading(bundle, replace(placed, gpu_memory=memory)))
+    return replace(
+        placed,
+        device="cuda" if planned.gpu_layers else "cpu",
+        gpu_layers=planned.gpu_layers,
+        gpu_memory=planned.gpu_memory_bytes,
+    )
+
+
+def _loading(bundle: Bundle, settings: MemorySettings) -> MemorySettings:
+    """As the loader plans, which knows no session yet."""
+    longest = bundle.manifest.architecture.decoder.max_position_embeddings
+    context = min(PLANNED_CONTEXT, longest)
+    return replace(settings, context_length=context, kv_precision="auto", prefill_chunk=0)
+
+
+def _free_gpu_bytes(bundle: Bundle) -> int:
+    """Of the GPU's memory; 0: there is none that can be used."""
+    return plan_memory(
+        bundle, (), _loading(bundle, MemorySettings(device="auto", vision_device="cpu"))
+    ).gpu_memory_bytes
+
+
+def _decoder_device(bundle: Bundle, device: str | None) -> str:
+    """ONNX Runtime's own memory on a GPU is in no plan."""
     if bundle.manifest.decoder.engine == "native":
         return device or "cpu"
     return "cuda" if device == "cuda" else "cpu"
 
 
-def planned_vision_device(vision_engine: VisionEngineName) -> str:
-    """Where the vision engines are planned: on the GPU where TensorRT is wanted and installed."""
-    if vision_engine != "tensorrt":
-        return "cpu"
+def _has_tensorrt() -> bool:
     from valley2_edge.runtime.trt.api import is_installed
 
-    return "cuda" if is_installed() else "cpu"
+    return is_installed()
 
 
 def settings_for_gpu(bundle: Bundle, wanted: MemorySettings) -> tuple[MemorySettings, GpuChoice | None]:
@@ -71,7 +147,7 @@ def settings_for_gpu(bundle: Bundle, wanted: MemorySettings) -> tuple[MemorySett
 def open_decoder(
     bundle: Bundle, settings: MemorySettings, isa: str, device: str | None, providers: Sequence[str] | None
 ) -> DecoderEngine:
-    """The decoder in the engine that the bundle was made for.
+    """The decoder in the engine that the bundle was made for, compared with the CPU where it is on a device.
 
     Args:
         bundle: Checked.
@@ -82,12 +158,60 @@ def open_decoder(
 
     Raises:
         BundleError: A file is damaged or cannot be loaded.
-        InputError: An option means nothing to the engine, contradicts another one, or the machine lacks what it names.
+        InputError: An option means nothing to the engine, contradicts another one, or the machine lacks what it names;
+            or the device that was asked for computes wrong.
         BudgetError: The GPU has too little memory.
     """
+    decoder = _open(bundle, settings, isa, device, providers)
+    if not _is_on_device(decoder):
+        return decoder
+    exact = replace(settings, activations="int16")
+    about = decoder.description
+    shared = isinstance(decoder, Decoder) and about.gpu_layers < about.layers and settings != exact
+    try:
+        check_decoder(
+            bundle,
+            decoder,
+            lambda: _open_on_cpu(bundle, exact, isa),
+            (lambda: _open_on_cpu(bundle, settings, isa)) if shared else None,
+            nvidia_gpu()[1] if isinstance(decoder, Decoder) else "",
+        )
+    except EngineError as error:
+        decoder.close()
+        if device == "cuda" or providers is not None:
+            raise InputError(f"The decoder is not left to a device that computes wrong: {error}.") from error
+        reason = str(error)
+    except BaseException:
+        decoder.close()
+        raise
+    else:
+        return decoder
+    warnings.warn(f"The decoder runs on the CPU: {reason}.", Valley2Warning, stacklevel=2)
+    decoder = _open_on_cpu(bundle, settings, isa)
+    decoder.description = replace(decoder.description, device_reason=reason)
+    return decoder
+
+
+def _is_on_device(decoder: Decoder | OnnxDecoder) -> bool:
+    if isinstance(decoder, Decoder):
+        return decoder.description.device != "cpu"
+    return decoder.provider != CPU_PROVIDER
+
+
+def _open_on_cpu(bundle: Bundle, settings: MemorySettings, isa: str) -> Decoder | OnnxDecoder:
+    left = replace(settings, device="cpu", gpu_layers=0, gpu_memory=0, gpu_yields=False)
+    return _open(bundle, left, isa, "cpu", None)
+
+
+def _open(
+    bundle: Bundle, settings: MemorySettings, isa: str, device: str | None, providers: Sequence[str] | None
+) -> Decoder | OnnxDecoder:
     threads, activations = settings.threads, settings.activations
     if bundle.manifest.decoder.engine == "native":
-        return Decoder(
+        if settings.device != "cpu":
+            keep_driver_caches()
+        decoder_stamp, embeddings_stamp = map((bundle.stamps or {}).get, NATIVE_DECODER_FILES)
+        decoder = Decoder(
             bundle.directory / "decoder",
             threads=threads,
             isa=isa,
@@ -96,7 +220,11 @@ def open_decoder(
             gpu_layers=settings.gpu_layers,
             gpu_memory=settings.gpu_memory,
             gpu_yields=settings.gpu_yields,
+            decoder_stamp=decoder_stamp,
+            embeddings_stamp=embeddings_stamp,
         )
+        _check_sizes(bundle, decoder.description)
+        return decoder
     if isa != "auto":
         raise InputError(f"isa is {isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
     for name in ("gpu_layers", "gpu_memory"):
@@ -106,4 +234,26 @@ def open_decoder(
             )
     from valley2_edge.runtime.onnx_decoder import OnnxDecoder
 
+    if device != "cpu":
+        keep_driver_caches()
     return OnnxDecoder(bundle, threads=threads, activations=activations, device=device, providers=providers)
+
+
+def _check_sizes(bundle: Bundle, found: DecoderDescription) -> None:
+    """The decoder's own header says what the manifest says, by which pictures and prompts are made."""
+    config = bundle.manifest.architecture.decoder
+    sizes = {
+        "hidden_size": (found.hidden_size, config.hidden_size),
+        "intermediate_size": (found.intermediate_size, config.intermediate_size),
+        "num_hidden_layers": (found.layers, config.num_hidden_layers),
+        "num_attention_heads": (found.heads, config.num_attention_heads),
+        "num_key_value_heads": (found.kv_heads, config.num_key_value_heads),
+        "vocab_size": (found.vocabulary_size, config.vocab_size),
+        "max_position_embeddings": (found.max_context, config.max_position_embeddings),
+    }
+    for name, (stored, expected) in sizes.items():
+        if stored != expected:
+            raise BundleError(
+                f"{bundle.directory / NATIVE_DECODER_FILES[0]} has {name} {stored}, but the manifest says {expected}; "
+                "export the bundle again"
+            )

@@ -133,7 +133,7 @@ class DecoderEngine(Protocol):
     ) -> DecoderSessionEngine:
         """A new, empty session."""
 
-    def load_session(self, path: Path, reuse: str = "auto") -> DecoderSessionEngine:
+    def load_session(self, path: Path) -> DecoderSessionEngine:
         """A session that goes on where a saved one stood."""
 
     @property

@@ -33,7 +33,7 @@ class GenerateOptions:
     max_new_tokens: int = 0
     """0: until a stop token or the end of the context."""
     temperature: float = 0.0
-    """0: greedy."""
+    """0: greedy; at most 1e6."""
     top_k: int = 0
     """0: off."""
     top_p: float = 1.0
@@ -41,7 +41,7 @@ class GenerateOptions:
     min_p: float = 0.0
     """0: off."""
     repetition_penalty: float = 1.0
-    """0 or 1: off; over the session's token ids, prompt and answers."""
+    """1e-6 to 1e6; 0 or 1: off; over the session's token ids, prompt and answers."""
     seed: int = 0
     stop_tokens: tuple[int, ...] = ()
     speculation: str = "auto"

@@ -5,7 +5,7 @@ Nothing here knows the names of cases or variants: they are what `manifest.json`
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import is_directory, parse_json, read_bytes, read_text
+from valley2_edge.outside_tensors import MAX_TENSORS_BYTES, load_tensors
 from valley2_edge.prompt import Message, Role
 
 Array = npt.NDArray[Any]
@@ -24,6 +24,11 @@ Array = npt.NDArray[Any]
 TILE_SCALE = 0.00392156862745098
 EAGLE_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
 EAGLE_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
+
+
+_MAX_JSON_BYTES = 64 << 20
+_MAX_VALUES = 2_000_000
+_MAX_PICTURES_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,11 @@ class Golden:
             InputError: `directory` holds no reference outputs.
         """
         self.directory = directory
-        if not directory.is_dir():
+        if not is_directory(directory):
             raise InputError(f"{directory} is not a directory of reference outputs")
         content = _read_json(directory / "manifest.json")
         records = content.get("cases") if isinstance(content, dict) else None
-        if not isinstance(records, dict):
+        if not isinstance(records, dict) or not all(isinstance(cases, dict) for cases in records.values()):
             raise InputError(f'{directory / "manifest.json"} has no "cases"')
         self._records: dict[str, dict[str, Any]] = records
 
@@ -100,7 +105,10 @@ class Golden:
     def geometry(self) -> list[dict[str, Any]]:
         """Rows of geometry.json; none when there is no such file."""
         path = self.directory / "geometry.json"
-        return list(_read_json(path)) if path.exists() else []
+        rows = _read_json(path) if path.exists() else []
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{path} is no list of sizes")
+        return rows
 
     def checkpoint(self, variant: str) -> Path | None:
         """The folder with a variant's config.json, if it has one of its own."""
@@ -109,11 +117,16 @@ class Golden:
 
     def _read_pictures(self, name: str) -> list[npt.NDArray[np.uint8]]:
         path = self.directory / "inputs" / f"{name}.npz"
+        content = io.BytesIO(read_bytes(path, _MAX_PICTURES_BYTES, InputError))
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                return [archive[f"image{index}"] for index in range(len(archive.files))]
-        except (OSError, ValueError, KeyError) as error:
+            with np.load(content, allow_pickle=False) as archive:
+                pictures = [archive[f"image{index}"] for index in range(len(archive.files))]
+        # numpy and zipfile raise many kinds of errors for a damaged archive.
+        except Exception as error:
             raise InputError(f"{path} cannot be read: {error}") from error
+        if any(picture.dtype != np.uint8 or picture.shape[2:] != (3,) for picture in pictures):
+            raise InputError(f"{path} holds something else than pictures of (height, width, 3) bytes")
+        return pictures
 
     def _read_preprocessing(self, name: str, policy: str) -> dict[str, Array]:
         """Arrays of pre/ or, for hub, those of pre_hf/ over those that equal pre/'s and are left out."""
@@ -159,12 +172,8 @@ def _is_plain_name(name: str) -> bool:
 
 
 def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not readable JSON: {error}") from error
+    text = read_text(path, _MAX_JSON_BYTES, InputError)
+    return parse_json(text, str(path), InputError, max_values=_MAX_VALUES)
 
 
 def _read_history(path: Path) -> list[Message]:
@@ -174,13 +183,12 @@ def _read_history(path: Path) -> list[Message]:
         messages = [Message(turn["role"], turn["content"]) for turn in turns or []]
     except (KeyError, TypeError):
         messages = []
-    if not messages or any(message.role not in get_args(Role) for message in messages):
+    if not messages or any(
+        message.role not in get_args(Role) or not isinstance(message.content, str) for message in messages
+    ):
         raise InputError(f'{path} has no "chat_history" of turns with role and content')
     return messages
 
 
 def _read_tensors(path: Path) -> dict[str, Array]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    return load_tensors(read_bytes(path, MAX_TENSORS_BYTES, InputError), path, InputError)

@@ -16,9 +16,8 @@ from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
-from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.preprocess import prepare_pictures
-from valley2_edge.runtime.sources import load_pictures, sort_sources
+from valley2_edge.runtime.sources import ImageSources, load_pictures, sort_sources
 from valley2_edge.runtime.video import VideoSource
 
 Array = npt.NDArray[Any]
@@ -69,7 +68,7 @@ class Inquiry:
         """Tokens in the KV cache, `PICTURE_ID` for a whole picture."""
         self._decoder = engines.decoder.session(kv_precision=kv_precision)
 
-    def show(self, images: Sequence[ImageSource] = (), *, video: VideoSource | None = None, frames: int = 8) -> None:
+    def show(self, images: ImageSources = (), *, video: VideoSource | None = None, frames: int = 8) -> None:
         """Shows other pictures, or none; the questions that follow are about them.
 
         Args:

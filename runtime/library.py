@@ -130,6 +130,19 @@ class EventStruct(Structure):
     ]
 
 
+class FileStampStruct(SizedStructure):
+    """v2e_file_stamp."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("size", c_uint64),
+        ("mtime_ns", c_int64),
+        ("ctime_ns", c_int64),
+        ("inode", c_uint64),
+        ("device", c_uint64),
+    ]
+
+
 class ModelOptionsStruct(SizedStructure):
     """v2e_model_options."""
 
@@ -144,6 +157,8 @@ class ModelOptionsStruct(SizedStructure):
         ("gpu_context", c_uint32),
         ("gpu_memory", c_uint64),
         ("gpu_yields", c_uint32),
+        ("decoder_stamp", POINTER(FileStampStruct)),
+        ("embeddings_stamp", POINTER(FileStampStruct)),
     ]
 
 
@@ -313,7 +328,13 @@ class ProbeOptionsStruct(SizedStructure):
 class TowerOptionsStruct(SizedStructure):
     """v2e_tower_options."""
 
-    _fields_ = [("struct_size", c_size_t), ("threads", c_uint32), ("isa", c_uint32), ("dropped_mass", c_float)]
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("threads", c_uint32),
+        ("isa", c_uint32),
+        ("dropped_mass", c_float),
+        ("stamp", POINTER(FileStampStruct)),
+    ]
 
 
 class TowerDescriptionStruct(SizedStructure):

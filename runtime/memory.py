@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from valley2_edge.bundle import TOKENIZER_FILE, Bundle
+from valley2_edge.errors import BudgetError
 from valley2_edge.policy import Policy
+from valley2_edge.runtime.context_room import picture_tokens
 from valley2_edge.runtime.library import (
     ACTIVATIONS_NUMBERS,
     DEVICE_NUMBERS,
@@ -19,7 +22,7 @@ from valley2_edge.runtime.library import (
     check,
     library,
 )
-from valley2_edge.runtime.native_call import LARGEST_UINT64, number_of, unsigned
+from valley2_edge.runtime.native_call import LARGEST_UINT64, number_of, path_bytes, unsigned
 from valley2_edge.runtime.pixels import plan_picture
 from valley2_edge.runtime.process_memory import resident_bytes
 
@@ -141,8 +144,11 @@ def plan_memory(
         BundleError: A header is damaged.
         BudgetError: The pictures do not fit the context.
     """
+    sizes = Counter(pictures)
+    check_positions(bundle, sizes, settings, video=video)
     options = settings.policy.geometry_options(bundle.manifest.architecture, len(pictures), video)
-    structs = [GeometryStruct(**asdict(plan_picture(width, height, options))) for width, height in pictures]
+    geometries = {size: GeometryStruct(**asdict(plan_picture(*size, options))) for size in sizes}
+    structs = [geometries[size] for size in pictures]
     request = MemoryOptionsStruct(
         context_length=unsigned("context_length", settings.context_length),
         kv_precision=number_of("kv_precision", settings.kv_precision, KV_PRECISION_NUMBERS),
@@ -165,9 +171,36 @@ def plan_memory(
         gpu_yields=int(settings.gpu_yields),
     )
     result = MemoryPlanStruct()
-    directory = str(bundle.directory).encode()
+    directory = path_bytes(bundle.directory)
     check(library().v2e_plan_memory(directory, ctypes.byref(request), ctypes.byref(result)))
     return MemoryPlan(**{part.name: int(getattr(result, part.name)) for part in fields(MemoryPlan)})
+
+
+def check_positions(bundle: Bundle, sizes: Counter[Size], settings: MemorySettings, *, video: bool) -> None:
+    """Refuses pictures for which no context is long enough, however many they are.
+
+    Args:
+        bundle: Whose model it is.
+        sizes: How many pictures there are of each size.
+        settings: The session's.
+        video: They are frames of a video.
+
+    Raises:
+        BudgetError: They need more positions than the model was trained for; the sentence says how many would fit.
+        InputError: A picture is too thin.
+    """
+    architecture = bundle.manifest.architecture
+    longest = architecture.decoder.max_position_embeddings
+    needed = picture_tokens(sizes, settings.policy, architecture, video=video)
+    if needed <= longest:
+        return
+    context = min(settings.context_length or longest, longest)
+    fitting = ""
+    if len(sizes) == 1 and sizes.total() > 1:
+        (size,) = sizes
+        one = picture_tokens(Counter({size: 2}), settings.policy, architecture, video=video) // 2
+        fitting = f"; at most {context // one} of them fit"
+    raise BudgetError(f"The pictures need {needed} positions, but the context holds {context}{fitting}.")
 
 
 def expected_process_bytes(bundle: Bundle, vision_device: str = "cpu") -> int:

@@ -14,23 +14,24 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.policy import EaglePreset, PolicyName
-from valley2_edge.runtime.decoder_choice import open_decoder, planned_device, planned_vision_device, settings_for_gpu
+from valley2_edge.runtime.decoder_choice import open_decoder, place
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.gpu_budget import GpuChoice
-from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.memory import MemorySettings
 from valley2_edge.runtime.memory_budget import MemoryBudget
 from valley2_edge.runtime.native_call import LARGEST_UINT64, unsigned
+from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
 from valley2_edge.runtime.session import Session
+from valley2_edge.runtime.sources import ImageSources
 from valley2_edge.runtime.video import VideoSource
 from valley2_edge.runtime.vision import VisionEncoder
 from valley2_edge.runtime.vision_cache import DEFAULT_VISION_CACHE_BYTES, VisionCache, engines_of
 from valley2_edge.runtime.vision_engine import VisionEngineName
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.tokenizer import bundle_tokenizer
 
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 
@@ -47,6 +48,7 @@ _SESSION_OPTIONS = frozenset(
         "eagle_preset",
         "eagle_max_tokens",
         "eagle_min_tokens",
+        "max_picture_pixels",
     }
 )
 
@@ -131,12 +133,10 @@ class Valley2:
             prefix_cache_bytes=unsigned("prefix_cache_bytes", prefix_cache_bytes, LARGEST_UINT64),
             threads=threads,
             activations=activations,
-            device=planned_device(bundle, device),
             gpu_layers=gpu_layers,
             gpu_memory=gpu_bytes,
-            vision_device=planned_vision_device(vision_engine),
         )
-        settings, gpu_choice = settings_for_gpu(bundle, settings)
+        settings, gpu_choice = place(bundle, settings, device, vision_engine)
         budget = None if limit is None else MemoryBudget(bundle, limit, settings.vision_device)
         if budget is not None:
             chosen = budget.choose(settings).settings
@@ -147,7 +147,7 @@ class Valley2:
                 prefix_cache_bytes=chosen.prefix_cache_bytes,
             )
         report("load", 0, 2)
-        tokenizer = Tokenizer(bundle.directory / "tokenizer")
+        tokenizer = bundle_tokenizer(bundle)
         report("load", 1, 2)
         decoder = open_decoder(bundle, settings, isa, device, providers)
         vision = VisionEncoder(
@@ -200,6 +200,7 @@ class Valley2:
         eagle_preset: EaglePreset = "balanced",
         eagle_max_tokens: int | None = None,
         eagle_min_tokens: int | None = None,
+        max_picture_pixels: int = MAX_PICTURE_PIXELS,
     ) -> Session:
         """Begins a conversation.
 
@@ -217,6 +218,8 @@ class Valley2:
                 "document" 1280 or "full" 16384.
             eagle_max_tokens: Another cap.
             eagle_min_tokens: Least Eagle tokens of a picture; smaller ones are enlarged. None is 4.
+            max_picture_pixels: Width times height of a picture at most; larger ones are refused before they are
+                decoded. For pictures of people whom nobody knows, 40,000,000 is a good choice.
 
         Raises:
             InputError: An option is out of range, or the model is closed.
@@ -236,6 +239,7 @@ class Valley2:
                 eagle_preset=eagle_preset,
                 eagle_max_tokens=eagle_max_tokens,
                 eagle_min_tokens=eagle_min_tokens,
+                max_picture_pixels=max_picture_pixels,
             )
         )
 
@@ -311,7 +315,7 @@ class Valley2:
         self,
         question: str,
         *,
-        images: Sequence[ImageSource] = (),
+        images: ImageSources = (),
         video: VideoSource | None = None,
         **options: Any,
     ) -> Iterator[str]:

@@ -3,17 +3,62 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.library import EventCallback, check
+from valley2_edge.runtime.library import EventCallback, FileStampStruct, check
 
 LARGEST_UINT32 = 2**32 - 1
 LARGEST_UINT64 = 2**64 - 1
+
+
+class Stamp(Protocol):
+    """What a file was when it was checked, as `os.stat` says."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def mtime_ns(self) -> int:
+        """Modified, in nanoseconds since 1970."""
+
+    @property
+    def ctime_ns(self) -> int:
+        """Changed in any way, likewise."""
+
+    @property
+    def inode(self) -> int:
+        """Its number in its file system."""
+
+    @property
+    def device(self) -> int:
+        """The number of its file system."""
+
+
+def stamp_struct(stamp: Stamp | None) -> Any:
+    """A pointer to the stamp as the header has it, which keeps it alive; None: any file will do."""
+    if stamp is None:
+        return None
+    names = ("size", "mtime_ns", "ctime_ns", "inode", "device")
+    return ctypes.pointer(FileStampStruct(**{name: getattr(stamp, name) for name in names}))
+
+
+def path_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A path as the header takes it; names that are not UTF-8 are given on as they are.
+
+    Raises:
+        InputError: it holds a NUL, where the header's texts end.
+    """
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise InputError(f"{os.fspath(path)!r} cannot be the path of a file: it holds a NUL.")
+    return name
 
 
 def number_of(name: str, value: str, numbers: dict[str, int]) -> int:
@@ -49,7 +94,7 @@ def token_array(tokens: npt.ArrayLike) -> npt.NDArray[np.int32]:
         raise InputError(f"Token ids must be whole numbers in one dimension, not {given.dtype} {given.shape}.")
     if given.size > 0 and (given.min() < -(2**31) or given.max() >= 2**31):
         raise InputError("A token id does not fit into 32 bits.")
-    return np.ascontiguousarray(given, dtype=np.int32)
+    return np.require(given, np.int32, ["C", "A"])
 
 
 def int32_pointer(array: npt.NDArray[np.int32]) -> Any:

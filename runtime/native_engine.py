@@ -7,6 +7,7 @@ from pathlib import Path
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import BundleError
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.native_call import Stamp
 from valley2_edge.runtime.native_tower import NativeTower, VocabularyUse
 from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
 
@@ -20,18 +21,26 @@ class NativeEngine:
         architecture: Of the bundle; it gives the output its shape.
         threads: Of the processor.
         isa: Instruction set of the kernels.
+        stamp: What the file was when it was checked; None: any file will do.
 
     Raises:
-        BundleError: The file is damaged or not understood.
+        BundleError: The file is damaged, not understood, or not the one that was checked.
         InputError: The machine lacks the instruction set.
     """
 
     def __init__(
-        self, path: Path, name: ComponentName, architecture: ModelConfig, *, threads: int, isa: str = "auto"
+        self,
+        path: Path,
+        name: ComponentName,
+        architecture: ModelConfig,
+        *,
+        threads: int,
+        isa: str = "auto",
+        stamp: Stamp | None = None,
     ) -> None:
         self._name = name
         self._architecture = architecture
-        self._tower = NativeTower(path, threads=threads, isa=isa)
+        self._tower = NativeTower(path, threads=threads, isa=isa, stamp=stamp)
         kind = self._tower.description.kind
         if kind != name:
             self._tower.close()

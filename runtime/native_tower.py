@@ -23,7 +23,16 @@ from valley2_edge.runtime.library import (
     check,
     library,
 )
-from valley2_edge.runtime.native_call import EventBridge, float_pointer, int64_pointer, number_of, unsigned
+from valley2_edge.runtime.native_call import (
+    EventBridge,
+    Stamp,
+    float_pointer,
+    int64_pointer,
+    number_of,
+    path_bytes,
+    stamp_struct,
+    unsigned,
+)
 
 OnLayer = Callable[[int, int], bool | None]
 """Called with (layers done, layers in all); returning False cancels."""
@@ -93,22 +102,32 @@ class NativeTower:
         isa: Instruction set of the kernels, a key of `ISA_NUMBERS`; "auto": the machine's best.
         dropped_mass: Of a projector: entries of the visual vocabulary are left out of a token whose probabilities sum
             up to no more than this; 0 leaves out none.
+        stamp: What the file was when it was checked; None: any file will do.
 
     Raises:
-        BundleError: The file is missing, damaged or not understood.
+        BundleError: The file is missing, damaged, not understood, or not the one that was checked.
         InputError: An option means nothing, or the machine lacks the instruction set.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0, isa: str = "auto", dropped_mass: float = DROPPED_MASS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        isa: str = "auto",
+        dropped_mass: float = DROPPED_MASS,
+        stamp: Stamp | None = None,
+    ) -> None:
         self._handle: ctypes.c_void_p | None = None
         self._lock = threading.Lock()
         options = TowerOptionsStruct(
             threads=unsigned("threads", threads),
             isa=number_of("isa", isa, ISA_NUMBERS),
             dropped_mass=dropped_mass or -1.0,  # the header's 0 is its default
+            stamp=stamp_struct(stamp),
         )
         handle = ctypes.c_void_p()
-        check(library().v2e_tower_open(str(path).encode(), ctypes.byref(options), ctypes.byref(handle)))
+        check(library().v2e_tower_open(path_bytes(path), ctypes.byref(options), ctypes.byref(handle)))
         self._handle = handle
         self.description = self._describe()
 
@@ -177,13 +196,13 @@ class NativeTower:
             NumericError: A NaN or an infinity; the text names the stage.
             BudgetError: The memory does not suffice.
         """
-        dense = np.ascontiguousarray(values, np.float32)
+        dense = np.require(values, np.float32, ["C", "A"])
         if dense.ndim < 2 or dense[0].size != self.description.input_floats:
             raise InputError(
                 f"The {self.description.kind} tower takes {self.description.input_floats} numbers for each of its "
                 f"inputs, not {list(dense.shape)}."
             )
-        places = None if positions is None else np.ascontiguousarray(positions, np.int64)
+        places = None if positions is None else np.require(positions, np.int64, ["C", "A"])
         if places is not None and places.shape != (len(dense), 2):
             raise InputError(f"positions must be ({len(dense)}, 2), not {list(places.shape)}.")
         output = np.empty(self.plan(len(dense)).output_floats, np.float32)

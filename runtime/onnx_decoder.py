@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.bundle import (
+    NATIVE_DECODER_FILES,
     ONNX_EMBEDDINGS_FILE,
     ONNX_WEIGHTS_FILE,
     Bundle,
@@ -35,6 +36,7 @@ from valley2_edge.runtime.onnx_providers import (
     first_line,
     with_options,
 )
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.process_memory import trim_heap
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ class OnnxDecoder:
             )
         return OnnxDecoderSession(self, context_length, prefill_chunk)
 
-    def load_session(self, path: Path, reuse: str = "auto") -> OnnxDecoderSession:
+    def load_session(self, path: Path) -> OnnxDecoderSession:
         """Refuses: only the native decoder's sessions are saved.
 
         Raises:
@@ -228,25 +230,22 @@ class OnnxDecoder:
         return CPU_PROVIDER, arithmetic
 
     def _open(self, name: str, providers: list[str]) -> onnxruntime.InferenceSession:
-        import onnxruntime
-
         path = self._bundle.path(name)
 
         def load() -> Any:
-            return onnxruntime.InferenceSession(str(path), self._options(), providers=with_options(providers))
+            return open_graph(path, self._options(), with_options(providers))
 
         try:
-            session = run_interruptibly(load, lambda: None)
+            with self._bundle.unchanged(name, ONNX_WEIGHTS_FILE, NATIVE_DECODER_FILES[1]):
+                return run_interruptibly(load, lambda: None)
+        except BundleError:
+            raise
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
             raise BundleError(f"{path} cannot be loaded: {first_line(error)}") from error
-        session.disable_fallback()
-        return session
 
     def _options(self) -> onnxruntime.SessionOptions:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
+        options: onnxruntime.SessionOptions = import_onnxruntime().SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         # Threads wait busily between the products of one step, and sleep between steps.

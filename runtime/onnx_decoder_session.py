@@ -21,6 +21,7 @@ from valley2_edge.runtime.library import check, library
 from valley2_edge.runtime.native_call import float_pointer, int32_pointer, unsigned
 from valley2_edge.runtime.onnx_kv_cache import OnnxKvCache
 from valley2_edge.runtime.onnx_providers import translated
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime
 from valley2_edge.runtime.sampling import seed_of_step
 
 if TYPE_CHECKING:
@@ -292,10 +293,8 @@ class OnnxDecoderSession:
         return logits
 
     def _run(self, graph: str, bind: Callable[[Any], None], stoppable: bool) -> None:
-        import onnxruntime
-
         session = self._decoder.graph(graph)
-        options = onnxruntime.RunOptions()
+        options = import_onnxruntime().RunOptions()
         options.log_severity_level = 4  # a terminated run is no error to write about
         binding = session.io_binding()
         bind(binding)

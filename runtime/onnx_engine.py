@@ -12,6 +12,7 @@ import numpy as np
 from valley2_edge.errors import BundleError, NumericError, Valley2Warning
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.onnx_providers import first_line, translated, with_options
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
 
 if TYPE_CHECKING:
@@ -43,17 +44,13 @@ class OnnxEngine:
         providers: Sequence[str],
         options: Mapping[str, dict[str, str]] | None = None,
     ) -> None:
-        import onnxruntime
-
         self._name = name
         try:
             wanted = with_options(providers, options)
-            self._session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=wanted)
+            self._session = open_graph(path, session_options(threads), wanted)
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
             raise BundleError(f"{path} cannot be loaded: {first_line(error)}") from error
-        # Its own fallback would run a failing graph a second time elsewhere and print that.
-        self._session.disable_fallback()
         self.providers: list[str] = self._session.get_providers()
         """What ONNX Runtime really gave."""
         if self.providers[0] != providers[0]:
@@ -62,9 +59,7 @@ class OnnxEngine:
 
     def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
         """Computes one call, as `VisionEngine.run` says."""
-        import onnxruntime
-
-        run_options = onnxruntime.RunOptions()
+        run_options = import_onnxruntime().RunOptions()
         run_options.log_severity_level = 4  # a terminated run is no error to write about
         run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
@@ -91,9 +86,7 @@ class OnnxEngine:
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Options with which a vision graph takes little memory beside its weights; 0 threads: all."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options: onnxruntime.SessionOptions = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime
+
 if TYPE_CHECKING:
     import onnxruntime
 
@@ -82,6 +84,4 @@ class OnnxKvCache:
         return content
 
     def _on_device(self, array: npt.NDArray[Any]) -> onnxruntime.OrtValue:
-        import onnxruntime
-
-        return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+        return import_onnxruntime().OrtValue.ortvalue_from_numpy(array, self._device, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from valley2_edge.errors import BudgetError, InputError, Valley2Error
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -14,6 +15,12 @@ GPU_PROVIDERS = (CUDA_PROVIDER, "TensorrtExecutionProvider", "NvTensorRTRTXExecu
 _NOT_BY_DEFAULT = {"AzureExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"}
 # Its default rounds float32 factors to 10 bits of mantissa.
 _PROVIDER_OPTIONS = {CUDA_PROVIDER: {"use_tf32": "0"}}
+
+_WRONG_FOR_DECODERS = {
+    # Seen with onnxruntime-webgpu 1.27: from 4e-2 to 3.6e-1 of the logits, and no word about it.
+    "WebGpuExecutionProvider": "its attention is wrong once a prompt has more rows than a subgroup of the GPU has lanes"
+}
+"""Providers that are known to compute other answers, and why."""
 
 
 def choose_providers(wanted: Sequence[str] | None) -> list[str]:
@@ -25,9 +32,7 @@ def choose_providers(wanted: Sequence[str] | None) -> list[str]:
     Raises:
         InputError: A provider is unknown to this ONNX Runtime.
     """
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
+    available: list[str] = import_onnxruntime().get_available_providers()
     if wanted is None:
         return [provider for provider in available if provider not in _NOT_BY_DEFAULT]
     unknown = [provider for provider in wanted if provider not in available]
@@ -45,12 +50,19 @@ def decoder_providers(device: str | None, wanted: Sequence[str] | None) -> list[
             leave the rest to the processor are asked for when they are named.
 
     Raises:
-        InputError: The device means nothing, a provider is unknown to this ONNX Runtime, or they contradict each other.
+        InputError: The device means nothing, a provider is unknown to this ONNX Runtime or known to compute wrong
+            answers, or they contradict each other.
     """
     if device not in (None, "auto", "cpu", "cuda"):
         raise InputError(f"device is {device!r}; it must be one of auto, cpu, cuda.")
     if wanted is not None:
         chosen = choose_providers(wanted)
+        for provider in chosen if device != "cpu" else ():
+            if provider in _WRONG_FOR_DECODERS:
+                raise InputError(
+                    f"provider {provider} computes wrong answers with a decoder: {_WRONG_FOR_DECODERS[provider]}. "
+                    "Name another one, or take a bundle with a native decoder: there it may compute the vision half."
+                )
         fits = {"cpu": chosen[0] == CPU_PROVIDER, "cuda": chosen[0] in GPU_PROVIDERS}
         if not fits.get(device or "", True):
             raise InputError(f"device {device} and provider {chosen[0]} contradict each other: leave one of them out.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from dataclasses import dataclass
 
@@ -13,6 +12,8 @@ from valley2_edge.runtime.native_call import number_of
 _SEED_LIMIT = 2**64
 _SPLITMIX_INCREMENT = 0x9E3779B97F4A7C15
 _MAX_NEW_TOKENS_LIMIT = 2**32 - 1
+_LARGEST = 1_000_000
+"""The core's bound of a temperature, of a repetition penalty and of its inverse."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Sampling:
 
     max_new_tokens: int = 1024
     temperature: float = 0.0
-    """0: greedy."""
+    """0: greedy; at most 1e6."""
     top_k: int = 0
     """0: off."""
     top_p: float = 1.0
@@ -29,7 +30,7 @@ class Sampling:
     min_p: float = 0.0
     """0: off."""
     repetition_penalty: float = 1.0
-    """1: off; over the session's token ids, prompts and answers."""
+    """1: off; 1e-6 to 1e6, over the session's token ids, prompts and answers."""
     seed: int | None = None
     """None: another one for every answer; statistics say which."""
     speculation: str = "auto"
@@ -37,11 +38,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _check("max_new_tokens", self.max_new_tokens, 1, _MAX_NEW_TOKENS_LIMIT)
-        _check("temperature", self.temperature, 0, math.inf)
+        _check("temperature", self.temperature, 0, _LARGEST)
         _check("top_k", self.top_k, 0, _MAX_NEW_TOKENS_LIMIT)
         _check("top_p", self.top_p, 0, 1)
         _check("min_p", self.min_p, 0, 1)
-        _check("repetition_penalty", self.repetition_penalty, 0, math.inf)
+        if self.repetition_penalty != 0:  # which is off as well
+            _check("repetition_penalty", self.repetition_penalty, 1 / _LARGEST, _LARGEST)
         if self.seed is not None:
             _check("seed", self.seed, 0, _SEED_LIMIT - 1)
         number_of("speculation", self.speculation, SPECULATION_NUMBERS)
@@ -61,6 +63,5 @@ def seed_of_step(seed: int, step: int) -> int:
 
 
 def _check(name: str, value: float, smallest: float, largest: float) -> None:
-    if not (smallest <= value <= largest and math.isfinite(value)):
-        upper = "" if math.isinf(largest) else f" and at most {largest}"
-        raise InputError(f"{name} must be at least {smallest}{upper}, not {value}.")
+    if not smallest <= value <= largest:
+        raise InputError(f"{name} must be at least {smallest} and at most {largest}, not {value}.")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import parse_json
 from valley2_edge.policy import EaglePreset, Policy, PolicyName
+from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
 
 
 class _Strict(BaseModel):
@@ -18,7 +20,7 @@ class Turn(_Strict):
     """One question and its answer, as far as it came."""
 
     question: str
-    pictures: int = 0
+    pictures: int = Field(0, ge=0, le=2**24)
     """Frames of a video included."""
     answer: str = ""
 
@@ -30,14 +32,15 @@ class SessionOptions(_Strict):
     policy: PolicyName
     strict: bool
     think: bool
-    context_length: int
-    kv_precision: str
-    prefill_chunk: int
+    context_length: int = Field(ge=0, le=2**24)
+    kv_precision: Literal["auto", "fp32", "fp16", "int8"]
+    prefill_chunk: int = Field(ge=0, le=2**16)
     eagle: bool
     tiles: bool
     eagle_preset: EaglePreset
     eagle_max_tokens: int | None
     eagle_min_tokens: int | None
+    max_picture_pixels: int = MAX_PICTURE_PIXELS
 
     def picture_policy(self) -> Policy:
         """The choices about pictures.
@@ -53,6 +56,7 @@ class SessionOptions(_Strict):
             self.eagle_preset,
             self.eagle_max_tokens,
             self.eagle_min_tokens,
+            self.max_picture_pixels,
         )
 
 
@@ -70,10 +74,11 @@ class SavedConversation(_Strict):
         Raises:
             InputError: It is none of this release's.
         """
+        data = parse_json(note, f"the note of {path}", InputError)
         try:
-            return cls.model_validate_json(note)
+            return cls.model_validate(data)
         except ValidationError as error:
-            field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the note"
+            field = ".".join(str(part)[:40] for part in error.errors()[0]["loc"]) or "the note"
             raise InputError(
                 f"{path} was not saved by this release of valley2-edge: {field} is not understood."
             ) from error

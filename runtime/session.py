@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from valley2_edge import prompt
-from valley2_edge.errors import BudgetError, Cancelled, InputError, Valley2Error, Valley2Warning
+from valley2_edge.errors import Cancelled, InputError, Valley2Error, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.context_room import Context, Question, full_context
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
@@ -26,7 +27,7 @@ from valley2_edge.runtime.process_memory import peak_bytes
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.sampling import Sampling, seed_of_step
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
-from valley2_edge.runtime.sources import load_pictures, sort_sources
+from valley2_edge.runtime.sources import ImageSources, load_pictures, sort_sources
 from valley2_edge.runtime.stats import Statistics
 from valley2_edge.runtime.video import VideoSource
 from valley2_edge.tokenizer import TextStream
@@ -108,7 +109,7 @@ class Session:
         self,
         question: str,
         *,
-        images: Sequence[ImageSource] = (),
+        images: ImageSources = (),
         video: VideoSource | None = None,
         frames: int = 8,
         max_new_tokens: int = 1024,
@@ -129,10 +130,11 @@ class Session:
 
         Args:
             question: Text; what looks like a control token in it stays text, unless the session is strict.
-            images: Paths, encoded bytes, Pillow images or uint8 arrays (height, width, 3); one path of a video counts
+            images: Paths, encoded bytes, Pillow images or uint8 arrays (height, width, 3), from any iterable, which is
+                used up at once; an array (n, height, width, 3) has n of them, None is none. One path of a video counts
                 as `video`. An animated picture gives its first frame here.
-            video: Instead of images: the path of a video or of an animated picture (.gif, .webp, .png), or a list of
-                frames, each as an image may be.
+            video: Instead of images: the path of a video or of an animated picture (GIF, WebP, PNG, AVIF), an array
+                (n, height, width, 3), or frames from any iterable, each as an image may be.
             frames: Frames to take of it at most. A video file gives exactly as many, even if it has fewer and they
                 repeat, as the reference has it; an animated picture or a list gives no frame twice.
             max_new_tokens: Tokens of the answer at most.
@@ -286,7 +288,7 @@ class Session:
         statistics.tiles = sum(picture.geometry.tile_count for picture in pictures)
         statistics.siglip_tokens = sum(picture.geometry.siglip_tokens for picture in pictures)
         statistics.eagle_tokens = sum(picture.geometry.eagle_tokens for picture in pictures)
-        self._check_room(statistics)
+        self._check_room(turn, pictures, statistics)
         if pictures and self._check_memory is not None:
             self._check_memory(pictures, turn.video is not None)
         cache = self._engines.vision_cache
@@ -327,14 +329,16 @@ class Session:
             warnings.warn(message, Valley2Warning, stacklevel=2)
         return pictures[:places]
 
-    def _check_room(self, statistics: Statistics) -> None:
-        free = self._context_length - self._decoder.length
-        if statistics.prompt_tokens < free:
+    def _check_room(self, turn: _Question, pictures: Sequence[PreparedPicture], statistics: Statistics) -> None:
+        if statistics.prompt_tokens < self._context_length - self._decoder.length:
             return
-        vision = statistics.siglip_tokens + statistics.eagle_tokens
-        raise BudgetError(
-            f"The question needs {statistics.prompt_tokens} positions ({statistics.text_tokens} for text, {vision} for "
-            f"pictures) and one for the answer, but only {free} of the context's {self._context_length} are free."
+        sizes = [(picture.pixels.shape[1], picture.pixels.shape[0]) for picture in pictures]
+        fresh = prompt.build_first_turn(turn.text, len(pictures), self._options.system, self._layout)
+        fresh_tokens = len(prompt.encode(fresh, self._engines.tokenizer, self._policy.strict)) - len(pictures)
+        longest = self._engines.decoder.description.max_context
+        raise full_context(
+            Question(sizes, turn.video is not None, statistics.text_tokens, self._policy, self._model),
+            Context(self._context_length, self._decoder.length, longest, fresh_tokens),
         )
 
     def _prefill(

@@ -4,36 +4,80 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.images import ImageSource, load_picture
-from valley2_edge.runtime.video import VideoSource, is_video, load_frames
+from valley2_edge.runtime.video import VideoSource, is_video, list_frames, load_frames
+
+ImageSources = Iterable[ImageSource] | None
+"""Pictures in their order, from anything that can be iterated; None: no picture."""
+
+_BYTES = (bytes, bytearray, memoryview)
+_MOST_SOURCES = 100_000
+"""Of one question; an iterator may have no end."""
 
 
-def sort_sources(
-    images: Sequence[ImageSource], video: VideoSource | None
-) -> tuple[Sequence[ImageSource], VideoSource | None]:
-    """Takes the path of a video that stands among the pictures for the video.
+def sort_sources(images: ImageSources, video: VideoSource | None) -> tuple[list[ImageSource], VideoSource | None]:
+    """Takes what a caller gives for what he means, and the path of a video among the pictures for the video.
+
+    Iterators are used up here, once; what is returned can be read again.
+
+    Args:
+        images: Pictures from any iterable; an array (n, height, width, 3) has n; None is no picture.
+        video: A path, an animated Pillow image, or frames as pictures are given.
+
+    Returns:
+        Pictures, and the path, the image or the list of frames of a video.
 
     Raises:
-        InputError: There are pictures and a video, or images is one picture and no list.
+        InputError: There are pictures and a video, images is one picture and no list, or one of them is no picture.
     """
-    if isinstance(images, (str, bytes, os.PathLike)):
-        raise InputError("images must be a list of pictures, not one picture.")
-    videos = [source for source in images if isinstance(source, (str, os.PathLike)) and is_video(source)]
+    pictures = [] if images is None else _list_sources(images, "images", "Picture")
+    if video is not None and not isinstance(video, (str, os.PathLike, Image.Image)):
+        if isinstance(video, _BYTES):
+            raise InputError(f"video must be a path or a list of frames, not {type(video)}.")
+        video = _list_sources(video, "video", "Frame")
+        list_frames(video)
+    videos = [source for source in pictures if is_video(source)]
     if not videos:
-        if video is not None and len(images):
+        if video is not None and pictures:
             raise InputError("One question can be about pictures or about a video, not about both.")
-        return list(images), video
-    if len(images) > 1 or video is not None:
+        return pictures, video
+    if len(pictures) > 1 or video is not None:
         raise InputError("One question can be about pictures or about one video, not about both.")
-    return [], videos[0]
+    return [], videos[0]  # type: ignore[return-value]
+
+
+def _list_sources(sources: Any, argument: str, what: str) -> list[ImageSource]:
+    one = isinstance(sources, (str, os.PathLike, Image.Image, *_BYTES))
+    if one or (isinstance(sources, np.ndarray) and sources.ndim != 4):
+        raise InputError(f"{argument} must be a list of pictures, not one picture: put it into [ ].")
+    # Neither has an order; a file's items would be its lines.
+    if isinstance(sources, (Mapping, AbstractSet)) or hasattr(sources, "read"):
+        raise InputError(f"{argument} must be a list of pictures, not {type(sources)}.")
+    try:
+        items = iter(sources)
+    except TypeError as error:
+        raise InputError(f"{argument} must be a list of pictures, not {type(sources)}.") from error
+    listed = list(islice(items, _MOST_SOURCES + 1))
+    if len(listed) > _MOST_SOURCES:
+        raise InputError(f"{argument} must be {_MOST_SOURCES:,} pictures at most.")
+    for number, source in enumerate(listed, 1):
+        if not isinstance(source, (str, os.PathLike, Image.Image, np.ndarray, *_BYTES)):
+            raise InputError(
+                f"{what} {number} must be a path, bytes, a Pillow image or a numpy array, not {type(source)}."
+            )
+    return listed
 
 
 def load_pictures(
@@ -46,7 +90,7 @@ def load_pictures(
         video: Instead of images.
         frames: To take of the video.
         policy: The session's choices; strict may leave pictures out, with a `Valley2Warning`.
-        cancel: Stops between two pictures.
+        cancel: Stops at once, in the middle of a picture as well.
 
     Returns:
         Pictures, each (height, width, 3) uint8 RGB.
@@ -55,15 +99,15 @@ def load_pictures(
         InputError: A picture or the video is unusable.
         Cancelled: The token was set.
     """
+    limit = policy.max_picture_pixels
     if video is not None:
-        return load_frames(video, frames, strict=policy.strict)
-    limit = policy.picture_limit()
-    if limit is not None and len(images) > limit:
-        message = f"Only the first {limit} of {len(images)} pictures are used, as the reference does."
+        return load_frames(video, frames, strict=policy.strict, max_pixels=limit, cancel=cancel)
+    most = policy.picture_limit()
+    if most is not None and len(images) > most:
+        message = f"Only the first {most} of {len(images)} pictures are used, as the reference does."
         warnings.warn(message, Valley2Warning, stacklevel=2)
     pixels = []
-    for index, source in enumerate(images[:limit]):
-        cancel.check()
+    for index, source in enumerate(images[:most]):
         name = None if isinstance(source, (str, os.PathLike)) else f"Picture {index + 1}"
-        pixels.append(load_picture(source, strict=policy.strict, name=name))
+        pixels.append(load_picture(source, strict=policy.strict, name=name, max_pixels=limit, cancel=cancel))
     return pixels

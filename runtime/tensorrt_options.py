@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from valley2_edge.bundle import Bundle
-from valley2_edge.user_data import data_directory
+from valley2_edge.user_data import own_directory
 
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
@@ -25,13 +25,12 @@ def tensorrt_options(bundle: Bundle, name: str) -> dict[str, str]:
         name: siglip, projector or eagle.
 
     Raises:
-        OSError: The folder cannot be made.
+        OSError: The folder cannot be made, or is another user's.
     """
     component = getattr(bundle.manifest, name)
     digests = [bundle.manifest.files[file].sha256 for file in component.files]
     graph = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
-    folder = data_directory() / "engines" / f"{name}-{graph}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = own_directory("engines", f"{name}-{graph}")
     options = {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),

@@ -6,13 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.config import ModelConfig
-from valley2_edge.errors import BundleError
 from valley2_edge.policy import Policy, PolicyName
 from valley2_edge.prompt import Layout, build_first_turn, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
@@ -25,7 +21,7 @@ from valley2_edge.runtime.images import load_picture
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.preprocess import prepare_pictures
 from valley2_edge.runtime.vision_engine import VisionEngineName
-from valley2_edge.selftest import SELFTEST_FILE, SELFTEST_PICTURE, SELFTEST_REFERENCE, SelfTest
+from valley2_edge.selftest import MAX_SELFTEST_BYTES, SELFTEST_PICTURE, SelfTest, read_self_test
 
 SELF_TEST = "self-test"
 HALF_TOLERANCE = 1e-2
@@ -102,7 +98,7 @@ def self_test(
     Raises:
         BundleError: The bundle has no self-test, or an engine cannot be loaded.
     """
-    test, reference = _read_self_test(bundle)
+    test, reference = read_self_test(bundle)
     with Valley2.load(
         bundle.directory,
         threads=threads,
@@ -122,7 +118,7 @@ def self_test(
 def _run_self_test(test: SelfTest, reference: dict[str, Array], bundle: Bundle, engines: Engines) -> Iterator[Row]:
     architecture, vision = engines.architecture, engines.vision
     policy = Policy(policy=test.policy, strict=test.strict, eagle_preset=test.eagle_preset)
-    picture = load_picture(bundle.path(SELFTEST_PICTURE), strict=test.strict)
+    picture = load_picture(bundle.read(SELFTEST_PICTURE, MAX_SELFTEST_BYTES), strict=test.strict)
     (prepared,) = prepare_pictures([picture], architecture, policy)
     layout = Layout(policy, architecture.picture.use_special_start_end_token)
     parts = build_first_turn(test.question, 1, None, layout)
@@ -162,19 +158,3 @@ def _check_decoder(
 def _compare_stride(test: SelfTest, stage: str, found: Array, reference: dict[str, Array], stride: int) -> Row:
     rows = found.reshape(-1, found.shape[-1])[::stride]
     return compare_relative(SELF_TEST, stage, rows, reference[stage], test.tolerances[stage])  # type: ignore[index]
-
-
-def _read_self_test(bundle: Bundle) -> tuple[SelfTest, dict[str, Array]]:
-    path = bundle.path(SELFTEST_FILE)
-    try:
-        test = SelfTest.model_validate_json(path.read_text(encoding="utf-8"))
-        reference: dict[str, Array] = load_file(bundle.path(SELFTEST_REFERENCE))
-    except (OSError, SafetensorError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise BundleError(f"{path.parent} cannot be read: {first}.") from error
-    needed = {"siglip_features", "projector_tokens", "embedding_sums", "embedding_norms", "logits"}
-    needed |= {"eagle_tokens"} if bundle.manifest.architecture.eagle is not None else set()
-    missing = sorted(needed - set(reference))
-    if missing:
-        raise BundleError(f"{bundle.path(SELFTEST_REFERENCE)} lacks {missing[0]}.")
-    return test, reference

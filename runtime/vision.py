@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valley2_edge.bundle import Bundle
-from valley2_edge.errors import BundleError, EngineError, Valley2Warning
+from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.device_check import check_provider
+from valley2_edge.runtime.driver_cache import keep_driver_caches
 from valley2_edge.runtime.native_engine import NativeEngine
 from valley2_edge.runtime.native_tower import VocabularyUse
 from valley2_edge.runtime.onnx_engine import OnnxEngine
-from valley2_edge.runtime.onnx_providers import choose_providers
+from valley2_edge.runtime.onnx_providers import CPU_PROVIDER, choose_providers
 from valley2_edge.runtime.pixels import stitch_tiles
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
@@ -110,6 +112,7 @@ class VisionEncoder:
         has_graphs = any(component is not None and not is_native(component) for component in components)
         self._wanted = choose_providers(providers) if has_graphs or providers is not None else []
         """Names, in order of preference."""
+        self._named = providers is not None
         self._keep = keep
         self._trim = trim
         self._engines: dict[str, VisionEngine] = {}
@@ -305,12 +308,31 @@ class VisionEncoder:
         path = self._bundle.path(component.files[0])
         if is_native(component):
             architecture = self._bundle.manifest.architecture
-            return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa)
+            stamp = (self._bundle.stamps or {}).get(component.files[0])
+            return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa, stamp=stamp)
         tower = self._open_tower(name) if self._tensorrt and name not in self._fallen else None
         if tower is not None:
             return tower
+        return self._open_graph(name, component.files)
+
+    def _open_graph(self, name: ComponentName, files: Sequence[str]) -> OnnxEngine:
+        """A graph in ONNX Runtime; a provider that nobody named is left for the CPU where it computes wrong."""
+        path = self._bundle.path(files[0])
+        if self._wanted != [CPU_PROVIDER]:
+            keep_driver_caches()
         more = {TENSORRT_PROVIDER: tensorrt_options(self._bundle, name)} if TENSORRT_PROVIDER in self._wanted else {}
-        return OnnxEngine(path, name, threads=self._threads, providers=self._wanted, options=more)
+        with self._bundle.unchanged(*files):
+            engine = OnnxEngine(path, name, threads=self._threads, providers=self._wanted, options=more)
+        try:
+            check_provider(self._bundle, name, engine, self._threads)
+        except EngineError as error:
+            engine.close()
+            if self._named:
+                raise InputError(f"The {name} engine is not left to a device that computes wrong: {error}.") from error
+            _warn(f"The {name} engine runs on the CPU: {error}.")
+            with self._bundle.unchanged(*files):
+                return OnnxEngine(path, name, threads=self._threads, providers=[CPU_PROVIDER])
+        return engine
 
     def _open_tower(self, name: ComponentName) -> TensorRtTower | None:
         """None, after a warning, where there is no GPU or no TensorRT."""

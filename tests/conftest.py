@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# The tests import ONNX Runtime themselves.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -122,12 +123,60 @@ def test_lone_surrogate_is_an_input_error(tokenizer: Tokenizer) -> None:
 
 
 def test_missing_and_broken_definitions_are_bundle_errors(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="missing"):
+    with pytest.raises(BundleError, match="there is no file"):
         Tokenizer(tmp_path)
     for content in ("", "{}", '{"added_tokens": [], "model": 3}', "\xff"):
         (tmp_path / "tokenizer.json").write_text(content, encoding="latin-1")
-        with pytest.raises(BundleError, match="not a readable tokenizer"):
+        with pytest.raises(BundleError, match=r"not readable JSON|not a readable tokenizer|not UTF-8"):
             Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda d: d["added_tokens"][5].update(id={"a": 1}), "no whole number as its id"),
+        (lambda d: d["added_tokens"][5].update(id=True), "no whole number as its id"),
+        (lambda d: d["added_tokens"][5].update(id=10**30), "not the whole numbers from 0 on"),
+        (lambda d: d["added_tokens"][5].update(id=-1), "not the whole numbers from 0 on"),
+        (lambda d: d["added_tokens"][5].update(id=7), "not the whole numbers from 0 on"),
+        (lambda d: d["added_tokens"].append(d["added_tokens"][0]), "stands in it twice"),
+        (lambda d: d["model"].update(continuing_subword_prefix="1"), "continuing_subword_prefix = '1' is not"),
+        (lambda d: d["model"].update(novelty=1), "novelty = 1 is not"),
+        (lambda d: d["model"].update(merges=["a"]), "not of two tokens into a third"),
+        (lambda d: d["model"].update(merges=[["a", "€"]]), "not of two tokens into a third"),
+        (lambda d: d.update(normalizer=None), "normalizer None is not NFC"),
+        (lambda d: d["added_tokens"][5].update(normalized="fp32"), "neither true nor false"),
+        (lambda d: d["model"]["vocab"].update(a="1"), "no whole number"),
+        (lambda d: d["model"]["vocab"].update({"a b": 5}), "not of bytes"),
+        (lambda d: d["model"].update(dropout=0.1), "dropout"),
+        (lambda d: d.update(added_tokens={}), "no vocabulary"),
+        (
+            lambda d: d["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="((a|b)+)+$"),
+            "does not cut as Qwen2's",
+        ),
+    ],
+)
+def test_definition_that_is_no_qwen2_tokenizer_is_refused(tmp_path: Path, edit: Any, sentence: str) -> None:
+    definition = json.loads((CHECKPOINT / "tokenizer.json").read_text("utf-8"))
+    edit(definition)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition), "utf-8")
+    with pytest.raises(BundleError, match=sentence):
+        Tokenizer(tmp_path)
+
+
+def test_truncation_and_padding_of_the_file_are_not_used(
+    tmp_path: Path, tokenizer: Tokenizer, reference: PreTrainedTokenizerBase
+) -> None:
+    definition = json.loads((CHECKPOINT / "tokenizer.json").read_text("utf-8"))
+    definition["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    definition["padding"] = {
+        "strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "x",
+    }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition), "utf-8")
+    text = "What is shown in this picture?"
+    expected = reference(text)["input_ids"]
+    assert Tokenizer(tmp_path).encode_text(text) == Tokenizer(tmp_path).encode_with_controls(text) == expected
 
 
 def test_partial_suffix_takes_the_longest() -> None:

@@ -46,7 +46,7 @@ def test_remembered_bundle_is_absolute(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_no_bundle_anywhere_says_what_to_do() -> None:
-    with pytest.raises(InputError, match=r"--bundle DIR.*VALLEY2_BUNDLE.*export"):
+    with pytest.raises(InputError, match=r"chat --bundle nano.*verify nano.*VALLEY2_BUNDLE.*export"):
         user_data.resolve_bundle()
 
 

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from valley2_edge.config import ModelConfig
+from valley2_edge.bundle_files import MAX_FILES, beside, check_listed, check_name, check_vision_files, unlisted_files
+from valley2_edge.config import ModelConfig, first_problem
 from valley2_edge.errors import BundleError
-from valley2_edge.user_data import FileStamp, VerifiedFiles
+from valley2_edge.onnx_references import MAX_GRAPH_BYTES, referenced_files
+from valley2_edge.outside_files import (
+    FileStamp,
+    hash_file,
+    is_directory,
+    open_regular,
+    read_json,
+    read_stream,
+    shown,
+    wait_out_clock,
+)
+from valley2_edge.user_data import VerifiedFiles
 
 MANIFEST_NAME = "valley2.json"
 FORMAT: Literal["valley2-bundle"] = "valley2-bundle"
 FORMAT_VERSION = 1
-MAX_MANIFEST_BYTES = 64 << 20
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
+NATIVE_DECODER_FILES = ("decoder/decoder.safetensors", "decoder/embeddings.safetensors")
 ONNX_WEIGHTS_FILE = "decoder/decoder.onnx.data"
 ONNX_EMBEDDINGS_FILE = "decoder/embeddings.onnx"
 ONNX_GENAI_FILE = "decoder/genai_config.json"
@@ -38,6 +50,11 @@ ProjectorPrecision = Literal["fp16", "fp32", "int8"]
 """Of a projector that is a graph, whatever the towers are: int8 has a scale for each channel."""
 
 
+_Error = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(strict=True, ge=0, le=1 << 50)]
+_Files = Annotated[list[str], Field(max_length=MAX_FILES)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -45,18 +62,18 @@ class _Strict(BaseModel):
 class FileEntry(_Strict):
     """One file of the bundle."""
 
-    size: int
+    size: _Count
     """Bytes."""
-    sha256: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class VisionComponent(_Strict):
     """An ONNX graph or a native tower: `siglip`, `projector` or `eagle`."""
 
     precision: VisionPrecision
-    files: list[str]
+    files: _Files
     """Paths relative to the bundle: the graph first, or the tower's one file."""
-    relative_error: float
+    relative_error: _Error
     """Against torch on the exporter's machine: norm of the difference over norm of the reference."""
 
 
@@ -65,11 +82,11 @@ class MatrixError(_Strict):
 
     name: str
     precision: DecoderPrecision
-    relative_error: float
+    relative_error: _Error
     """Norm of the weight difference over norm of the weight."""
-    group_size: int | None = None
+    group_size: _Count | None = None
     """Columns that share a scale; None where it is the decoder's own, or there is none."""
-    output_error: float | None = None
+    output_error: _Error | None = None
     """Norm of the output difference over norm of the output on the calibration set; None without one."""
     note: str | None = None
     """What went otherwise than asked when it was rounded."""
@@ -82,11 +99,11 @@ class DecoderComponent(_Strict):
     """Which run time it is made for: the native core, or ONNX Runtime."""
     precision: DecoderPrecision
     lm_head_precision: DecoderPrecision
-    group_size: int
+    group_size: _Count
     symmetric: bool
     method: str
     """Rounding method: "rtn", "gptq", "nf4", or "none" for fp16 and fp32."""
-    files: list[str]
+    files: _Files
     matrices: list[MatrixError] = Field(default_factory=list)
 
 
@@ -112,7 +129,7 @@ class Manifest(_Strict):
     projector: VisionComponent
     eagle: VisionComponent | None
     decoder: DecoderComponent
-    files: dict[str, FileEntry]
+    files: Annotated[dict[str, FileEntry], Field(max_length=MAX_FILES)]
     source: Source
     quality: dict[str, Any] = Field(default_factory=dict)
     """Quality that was measured when the bundle was made, by name."""
@@ -129,22 +146,16 @@ def onnx_head_file(arithmetic: OnnxArithmetic) -> str:
 
 
 def sha256_of_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Hashes a file with bounded memory.
+    """Hashes a file for a manifest.
 
     Args:
         path: The file.
-        progress: Called with the number of bytes of each piece that was read.
+        progress: Called with the number of bytes of each piece that was read; an exception that it raises stops it.
 
     Raises:
-        OSError: The file cannot be read.
+        BundleError: The file cannot be read, or changed meanwhile.
     """
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-            if progress is not None:
-                progress(len(piece))
-    return digest.hexdigest()
+    return hash_file(path, BundleError, progress)[0]
 
 
 @dataclass(frozen=True)
@@ -154,9 +165,12 @@ class Bundle:
     directory: Path
     """Absolute, without links."""
     manifest: Manifest
+    stamps: Mapping[str, FileStamp] | None = None
+    """Each file's stamp when it was checked, taken from the open file: what is opened later must have the same. None:
+    this process is making the bundle."""
 
     def path(self, name: str) -> Path:
-        """Absolute path of a file of the bundle.
+        """Absolute path of a file of the bundle; whoever opens it does so inside of `unchanged`.
 
         Raises:
             BundleError: The manifest does not list it.
@@ -164,6 +178,51 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{self.directory}: the bundle has no file {name}")
         return self.directory / name
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The content of a file, if it is still the file that was checked.
+
+        Args:
+            name: Its path in the bundle.
+            limit: Bytes at most.
+
+        Raises:
+            BundleError: The manifest does not list it, it has changed, is too large or cannot be read.
+        """
+        path = self.path(name)
+        with open_regular(path, BundleError) as stream:
+            self._check_stamp(name, stream.fileno())
+            content = read_stream(stream, path, limit, BundleError)
+            self._check_stamp(name, stream.fileno())
+        return content
+
+    @contextmanager
+    def unchanged(self, *names: str) -> Iterator[None]:
+        """Makes sure that files are those that were checked, before and after a library opens them by their paths.
+
+        Args:
+            names: Their paths in the bundle.
+
+        Raises:
+            BundleError: One is another file, or was written to.
+        """
+        for name in names:
+            self._check_stamp(name, self.path(name))
+        yield
+        for name in names:
+            self._check_stamp(name, self.path(name))
+
+    def _check_stamp(self, name: str, file: int | Path) -> None:
+        if self.stamps is None:
+            return
+        try:
+            unchanged = FileStamp.of(file) == self.stamps[name]
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            raise BundleError(
+                f"{self.directory / name} has changed since the bundle was checked; load the bundle again"
+            )
 
     @property
     def size(self) -> int:
@@ -176,24 +235,35 @@ def open_bundle(path: str | Path, *, check: BundleCheck = "quick", progress: Che
 
     Args:
         path: The bundle's directory.
-        check: "full" hashes every file. "quick" hashes only those that changed since they were last hashed on this
-            machine; what was hashed is remembered in the user's data directory. "sizes" hashes none: enough to
-            describe a bundle, not to use it.
+        check: "full" hashes every file, and refuses one that lies among them unlisted. "quick" hashes only those that
+            changed since they were last hashed on this machine; what was hashed is remembered in the user's data
+            directory. "sizes" hashes none: enough to describe a bundle, not to use it.
         progress: Called between the pieces that are read; an exception that it raises stops the check.
 
     Raises:
         BundleError: The directory is no bundle, is of another version, or a file is missing, damaged or outside.
     """
     directory = Path(path)
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise BundleError(f"{directory} is not a directory; a bundle is made with `valley2-edge export`")
     directory = directory.resolve()
     manifest = read_manifest(directory)
-    _check_components(directory, manifest)
+    try:
+        _check_components(manifest)
+    except ValueError as error:
+        raise BundleError(f"{directory / MANIFEST_NAME}: {error}") from error
     stamps = {name: _check_presence(directory, name, entry) for name, entry in manifest.files.items()}
+    if check == "full":
+        for name in unlisted_files(directory, manifest.files):
+            raise BundleError(
+                f"{directory / MANIFEST_NAME} does not list {shown(name)}, which lies in the bundle: remove it"
+            )
     if check != "sizes":
-        _check_hashes(directory, manifest, stamps, check, progress)
-    return Bundle(directory, manifest)
+        stamps = _check_hashes(directory, manifest, stamps, check, progress)
+    bundle = Bundle(directory, manifest, stamps)
+    if check != "sizes":
+        _check_graphs(bundle)
+    return bundle
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -202,13 +272,15 @@ def read_manifest(directory: Path) -> Manifest:
     Raises:
         BundleError: It is missing, no manifest, or of a version that this release does not read.
     """
-    content = _read_manifest_json(directory)
     where = directory / MANIFEST_NAME
+    if not os.path.lexists(where):
+        raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST_NAME}")
+    content = read_json(where, BundleError)
     if content.get("format") != FORMAT:
         raise BundleError(f'{where} is not the manifest of a bundle: "format" is not "{FORMAT}"')
     version = content.get("format_version")
     if type(version) is not int or version < 1:
-        raise BundleError(f'{where}: "format_version" must be a positive whole number, not {version!r}')
+        raise BundleError(f'{where}: "format_version" must be a positive whole number, not {shown(version)}')
     if version > FORMAT_VERSION:
         raise BundleError(
             f"{directory} is a bundle of format version {version}, this release of valley2-edge reads up to "
@@ -217,61 +289,48 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{where}: {field}: {first['msg']}; export the bundle again") from error
+        raise BundleError(f"{where}: {first_problem(error)}; export the bundle again") from error
 
 
-def _read_manifest_json(directory: Path) -> dict[str, Any]:
-    where = directory / MANIFEST_NAME
-    try:
-        size = where.stat().st_size
-        if size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{where} is too large for a manifest: {size} bytes")
-        content = json.loads(where.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST_NAME}") from None
-    except OSError as error:
-        raise BundleError(f"{where} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where} is not readable JSON: {error}; export the bundle again") from error
-    if not isinstance(content, dict):
-        raise BundleError(f"{where} is not the manifest of a bundle: it holds no JSON object")
-    return content
-
-
-def _check_components(directory: Path, manifest: Manifest) -> None:
-    """Every file that a component needs is listed, so that none is used unchecked."""
+def _check_components(manifest: Manifest) -> None:
+    """Every component has its own files, and every file that is opened is listed, so that none is used unchecked."""
+    for name in manifest.files:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise ValueError(f"{shown(name)} {error}") from error
     if (manifest.eagle is None) != (manifest.architecture.eagle is None):
-        raise BundleError(f"{directory / MANIFEST_NAME}: the Eagle component and the architecture disagree")
-    vision = [component for component in (manifest.siglip, manifest.projector, manifest.eagle) if component is not None]
-    needed = [TOKENIZER_FILE, *manifest.decoder.files]
-    for component in vision:
-        if not component.files:
-            raise BundleError(f"{directory / MANIFEST_NAME}: a vision component names no file")
-        needed.extend(component.files)
-    for name in needed:
+        raise ValueError("the Eagle component and the architecture disagree")
+    decoder = manifest.decoder
+    if decoder.engine == "native":
+        check_listed(decoder.files, NATIVE_DECODER_FILES, (), "decoder")
+    else:
+        graphs = [named(arithmetic) for named in (onnx_decoder_file, onnx_head_file) for arithmetic in ("fp32", "fp16")]
+        more = [onnx_decoder_file("int8"), onnx_head_file("int8"), ONNX_GENAI_FILE]
+        needed = [ONNX_EMBEDDINGS_FILE, ONNX_WEIGHTS_FILE, NATIVE_DECODER_FILES[1], *graphs]
+        check_listed(decoder.files, needed, more, "decoder")
+    opened = [TOKENIZER_FILE, *decoder.files]
+    for name in ("siglip", "projector", "eagle"):
+        component: VisionComponent | None = getattr(manifest, name)
+        if component is not None:
+            check_vision_files(name, component.files)
+            opened.extend(component.files)
+    for name in opened:
         if name not in manifest.files:
-            raise BundleError(f'{directory / MANIFEST_NAME}: {name} is used but not listed in "files"')
+            raise ValueError(f'{name} is used but not listed in "files"')
 
 
 def _check_presence(directory: Path, name: str, entry: FileEntry) -> FileStamp:
-    relative = PurePosixPath(name)
-    # A backslash or a colon would be a separator or a drive on Windows: refused everywhere, so that a bundle means
-    # the same on every machine.
-    if not name or relative.is_absolute() or ".." in relative.parts or any(mark in name for mark in "\\:\0"):
-        raise BundleError(f"{directory / MANIFEST_NAME}: {name!r} is not a path inside the bundle")
-    path = directory / relative
+    path = directory / name
     try:
         if not path.resolve(strict=True).is_relative_to(directory):
             raise BundleError(f"{path} is a link that leads out of the bundle")
-        if not path.is_file():
-            raise BundleError(f"{path} is not a file")
-        stamp = FileStamp.of(path)
     except FileNotFoundError:
         raise BundleError(f"{path} is missing; copy the bundle again as a whole") from None
     except (OSError, RuntimeError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
+    with open_regular(path, BundleError) as stream:
+        stamp = FileStamp.of(stream.fileno())
     if stamp.size != entry.size:
         raise BundleError(f"{path} has {stamp.size} bytes instead of {entry.size}; copy the bundle again")
     return stamp
@@ -283,7 +342,8 @@ def _check_hashes(
     stamps: dict[str, FileStamp],
     check: BundleCheck,
     progress: CheckProgress | None,
-) -> None:
+) -> dict[str, FileStamp]:
+    """Hashes what has to be hashed; returns the stamps of the files that the hashes belong to."""
     total = sum(entry.size for entry in manifest.files.values())
     done = 0
 
@@ -294,6 +354,7 @@ def _check_hashes(
             progress(done, total)
 
     verified = VerifiedFiles()
+    hashed = dict(stamps)
     try:
         for name, entry in manifest.files.items():
             path = directory / name
@@ -301,12 +362,27 @@ def _check_hashes(
             if known == entry.sha256:
                 advance(entry.size)
                 continue
-            try:
-                found = sha256_of_file(path, advance)
-            except OSError as error:
-                raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+            wait_out_clock(stamps[name])
+            found, hashed[name] = hash_file(path, BundleError, advance)
             if found != entry.sha256:
                 raise BundleError(f"{path} is damaged: its sha256 is not the manifest's; copy the bundle again")
-            verified.remember(path, stamps[name], found)
+            verified.remember(path, hashed[name], found)
     finally:
         verified.save()
+    return hashed
+
+
+def _check_graphs(bundle: Bundle) -> None:
+    """An ONNX graph refers to listed files only: whatever it names, ONNX Runtime opens."""
+    for graph in bundle.manifest.files:
+        if not graph.endswith(".onnx"):
+            continue
+        try:
+            names = [beside(graph, name) for name in referenced_files(bundle.read(graph, MAX_GRAPH_BYTES))]
+        except ValueError as error:
+            raise BundleError(f"{bundle.directory / graph} is not acceptable: {error}") from error
+        for name in names:
+            if name not in bundle.manifest.files:
+                raise BundleError(
+                    f'{bundle.directory / graph} has weights in {shown(name)}, which is not listed in "files"'
+                )

@@ -24,7 +24,7 @@ class ExportError(Valley2Error):
 
 
 class EngineError(Valley2Error):
-    """A TensorRT engine cannot be built, loaded or run; the vision encoder goes on with ONNX Runtime and says so."""
+    """An engine on a device cannot be built, loaded or run, or computes wrong; where it may, another one goes on."""
 
 
 class BudgetError(Valley2Error):

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
+from valley2_edge.runtime.picture_limits import HIGHEST_PICTURE_LIMIT, MAX_PICTURE_PIXELS
 from valley2_edge.runtime.pixels import GeometryOptions
 
 PolicyName = Literal["hub", "repo"]
@@ -42,6 +43,8 @@ class Policy:
     """Eagle tokens of one picture at most; None: the preset's."""
     eagle_min_tokens: int | None = None
     """Eagle tokens of one picture at least (smaller pictures are enlarged); None: 4, or the cap when that is lower."""
+    max_picture_pixels: int = MAX_PICTURE_PIXELS
+    """Width times height of a picture or a frame at most, before anything is decoded."""
 
     def __post_init__(self) -> None:
         if self.policy not in get_args(PolicyName):
@@ -55,6 +58,10 @@ class Policy:
         ):
             if value is not None and not 1 <= value <= EAGLE_MAX_TOKENS:
                 raise InputError(f"{name} must be between 1 and {EAGLE_MAX_TOKENS}, not {value}.")
+        if not 1 <= self.max_picture_pixels <= HIGHEST_PICTURE_LIMIT:
+            raise InputError(
+                f"max_picture_pixels must be between 1 and {HIGHEST_PICTURE_LIMIT}, not {self.max_picture_pixels}."
+            )
         low, high = self.eagle_tokens(several=False)
         if low > high:
             raise InputError(f"eagle_min_tokens {low} is more than eagle_max_tokens {high}.")

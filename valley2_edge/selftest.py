@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from valley2_edge.bundle import Bundle
+from valley2_edge.config import first_problem
+from valley2_edge.errors import BundleError
+from valley2_edge.outside_files import MAX_JSON_BYTES, decode, parse_json
+from valley2_edge.outside_tensors import load_tensors
 
 SELFTEST_FILE = "selftest/selftest.json"
 SELFTEST_PICTURE = "selftest/picture.png"
 SELFTEST_REFERENCE = "selftest/reference.safetensors"
+MAX_SELFTEST_BYTES = 256 << 20
+"""Of the picture and of the reference; the released sizes make 20 MB."""
 
+_Count = Annotated[int, Field(strict=True, ge=0, le=1 << 24)]
+_Positive = Annotated[int, Field(strict=True, ge=1, le=1 << 24)]
+_Tolerance = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)]
 SelfTestStage = Literal["siglip_features", "projector_tokens", "eagle_tokens", "input_embeddings", "logits"]
 
 
@@ -38,17 +50,42 @@ class SelfTest(BaseModel):
     eagle_preset: Literal["fast", "balanced", "document", "full"]
     prompt: str
     """The rendered prompt, `<image>` where the picture stands."""
-    input_ids: list[int]
+    input_ids: list[Annotated[int, Field(strict=True, ge=-200, le=1 << 22)]]
     """Its tokens, -200 where the picture stands."""
-    tile_stride: int
-    eagle_stride: int
-    siglip_tokens: int
+    tile_stride: _Positive
+    eagle_stride: _Positive
+    siglip_tokens: _Count
     """Of the picture, as the decoder sees them."""
-    eagle_tokens: int
-    prefill_length: int
+    eagle_tokens: _Count
+    prefill_length: _Count
     """L: positions of the whole prompt."""
-    logit_rows: int
+    logit_rows: _Positive
     activations: Literal["int8", "int16"]
     """How the decoder has to run for the tolerance on logits to hold; kv_precision fp32."""
-    tolerances: dict[SelfTestStage, float]
+    tolerances: dict[SelfTestStage, _Tolerance]
     """Norm of the difference over norm of the reference; for input_embeddings of every row on its own."""
+
+
+def read_self_test(bundle: Bundle) -> tuple[SelfTest, dict[str, npt.NDArray[Any]]]:
+    """The self-test of a bundle, and what has to come out by its name.
+
+    Raises:
+        BundleError: The bundle has none, or it is damaged, not complete, or has changed since the bundle was checked.
+    """
+    path, place = bundle.path(SELFTEST_FILE), bundle.path(SELFTEST_REFERENCE)
+    text = decode(bundle.read(SELFTEST_FILE, MAX_JSON_BYTES), str(path), BundleError)
+    try:
+        test = SelfTest.model_validate(parse_json(text, str(path), BundleError))
+    except ValidationError as error:
+        raise BundleError(f"{path}: {first_problem(error)}; export the bundle again") from error
+    reference = load_tensors(bundle.read(SELFTEST_REFERENCE, MAX_SELFTEST_BYTES), place, BundleError)
+    needed = {"siglip_features", "projector_tokens", "embedding_sums", "embedding_norms", "logits"}
+    stages = set(get_args(SelfTestStage))
+    if bundle.manifest.architecture.eagle is not None:
+        needed |= {"eagle_tokens"}
+    else:
+        stages -= {"eagle_tokens"}
+    for what, missing in ((place, needed - reference.keys()), (path, stages - test.tolerances.keys())):
+        if missing:
+            raise BundleError(f"{what} lacks {min(missing)}; export the bundle again")
+    return test, reference

@@ -2,36 +2,50 @@
 
 Two small JSON files: `last_bundle.json` names the bundle that was exported last, `verified_files.json` holds the
 files whose sha256 was computed before. Both may be deleted at any time; a broken one counts as absent. Beside them
-`engines/` holds what TensorRT built.
+`engines/` holds what TensorRT built, `checked_devices.json` which devices were found to compute right, and `drivers/`
+what drivers of GPUs compiled. The directories are made for the user alone; a file that another user owns or may write
+counts as absent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import platformdirs
 
 from valley2_edge.builtin import builtin_bundle
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import (
+    FileStamp,
+    decode,
+    is_directory,
+    is_file,
+    json_object,
+    parse_json,
+    read_stream,
+)
 
 BUNDLE_VARIABLE = "VALLEY2_BUNDLE"
 DATA_DIRECTORY_VARIABLE = "VALLEY2_DATA_DIR"
 _LAST_BUNDLE = "last_bundle.json"
 _VERIFIED_FILES = "verified_files.json"
-_VERIFIED_FILES_VERSION = 1
+_VERIFIED_FILES_VERSION = 2
+_MOST_JSON_BYTES = 16 << 20
 
 
 def data_directory() -> Path:
     """The directory that is ours: `$VALLEY2_DATA_DIR`, or else the platform's place for an application's data."""
     override = os.environ.get(DATA_DIRECTORY_VARIABLE)
-    return Path(override) if override else platformdirs.user_data_path("valley2_edge", appauthor=False)
+    return Path(override).expanduser() if override else platformdirs.user_data_path("valley2_edge", appauthor=False)
 
 
 def remember_bundle(directory: Path) -> None:
@@ -40,12 +54,15 @@ def remember_bundle(directory: Path) -> None:
     Raises:
         OSError: The user's data directory cannot be written.
     """
-    _write_json(data_directory() / _LAST_BUNDLE, {"bundle": str(directory.resolve())})
+    name = str(directory.resolve())
+    if not _is_unicode(name):
+        raise OSError(errno.EILSEQ, "its path is not Unicode")
+    write_own_json(data_directory() / _LAST_BUNDLE, {"bundle": name})
 
 
 def last_bundle() -> Path | None:
     """The bundle that was exported last, or None when none is remembered; it need not exist any more."""
-    content = _read_json(data_directory() / _LAST_BUNDLE)
+    content = read_own_json(data_directory() / _LAST_BUNDLE)
     bundle = content.get("bundle")
     return Path(bundle) if isinstance(bundle, str) and bundle else None
 
@@ -64,38 +81,17 @@ def resolve_bundle(bundle: str | Path | None = None) -> Path:
     if named:
         from valley2_edge.bundle import MANIFEST_NAME  # which needs this module
 
-        is_bundle = (Path(named) / MANIFEST_NAME).is_file()
+        is_bundle = is_file(Path(named) / MANIFEST_NAME)
         return (None if is_bundle else builtin_bundle(named)) or Path(named)
     remembered = last_bundle()
     if remembered is None:
         raise InputError(
-            f"no bundle is known; name one with --bundle DIR or ${BUNDLE_VARIABLE}, "
-            "or make one with `valley2-edge export CHECKPOINT`"
+            "no bundle is known: name one, as in `valley2-edge chat --bundle nano` or `valley2-edge verify nano`, "
+            f"in ${BUNDLE_VARIABLE}, or make one with `valley2-edge export CHECKPOINT`"
         )
-    if not remembered.is_dir():
-        raise InputError(f"the bundle exported last, {remembered}, is gone; name another with --bundle DIR")
+    if not is_directory(remembered):
+        raise InputError(f"the bundle exported last, {remembered}, is gone; name another, for example nano")
     return remembered
-
-
-@dataclass(frozen=True)
-class FileStamp:
-    """What the file system says about a file; any write to the file changes it."""
-
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileStamp:
-        """Stamp of a file that exists.
-
-        Raises:
-            OSError: It does not.
-        """
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 class VerifiedFiles:
@@ -106,7 +102,7 @@ class VerifiedFiles:
         self._path = data_directory() / _VERIFIED_FILES
         self._entries: dict[str, list[Any]] = {}
         self._changed = False
-        content = _read_json(self._path)
+        content = read_own_json(self._path)
         entries = content.get("files")
         if content.get("version") == _VERIFIED_FILES_VERSION and isinstance(entries, dict):
             self._entries = {name: entry for name, entry in entries.items() if isinstance(entry, list)}
@@ -114,15 +110,16 @@ class VerifiedFiles:
     def sha256(self, path: Path, stamp: FileStamp) -> str | None:
         """The sha256 computed when the file had this stamp, or None."""
         entry = self._entries.get(str(path))
-        known = [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode]
-        if entry is None or len(entry) != 5 or entry[:4] != known or not isinstance(entry[4], str):
+        known = [*dataclasses.astuple(stamp)]
+        if entry is None or entry[:-1] != known or not isinstance(entry[-1], str):
             return None
-        return entry[4]
+        return entry[-1]
 
     def remember(self, path: Path, stamp: FileStamp, sha256: str) -> None:
-        """Notes what was computed from a file that had `stamp` before it was read."""
-        self._entries[str(path)] = [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode, sha256]
-        self._changed = True
+        """Notes what was computed from an open file that had `stamp` before and after it was read."""
+        if _is_unicode(str(path)):
+            self._entries[str(path)] = [*dataclasses.astuple(stamp), sha256]
+            self._changed = True
 
     def save(self) -> None:
         """Writes the memory back, without files that are gone."""
@@ -131,28 +128,108 @@ class VerifiedFiles:
         present = {name: entry for name, entry in self._entries.items() if Path(name).exists()}
         # Only speed is lost when the directory is read-only or full: the next run hashes again.
         with contextlib.suppress(OSError):
-            _write_json(self._path, {"version": _VERIFIED_FILES_VERSION, "files": present})
+            write_own_json(self._path, {"version": _VERIFIED_FILES_VERSION, "files": present})
         self._changed = False
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _is_unicode(name: str) -> bool:
+    """Whether a path can stand in JSON: on Linux it may hold any bytes."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def own_directory(*parts: str) -> Path:
+    """A directory inside the data directory, made for the user alone where it is missing.
+
+    Raises:
+        OSError: It cannot be made, it is a link, or it belongs to another user.
+    """
+    path = data_directory()
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    for part in parts:
+        path /= part
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or not _is_ours(status):
+            raise PermissionError(errno.EPERM, "is not a directory of this user's own", str(path))
+        if _others_may_write(status):
+            path.chmod(0o700)
+    return path
+
+
+def open_own_file(path: Path) -> BinaryIO:
+    """Opens a file that this user alone may have written.
+
+    Raises:
+        OSError: It is missing, a link, no regular file, or another user owns it or may write it.
+    """
+    # Without waiting: a pipe under that name would never answer.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or not _is_ours(status) or _others_may_write(status):
+            raise PermissionError(errno.EPERM, "is not a file of this user's own", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_own_json(path: Path) -> dict[str, Any]:
+    """A small JSON file of ours; empty when it is missing, broken, too large or not ours."""
+    try:
+        with open_own_file(path) as stream:
+            text = decode(read_stream(stream, path, _MOST_JSON_BYTES, InputError), str(path), InputError)
+        return json_object(parse_json(text, str(path), InputError), path, InputError)
+    except (OSError, InputError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replaces a file as a whole: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_own_file(path: Path, *parts: bytes) -> None:
+    """Replaces a file as a whole: a reader sees the old content or the new, never a part.
+
+    Args:
+        path: Of the file, in a directory that is there.
+        parts: Its content, one after the other.
+
+    Raises:
+        OSError: It cannot be written; the old file is still there.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
+        with os.fdopen(descriptor, "wb") as stream:
+            for part in parts:
+                stream.write(part)
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_own_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces a JSON file of the data directory as a whole.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    own_directory()
+    write_own_file(path, json.dumps(content, indent=1).encode())
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether this user or the machine's administrator owns a file; true where files have no such owners."""
+    return not hasattr(os, "geteuid") or status.st_uid in (os.geteuid(), 0)
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    return hasattr(os, "geteuid") and bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))

@@ -45,6 +45,7 @@ def main() -> None:
 
     if not name.endswith(AMX):
         refuse_amx()
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported
     try:
         from engine import Shape  # needs numpy
 

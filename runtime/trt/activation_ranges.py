@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from valley2_edge.errors import EngineError
 from valley2_edge.runtime.onnx_engine import session_options
 from valley2_edge.runtime.onnx_providers import first_line
+from valley2_edge.runtime.onnx_runtime import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Feeds = Iterable[Mapping[str, NDArray[Any]]]
 """The inputs of each sample, by name."""
@@ -79,6 +82,7 @@ def _measure(model: onnx.ModelProto, path: Path, feeds: Feeds) -> dict[str, floa
 def _open(model: onnx.ModelProto, path: Path) -> onnxruntime.InferenceSession:
     options = session_options(0)
     # In the order of the graph: by default the measures would come last, and all values would be kept for them.
+    onnxruntime = import_onnxruntime()
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:

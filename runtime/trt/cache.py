@@ -1,8 +1,11 @@
 """Engines that were built, in the user's data directory: one file each, named after all that it depends on.
 
 A file is a line that says what it is, a line of JSON (`EngineKey` and the size and sha256 of the rest), and the
-engine. What TensorRT-RTX compiles for one GPU at run time lies beside it in a file that ends with `.kernels`. All may
-be deleted at any time.
+engine. What TensorRT-RTX compiles for one GPU at run time lies beside it in a file of the same form that ends with
+`.kernels`. All may be deleted at any time.
+
+An engine is a program: a file that another user owns or may write, a link, and one whose content is not what its head
+says count as absent, and are built anew.
 """
 
 from __future__ import annotations
@@ -12,19 +15,23 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+import stat
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.runtime.trt.driver import Gpu
 from valley2_edge.runtime.vision_engine import ComponentName
-from valley2_edge.user_data import data_directory
+from valley2_edge.user_data import data_directory, open_own_file, own_directory, write_own_file
 
 SUFFIX = ".engine"
 KERNELS_SUFFIX = ".kernels"
 _MAGIC = b"valley2 engine 1\n"
+_MOST_HEAD_BYTES = 4096
+_ABANDONED_SECONDS = 3600
+"""After so long nobody writes a temporary file any more: its writer was killed."""
 RECIPE = 1
 """Of how a graph is changed before it is built; a new number makes older engines stale."""
 
@@ -98,11 +105,10 @@ class EngineCache:
         """Keeps an engine and removes those that it supersedes.
 
         Raises:
-            OSError: The directory cannot be written.
+            OSError: The directory cannot be written, or is another user's.
         """
-        head = {**asdict(key), "bytes": len(engine), "sha256": hashlib.sha256(engine).hexdigest()}
         path = self.directory / key.file_name
-        _write(path, _MAGIC + json.dumps(head).encode() + b"\n" + engine)
+        _write(path, key, engine)
         for entry in self.entries():
             if key.supersedes(entry.key):
                 _remove(entry.path)
@@ -117,10 +123,10 @@ class EngineCache:
         """All engines whose head can be read."""
         found = []
         for path in sorted(self.directory.glob(f"*{SUFFIX}")):
-            with contextlib.suppress(OSError), path.open("rb") as stream:
-                head = _read_head(stream.readline(), stream.readline())
+            with contextlib.suppress(OSError), open_own_file(path) as stream:
+                head = _read_head(stream)
                 if head is not None:
-                    found.append(Entry(head[0], path, path.stat().st_size))
+                    found.append(Entry(head.key, path, path.stat().st_size))
         return found
 
     def clear(self) -> tuple[int, int]:
@@ -132,46 +138,57 @@ class EngineCache:
         Raises:
             OSError: Something cannot be removed.
         """
-        files = [path for path in self.directory.rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files)
+        statuses = [path.lstat() for path in self.directory.rglob("*")]
+        files = [status for status in statuses if not stat.S_ISDIR(status.st_mode)]
         if self.directory.is_dir():
             shutil.rmtree(self.directory)
-        return len(files), size
+        return len(files), sum(status.st_size for status in files)
 
     def kernels(self, key: EngineKey, gpu: Gpu) -> bytes:
         """What TensorRT-RTX compiled for a GPU when it ran the engine before; empty: nothing."""
-        with contextlib.suppress(OSError):
-            return self._kernels_path(key, gpu).read_bytes()
-        return b""
+        return _read_engine(self._kernels_path(key, gpu), key) or b""
 
     def store_kernels(self, key: EngineKey, gpu: Gpu, kernels: bytes) -> None:
         """Keeps it for the next time; only time is lost where that fails."""
         with contextlib.suppress(OSError):
-            _write(self._kernels_path(key, gpu), kernels)
+            _write(self._kernels_path(key, gpu), key, kernels)
 
     def _kernels_path(self, key: EngineKey, gpu: Gpu) -> Path:
         stem = key.without_gpu().file_name.removesuffix(SUFFIX)
         return self.directory / f"{stem}-{_digest(asdict(gpu))}{KERNELS_SUFFIX}"
 
 
+@dataclass(frozen=True)
+class _Head:
+    key: EngineKey
+    bytes: int
+    sha256: str
+
+
 def _read_engine(path: Path, key: EngineKey) -> bytes | None:
     try:
-        with path.open("rb") as stream:
-            head = _read_head(stream.readline(), stream.readline())
-            engine = stream.read() if head is not None and head[0] == key else b""
-    except OSError:
+        with open_own_file(path) as stream:
+            head = _read_head(stream)
+            # What is larger than it says is not read: it may be larger than the memory.
+            engine = stream.read(head.bytes + 1) if head is not None and head.key == key else b""
+    except (OSError, MemoryError):
         return None
-    return engine if head is not None and hashlib.sha256(engine).hexdigest() == head[1] else None
+    whole = head is not None and hashlib.sha256(engine).hexdigest() == head.sha256
+    return engine if whole else None
 
 
-def _read_head(magic: bytes, line: bytes) -> tuple[EngineKey, str] | None:
-    """The key and the sha256 of a file's first two lines; None: it is no engine of ours."""
-    if magic != _MAGIC:
+def _read_head(stream: BinaryIO) -> _Head | None:
+    """What the first two lines of a file say; None: it is no engine of ours."""
+    if stream.readline(_MOST_HEAD_BYTES) != _MAGIC:
         return None
     try:
-        head = json.loads(line)
-        return EngineKey(**{field.name: head[field.name] for field in fields(EngineKey)}), head["sha256"]
-    except (ValueError, KeyError, TypeError):
+        head = json.loads(stream.readline(_MOST_HEAD_BYTES))
+        key = EngineKey(**{field.name: head[field.name] for field in fields(EngineKey)})
+        words = {name: value for name, value in asdict(key).items() if name != "most_rows"}
+        left = os.fstat(stream.fileno()).st_size - stream.tell()
+        known = isinstance(key.most_rows, int) and all(isinstance(value, str) for value in words.values())
+        return _Head(key, left, head["sha256"]) if known and head["bytes"] == left else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -179,25 +196,15 @@ def _digest(content: object, length: int = 16) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:length]
 
 
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    finally:
-        _remove(Path(name))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replaces a file as a whole: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path) as temporary:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+def _write(path: Path, key: EngineKey, content: bytes) -> None:
+    """Writes an engine or kernels, and removes what writers have left behind that were killed."""
+    directory = own_directory("engines")
+    for left in directory.glob(".*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _ABANDONED_SECONDS:
+                left.unlink()
+    head = {**asdict(key), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_own_file(path, _MAGIC, json.dumps(head).encode() + b"\n", content)
 
 
 def _remove(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from valley2_edge.errors import EngineError
+from valley2_edge.runtime.driver_cache import keep_driver_caches
 
 DRIVER_VARIABLE = "VALLEY2_CUDA_DRIVER"
 """Another library than libcuda.so.1 or nvcuda.dll, for the native core as well."""
@@ -44,6 +45,7 @@ class CudaDriver:
     """
 
     def __init__(self) -> None:
+        keep_driver_caches()
         name = os.environ.get(DRIVER_VARIABLE) or ("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         try:
             self._library = ctypes.CDLL(name)

@@ -48,9 +48,9 @@ def sample_inputs(
     tiles = [_some_tiles(picture) for picture in prepared]
     if component == "siglip":
         return [{"tiles": some} for some in tiles]
-    siglip = OnnxEngine(
-        bundle.path(bundle.manifest.siglip.files[0]), "siglip", threads=threads, providers=[CPU_PROVIDER]
-    )
+    files = bundle.manifest.siglip.files
+    with bundle.unchanged(*files):
+        siglip = OnnxEngine(bundle.path(files[0]), "siglip", threads=threads, providers=[CPU_PROVIDER])
     try:
         return [{"features": siglip.run({"tiles": some}, None)} for some in tiles]
     finally:

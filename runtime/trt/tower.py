@@ -6,7 +6,6 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
@@ -14,8 +13,10 @@ from valley2_edge.bundle import Bundle
 from valley2_edge.errors import Cancelled, EngineError, Valley2Warning
 from valley2_edge.policy import EAGLE_CAPS
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.checked_devices import DeviceEngine, require_right
+from valley2_edge.runtime.device_check import HALF_BOUND, vision_distance
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.trt.api import Flavour, TensorRt
+from valley2_edge.runtime.trt.api import TITLES, Flavour, TensorRt
 from valley2_edge.runtime.trt.build import MOST_TILES, Progress, build_engine, vision_profile
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey, graph_digest
 from valley2_edge.runtime.trt.engine import LoadedEngine
@@ -75,11 +76,13 @@ class TensorRtTower:
         kept = self._cache.find(key)
         if kept is not None:
             try:
-                self._load(key, kept)
-                return
+                loaded = self._load(key, kept)
             except EngineError:
                 # Made by the same versions for the same GPU, and not taken all the same: damaged where it was made.
                 self._cache.remove(key)
+            else:
+                self._require_right(key, loaded)
+                return
 
         def progress(phase: str, done: int, total: int) -> bool:
             report("build", done, total)
@@ -92,7 +95,7 @@ class TensorRtTower:
         except OSError as error:
             message = f"The {self._name} engine cannot be kept for the next time: {error}."
             warnings.warn(message, Valley2Warning, stacklevel=2)
-        self._load(key, engine)
+        self._require_right(key, self._load(key, engine))
 
     def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
         """Computes one call, as `VisionEngine.run` says; a run that has begun is not stopped.
@@ -105,10 +108,8 @@ class TensorRtTower:
         if engine is None:
             raise EngineError("it is closed")
         token.check()
-        result = run_interruptibly(lambda: engine.run(inputs), lambda: None)
+        result = run_interruptibly(lambda: _finite(engine.run(inputs)), lambda: None)
         token.check()
-        if not np.isfinite(result).all():
-            raise EngineError("it computed a NaN or an infinity")
         return result
 
     def close(self) -> None:
@@ -124,10 +125,26 @@ class TensorRtTower:
     def _samples(self) -> list[Feed]:
         return sample_inputs(self._bundle, self._name)
 
-    def _load(self, key: EngineKey, engine: bytes) -> None:
+    def _load(self, key: EngineKey, engine: bytes) -> LoadedEngine:
         kernels = self._cache.kernels(key, self._platform.driver.gpu)
         self._engine = LoadedEngine(self._platform, engine, kernels)
         self._key = key
+        return self._engine
+
+    def _require_right(self, key: EngineKey, engine: LoadedEngine) -> None:
+        """Compares the engine with the CPU when it is the first time on this GPU and driver."""
+        gpu, title = self._platform.driver.gpu, TITLES[self._platform.flavour]
+        content = f"{key.graph} {key.precision} {key.most_rows}"
+        about = DeviceEngine(self._name, content, title, key.version, gpu.name, gpu.driver)
+
+        def run(inputs: EngineInputs) -> Array:
+            return _finite(engine.run(inputs))
+
+        try:
+            require_right(about, HALF_BOUND, lambda: vision_distance(self._bundle, self._name, run))
+        except BaseException:
+            self.close()
+            raise
 
 
 def engine_key(
@@ -184,7 +201,8 @@ def build_for(
         EngineError: The engine cannot be built; the text is a part of a sentence.
         Cancelled: The progress ended the build.
     """
-    path: Path = bundle.path(getattr(bundle.manifest, key.component).files[0])
+    files: list[str] = getattr(bundle.manifest, key.component).files
+    path = bundle.path(files[0])
     architecture = bundle.manifest.architecture
     merged = 1 if architecture.eagle is None else architecture.eagle.spatial_merge_size**2
     tokens = key.most_rows // merged if key.component == "eagle" else 1
@@ -192,17 +210,24 @@ def build_for(
     target = key.capability if key.flavour == "tensorrt_rtx" else None
     watch = _Watch(progress)
     try:
-        if key.precision == "fp32":
-            return build_engine(trt, path, profile, target, watch)
-        if find_spec("onnx") is None:
-            raise EngineError("fp16 engines need the onnx package: run `pip install valley2-edge[trt-rtx]`")
-        from valley2_edge.runtime.trt.half_engine import build_half_engine
+        with bundle.unchanged(*files):
+            if key.precision == "fp32":
+                return build_engine(trt, path, profile, target, watch)
+            if find_spec("onnx") is None:
+                raise EngineError("fp16 engines need the onnx package: run `pip install valley2-edge[trt-rtx]`")
+            from valley2_edge.runtime.trt.half_engine import build_half_engine
 
-        return build_half_engine(trt, path, profile, samples(), target, watch)
+            return build_half_engine(trt, path, profile, samples(), target, watch)
     except EngineError as error:
         if watch.ended:
             raise Cancelled("The build of an engine was cancelled.") from error
         raise
+
+
+def _finite(result: Array) -> Array:
+    if not np.isfinite(result).all():
+        raise EngineError("it computed a NaN or an infinity")
+    return result
 
 
 class _Watch:

@@ -47,7 +47,7 @@ def test_a_few_broken_lines_are_named_and_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 3: it is not a JSON object"),
+        ("{", "line 3: it is not readable JSON"),
         (_line(answer=""), "line 3: answer"),
         (_line(colour="red"), "line 3: colour"),
         (_line(video="a.png"), "line 3: only one of images and video"),

@@ -30,11 +30,12 @@ def test_json_of_a_shape(run) -> None:
     outcome = run("bench", *TINY, *SHORT, "--json")
     assert outcome.code == 0, outcome.stderr
     content = json.loads(outcome.stdout)
-    assert (content["format"], content["format_version"]) == ("valley2-bench", 1)
+    assert (content["format"], content["format_version"]) == ("valley2-bench", 2)
     assert set(content) == {
         "format",
         "format_version",
         "tool_version",
+        "complete",
         "machine",
         "model",
         "settings",
@@ -71,7 +72,7 @@ def test_json_of_a_bundle(run, int4_bundle: Path) -> None:
     check_measurement(content["siglip"], "tiles", "gflops", "fraction_of_peak")
     check_measurement(content["projector"], "tiles", "gflops", "fraction_of_peak")
     check_measurement(content["eagle"], "patches", "gflops", "fraction_of_peak")
-    first = content["first_token"]
+    first = content["first-token"]
     assert (first["width"], first["height"]) == (1280, 720)
     assert first["eagle_tokens"] * 4 == content["eagle"]["patches"]
     assert first["prompt_tokens"] > first["siglip_tokens"] + first["eagle_tokens"]
@@ -119,15 +120,18 @@ def test_parts_that_are_not_named_are_left_out(run) -> None:
     [
         (("--shape", "gpt-9"), "qwen2.5-7b"),
         (("--shape", "tiny", "--layers", 0), "at least 1 layer"),
-        (("--shape", "tiny", "--group-size", 48), "group_size"),
+        (("--shape", "tiny", "--group-size", 48), "--group-size must be 32, 64 or 128, not 48"),
         (("--shape", "tiny", "--parts", "eagle"), "eagle"),
-        (("--shape", "tiny", "--parts", "eagles"), "eagles"),
+        (
+            ("--shape", "tiny", "--parts", "first_token"),
+            "--parts has no 'first_token'; there are prefill, decode, siglip",
+        ),
         (("--shape", "tiny", "--lengths", "ten"), "ten"),
         (("--shape", "tiny", "--lengths", "16,0"), "at least 1"),
         (("--shape", "tiny", "--lengths", "5000"), "5000"),
         (("--shape", "tiny", "--context", "4095"), "4096"),
-        (("--shape", "tiny", "--repetitions", 0), "repetitions"),
-        (("--shape", "tiny", "--warm-up", -1), "warm_up"),
+        (("--shape", "tiny", "--repetitions", 0), "--repetitions must be at least 1, not 0"),
+        (("--shape", "tiny", "--warm-up", -1), "--warm-up must be at least 0, not -1"),
         (("--shape", "tiny", "--threads", -1), "threads"),
         (("--shape", "tiny", "--isa", "mmx"), "isa"),
         (("--layers", 2), "--layers"),

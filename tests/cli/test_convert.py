@@ -57,14 +57,14 @@ def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) ->
     return seen
 
 
-def test_export_hands_the_decoder_over(run, given: dict[str, Any]) -> None:
-    assert run("export", "x", "--decoder", "gptq", "--lm-head-precision", "fp16").code == 0
-    assert (given["decoder"], given["lm_head_precision"]) == (Path("gptq"), "fp16")
+def test_export_hands_the_decoder_over(run, given: dict[str, Any], tmp_path: Path) -> None:
+    assert run("export", "nano", "--decoder", tmp_path, "--lm-head-precision", "fp16").code == 0
+    assert (given["decoder"], given["lm_head_precision"]) == (tmp_path, "fp16")
 
 
 @pytest.mark.parametrize("words", [("--precision", "int4"), ("--group-size", "64"), ("--symmetric",)])
 def test_export_refuses_to_round_a_rounded_decoder(run, given: dict[str, Any], words: tuple[str, ...]) -> None:
-    outcome = run("export", "x", "--decoder", "gptq", *words)
+    outcome = run("export", "nano", "--decoder", "gptq", *words)
     assert outcome.code == 2
     assert f"{words[0]} does not go with --decoder" in outcome.error
     assert not given
@@ -74,3 +74,12 @@ def test_export_names_what_is_wrong_with_the_decoder(run, tmp_path: Path) -> Non
     outcome = run("export", CHECKPOINT, "--decoder", tmp_path / "nothing", "--output", tmp_path / "bundle")
     assert outcome.code == 2
     assert "is not a directory with a GPTQ checkpoint" in outcome.error
+
+
+def test_a_target_that_cannot_be_made_is_refused_before_torch_is_loaded(run, int4_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = run("convert", "nano", tmp_path / "file" / "out")
+    assert outcome.code == 2
+    assert f"{tmp_path / 'file'} is a file, so {tmp_path / 'file' / 'out'} cannot be made" in outcome.error
+    outcome = run("convert", int4_bundle, int4_bundle / "out")
+    assert outcome.code == 2 and "lie inside one another" in outcome.error

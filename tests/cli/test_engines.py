@@ -20,6 +20,23 @@ def _no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VALLEY2_CUDA_DRIVER", str(tmp_path / "no driver"))
 
 
+def test_without_a_command_it_shows_what_there_is(run: Run) -> None:
+    outcome = run("engines")
+    assert outcome.code == 0 and outcome.stderr == ""
+    assert all(command in outcome.stdout for command in ("build", "list", "clear", "Build, list and remove"))
+    assert run("engines", "biuld").code == 2
+
+
+def test_directory_of_another_kind_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "engines").symlink_to(tmp_path / "elsewhere")
+    listed = run("engines", "list")
+    assert listed.code == 0 and "0 engines" in listed.stdout.replace("\n", " ")
+    refused = run("engines", "clear")
+    assert refused.code == 2 and "symbolic link" in refused.error
+
+
 @needs_rtx
 def test_engines_for_another_gpu_are_built_listed_and_removed(run: Run, int4_bundle: Path, tmp_path: Path) -> None:
     words = ("engines", "build", int4_bundle, "--compute-capability", "8.6")

@@ -130,3 +130,15 @@ def test_eval_loads_neither_torch_nor_transformers_nor_onnx(fp32_bundle: Path, q
         [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_a_comparison_takes_the_names_of_every_other_command(run, questions: Path) -> None:
+    words = ("--questions", questions, "--tasks", "ocr", "--reading", 0, "--json")
+    outcome = run("eval", "compare", "nano", "nano", *words)
+    assert outcome.code == 0, outcome.stderr
+    assert json.loads(outcome.stdout)["mean_kl"]["value"] == 0
+
+
+def test_a_second_bundle_that_is_missing_is_said_before_the_first_is_loaded(run, fp32_bundle: Path) -> None:
+    outcome = run("eval", "compare", fp32_bundle, "nowhere")
+    assert outcome.code == 2 and "nowhere" in outcome.error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +43,8 @@ def test_released_checkpoint_is_the_default(run, given: dict[str, Any]) -> None:
 
 def test_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
     words = "--precision int8 --vision-precision fp32 --group-size 64 --symmetric --lm-head-precision fp16 --overwrite"
-    assert run("export", "x", *words.split(), "--output", "out", "--revision", "main").code == 0
-    assert (given["checkpoint"], given["output"], given["revision"]) == ("x", Path("out"), "main")
+    assert run("export", "someone/model", *words.split(), "--output", "out", "--revision", "main").code == 0
+    assert (given["checkpoint"], given["output"], given["revision"]) == ("someone/model", Path("out"), "main")
     assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int8", "fp32", 64)
     assert (given["symmetric"], given["lm_head_precision"], given["overwrite"]) == (True, "fp16", True)
 
@@ -68,11 +71,11 @@ def test_projector_precision_without_a_graph_is_refused(run, tmp_path: Path, pre
 
 
 def test_bundle_is_remembered_and_the_next_step_said(run, given: dict[str, Any], int4_bundle: Path) -> None:
-    outcome = run("export", "x")
+    outcome = run("export", "nano")
     assert user_data.last_bundle() == int4_bundle
     assert f"{int4_bundle}: " in outcome.stdout
     assert "Next: valley2-edge chat picture.jpg" in outcome.stdout
-    assert outcome.stderr.splitlines() == ["decoder", "It takes a while."]
+    assert outcome.stderr.splitlines() == ["loading torch", "decoder", "It takes a while.", "checking files"]
 
 
 def test_bundle_that_cannot_be_remembered_is_no_failure(
@@ -80,17 +83,30 @@ def test_bundle_that_cannot_be_remembered_is_no_failure(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "file" / "data"))
-    outcome = run("export", "x")
+    outcome = run("export", "nano")
     assert outcome.code == 0
     assert "could not be remembered" in outcome.stderr
     assert f"chat --bundle {int4_bundle}" in outcome.stdout
+
+
+def test_the_next_line_may_be_pasted_whatever_the_name(
+    run, given: dict[str, Any], int4_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "it's my bundle"
+    bundle.symlink_to(int4_bundle)
+    monkeypatch.setattr(pipeline, "export_bundle", lambda *_, **__: bundle)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "file" / "data"))
+    line = next(line for line in run("export", "nano").stdout.splitlines() if line.startswith("Next: "))
+    words = shlex.split(line.removeprefix("Next: "))
+    assert words == ["valley2-edge", "chat", "--bundle", str(bundle.resolve()), "picture.jpg", "What is this?"]
 
 
 def test_missing_packages_are_named_with_the_extra(run, monkeypatch: pytest.MonkeyPatch) -> None:
     import valley2_edge.cli.main  # noqa: F401
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    outcome = run("export", "x")
+    outcome = run("export", "nano")
     assert outcome.code == 2
     assert "torch, transformers, onnx" in outcome.error
     assert "pip install valley2-edge[export]" in outcome.error
@@ -127,32 +143,70 @@ def test_nf4_has_no_zero_points(run, tmp_path: Path) -> None:
     assert "nf4 has no zero points: --asymmetric does not go with --method nf4" in outcome.error
 
 
-def test_rounding_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
-    words = "--calibration my.jsonl --picture-weight balanced --column-order columns --no-scale-search --memory 2GiB"
-    assert run("export", "x", *words.split(), "--max-kl", "0.03", "--average-bits", "5").code == 0
+def test_rounding_options_reach_the_exporter(run, given: dict[str, Any], tmp_path: Path) -> None:
+    samples = tmp_path / "my.jsonl"
+    samples.touch()
+    words = "--picture-weight balanced --column-order columns --no-scale-search --memory 2GiB --max-kl 0.03"
+    assert run("export", "nano", "--calibration", samples, *words.split(), "--average-bits", "5").code == 0
     rounding = given["rounding"]
-    assert (rounding.method, rounding.calibration, rounding.picture_weight) == (None, "my.jsonl", "balanced")
+    assert (rounding.method, rounding.calibration, rounding.picture_weight) == (
+        None,
+        f"{tmp_path}/my.jsonl",
+        "balanced",
+    )
     assert (rounding.gptq.order, rounding.gptq.scale_search, rounding.gptq.damping) == ("columns", False, 0.01)
     assert (rounding.budget_bytes, rounding.max_kl, rounding.average_bits) == (2 << 30, 0.03, 5)
 
 
 def test_no_calibration_is_the_default_and_can_be_said(run, given: dict[str, Any]) -> None:
     for words in ([], ["--calibration", "none"]):
-        assert run("export", "x", *words).code == 0
+        assert run("export", "nano", *words).code == 0
         assert given["rounding"].calibration is None
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--memory", "much"], "write for example 8GiB"),
+        (["--memory", "much"], "--memory: 'much' is no amount of memory: write for example 8GiB"),
         (["--picture-weight", "heavy"], "--picture-weight is a number from 0 up or balanced"),
-        (["--damping", "7"], "the damping 7.0 is not a share"),
+        (["--picture-weight", "-1"], "--picture-weight is a number from 0 up or balanced"),
+        (["--damping", "7"], "--damping is a share of the mean diagonal above 0 and up to 1, not 7"),
+        (["--descent-passes", "99"], "--descent-passes must be 0 to 16, not 99"),
+        (["--group-size", "48"], "--group-size must be 32, 64 or 128, not 48"),
+        (["--average-bits", "0"], "--average-bits must be above 0, not 0"),
+        (["--calibration-samples", "0"], "--calibration-samples must be at least 1, not 0"),
+        (["--quality-samples", "-1"], "--quality-samples must be 0 or more, not -1"),
+        (["--max-kl", "0"], "--max-kl must be above 0, not 0"),
+        (["--calibration", "none.jsonl"], "there is no file at --calibration none.jsonl"),
+        (["--decoder", "nowhere"], "--decoder nowhere is not a directory with a GPTQ checkpoint"),
+        (["--output", f"{CHECKPOINT}/config.json/x"], "config.json is a file, so"),
+        (["--output", str(CHECKPOINT.parent)], "exists and is not a bundle: choose another --output"),
+        (["--revision", "main"], "--revision main belongs to a hub id"),
     ],
 )
-def test_rounding_options_that_mean_nothing_are_refused(
-    run, given: dict[str, Any], words: list[str], message: str
+def test_options_that_mean_nothing_are_refused_as_typed_before_torch_is_loaded(
+    run, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
-    outcome = run("export", "x", *words)
-    assert outcome.code == 2
-    assert message in outcome.stderr
+    # Whatever comes behind the checks of the options asks for the packages first.
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: pytest.fail("the options were not checked first"))
+    outcome = run("export", "nano", *words)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert message in outcome.error
+
+
+def test_an_output_inside_the_checkpoint_is_refused(run) -> None:
+    outcome = run("export", CHECKPOINT, "--output", CHECKPOINT / "bundle")
+    assert outcome.code == 2 and "lie inside one another" in outcome.error
+    outcome = run("export", CHECKPOINT, "--output", CHECKPOINT.parent, "--overwrite")
+    assert outcome.code == 2 and "lie inside one another" in outcome.error
+
+
+def test_options_are_checked_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from valley2_edge.cli.main import main; "
+        "main(['export', 'nano', '--max-kl', '0.1', '--quality-samples', '0']); "
+        "print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == "[]\n"
+    assert "--max-kl needs a measured quality: --quality-samples must be above 0" in done.stderr

@@ -54,6 +54,33 @@ def test_memory_makes_the_plan_fit(run: Run, int4_bundle: Path) -> None:
     assert "Eagle tokens a picture" in str(kept["changes"]) and kept["memory_bytes"] == limit
 
 
+def test_frames_that_are_said_to_fit_are_planned(run: Run, int4_bundle: Path) -> None:
+    found = content(run, int4_bundle, "--video", "640x480", "--frames", "84")
+    assert isinstance(found["plan"], dict) and isinstance(found["pictures"], list)
+    one = found["plan"]["picture_tokens"] / 84
+    assert len(found["pictures"]) == 84 and 0 <= 32768 - found["plan"]["picture_tokens"] < one
+
+
+def test_the_largest_picture_takes_the_positions_of_a_large_one(run: Run, int4_bundle: Path) -> None:
+    plans = [content(run, int4_bundle, "--image", size)["plan"] for size in ("999999999x999999999", "4000x4000")]
+    largest, large = (plan["picture_tokens"] for plan in plans if isinstance(plan, dict))
+    assert largest == large
+
+
+@pytest.mark.parametrize("words", [(), ("--gpu-memory", "8GiB")])
+def test_auto_is_what_it_is_when_loading(
+    run: Run, int4_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Without a GPU the CPU, whatever its memory is said to be."""
+    monkeypatch.setenv("VALLEY2_CUDA_DRIVER", str(tmp_path / "no driver"))
+    on_cpu = content(run, int4_bundle, "--image", "640x480")["plan"]
+    found = content(run, int4_bundle, "--image", "640x480", "--device", "auto", *words)
+    assert isinstance(found["plan"], dict) and isinstance(on_cpu, dict)
+    assert found["plan"]["gpu_bytes"] == found["plan"]["gpu_layers"] == 0
+    assert found["plan"]["decoder_bytes"] == on_cpu["decoder_bytes"]
+    assert "GPU: none that can be used" in run("plan", int4_bundle, "--device", "auto", *words).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -68,6 +95,13 @@ def test_memory_makes_the_plan_fit(run: Run, int4_bundle: Path) -> None:
         (("--memory", "1MiB"), "would fit"),
         (("--context", "-5"), "context_length"),
         (("--context", "256", "--image", "1280x720"), "positions"),
+        # However large: an answer at once, and not after the frames were listed one by one.
+        (("--video", "640x480", "--frames", "1000000000"), "at most 84 of them fit"),
+        (("--video", "640x480", "--frames", "85", "--memory", "8GiB"), "at most 84 of them fit"),
+        (("--context-length", "4294967295"), "context_length is 4294967295, but the model was trained for 32768"),
+        (("--context-length", "1" + "0" * 30), "context_length is 1"),
+        (("--prefill-chunk", "4294967295"), "prefill_chunk is 4294967295; at most"),
+        (("--image", f"{10**9}x{10**9}"), "--image takes width x height"),
     ],
 )
 def test_mistakes_are_one_line(run: Run, int4_bundle: Path, words: tuple[str, ...], sentence: str) -> None:

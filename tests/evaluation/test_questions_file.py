@@ -77,6 +77,8 @@ def test_absolute_paths_stay_as_they_are(folder: Path, tmp_path_factory: pytest.
         ({**LINE, "picture": "a.png"}, "picture: extra inputs"),
         ({**LINE, "images": ["a.png"], "video": "clip.gif"}, "only one of images, video and frames"),
         ({**LINE, "frames": []}, "frames is empty"),
+        ({**LINE, "images": []}, "images is empty"),
+        ({**LINE, "images": [], "video": "clip.gif"}, "images is empty"),
         ({**LINE, "images": ["none.png"]}, "there is no file at .*none.png"),
         ({**LINE, "frames": ["a.png", "none.png"]}, "there is no file at .*none.png"),
         ({**LINE, "video": "none.mp4"}, "there is no file at .*none.mp4"),
@@ -89,10 +91,45 @@ def test_bad_line_is_named_in_one_sentence(folder: Path, line: object, message: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["no JSON", "[]", '"text"', '{"id": "cut'])
-def test_line_that_is_no_object(folder: Path, line: str) -> None:
-    with pytest.raises(InputError, match=r"questions\.jsonl, line 2 is not a JSON object\.$"):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("no JSON", "is not readable JSON: column 1"),
+        ('{"id": "cut', "is not readable JSON: column 8"),
+        ("[]", "holds no JSON object"),
+        ('"text"', "holds no JSON object"),
+        ('{"id": "a", "id": "b"}', "the key 'id' stands twice"),
+        ('{"id": "\\ud800"}', "half of a surrogate pair"),
+        ('{"answer": NaN}', "NaN is not a number of JSON"),
+        ("[" * 2000, "nested more than 64 levels deep"),
+        ('{"answer": ' + "9" * 5000 + "}", "a number has 5000 digits"),
+    ],
+)
+def test_line_that_is_no_object(folder: Path, line: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"questions\.jsonl, line 2 .*{message}"):
         read_questions(write(folder, LINE, line))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_byte_order_mark_and_line_ends_of_other_systems_are_read(folder: Path, end: str) -> None:
+    lines = [json.dumps({**LINE, "id": name, "question": "Wie groß?"}, ensure_ascii=False) for name in ("a", "b")]
+    path = folder / "questions.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + end.join(lines).encode())
+    assert [(question.identifier, question.question) for question in read_questions(path)] == [
+        ("a", "Wie groß?"), ("b", "Wie groß?"),
+    ]  # fmt: skip
+
+
+def test_utf16_is_refused_with_what_to_do(folder: Path) -> None:
+    path = folder / "questions.jsonl"
+    path.write_bytes(json.dumps(LINE).encode("utf-16"))
+    with pytest.raises(InputError, match=r"UTF-16.* save it as UTF-8"):
+        read_questions(path)
+
+
+def test_line_of_more_than_a_megabyte_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"line 2 is longer than 1,048,576 bytes"):
+        read_questions(write(folder, LINE, {**LINE, "question": "x" * (1 << 20)}))
 
 
 def test_repeated_id_names_both_lines(folder: Path) -> None:
@@ -105,7 +142,7 @@ def test_files_without_questions(folder: Path) -> None:
         read_questions(folder / "none.jsonl")
     with pytest.raises(InputError, match="has no question"):
         read_questions(write(folder, "", " "))
-    with pytest.raises(InputError, match="cannot be read as text"):
+    with pytest.raises(InputError, match="not UTF-8"):
         read_questions(folder / "a.png")
 
 

@@ -249,7 +249,7 @@ def test_index_that_places_a_tensor_wrongly(tmp_path: Path) -> None:
         ({"vit_crop_size": 448}, ["vit_crop_size", "384"]),
         ({"mm_hidden_size": 1152}, ["mm_hidden_size", "144"]),
         ({"grid_pinpoints": "3 by 3"}, ["grid_pinpoints"]),
-        ({"vocab_size": 600}, ["vocab_size", "tokenizer"]),
+        ({"vocab_size": 660}, ["vocab_size", "tokenizer"]),
     ],
 )
 def test_unsupported_config_is_refused_by_its_key(directory: Path, changes: dict[str, Any], words: list[str]) -> None:

@@ -118,7 +118,7 @@ def test_amount_is_announced_before_fetching(install: Any, tmp_path: Path) -> No
     said: list[str] = []
     assert resolve_checkpoint(announce=lambda sentence: said.append(f"{len(fake.calls)}: {sentence}")) == tmp_path
     assert said == [said[0]]
-    assert said[0].startswith("1: Fetching 0.0 GB of bytedance-research/Valley2-DPO into ")
+    assert said[0].startswith("1: Fetching 2.9 MiB of bytedance-research/Valley2-DPO into ")
     assert "free" in said[0]
 
 
@@ -152,7 +152,7 @@ def test_nothing_is_announced_when_all_is_there(install: Any) -> None:
 def test_full_disk_is_noticed_before_fetching(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = install()
     monkeypatch.setattr(hub, "_free_bytes", lambda directory: 3_000_000)
-    with pytest.raises(BudgetError, match=r"needs 0\.0 GB .* free"):
+    with pytest.raises(BudgetError, match=r"needs 2\.9 MiB .* 2\.9 MiB are free"):
         resolve_checkpoint()
     assert len(fake.calls) == 1
 

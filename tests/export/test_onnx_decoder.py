@@ -178,7 +178,7 @@ def test_size_on_disk_is_foreseen(onnx_bundle: Path) -> None:
 
 
 def test_nf4_is_refused_before_any_work(tmp_path: Path) -> None:
-    from valley2_edge.export.rounding import RoundingOptions
+    from valley2_edge.export.rounding_options import RoundingOptions
 
     with pytest.raises(ExportError, match="does not go with --method nf4"):
         export_bundle(CHECKPOINT, tmp_path / "b", rounding=RoundingOptions(method="nf4"), decoder_engine="onnx")

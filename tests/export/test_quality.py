@@ -18,7 +18,8 @@ from valley2_edge.export.calibration_inputs import EmbeddingTable, encode_all
 from valley2_edge.export.checkpoint import Checkpoint
 from valley2_edge.export.greedy_reference import Tokens, greedy_answers
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.rounding import RoundingOptions, resolve_rounding
+from valley2_edge.export.rounding import resolve_rounding
+from valley2_edge.export.rounding_options import RoundingOptions
 from valley2_edge.runtime.vision import VisionEncoder
 from valley2_edge.tokenizer import Tokenizer
 

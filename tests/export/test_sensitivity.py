@@ -10,7 +10,7 @@ import torch
 from valley2_edge.bundle import open_bundle
 from valley2_edge.export.decoder_layers import split_parts
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.rounding import RoundingOptions
+from valley2_edge.export.rounding_options import RoundingOptions
 from valley2_edge.export.sensitivity import SensitivityMethod
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.matrix_format import MatrixFormat

@@ -13,7 +13,8 @@ from valley2_edge.quantize import gptq as gptq_module
 from valley2_edge.quantize import packing
 from valley2_edge.quantize.error import output_energy, relative_output_error
 from valley2_edge.quantize.factor import NotPositiveDefiniteError
-from valley2_edge.quantize.gptq import GptqOptions, GptqSolver
+from valley2_edge.quantize.gptq import GptqSolver
+from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows, quantize_rows

@@ -8,7 +8,7 @@ from quantize_inputs import correlated, gaussian, hessian_from, hessian_of
 
 from valley2_edge.errors import ExportError
 from valley2_edge.quantize.error import output_energy, relative_output_error, relative_weight_error
-from valley2_edge.quantize.gptq import GptqOptions
+from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import MethodName, quantize_matrix, rounding_method

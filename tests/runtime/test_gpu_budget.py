@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cuda_double import FATBIN, FakeGpu, build_driver
 from released_size import write_released_size
 
-from valley2_edge.bundle import Bundle
+from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import BudgetError, InputError
-from valley2_edge.runtime.decoder_choice import settings_for_gpu
+from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.decoder_choice import place, settings_for_gpu, with_layers
 from valley2_edge.runtime.gpu_budget import GpuChoice, fit_gpu
 from valley2_edge.runtime.memory import ANY_PICTURE, MemoryPlan, MemorySettings, plan_memory
 
@@ -139,3 +141,29 @@ def test_where_there_is_no_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, 
     assert choice.text == "" and choice.plan.gpu_layers == 0 and choice.plan.gpu_memory_bytes == 0
     with pytest.raises(InputError, match="no GPU to plan for"):
         fit(bundle, 0)
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    (tmp_path / "valley2.fatbin").write_bytes(FATBIN)
+    monkeypatch.setenv("VALLEY2_CUDA_DRIVER", str(build_driver()))
+    monkeypatch.setenv("VALLEY2_CUDA_KERNELS", str(tmp_path))
+    return FakeGpu(monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(("layers", "spare"), [(1, -1), (1, 0), (2, -1), (2, 0), (2, 1 << 40)])
+def test_plan_puts_layers_where_loading_puts_them(
+    int4_bundle: Path, gpu: FakeGpu, layers: int, spare: int, given: bool
+) -> None:
+    """For auto, with so much memory free, or given of more that is free, and whatever context is planned."""
+    opened = open_bundle(int4_bundle)
+    loading = MemorySettings(context_length=4096, device="cuda", gpu_layers=layers, gpu_memory=1 << 40)
+    memory = plan_memory(opened, (), loading).gpu_bytes + spare
+    gpu.set(memory=1 << 41 if given else memory)
+    limit = memory if given else 0
+    wanted = MemorySettings(context_length=32768, kv_precision="fp32", prefill_chunk=8192, gpu_memory=limit)
+    placed, choice = place(opened, wanted, "auto", "auto")
+    planned = plan_memory(opened, (), with_layers(opened, placed, choice))
+    with Decoder(int4_bundle / "decoder", threads=1, device="auto", gpu_memory=limit) as decoder:
+        assert planned.gpu_layers == decoder.description.gpu_layers == (layers if spare >= 0 else layers - 1)

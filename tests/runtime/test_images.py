@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from valley2_edge.errors import InputError, Valley2Warning
-from valley2_edge.runtime.images import MAX_PICTURE_PIXELS, load_picture
+from valley2_edge.runtime.images import load_picture
+from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS, STRANGERS_MAX_PICTURE_PIXELS
 
 
 def random_picture(height: int = 20, width: int = 30) -> NDArray[np.uint8]:
@@ -108,11 +109,9 @@ def test_sixteen_bits_are_scaled_but_not_in_strict() -> None:
     assert load_picture(content, strict=True)[0, :, 0].tolist() == [0, 255, 255, 255, 255]
 
 
-def test_floats_are_scaled_by_their_usual_white() -> None:
-    unit = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
-    assert load_picture(unit)[0, :, 0].tolist() == [0, 128, 255]
-    byte = Image.fromarray(np.array([[0.0, 100.0, 255.0]], np.float32))
-    assert load_picture(byte)[0, :, 0].tolist() == [0, 100, 255]
+def test_floats_are_white_at_one_whatever_the_brightest_is() -> None:
+    samples = Image.fromarray(np.array([[-1.0, 0.0, 0.5, 1.0, 200.0, np.nan]], np.float32))
+    assert load_picture(samples)[0, :, 0].tolist() == [0, 0, 128, 255, 255, 0]
 
 
 def test_cmyk_jpeg_becomes_rgb() -> None:
@@ -183,9 +182,19 @@ def test_empty_pictures() -> None:
         load_picture(b"")
 
 
-def test_bomb_is_refused_before_it_is_decoded() -> None:
-    with pytest.raises(InputError, match=f"{MAX_PICTURE_PIXELS:,} pixels at most"):
-        load_picture(png_header(20000, 20000))
+@pytest.mark.parametrize(
+    ("width", "height", "limit"),
+    [
+        (20000, 20000, MAX_PICTURE_PIXELS),
+        (10001, 10000, MAX_PICTURE_PIXELS),
+        (8000, 6000, STRANGERS_MAX_PICTURE_PIXELS),
+    ],
+)
+def test_bomb_is_refused_before_it_is_decoded(width: int, height: int, limit: int) -> None:
+    with pytest.raises(InputError, match="is too large"):
+        load_picture(png_header(width, height), max_pixels=limit)
+    with pytest.raises(InputError, match=f"{limit:,} pixels at most"):
+        load_picture(np.broadcast_to(np.uint8(0), (height, width, 3)), max_pixels=limit)
 
 
 def test_large_but_allowed_picture_raises_no_alarm() -> None:

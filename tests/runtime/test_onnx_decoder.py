@@ -193,20 +193,20 @@ def test_half_precision_graphs_run_the_whole_session(
 
     class Renamed(real):  # type: ignore[misc, valid-type]
         def get_providers(self) -> list[str]:
-            return ["WebGpuExecutionProvider"] if self.asked[0] != "CPUExecutionProvider" else ["CPUExecutionProvider"]
+            return ["DmlExecutionProvider"] if self.asked[0] != "CPUExecutionProvider" else ["CPUExecutionProvider"]
 
-        def __init__(self, path: str, options: Any, providers: list[tuple[str, Any]]) -> None:
+        def __init__(self, path: str, options: Any, providers: list[tuple[str, Any]], **more: Any) -> None:
             self.asked = [name for name, _ in providers]
             super().__init__(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Renamed)
     monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: ["WebGpuExecutionProvider", "CPUExecutionProvider"]
+        onnxruntime, "get_available_providers", lambda: ["DmlExecutionProvider", "CPUExecutionProvider"]
     )
     options = GenerateOptions(max_new_tokens=6)
     with (
         warnings.catch_warnings(),
-        OnnxDecoder(open_bundle(onnx_bundle), providers=["WebGpuExecutionProvider"]) as half,
+        OnnxDecoder(open_bundle(onnx_bundle), providers=["DmlExecutionProvider"]) as half,
     ):
         warnings.simplefilter("error")
         assert (half.arithmetic, half.finest_kv_precision) == ("fp16", "fp16")
@@ -273,17 +273,20 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
         (None, [CPU], [CPU]),
         ("cpu", [CPU, CUDA], [CPU]),
         ("cuda", ["TensorrtExecutionProvider", CUDA], ["TensorrtExecutionProvider", CUDA]),
-        ("auto", ["WebGpuExecutionProvider"], ["WebGpuExecutionProvider"]),
+        ("auto", ["DmlExecutionProvider"], ["DmlExecutionProvider"]),
+        (None, ["WebGpuExecutionProvider"], "WebGpuExecutionProvider computes wrong answers with a decoder"),
+        ("auto", [CUDA, "WebGpuExecutionProvider", CPU], "computes wrong answers with a decoder"),
+        ("cpu", [CPU, "WebGpuExecutionProvider"], [CPU]),
         ("cpu", [CUDA, CPU], "device cpu and provider CUDAExecutionProvider contradict"),
         ("cuda", [CPU], "device cuda and provider CPUExecutionProvider contradict"),
-        ("cuda", ["WebGpuExecutionProvider"], "contradict"),
+        ("cuda", ["DmlExecutionProvider"], "contradict"),
         ("gpu", None, "must be one of auto, cpu, cuda"),
     ],
 )
 def test_device_and_providers_are_one_vocabulary(
     monkeypatch: pytest.MonkeyPatch, device: str | None, providers: list[str] | None, expected: list[str] | str
 ) -> None:
-    offered = ["TensorrtExecutionProvider", CUDA, "WebGpuExecutionProvider", CPU]
+    offered = ["TensorrtExecutionProvider", CUDA, "WebGpuExecutionProvider", "DmlExecutionProvider", CPU]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
     if isinstance(expected, list):
         assert decoder_providers(device, providers) == expected
@@ -301,7 +304,7 @@ def test_device_that_is_not_there_is_refused_or_said(onnx_bundle: Path, monkeypa
         Valley2.load(onnx_bundle, device="cuda")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, providers=[CPU])
+        onnxruntime, "InferenceSession", lambda path, options, providers, **more: real(path, options, providers=[CPU])
     )
     with (
         pytest.warns(Valley2Warning, match="CUDAExecutionProvider could not be used"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -75,21 +77,31 @@ def test_loaded_session_goes_on_with_the_same_bits(
         session.close()
 
 
-def test_loaded_session_shares_its_pages(directory: Path, decoder: Decoder, tmp_path: Path) -> None:
-    saved(decoder, tmp_path / "file")
-    with Decoder(directory) as other, other.load_session(tmp_path / "file"), other.session(reuse="auto") as session:
-        session.prefill([PROMPT, PICTURE, END])
-        assert session.counters.reused_positions == 342
-
-
-def test_bits_of_another_arithmetic_are_not_for_other_sessions(
-    directory: Path, decoder: Decoder, tmp_path: Path
-) -> None:
-    saved(decoder, tmp_path / "file")
-    with Decoder(directory, activations="int16") as other:
-        with other.load_session(tmp_path / "file") as session:
-            session.prefill([END])
-        assert other.prefix_cache.pages == 0
+def test_loaded_session_shares_nothing(decoder: Decoder, tmp_path: Path) -> None:
+    saved(decoder, tmp_path / "good")
+    file = SavedFile(tmp_path / "good")
+    kv = file.array("kv", "u1")
+    kv[:] = np.random.default_rng(1).permutation(kv.reshape(-1)).reshape(kv.shape) & 0x3F  # no fp16 of them is infinite
+    file.put("kv", "U8", kv)
+    file.write(tmp_path / "poison")
+    with decoder.session() as alone:
+        alone.prefill([PROMPT, PICTURE, END, END])
+        honest = alone.logits()
+    with decoder.load_session(tmp_path / "poison") as poisoned:
+        poisoned.truncate(343)
+        poisoned.prefill([END])  # a later position, computed on those of the file
+        assert not np.array_equal(poisoned.logits(), honest)
+        continued(poisoned)
+        assert decoder.prefix_cache.pages == 0
+    with decoder.session(reuse="auto") as session:
+        session.prefill([PROMPT, PICTURE, END, END])
+        assert session.counters.reused_positions == 0
+        np.testing.assert_array_equal(session.logits(), honest)
+    with decoder.load_session(tmp_path / "good") as loaded:  # nor does it take what others have left
+        loaded.truncate(0)
+        loaded.prefill([PROMPT, PICTURE, END, END])
+        assert loaded.counters.reused_positions == 0
+        np.testing.assert_array_equal(loaded.logits(), honest)
 
 
 def test_empty_session(decoder: Decoder, tmp_path: Path) -> None:
@@ -146,6 +158,110 @@ def test_damaged_files_are_refused_in_one_sentence(decoder: Decoder, tmp_path: P
         decoder.load_session(tmp_path)
 
 
+class SavedFile:
+    """A saved session in parts that a stranger may change; `write` gives it the checksum of what it then holds."""
+
+    def __init__(self, path: Path) -> None:
+        content = path.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        self.metadata: dict[str, str] = header.pop("__metadata__")
+        self.tensors: dict[str, tuple[str, list[int], bytes]] = {
+            name: (entry["dtype"], entry["shape"], content[8 + size :][slice(*entry["data_offsets"])])
+            for name, entry in header.items()
+        }
+
+    def array(self, name: str, dtype: str) -> npt.NDArray[Any]:
+        """A copy of a tensor."""
+        return np.frombuffer(self.tensors[name][2], dtype).reshape(self.tensors[name][1]).copy()
+
+    def put(self, name: str, dtype: str, array: npt.NDArray[Any]) -> None:
+        """Replaces a tensor, or adds one."""
+        self.tensors[name] = (dtype, list(array.shape), array.tobytes())
+
+    def write(self, path: Path) -> None:
+        """The file as docs/reuse.md describes it."""
+        digest = hashlib.blake2b(digest_size=32)
+        for key in sorted(self.metadata.keys() - {"checksum"}):
+            digest.update(f"{key}\0{self.metadata[key]}\0".encode())
+        header: dict[str, Any] = {}
+        data = b""
+        for name in sorted(self.tensors):
+            dtype, shape, content = self.tensors[name]
+            digest.update(f"{name}\0{dtype}\0{','.join(map(str, shape))}\0".encode() + content)
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+            data += content
+        text = json.dumps({"__metadata__": self.metadata | {"checksum": digest.hexdigest()}} | header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def change(name: str, dtype: str, typestring: str, place: int, value: Any) -> Callable[[SavedFile], None]:
+    def apply(file: SavedFile) -> None:
+        array = file.array(name, dtype)
+        array.reshape(-1)[place] = value
+        file.put(name, typestring, array)
+
+    return apply
+
+
+def shorten(name: str, dtype: str, typestring: str) -> Callable[[SavedFile], None]:
+    return lambda file: file.put(name, typestring, file.array(name, dtype)[:-1])
+
+
+HOSTILE: list[tuple[Callable[[SavedFile], Any], str]] = [
+    (change("tokens", "<i4", "I32", 7, CONFIG.vocab_size), f"position 7 has the token {CONFIG.vocab_size}"),
+    (change("tokens", "<i4", "I32", 354, 2**31 - 1), "outside of the vocabulary"),
+    (change("tokens", "<i4", "I32", 0, -2), "outside of the vocabulary"),
+    (change("tokens", "<i4", "I32", 0, -1), "the key of position 0"),
+    (change("tokens", "<i4", "I32", 310, 5), "the key of position 310"),
+    (change("keys", "<u8", "U64", 2 * 9, 10**6), "the key of position 9"),
+    (change("keys", "<u8", "U64", 2 * 9 + 1, 1), "the key of position 9"),
+    (change("logits", "<f4", "F32", 3, np.nan), "NaN or an infinity"),
+    (change("logits", "<f4", "F32", 3, -np.inf), "NaN or an infinity"),
+    (shorten("tokens", "<i4", "I32"), "is damaged"),
+    (shorten("keys", "<u8", "U64"), "is damaged"),
+    (shorten("kv", "u1", "U8"), "is damaged"),
+    (shorten("logits", "<f4", "F32"), "is damaged"),
+    (lambda file: file.put("tokens", "I64", file.array("tokens", "<i4").astype("<i8")), "is damaged"),
+    (lambda file: file.put("tokens", "I32", file.array("tokens", "<i4").reshape(1, -1)), "is damaged"),
+    (lambda file: file.tensors.pop("keys"), "is damaged"),
+    (lambda file: file.tensors.pop("kv"), "is damaged"),
+    (lambda file: file.tensors.pop("note"), "is damaged"),
+    (lambda file: file.put("\x1b[2J", "U8", np.zeros(3, np.uint8)), r"a tensor '\?\[2J', which is unknown"),
+    (lambda file: file.metadata.update(reuse="on"), "its metadata have 'reuse', which is unknown"),
+    (lambda file: file.metadata.update(context_length="0"), "is damaged"),
+    (lambda file: file.metadata.pop("prefill_chunk"), "is damaged"),
+    (lambda file: file.metadata.update(context_length="-5"), "is damaged"),
+    (lambda file: file.metadata.update(kv_precision="int4"), "is damaged"),
+    (lambda file: file.metadata.update(context_length="354"), "has 355 positions, but the context holds 354"),
+    (lambda file: file.metadata.update(context_length="999999999"), "context_length is 999999999"),
+    (lambda file: file.metadata.update(prefill_chunk="999999999"), "prefill_chunk is 999999999"),
+]
+
+
+def test_what_a_stranger_wrote_is_checked_before_anything_is_taken_over(decoder: Decoder, tmp_path: Path) -> None:
+    saved(decoder, tmp_path / "good")
+    SavedFile(tmp_path / "good").write(tmp_path / "same")
+    decoder.load_session(tmp_path / "same").close()  # the checksum above is the right one
+    for hostile, sentence in HOSTILE:
+        file = SavedFile(tmp_path / "good")
+        hostile(file)
+        file.write(tmp_path / "file")
+        with pytest.raises(InputError, match=sentence):
+            decoder.load_session(tmp_path / "file")
+    with decoder.session(reuse="auto") as session:  # a new session finds nothing of them
+        session.prefill([PROMPT, PICTURE, END])
+        assert session.counters.reused_positions == 0
+
+
+def test_header_larger_than_a_session_needs_is_not_read(decoder: Decoder, tmp_path: Path) -> None:
+    nested = ('{"' + 600 * "k" + '":') * 60 + "[" + "1," * 20_000 + "1]" + 60 * "}"
+    header = f'{{"__metadata__":{{"format":"valley2-session"}},"tokens":{nested}}}'.encode()
+    (tmp_path / "file").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match=r"has a header of 7\d+ bytes, but such a file needs less than 65536"):
+        decoder.load_session(tmp_path / "file")
+
+
 def test_other_bundle_is_refused(directory: Path, decoder: Decoder, tmp_path: Path) -> None:
     saved(decoder, tmp_path / "file")
     shutil.copytree(directory, tmp_path / "other" / "decoder")
@@ -167,6 +283,51 @@ def test_unwritable_places_are_refused(decoder: Decoder, tmp_path: Path) -> None
             with pytest.raises(InputError, match=r"Cannot (create|replace)"):
                 session.save(path)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_notes_that_are_no_text_are_refused(decoder: Decoder, tmp_path: Path) -> None:
+    with decoder.session() as session:
+        for note in ("half of a pair \ud800", "a\0b"):
+            with pytest.raises(InputError, match="must be text"):
+                session.save(tmp_path / "file", note)
+        with pytest.raises(InputError, match="at most 16777216 bytes"):
+            session.save(tmp_path / "file", "n" * (2**24 + 1))
+        assert not list(tmp_path.iterdir())
+        session.save(tmp_path / "good", "a note")
+    for content in (b"\xff\xfe", b"a\0b"):
+        file = SavedFile(tmp_path / "good")
+        file.put("note", "U8", np.frombuffer(content, np.uint8))
+        file.write(tmp_path / "file")
+        with pytest.raises(InputError, match="is damaged"):
+            decoder.load_session(tmp_path / "file")
+
+
+def test_paths_that_are_no_utf8_work_and_a_nul_is_refused(decoder: Decoder, tmp_path: Path) -> None:
+    with decoder.session() as session:
+        with pytest.raises(InputError, match="holds a NUL"):
+            session.save(Path("a\0b"))
+        if sys.platform == "linux":
+            path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+            session.save(path, "here")
+            with decoder.load_session(path) as loaded:
+                assert loaded.note == "here"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX names and locks")
+def test_leftovers_of_killed_saves_go_and_nothing_else(decoder: Decoder, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "file.part-Ab3dEf").write_text("of a save that was killed")
+    others = ["file.part-Ab3dE", "file.part-Ab3dEfg", "other.part-Ab3dEf", "file.part"]
+    for name in others:
+        (tmp_path / name).write_text("somebody else's")
+    (tmp_path / "file.part-Folder").mkdir()
+    (tmp_path / "file.part-Linked").symlink_to(tmp_path / "file.part")
+    with (tmp_path / "file.part-InWork").open("w") as in_work, decoder.session() as session:
+        fcntl.flock(in_work, fcntl.LOCK_EX)
+        session.save(tmp_path / "file")
+    kept = {"file", "file.part-Folder", "file.part-Linked", "file.part-InWork", *others}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 FULL_DISK = """
@@ -221,9 +382,25 @@ def test_conversation_goes_on_in_another_process_of_the_same_bundle(int4_bundle:
 def test_note_of_another_release_is_refused(int4_bundle: Path, tmp_path: Path) -> None:
     with Valley2.load(int4_bundle) as model:
         with model.engines.decoder.session() as session:
-            for note in ("", "{}", json.dumps({"version": 2, "options": {}, "turns": []})):
-                session.save(tmp_path / "file", note)
-                with pytest.raises(InputError, match="was not saved by this release"):
+            strange = [
+                "",
+                "{}",
+                json.dumps({"version": 2, "options": {}, "turns": []}),
+                100_000 * "[",
+                '{"turns":"\\ud800"}',
+            ]
+            good = model.session()
+            good.save(tmp_path / "file")
+            good.close()
+            note = bytes(SavedFile(tmp_path / "file").array("note", "u1")).decode()
+            for name, value in (("context_length", -5), ("context_length", 10**30), ("prefill_chunk", -1)):
+                options = json.loads(note)
+                options["options"][name] = value
+                strange.append(json.dumps(options))
+            strange.append(note.replace('"version":1', '"version":1,"version":1'))
+            for text in strange:
+                session.save(tmp_path / "file", text)
+                with pytest.raises(InputError, match=r"was not saved by this release|the note of"):
                     model.resume(tmp_path / "file")
         model.close()
         with pytest.raises(InputError, match="model is closed"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import _thread
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -152,10 +154,14 @@ def test_switched_off_branches_and_caps(model: Valley2) -> None:
     assert counts(eagle_min_tokens=400)[2] >= 400
 
 
-def test_video_is_frames(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = [picture(640, 480, seed) for seed in range(3)]
-    monkeypatch.setattr("valley2_edge.runtime.video.read_frames", lambda path, count: frames[:count])
-    for given in ({"video": tmp_path / "clip.bin"}, {"images": [tmp_path / "clip.mp4"]}):
+def test_video_is_frames_whatever_its_name(session: Session, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (640, 480))
+    for seed in range(3):
+        writer.write(picture(640, 480, seed))
+    writer.release()
+    for name in ("clip.bin", "clip.gif"):
+        shutil.copy(tmp_path / "clip.avi", tmp_path / name)
+    for given in ({"video": tmp_path / "clip.bin"}, {"images": [tmp_path / "clip.gif"]}):
         list(session.ask("What happens?", frames=3, max_new_tokens=1, **given))
         assert (session.statistics.pictures, session.statistics.tiles) == (3, 3)
         assert session.statistics.eagle_tokens <= 3 * 196

@@ -175,7 +175,7 @@ def test_pictures_beyond_the_usual_cap_get_an_engine_of_their_own(bundle: Bundle
     assert rows == [2916, 5120]
 
 
-@pytest.mark.parametrize("trouble", ["build", "load", "run", "nan"])
+@pytest.mark.parametrize("trouble", ["build", "load", "run", "nan", "wrong"])
 def test_what_tensorrt_cannot_do_onnx_runtime_does_and_one_line_says_so(
     bundle: Bundle, trt: TensorRtDouble, expected: np.ndarray, trouble: str
 ) -> None:
@@ -184,13 +184,14 @@ def test_what_tensorrt_cannot_do_onnx_runtime_does_and_one_line_says_so(
         "load": "does not load it: the engine is of another kind",
         "run": "does not run it: it gives no reason",
         "nan": "it computed a NaN or an infinity",
+        "wrong": "than the CPU: the results for the bundle's self-test differ by 5.0e-02, and 1e-02 is allowed",
     }[trouble]
     if trouble == "build":
         trt.unbuildable = {"eagle"}
     elif trouble == "load":
         trt.unloadable = 10
     else:
-        trt.fails = "eagle" if trouble == "run" else "nan"
+        trt.fails = "eagle" if trouble == "run" else trouble
     encoder = VisionEncoder(bundle, threads=1, engine="tensorrt")
     with pytest.warns(Valley2Warning) as caught:
         first = encoder.encode(prepared(bundle), CancelToken()).tokens[0]
@@ -204,6 +205,26 @@ def test_what_tensorrt_cannot_do_onnx_runtime_does_and_one_line_says_so(
         warnings.simplefilter("error", Valley2Warning)  # once is enough
         second = encoder.encode(prepared(bundle), CancelToken()).tokens[0]
     assert np.array_equal(first, second) and difference(first, expected) < 3e-3
+
+
+@pytest.mark.usefixtures("silence")
+def test_engine_is_compared_with_the_cpu_once_a_driver(bundle: Bundle, rtx: TensorRtDouble, gpu: FakeGpu) -> None:
+    runs = []
+    for version in (13000, 13000, 13010):
+        gpu.set(version=version)
+        rtx.events.clear()
+        encode(bundle, "tensorrt")
+        runs.append(rtx.events.count("run eagle"))
+    assert runs == [2, 1, 2]
+
+
+def test_engine_that_computes_wrong_is_not_built_again_each_time(bundle: Bundle, rtx: TensorRtDouble) -> None:
+    rtx.fails = "wrong"
+    for builds in (3, 0):
+        rtx.events.clear()
+        with pytest.warns(Valley2Warning, match="runs in ONNX Runtime instead of TensorRT"):
+            encode(bundle, "tensorrt")
+        assert len([event for event in rtx.events if event.startswith("build")]) == builds
 
 
 def test_gpu_without_enough_memory_falls_back(bundle: Bundle, rtx: TensorRtDouble, gpu: FakeGpu) -> None:

@@ -43,7 +43,7 @@ def test_session_is_asked_for_with_them_and_falls_back_in_one_sentence(
     asked: list[Any] = []
     real = onnxruntime.InferenceSession
 
-    def record(path: str, options: Any, providers: list[Any]) -> Any:
+    def record(path: str, options: Any, providers: list[Any], **more: Any) -> Any:
         asked.extend(providers)
         return real(path, options, providers=["CPUExecutionProvider"])
 

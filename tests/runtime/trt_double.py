@@ -48,7 +48,7 @@ class TensorRtDouble:
         self.unloadable = 0
         """So many engines are refused when they are loaded."""
         self.fails = ""
-        """A component that does not run, or "nan": what comes out."""
+        """A component that does not run, or "nan" or "wrong": what comes out."""
         self.steps = 3
         self.strategies: list[Any] = []
         self.kernels: list[bytes] = []
@@ -193,5 +193,7 @@ class _Context:
         result: Any = self.engine.session.run([output], feeds)[0]
         if trt.fails == "nan":
             result[0, 0] = np.nan
+        if trt.fails == "wrong":
+            result *= 1.05
         ctypes.memmove(self.addresses[output], result.ctypes.data, result.nbytes)
         return True

@@ -75,6 +75,10 @@ class Limits:
             self.read(limit)
         return statistics.median(self.readings[limit])
 
+    def medians(self) -> dict[LimitName, float]:
+        """The median of each limit that was read so far."""
+        return {limit: statistics.median(values) for limit, values in self.readings.items()}
+
     def sample(self, limit: LimitName, work: Work) -> Sample:
         """Does the work once.
 

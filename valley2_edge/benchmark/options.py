@@ -9,7 +9,7 @@ from valley2_edge.errors import InputError
 from valley2_edge.policy import EaglePreset
 from valley2_edge.runtime.vision_engine import VisionEngineName
 
-Part = Literal["prefill", "decode", "siglip", "projector", "eagle", "first_token"]
+Part = Literal["prefill", "decode", "siglip", "projector", "eagle", "first-token"]
 PARTS: tuple[Part, ...] = get_args(Part)
 DECODER_PARTS: tuple[Part, ...] = ("prefill", "decode")
 """Those that need no bundle."""
@@ -28,7 +28,7 @@ class Options:
     new_tokens: int = 16
     """Decoded in every repetition."""
     eagle_preset: EaglePreset = "balanced"
-    """Of the picture in eagle and first_token."""
+    """Of the picture in eagle and first-token."""
     threads: int = 0
     isa: str = "auto"
     activations: str = "int8"
@@ -41,11 +41,11 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("context", "new_tokens", "repetitions"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.warm_up < 0:
-            raise InputError(f"warm_up must be at least 0, not {self.warm_up}")
+            raise InputError(f"--warm-up must be at least 0, not {self.warm_up}")
         if not self.lengths or min(self.lengths) < 1:
-            raise InputError("every length of a prefill must be at least 1")
+            raise InputError("--lengths are those of prefills: each must be at least 1")
 
 
 def parse_parts(text: str) -> tuple[Part, ...]:
@@ -54,8 +54,8 @@ def parse_parts(text: str) -> tuple[Part, ...]:
     Raises:
         InputError: There is no part of that name.
     """
-    names = [name.strip().replace("-", "_") for name in text.split(",")]
+    names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in PARTS:
-            raise InputError(f"there is no part {name!r}; there are {', '.join(PARTS)}")
+            raise InputError(f"--parts has no {name!r}; there are {', '.join(PARTS)}")
     return tuple(part for part in PARTS if part in names)

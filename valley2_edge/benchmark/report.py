@@ -41,13 +41,16 @@ class Report:
     first_token: FirstToken | None = None
     device_name: str = ""
     """Of the GPU with layers of the decoder; empty without one."""
+    complete: bool = False
+    """Whether every part was measured; not so when the run was interrupted."""
 
     def as_json(self) -> dict[str, object]:
         """All of it under the names of docs/performance.md."""
         content: dict[str, object] = {
             "format": "valley2-bench",
-            "format_version": 1,
+            "format_version": 2,
             "tool_version": __version__,
+            "complete": self.complete,
             "machine": {
                 "system": f"{platform.system()} {platform.machine()}",
                 "processors": os.cpu_count(),
@@ -64,7 +67,7 @@ class Report:
             content["prefill"] = {**self.headline.as_json(), "lengths": lengths}
         content |= {part: measurement.as_json() for part, measurement in self.others.items()}
         if self.first_token is not None:
-            content["first_token"] = self.first_token.as_json()
+            content["first-token"] = self.first_token.as_json()
         return content
 
     @property

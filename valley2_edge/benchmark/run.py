@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from valley2_edge.benchmark.alternation import Limits, Measurement
 from valley2_edge.benchmark.bundle import (
-    FirstToken,
     measure_eagle,
     measure_first_token,
     measure_projector,
@@ -32,6 +30,8 @@ from valley2_edge.runtime.probe import LIMITS, Probe
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, what is done of it, and its total."""
+OnReport = Callable[[Report], None]
+"""Called after every part with what was measured so far."""
 
 
 def bench_shape(
@@ -41,8 +41,10 @@ def bench_shape(
     group_size: int,
     options: Options,
     progress: StageProgress,
+    directory: Path,
+    on_report: OnReport = lambda report: None,
 ) -> Report:
-    """Measures a decoder with synthetic weights, which are written to a temporary directory.
+    """Measures a decoder with synthetic weights.
 
     Args:
         name: A key of `SHAPES`.
@@ -51,6 +53,8 @@ def bench_shape(
         group_size: Columns that share a scale.
         options: What is measured.
         progress: Told how far every part is.
+        directory: An empty one for the weights.
+        on_report: Told after every part what was measured so far.
 
     Raises:
         InputError: An option means nothing.
@@ -60,28 +64,30 @@ def bench_shape(
     options = _with_parts(options, DECODER_PARTS, f"the shape {name}")
     _check_context(config, options)
     weights = SyntheticDecoder(config, precision, group_size)
-    with tempfile.TemporaryDirectory(prefix="valley2-bench-") as directory:
-        progress("weights", 0, 1)
-        weights.write(Path(directory))
-        progress("weights", 1, 1)
-        with Decoder(
-            Path(directory),
-            threads=options.threads,
-            isa=options.isa,
-            activations=options.activations,
-            device=options.device or "cpu",
-        ) as decoder:
-            facts = {"shape": name, "decoder_precision": precision, **_decoder_facts(decoder)}
-            return _measure(_Subject(facts, decoder, config, None), options, progress)
+    progress("weights", 0, 1)
+    weights.write(directory)
+    progress("weights", 1, 1)
+    with Decoder(
+        directory,
+        threads=options.threads,
+        isa=options.isa,
+        activations=options.activations,
+        device=options.device or "cpu",
+    ) as decoder:
+        facts = {"shape": name, "decoder_precision": precision, **_decoder_facts(decoder)}
+        return _measure(_Subject(facts, decoder, config, None), options, progress, on_report)
 
 
-def bench_bundle(directory: Path, options: Options, progress: StageProgress) -> Report:
+def bench_bundle(
+    directory: Path, options: Options, progress: StageProgress, on_report: OnReport = lambda report: None
+) -> Report:
     """Measures the parts of a bundle.
 
     Args:
         directory: The bundle.
         options: What is measured.
         progress: Told how far every part is.
+        on_report: Told after every part what was measured so far.
 
     Raises:
         BundleError: The bundle is missing, damaged or of another version.
@@ -110,7 +116,7 @@ def bench_bundle(directory: Path, options: Options, progress: StageProgress) -> 
             **_decoder_facts(model.engines.decoder),
         }
         subject = _Subject(facts, model.engines.decoder, manifest.architecture.decoder, model)
-        return _measure(subject, options, progress)
+        return _measure(subject, options, progress, on_report)
 
 
 @dataclass(frozen=True)
@@ -148,14 +154,11 @@ def _check_context(config: DecoderConfig, options: Options) -> None:
             raise InputError(f"{what} takes {positions} positions, but the model was trained for {longest}")
 
 
-def _measure(subject: _Subject, options: Options, progress: StageProgress) -> Report:
+def _measure(subject: _Subject, options: Options, progress: StageProgress, on_report: OnReport) -> Report:
     about = subject.decoder.description
     if options.vision_engine == "tensorrt" and about.device != "cuda":
         raise InputError("vision in TensorRT is measured against the GPU that the decoder is on: add --device cuda")
     plan = Plan(options.warm_up, options.repetitions)
-    prefill: list[Measurement] = []
-    others: dict[Part, Measurement] = {}
-    first_token: FirstToken | None = None
     # The vision engines are measured against the CPU, wherever the decoder is, unless TensorRT computes them.
     isa = about.isa if about.isa in ISA_NUMBERS else "auto"  # ONNX Runtime says what it runs on instead
     with (
@@ -165,24 +168,45 @@ def _measure(subject: _Subject, options: Options, progress: StageProgress) -> Re
         cpu_limits = Limits(processor)
         limits = Limits(probe) if about.device == "cuda" else cpu_limits
         vision_limits = limits if options.vision_engine == "tensorrt" else cpu_limits
+        report = Report(subject.facts, options, about.isa, about.threads, {}, device_name=about.device_name)
         for part in options.parts or ():
-            if part == "prefill":
-                for length in options.lengths:
-                    done = _counter(f"prefill {length}", plan, progress)
-                    prefill.append(measure_prefill(subject.decoder, subject.config, length, plan, limits, done))
-                continue
-            done = _counter(part.replace("_", " "), plan, progress)
-            if part == "decode":
-                others[part] = measure_decode(subject.decoder, options.context, options.new_tokens, plan, limits, done)
-            elif subject.model is None:
-                raise InputError(f"{part} needs a bundle")
-            elif part == "first_token":
-                first_token = measure_first_token(subject.model, options.eagle_preset, plan, done)
-            else:
-                others[part] = _measure_vision(part, subject.model, options, plan, vision_limits, done)
+            for measured in _measure_part(part, subject, options, plan, limits, vision_limits, progress, report):
+                report = dataclasses.replace(measured, limits=limits.medians())
+                on_report(report)
         typical = {name: limits.typical(name) for name in LIMITS[about.device]}
-    parts = (tuple(prefill), others, first_token)
-    return Report(subject.facts, options, about.isa, about.threads, typical, *parts, device_name=about.device_name)
+    return dataclasses.replace(report, limits=typical, complete=True)
+
+
+def _measure_part(
+    part: Part,
+    subject: _Subject,
+    options: Options,
+    plan: Plan,
+    limits: Limits,
+    vision_limits: Limits,
+    progress: StageProgress,
+    report: Report,
+) -> Iterator[Report]:
+    """Measures one part, a prefill of each length apart, and yields the report with it."""
+    if part == "prefill":
+        for length in options.lengths:
+            done = _counter(f"prefill {length}", plan, progress)
+            measured = measure_prefill(subject.decoder, subject.config, length, plan, limits, done)
+            report = dataclasses.replace(report, prefill=(*report.prefill, measured))
+            yield report
+        return
+    done = _counter(part, plan, progress)
+    if part == "decode":
+        found = measure_decode(subject.decoder, options.context, options.new_tokens, plan, limits, done)
+    elif subject.model is None:
+        raise InputError(f"{part} needs a bundle")
+    elif part == "first-token":
+        first_token = measure_first_token(subject.model, options.eagle_preset, plan, done)
+        yield dataclasses.replace(report, first_token=first_token)
+        return
+    else:
+        found = _measure_vision(part, subject.model, options, plan, vision_limits, done)
+    yield dataclasses.replace(report, others={**report.others, part: found})
 
 
 def _measure_vision(

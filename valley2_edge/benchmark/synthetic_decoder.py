@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from valley2_edge.benchmark.work import MatrixSize, layer_matrices
 from valley2_edge.bundle import DecoderPrecision
+from valley2_edge.byte_count import format_bytes
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import BudgetError, InputError
 
@@ -92,7 +93,7 @@ class SyntheticDecoder:
         free = shutil.disk_usage(directory).free
         if self.size > free:
             raise BudgetError(
-                f"The decoder takes {self.size / 1e9:.1f} GB, but the disk of {directory} has {free / 1e9:.1f} GB "
+                f"The decoder takes {format_bytes(self.size)}, but the disk of {directory} has {format_bytes(free)} "
                 "free; take fewer layers, or name another directory in $TMPDIR."
             )
         metadata = {
@@ -117,7 +118,7 @@ def _matrix_formats(
 ) -> dict[str, tuple[MatrixSize, dict[str, Any]]]:
     """Every matrix with its entry in the file's metadata."""
     if group_size not in GROUP_SIZES:
-        raise InputError(f"group_size must be one of {', '.join(map(str, GROUP_SIZES))}, not {group_size}")
+        raise InputError(f"--group-size must be one of {', '.join(map(str, GROUP_SIZES))}, not {group_size}")
     sizes = [size for index in range(config.num_hidden_layers) for size in layer_matrices(config, index)]
     head = MatrixSize("lm_head", config.vocab_size, config.hidden_size)
     formats = {}

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from valley2_edge.bundle import DecoderPrecision
+from valley2_edge.bundle import DecoderPrecision, read_manifest
 from valley2_edge.cli.chat_options import VisionEngineOption
+from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
+from valley2_edge.cli.rounding_options import check_group_size
 from valley2_edge.cli.terminal import error_console, output_console, stage_progress
 from valley2_edge.errors import InputError
 from valley2_edge.policy import EaglePreset
 from valley2_edge.user_data import resolve_bundle
+
+if TYPE_CHECKING:
+    from valley2_edge.benchmark.report import Report
 
 _SHAPE = "Without a bundle"
 
@@ -71,9 +78,9 @@ def bench(
     given = [name for name, value in only_shape.items() if value is not None]
     if shape is None and given:
         raise InputError(f"--{given[0]} belongs to a --shape; a bundle has its own")
+    if group_size is not None:
+        check_group_size(group_size)
     from valley2_edge.benchmark.options import Options, parse_parts
-    from valley2_edge.benchmark.run import bench_bundle, bench_shape
-    from valley2_edge.cli.bench_view import print_report
 
     options = Options(
         None if parts is None else parse_parts(parts),
@@ -89,11 +96,40 @@ def bench(
         device,
         vision_engine,
     )
-    with stage_progress(error_console()) as progress:
+    if shape is None:
+        directory = resolve_bundle(bundle)
+        read_manifest(directory)
+    else:
+        directory = Path(tempfile.mkdtemp(prefix="valley2-bench-"))
+    measured: list[Report] = []
+
+    def work() -> Report:
+        from valley2_edge.benchmark.run import bench_bundle, bench_shape
+
         if shape is None:
-            report = bench_bundle(resolve_bundle(bundle), options, progress)
-        else:
-            report = bench_shape(shape, layers, precision or "int4", group_size or 128, options, progress)
+            return bench_bundle(directory, options, progress, measured.append)
+        small = (shape, layers, precision or "int4", group_size or 128)
+        return bench_shape(*small, options, progress, directory, measured.append)
+
+    def tidy() -> None:
+        if shape is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    try:
+        with stage_progress(error_console()) as progress:
+            report = run_until_interrupted(work)
+    except Interrupted:
+        if measured:
+            _print(measured[-1], as_json)
+        leave("stopped; what was measured is above" if measured else "stopped; nothing was measured yet", tidy)
+    finally:
+        tidy()
+    _print(report, as_json)
+
+
+def _print(report: Report, as_json: bool) -> None:
+    from valley2_edge.cli.bench_view import print_report
+
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=2))
     else:

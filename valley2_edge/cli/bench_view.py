@@ -24,12 +24,14 @@ def print_report(console: Console, report: Report) -> None:
         _add_row(table, _name(part, measurement), measurement)
     if report.first_token is not None:
         spread = report.first_token.seconds
-        table.add_row("first token", f"{_number(spread.median)} s", _quartiles(spread), "", "")
+        table.add_row("first-token", f"{_number(spread.median)} s", _quartiles(spread), "", "")
     console.print(table)
     rates = {name: f"{rate / _GIGA:.4g} {_UNITS[name]}" for name, rate in report.limits.items()}
-    first, *rest = (f"{rate} {'read' if name == 'read' else 'in ' + name}" for name, rate in rates.items())
     device = report.device_name or report.isa
     print_line(console, f"{device}, {report.threads} threads; medians of {report.options.repetitions} repetitions")
+    if not rates:
+        return  # interrupted before any limit was read
+    first, *rest = (f"{rate} {'read' if name == 'read' else 'in ' + name}" for name, rate in rates.items())
     print_line(
         console,
         f"shares are of what the machine could do in the same moments, in the median {', '.join([first, *rest])}",

@@ -8,9 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from valley2_edge.bundle import MANIFEST_NAME, Bundle, open_bundle
-from valley2_edge.cli.export import require_build_time_packages
+from valley2_edge.cli.export import leave_export, require_build_time_packages
+from valley2_edge.cli.interrupts import Interrupted, run_until_interrupted
 from valley2_edge.cli.terminal import StageProgress, error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import InputError
+from valley2_edge.export.bundle_writer import check_place
+from valley2_edge.export.control import ExportControl, looking
+from valley2_edge.user_data import resolve_bundle
 
 
 def convert(
@@ -27,31 +31,45 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run made.")] = False,
 ) -> None:
     """Turn a bundle's decoder into a GPTQ checkpoint, or a GPTQ checkpoint into a bundle; both without a loss."""
-    require_build_time_packages()
-    from valley2_edge.export.interchange import bundle_gptq_checkpoint, write_gptq_checkpoint
-
-    if not source.is_dir():
+    is_checkpoint = any((source / name).is_file() for name in ("config.json", "quantize_config.json"))
+    directory = source if is_checkpoint else resolve_bundle(source)
+    if not directory.is_dir():
         raise InputError(f"{source} is not a directory with a bundle or a GPTQ checkpoint")
-    from_bundle = (source / MANIFEST_NAME).is_file()
+    from_bundle = (directory / MANIFEST_NAME).is_file()
     if from_bundle and vision is not None:
         raise InputError(f"{source} is a bundle: --vision goes with a GPTQ checkpoint")
     if not from_bundle and checkpoint_format is not None:
         raise InputError(f"{source} is no bundle: --checkpoint-format goes with a new GPTQ checkpoint")
-    with stage_progress(error_console()) as progress:
+    if not from_bundle and vision is None:
+        raise InputError(f"{source} holds a decoder only: name the bundle of the vision half with --vision BUNDLE")
+    check_place(target, directory)
+    require_build_time_packages()
+    control = ExportControl()
+
+    def work() -> Path:
+        progress("loading torch", 0, 1)
+        from valley2_edge.export.interchange import bundle_gptq_checkpoint, write_gptq_checkpoint
+
+        progress("loading torch", 1, 1)
+        opened = _open(directory if from_bundle else resolve_bundle(vision), looking(control, progress))
         if from_bundle:
-            made = write_gptq_checkpoint(
-                _open(source, progress),
+            return write_gptq_checkpoint(
+                opened,
                 target,
                 checkpoint_format=checkpoint_format,
                 overwrite=overwrite,
                 progress=progress,
+                control=control,
             )
-        elif vision is None:
-            raise InputError(f"{source} holds a decoder only: name the bundle of the vision half with --vision BUNDLE")
-        else:
-            made = bundle_gptq_checkpoint(
-                source, target, _open(vision, progress), overwrite=overwrite, progress=progress
-            )
+        return bundle_gptq_checkpoint(
+            directory, target, opened, overwrite=overwrite, progress=progress, control=control
+        )
+
+    try:
+        with stage_progress(error_console()) as progress:
+            made = run_until_interrupted(work)
+    except Interrupted:
+        leave_export(control)
     print_line(output_console(), f"{made}: the {'GPTQ checkpoint' if from_bundle else 'bundle'} is complete")
 
 

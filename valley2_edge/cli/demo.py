@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,8 +46,16 @@ def demo(
         )
         line.close()
         right = [_ask(model, exhibit) for exhibit in exhibits]
+    print_line(output_console(), f"Next: {shlex.join(_next(bundle, output, exhibits[0]))}")
     if not all(right):
         raise typer.Exit(EXIT_WRONG)
+
+
+def _next(bundle: str, output: Path | None, exhibit: Exhibit) -> list[str]:
+    """A command to copy: the first question again, where its pictures are kept, or how to keep them."""
+    if output is None:
+        return ["valley2-edge", "demo", "--output", "demo-pictures"]
+    return ["valley2-edge", "chat", "--bundle", bundle, *map(str, exhibit.files), exhibit.question]
 
 
 def _ask(model: Valley2, exhibit: Exhibit) -> bool:

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 Component = Literal["siglip", "projector", "eagle"]
 
-app = typer.Typer(help="Build, list and remove TensorRT engines of vision graphs.", no_args_is_help=True)
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def engines(context: typer.Context) -> None:
+    """Build, list and remove TensorRT engines of vision graphs."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()

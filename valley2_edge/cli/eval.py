@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from valley2_edge.cli.answer_view import ProgressLine
+from valley2_edge.bundle import read_manifest
 from valley2_edge.cli.chat_options import KvPrecisionName, Providers
-from valley2_edge.cli.terminal import error_console, output_console, print_line
+from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
+from valley2_edge.cli.terminal import StageProgress, error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import InputError
 from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
     from valley2_edge.ecom.question import Question
-    from valley2_edge.evaluation.scoring import Score
+    from valley2_edge.evaluation.compare import Comparison
+    from valley2_edge.evaluation.scoring import Outcome, Score
     from valley2_edge.runtime.model import Valley2
 
 app = typer.Typer()
+
+QUESTIONS = "questions"
+"""The stage of the progress in which they are asked."""
+Result = TypeVar("Result")
 
 Questions = Annotated[
     Path | None,
@@ -75,7 +81,7 @@ def ecom_vqa(
     """Ask questions with four options, each in four orders; a question counts when all four answers are right."""
     if text_only and not (eagle and tiles):
         raise InputError("--text-only shows no picture, so --no-eagle and --no-tiles have nothing to switch off")
-    from valley2_edge.cli.eval_view import print_score, question_progress, score_as_json
+    from valley2_edge.cli.eval_view import print_score, score_as_json
     from valley2_edge.evaluation.ablation import inquiry_of
     from valley2_edge.evaluation.chart import check_picture_path, save_score
     from valley2_edge.evaluation.run import ask_all
@@ -86,12 +92,15 @@ def ecom_vqa(
     asked = _questions(questions, count, seed, tasks)
     directory = resolve_bundle(bundle)
     begin = time.perf_counter()
-    with (
-        _load(directory, threads, activations, provider) as model,
-        inquiry_of(model, eagle=eagle, tiles=tiles, kv_precision=kv_precision) as inquiry,
-        question_progress() as progress,
-    ):
-        outcomes = ask_all(inquiry, asked, think=think, text_only=text_only, on_progress=progress)
+
+    def work(progress: StageProgress) -> list[Outcome]:
+        with (
+            _load(directory, threads, activations, provider, progress) as model,
+            inquiry_of(model, eagle=eagle, tiles=tiles, kv_precision=kv_precision) as inquiry,
+        ):
+            return ask_all(inquiry, asked, think=think, text_only=text_only, on_progress=partial(progress, QUESTIONS))
+
+    outcomes = _ask(work)
     result, seconds = score(outcomes), time.perf_counter() - begin
     what = _describe(questions, seed, eagle, tiles, text_only, think)
     if picture is not None:
@@ -124,23 +133,31 @@ def compare_bundles(
     as_json: AsJson = False,
 ) -> None:
     """Ask two bundles the same questions: agreement, divergence of their distributions, and reading errors."""
-    from valley2_edge.cli.eval_view import comparison_as_json, print_comparison, question_progress
+    from valley2_edge.cli.eval_view import comparison_as_json, print_comparison
     from valley2_edge.ecom.benchmark import ocr_questions
     from valley2_edge.evaluation.ablation import inquiry_of
     from valley2_edge.evaluation.compare import check_comparable, compare
 
     asked, read = _questions(questions, count, seed, tasks), ocr_questions(reading, seed)
-    with (
-        _load(first, threads, activations, provider) as model_a,
-        _load(second, threads, activations, provider) as model_b,
-    ):
-        check_comparable(model_a, model_b)
+    if not asked and not read:
+        raise InputError("there is no question to compare the bundles with: --reading 0 leaves none")
+    one, other = resolve_bundle(first), resolve_bundle(second)
+    for directory in (one, other):
+        read_manifest(directory)
+
+    def work(progress: StageProgress) -> Comparison:
         with (
-            inquiry_of(model_a, kv_precision=kv_precision_a) as inquiry_a,
-            inquiry_of(model_b, kv_precision=kv_precision_b) as inquiry_b,
-            question_progress() as progress,
+            _load(one, threads, activations, provider, progress) as model_a,
+            _load(other, threads, activations, provider, progress) as model_b,
         ):
-            comparison = compare(inquiry_a, inquiry_b, asked, read, on_progress=progress)
+            check_comparable(model_a, model_b)
+            with (
+                inquiry_of(model_a, kv_precision=kv_precision_a) as inquiry_a,
+                inquiry_of(model_b, kv_precision=kv_precision_b) as inquiry_b,
+            ):
+                return compare(inquiry_a, inquiry_b, asked, read, on_progress=partial(progress, QUESTIONS))
+
+    comparison = _ask(work)
     if as_json:
         settings = {"a": str(first), "b": str(second)}
         settings |= {"kv_precision_a": kv_precision_a, "kv_precision_b": kv_precision_b}
@@ -189,18 +206,36 @@ def _checked(wanted: list[str] | None, known: Sequence[str]) -> Sequence[str]:
     return [task for task in known if task in wanted]
 
 
-def _load(directory: Path, threads: int, activations: str, providers: list[str] | None) -> Valley2:
+def _ask(work: Callable[[StageProgress], Result]) -> Result:
+    """Asks the questions with their progress on stderr; a signal ends the process with a sentence."""
+    reached = ""
+    try:
+        with stage_progress(error_console()) as show:
+
+            def progress(stage: str, done: int, total: int) -> None:
+                nonlocal reached
+                if stage == QUESTIONS:
+                    reached = f" after {done} of {total} questions"
+                show(stage, done, total)
+
+            return run_until_interrupted(lambda: work(progress))
+    except Interrupted:
+        leave(f"stopped{reached}; an evaluation keeps nothing: run the same command again, or with fewer questions")
+
+
+def _load(
+    directory: Path, threads: int, activations: str, providers: list[str] | None, progress: StageProgress
+) -> Valley2:
     from valley2_edge.runtime.model import Valley2
 
-    with contextlib.closing(ProgressLine(error_console())) as line:
-        return Valley2.load(
-            directory,
-            threads=threads,
-            activations=activations,
-            providers=providers,
-            keep_vision=True,
-            on_progress=line,
-        )
+    return Valley2.load(
+        directory,
+        threads=threads,
+        activations=activations,
+        providers=providers,
+        keep_vision=True,
+        on_progress=progress,
+    )
 
 
 def _describe(questions: Path | None, seed: int, eagle: bool, tiles: bool, text_only: bool, think: bool) -> str:

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from valley2_edge.cli.terminal import error_console
 from valley2_edge.evaluation.compare import Comparison
 from valley2_edge.evaluation.intervals import Estimate
-from valley2_edge.evaluation.run import Progress as QuestionProgress
 from valley2_edge.evaluation.scoring import Score
-
-
-@contextmanager
-def question_progress() -> Iterator[QuestionProgress | None]:
-    """A bar on stderr with the time that is left; None where stderr is no terminal."""
-    console = error_console()
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("questions", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def print_score(console: Console, score: Score) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from valley2_edge.bundle import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision, open_bundle
+from valley2_edge.bundle import (
+    Bundle,
+    DecoderEngine,
+    DecoderPrecision,
+    ProjectorPrecision,
+    VisionPrecision,
+    open_bundle,
+)
 from valley2_edge.byte_count import format_bytes
+from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.rounding_options import (
     AverageBits,
     Calibration,
@@ -31,9 +40,11 @@ from valley2_edge.cli.rounding_options import (
 )
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
+from valley2_edge.export.bundle_writer import check_output, check_place
+from valley2_edge.export.control import ExportControl
+from valley2_edge.export.local_checkpoint import DEFAULT_CHECKPOINT, local_checkpoint
 from valley2_edge.user_data import remember_bundle
 
-DEFAULT_CHECKPOINT = "bytedance-research/Valley2-DPO"
 DECIDED_BY_DECODER = ("precision", "group_size", "symmetric")
 """Options that say how to round the layers, which a decoder from elsewhere answers itself."""
 BUILD_TIME_PACKAGES = ("torch", "transformers", "onnx")
@@ -89,12 +100,13 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
 ) -> None:
     """Export a Valley2 checkpoint to a bundle that needs no torch."""
-    require_build_time_packages()
-    from valley2_edge.export.pipeline import export_bundle
-
     if decoder is not None:
         _refuse_rounding_options(context)
     rounding = make_rounding_options(
+        precision,
+        group_size=group_size,
+        symmetric=symmetric,
+        rounded_elsewhere=decoder is not None,
         method=method,
         calibration=calibration,
         calibration_samples=calibration_samples,
@@ -110,9 +122,16 @@ def export(
         quality_samples=quality_samples,
         max_kl=max_kl,
     )
-    messages = error_console()
-    with stage_progress(messages) as progress:
-        directory = export_bundle(
+    _check_paths(checkpoint, revision, decoder, output, overwrite)
+    require_build_time_packages()
+    messages, control = error_console(), ExportControl()
+
+    def work() -> Bundle:
+        progress("loading torch", 0, 1)
+        from valley2_edge.export.pipeline import export_bundle
+
+        progress("loading torch", 1, 1)
+        made = export_bundle(
             checkpoint,
             output,
             precision=precision,
@@ -128,8 +147,35 @@ def export(
             overwrite=overwrite,
             progress=progress,
             announce=lambda sentence: print_line(messages, sentence),
+            control=control,
         )
-    _conclude(directory, messages)
+        # Hashes what export has just written, so that the first chat need not.
+        return open_bundle(made, progress=lambda done, total: progress("checking files", done, total))
+
+    try:
+        with stage_progress(messages) as progress:
+            bundle = run_until_interrupted(work)
+    except Interrupted:
+        leave_export(control)
+    _conclude(bundle, messages)
+
+
+def leave_export(control: ExportControl) -> NoReturn:
+    """Ends the process after Ctrl-C with what is kept of an export or a conversion."""
+    control.abandon()
+    leave(f"stopped; {control.outcome()}", control.tidy)
+
+
+def _check_paths(
+    checkpoint: str, revision: str | None, decoder: Path | None, output: Path | None, overwrite: bool
+) -> None:
+    """Fails before torch is loaded for what is not there, and for an output that cannot be."""
+    local = local_checkpoint(checkpoint, revision)
+    if decoder is not None and not decoder.is_dir():
+        raise InputError(f"--decoder {decoder} is not a directory with a GPTQ checkpoint")
+    if output is not None:
+        check_place(output, local)
+        check_output(output, overwrite=overwrite)
 
 
 def _refuse_rounding_options(context: typer.Context) -> None:
@@ -139,14 +185,12 @@ def _refuse_rounding_options(context: typer.Context) -> None:
             raise InputError(f"--{name.replace('_', '-')} does not go with --decoder, which is rounded already")
 
 
-def _conclude(directory: Path, messages: Console) -> None:
-    # Hashes what export has just written, so that the first chat need not.
-    size = open_bundle(directory).size
-    print_line(output_console(), f"{directory}: {format_bytes(size)}")
+def _conclude(bundle: Bundle, messages: Console) -> None:
+    print_line(output_console(), f"{bundle.directory}: {format_bytes(bundle.size)}")
     try:
-        remember_bundle(directory)
+        remember_bundle(bundle.directory)
     except OSError as error:
-        named = f" --bundle {directory}"
+        named = f" --bundle {shlex.quote(str(bundle.directory))}"
         print_line(messages, f"valley2-edge: warning: the bundle could not be remembered ({error.strerror})")
     else:
         named = ""

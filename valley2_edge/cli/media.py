@@ -8,12 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.video import VIDEO_EXTENSIONS, is_video
-
-PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-    | {".pbm", ".pnm", ".tga", ".ico", ".jp2", ".avif", ".mpo"}
-)
+from valley2_edge.runtime.media_kind import looks_like_file
+from valley2_edge.runtime.video import is_video
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def words_of_paths(text: str) -> list[Path]:
 
 
 def _is_file(word: str) -> bool:
-    if Path(word).suffix.lower() in PICTURE_SUFFIXES | VIDEO_EXTENSIONS:
+    if looks_like_file(word):
         return True
     try:
         return Path(word).is_file()

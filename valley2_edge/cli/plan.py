@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,8 +70,13 @@ def plan(
         str | None, typer.Option(metavar="WxH", help="The size of a video's frames, instead of pictures.")
     ] = None,
     frames: options.Frames = 8,
-    context: Annotated[
-        int, typer.Option(help="Positions of question, pictures and answer; 0: as many as the model was trained for.")
+    context_length: Annotated[
+        int,
+        typer.Option(
+            "--context-length",
+            "--context",
+            help="Positions of question, pictures and answer; 0: as many as the model was trained for.",
+        ),
     ] = 0,
     kv_precision: options.KvPrecision = "auto",
     prefill_chunk: options.PrefillChunk = 0,
@@ -100,15 +106,15 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print bytes as JSON.")] = False,
 ) -> None:
     """Show what a question will take of memory; reads the manifest and headers only."""
-    sizes = _picture_sizes(image or [], video, frames)
+    pictures = _picture_sizes(image or [], video, frames)
     limit = None if memory is None else parse_bytes(memory)
-    from valley2_edge.runtime.gpu_budget import fit_gpu
-    from valley2_edge.runtime.memory import MemorySettings
+    from valley2_edge.runtime.decoder_choice import place, with_layers
+    from valley2_edge.runtime.memory import MemorySettings, check_positions
     from valley2_edge.runtime.vision_engine import check_engine
 
     settings = MemorySettings(
         policy=Policy(policy, False, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens),
-        context_length=context,
+        context_length=context_length,
         kv_precision=kv_precision,
         prefill_chunk=prefill_chunk,
         keep_vision=keep_vision,
@@ -116,22 +122,25 @@ def plan(
         prefix_cache_bytes=parse_bytes(prefix_cache, least=0),
         threads=threads,
         activations=activations,
-        device=device or "cpu",
-        vision_device="cuda" if vision_engine == "tensorrt" else "cpu",
         gpu_memory=0 if gpu_memory is None else parse_bytes(gpu_memory),
     )
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     about: dict[str, Any] = {"video": video is not None, "conversation": conversation}
     manifest = opened.manifest
     check_engine(vision_engine, [manifest.siglip, manifest.projector, manifest.eagle])
-    gpu = fit_gpu(opened, settings, sizes, **about)
-    choice = _choose(opened, sizes, gpu.settings, limit, about)
+    check_positions(opened, pictures, settings, video=video is not None)
+    sizes = list(pictures.elements())
+    elsewhere = device == "cuda" and gpu_memory is not None
+    placed, gpu = place(opened, settings, device, vision_engine, elsewhere=elsewhere)
+    choice = _choose(opened, sizes, with_layers(opened, placed, gpu), limit, about)
     if as_json:
         typer.echo(json.dumps(_content(opened.directory, sizes, limit, choice), indent=2))
     else:
         _print(opened.directory, limit, choice)
         if choice.plan.gpu_bytes:
-            _print_gpu(choice.plan, gpu.text)
+            _print_gpu(choice.plan, "" if gpu is None else gpu.text)
+        elif device == "auto":
+            print_line(output_console(), "GPU: none that can be used")
 
 
 def _choose(
@@ -145,12 +154,15 @@ def _choose(
     return MemoryBudget(bundle, limit, settings.vision_device).choose(settings, sizes, **about)
 
 
-def _picture_sizes(images: list[str], video: str | None, frames: int) -> list[tuple[int, int]]:
+def _picture_sizes(images: list[str], video: str | None, frames: int) -> Counter[tuple[int, int]]:
+    """How many pictures there are of each size."""
     if images and video:
         raise InputError("one question can be about pictures or about a video, not about both")
     if frames < 1:
         raise InputError(f"--frames must be at least 1, not {frames}")
-    return [_read_size("--video", video)] * frames if video else [_read_size("--image", text) for text in images]
+    if video:
+        return Counter({_read_size("--video", video): frames})
+    return Counter(_read_size("--image", text) for text in images)
 
 
 def _read_size(option: str, text: str) -> tuple[int, int]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from valley2_edge.export.rounding import RoundingOptions
+    from valley2_edge.export.rounding_options import RoundingOptions
 
 _ROUNDING = "Rounding"
 _QUALITY = "Quality"
@@ -95,7 +97,12 @@ MaxKl = Annotated[
 
 
 def make_rounding_options(
+    precision: DecoderPrecision,
     *,
+    group_size: int,
+    symmetric: bool | None,
+    rounded_elsewhere: bool,
+    method: Literal["rtn", "gptq", "nf4"] | None,
     calibration: str | None,
     picture_weight: str | None,
     order: Literal["columns", "activation", "groups"] | None,
@@ -106,9 +113,14 @@ def make_rounding_options(
     memory: str,
     **others: Any,
 ) -> RoundingOptions:
-    """The options as the exporter takes them.
+    """The options as the exporter takes them, checked without torch.
 
     Args:
+        precision: Of the layers.
+        group_size: Of the layers; checked here, not part of the result.
+        symmetric: Likewise.
+        rounded_elsewhere: The decoder comes from a GPTQ checkpoint.
+        method: Of rounding.
         calibration: A path, "builtin" or "none".
         picture_weight: A number or "balanced".
         order: Of GPTQ.
@@ -120,13 +132,20 @@ def make_rounding_options(
         others: As they are.
 
     Raises:
-        InputError: A value cannot be read.
-        ExportError: An option of GPTQ is out of range.
+        InputError: A value cannot be read or is out of range, or a file is missing.
+        ExportError: Options contradict one another.
     """
-    from valley2_edge.byte_count import parse_bytes
-    from valley2_edge.export.rounding import RoundingOptions
-    from valley2_edge.quantize.gptq import GptqOptions
+    from valley2_edge.export.rounding_options import RoundingOptions, check_options
+    from valley2_edge.quantize.gptq_options import GptqOptions
+    from valley2_edge.quantize.matrix_format import MatrixFormat
 
+    check_group_size(group_size)
+    if method == "nf4":
+        MatrixFormat(precision, code="nf4")
+        if symmetric is False:
+            raise InputError("nf4 has no zero points: --asymmetric does not go with --method nf4")
+    if calibration not in (None, "none", "builtin") and not Path(calibration).is_file():
+        raise InputError(f"there is no file at --calibration {calibration}; it is a JSONL file, builtin or none")
     given = {
         "order": order,
         "scale_search": scale_search,
@@ -134,13 +153,37 @@ def make_rounding_options(
         "scale_refit": scale_refit,
         "damping": damping,
     }
-    return RoundingOptions(
+    options = RoundingOptions(
+        method=method,
         calibration=None if calibration == "none" else calibration,
         picture_weight=_read_weight(picture_weight),
         gptq=GptqOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
-        budget_bytes=parse_bytes(memory),
+        budget_bytes=_read_memory(memory),
         **others,
     )
+    check_options(options, precision, rounded_elsewhere)
+    return options
+
+
+def check_group_size(group_size: int) -> None:
+    """Refuses a group size that the kernels do not have.
+
+    Raises:
+        InputError: It is none of 32, 64 and 128.
+    """
+    from valley2_edge.quantize.matrix_format import GROUP_SIZES
+
+    if group_size not in GROUP_SIZES:
+        raise InputError(f"--group-size must be 32, 64 or 128, not {group_size}")
+
+
+def _read_memory(text: str) -> int:
+    from valley2_edge.byte_count import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except InputError as error:
+        raise InputError(f"--memory: {error}") from error
 
 
 def _read_weight(text: str | None) -> float | Literal["balanced"] | None:

@@ -17,38 +17,24 @@ def stats_table(statistics: Statistics, sampled: bool) -> Table:
     """
     table = Table("stage", "amount", "seconds", "speed")
     if statistics.pictures:
-        siglip_seconds = statistics.siglip_seconds + statistics.projector_seconds
-        table.add_row("vision load", "", _seconds(statistics.vision_load_seconds), "")
-        pictures = "1 picture" if statistics.pictures == 1 else f"{statistics.pictures} pictures"
-        table.add_row("preprocess", pictures, _seconds(statistics.preprocess_seconds), "")
+        _add_vision(table, statistics)
+    if statistics.prefill_seconds:
         table.add_row(
-            "SigLIP",
-            f"{statistics.tiles} tiles, {statistics.siglip_tokens} tokens",
-            _seconds(siglip_seconds),
-            _speed(statistics.tiles, siglip_seconds, "tiles/s"),
+            "prefill",
+            f"{statistics.prompt_tokens} positions, {statistics.text_tokens} of text",
+            _seconds(statistics.prefill_seconds),
+            _speed(statistics.prompt_tokens - statistics.reused_tokens, statistics.prefill_seconds, "tokens/s"),
         )
-        if statistics.vocabulary_share is not None:
-            used = f"{statistics.vocabulary_share:.1%} used, at most {statistics.dropped_mass:.1e} left out"
-            table.add_row("visual vocabulary", used, "", "")
-        table.add_row("Eagle", f"{statistics.eagle_tokens} tokens", _seconds(statistics.eagle_seconds), "")
-        if statistics.vision_cache_bytes:
-            known = f"{statistics.vision_cache_hits} of {pictures} known, {format_bytes(statistics.vision_cache_bytes)}"
-            table.add_row("vision cache", known, "", "")
-    table.add_row(
-        "prefill",
-        f"{statistics.prompt_tokens} positions, {statistics.text_tokens} of text",
-        _seconds(statistics.prefill_seconds),
-        _speed(statistics.prompt_tokens - statistics.reused_tokens, statistics.prefill_seconds, "tokens/s"),
-    )
     if statistics.reused_tokens:
         kept = f"{statistics.reused_tokens} positions, {format_bytes(statistics.prefix_cache_bytes)} kept"
         table.add_row("reused", kept, "", "")
-    table.add_row(
-        "answer",
-        f"{statistics.new_tokens} tokens",
-        _seconds(statistics.decode_seconds),
-        _speed(statistics.new_tokens, statistics.decode_seconds, "tokens/s"),
-    )
+    if statistics.decode_seconds:
+        table.add_row(
+            "answer",
+            f"{statistics.new_tokens} tokens",
+            _seconds(statistics.decode_seconds),
+            _speed(statistics.new_tokens, statistics.decode_seconds, "tokens/s"),
+        )
     if statistics.drafted_tokens:
         share = f"{statistics.accepted_tokens} of {statistics.drafted_tokens} drafted tokens"
         table.add_row("accepted", share, "", f"{statistics.tokens_per_step:.2f} tokens/step")
@@ -64,6 +50,30 @@ def stats_table(statistics: Statistics, sampled: bool) -> Table:
     if sampled:
         table.add_row("seed", str(statistics.seed), "", "")
     return table
+
+
+def _add_vision(table: Table, statistics: Statistics) -> None:
+    """The stages of the pictures that ran: an error or embeddings that were known leave some out."""
+    pictures = "1 picture" if statistics.pictures == 1 else f"{statistics.pictures} pictures"
+    if statistics.vision_load_seconds:
+        table.add_row("vision load", "", _seconds(statistics.vision_load_seconds), "")
+    table.add_row("preprocess", pictures, _seconds(statistics.preprocess_seconds), "")
+    siglip_seconds = statistics.siglip_seconds + statistics.projector_seconds
+    if siglip_seconds:
+        table.add_row(
+            "SigLIP",
+            f"{statistics.tiles} tiles, {statistics.siglip_tokens} tokens",
+            _seconds(siglip_seconds),
+            _speed(statistics.tiles, siglip_seconds, "tiles/s"),
+        )
+    if statistics.vocabulary_share is not None:
+        used = f"{statistics.vocabulary_share:.1%} used, at most {statistics.dropped_mass:.1e} left out"
+        table.add_row("visual vocabulary", used, "", "")
+    if statistics.eagle_seconds:
+        table.add_row("Eagle", f"{statistics.eagle_tokens} tokens", _seconds(statistics.eagle_seconds), "")
+    if statistics.vision_cache_bytes:
+        known = f"{statistics.vision_cache_hits} of {pictures} known, {format_bytes(statistics.vision_cache_bytes)}"
+        table.add_row("vision cache", known, "", "")
 
 
 _ENDS = {

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from valley2_edge.export.remaining_time import format_duration
+
+_FEW_SECONDS, _MANY_SECONDS = 10, 60
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, what is done of it, and its total."""
@@ -29,11 +42,14 @@ def print_line(console: Console, text: str) -> None:
 
 @contextlib.contextmanager
 def stage_progress(console: Console) -> Iterator[StageProgress]:
-    """Shows one bar a stage on a terminal, one line a stage elsewhere."""
+    """Shows one bar a stage with the time that is left on a terminal, a line now and then elsewhere."""
     if not console.is_terminal:
-        yield _line_progress(console)
+        yield LineProgress(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn()),
+        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
+    )
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
@@ -45,12 +61,32 @@ def stage_progress(console: Console) -> Iterator[StageProgress]:
         yield show
 
 
-def _line_progress(console: Console) -> StageProgress:
-    seen: set[str] = set()
+class LineProgress:
+    """Plain lines: one when a stage begins, then one every ten seconds, later every minute, with the time left.
 
-    def show(stage: str, done: int, total: int) -> None:
-        if stage not in seen:
-            seen.add(stage)
-            print_line(console, stage)
+    Args:
+        console: Where they go.
+        clock: Seconds.
+    """
 
-    return show
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._stages: dict[str, tuple[float, int]] = {}
+        """When each stage began, and what was done of it then."""
+        self._said = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Shows that `done` of `total` of a stage are done, unless a line was shown a moment ago."""
+        now = self._clock()
+        if stage not in self._stages:
+            self._stages[stage], self._said = (now, done), now
+            print_line(self._console, stage)
+            return
+        began, before = self._stages[stage]
+        pause = _FEW_SECONDS if now - began < _MANY_SECONDS else _MANY_SECONDS
+        if now - self._said < pause or not before < done < total:
+            return
+        self._said = now
+        left = (now - began) / (done - before) * (total - done)
+        print_line(self._console, f"{stage}: {done / total:.0%}, about {format_duration(left)} left")

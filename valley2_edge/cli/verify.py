@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.cli import chat_options as options
+from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
@@ -57,15 +60,32 @@ def verify(
     """
     if golden is None and (variant is not None or policy is not None):
         raise InputError("--variant and --policy choose among reference outputs; name them with --golden DIR")
+    if golden is not None and not golden.is_dir():
+        raise InputError(f"--golden {golden} is not a directory with reference outputs")
+    directory = resolve_bundle(bundle)
+    rows: list[Row] = []
+
+    def compute() -> None:
+        if golden is None:
+            found = _self_test(opened, threads, provider, device, vision_engine)
+        else:
+            found = _golden(opened, golden, variant, policy, threads, provider, device, vision_engine)
+        for row in found:
+            rows.append(row)
+            show(f"{row.case}: {row.stage}")
+
     console = error_console()
-    with stage_progress(console) as progress:
-        opened = open_bundle(
-            resolve_bundle(bundle), check="full", progress=lambda done, total: progress("checking files", done, total)
-        )
-    if golden:
-        rows = _collect(_golden(opened, golden, variant, policy, threads, provider, device, vision_engine))
-    else:
-        rows = _collect(_self_test(opened, threads, provider, device, vision_engine))
+    try:
+        with stage_progress(console) as progress:
+            opened = run_until_interrupted(
+                lambda: open_bundle(
+                    directory, check="full", progress=lambda done, total: progress("checking files", done, total)
+                )
+            )
+        with _status(console) as show:
+            run_until_interrupted(compute)
+    except Interrupted:
+        leave(f"stopped; {_so_far(rows)}; nothing is kept: run the same command again")
     if as_json:
         typer.echo(json.dumps([_as_json(row) for row in rows], indent=2))
     else:
@@ -129,16 +149,26 @@ def _golden(
     return verify_golden(bundle, golden, name, chosen, architecture, threads, providers, device, vision_engine)
 
 
-def _collect(rows: Iterator[Row]) -> list[Row]:
-    console = error_console()
+@contextlib.contextmanager
+def _status(console: Console) -> Iterator[Callable[[str], None]]:
+    """A line on a terminal that says what was compared last; nothing elsewhere."""
     if not console.is_terminal:
-        return list(rows)
-    collected = []
+        yield lambda text: None
+        return
     with console.status("computing") as status:
-        for row in rows:
-            collected.append(row)
-            status.update(f"{row.case}: {row.stage}")
-    return collected
+        yield lambda text: status.update(escape(text))
+
+
+def _so_far(rows: list[Row]) -> str:
+    if not rows:
+        return "nothing was compared yet"
+    failed = _failed(rows)
+    outcome = f"{len(failed)} failed: {', '.join(failed)}" if failed else "none failed"
+    return f"{len(rows)} rows were compared, {outcome}"
+
+
+def _failed(rows: list[Row]) -> list[str]:
+    return [f"{row.case} {row.stage}" for row in rows if not row.passed]
 
 
 def _as_json(row: Row) -> dict[str, object]:
@@ -155,8 +185,10 @@ def _print_table(bundle: Bundle, rows: list[Row]) -> None:
         case, stage, error, tolerance, note = (escape(cell) for cell in cells)
         table.add_row(case, stage, error, tolerance, "pass" if row.passed else "[bold red]FAIL[/]", note)
     console.print(table)
-    failed = sum(not row.passed for row in rows)
-    verdict = f"{failed} of {len(rows)} rows failed" if failed else f"all {len(rows)} rows passed"
+    failed = _failed(rows)
+    verdict = f"all {len(rows)} rows passed"
+    if failed:
+        verdict = f"{len(failed)} of {len(rows)} rows failed: {', '.join(failed)}"
     print_line(console, f"{bundle.directory}: every file is intact, {verdict}")
 
 

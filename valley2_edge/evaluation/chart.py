@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from valley2_edge.errors import InputError
+from valley2_edge.evaluation.fonts import Fonts
 from valley2_edge.evaluation.intervals import Estimate
 from valley2_edge.evaluation.scoring import CHANCE, CONTENT_GUESS, Score
 
@@ -16,6 +18,31 @@ _LEFT, _RIGHT = 300, 860
 _TOP, _ROW, _BAR, _FOOT = 112, 40, 22, 96
 _BACKGROUND, _INK, _SOFT, _GRID = (255, 255, 255), (31, 35, 40), (101, 109, 118), (225, 228, 232)
 _TASK, _AVERAGE, _GUESS = (84, 131, 179), (45, 74, 112), (190, 84, 58)
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """What is drawn on, and the fonts for it."""
+
+    draw: ImageDraw.ImageDraw
+    fonts: Fonts
+
+    def write(
+        self,
+        place: tuple[int, int],
+        text: str,
+        size: int,
+        colour: tuple[int, int, int] = _INK,
+        anchor: str = "la",
+        width: int = WIDTH - 48,
+    ) -> None:
+        """Writes a text, or as much of its beginning as fits, with dots."""
+        text, font = self.fonts.choose(text[:width], size)  # no character is narrower than a pixel
+        shown = text
+        while text and self.draw.textlength(shown, font=font) > width:
+            text = text[:-1]
+            shown = f"{text}..."
+        self.draw.text(place, shown, colour, font=font, anchor=anchor)
 
 
 def draw_score(score: Score, title: str, subtitle: str = "") -> Image.Image:
@@ -33,18 +60,19 @@ def draw_score(score: Score, title: str, subtitle: str = "") -> Image.Image:
     rows.append(("average", score.average, score.plain_average))
     bottom = _TOP + _ROW * len(rows)
     image = Image.new("RGB", (WIDTH, bottom + _FOOT), _BACKGROUND)
-    draw = ImageDraw.Draw(image)
-    draw.text((24, 20), _fitting(draw, title, 26), _INK, font=_font(26))
-    draw.text((24, 58), _fitting(draw, subtitle, 17), _SOFT, font=_font(17))
-    _draw_axis(draw, bottom)
+    canvas = _Canvas(ImageDraw.Draw(image), Fonts())
+    canvas.write((24, 20), title, 26)
+    canvas.write((24, 58), subtitle, 17, _SOFT)
+    _draw_axis(canvas, bottom)
     for index, (name, estimate, plain) in enumerate(rows):
         colour = _AVERAGE if index == len(rows) - 1 else _TASK
-        _draw_row(draw, _TOP + _ROW * index, name, estimate, plain, colour)
-    _draw_guesses(draw, bottom)
+        _draw_row(canvas, _TOP + _ROW * index, name, estimate, plain, colour)
+    _draw_guesses(canvas, bottom)
     legend = (
         "bar: right in all four orders of the options, with its 95 % interval     diamond: right answers of all given"
     )
-    draw.text((24, bottom + 64), legend, _SOFT, font=_font(15))
+    canvas.write((24, bottom + 64), legend, 15, _SOFT)
+    canvas.fonts.warn()
     return image
 
 
@@ -56,7 +84,12 @@ def save_score(score: Score, path: Path, title: str, subtitle: str = "") -> None
         OSError: It cannot be written.
     """
     check_picture_path(path)
-    draw_score(score, title, subtitle).save(path, format="PNG")
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        draw_score(score, title, subtitle).save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_picture_path(path: Path) -> None:
@@ -67,40 +100,44 @@ def check_picture_path(path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"The picture of the result is a PNG file; {path} does not end in .png.")
+    if path.is_dir():
+        raise InputError(f"The picture of the result is a PNG file; {path} is a directory.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"There is no directory {path.absolute().parent} for the picture of the result.")
 
 
-def _draw_axis(draw: ImageDraw.ImageDraw, bottom: int) -> None:
+def _draw_axis(canvas: _Canvas, bottom: int) -> None:
     for percent in range(0, 101, 20):
         x = _place(percent / 100)
-        draw.line((x, _TOP - 8, x, bottom), fill=_GRID, width=1)
-        draw.text((x, bottom + 6), f"{percent} %", _SOFT, font=_font(15), anchor="mt")
+        canvas.draw.line((x, _TOP - 8, x, bottom), fill=_GRID, width=1)
+        canvas.write((x, bottom + 6), f"{percent} %", 15, _SOFT, "mt")
 
 
 def _draw_row(
-    draw: ImageDraw.ImageDraw, top: int, name: str, estimate: Estimate, plain: float, colour: tuple[int, int, int]
+    canvas: _Canvas, top: int, name: str, estimate: Estimate, plain: float, colour: tuple[int, int, int]
 ) -> None:
     middle = top + _ROW // 2
-    draw.text((_LEFT - 14, middle), _fitting(draw, name, 18, _LEFT - 30), _INK, font=_font(18), anchor="rm")
+    canvas.write((_LEFT - 14, middle), name, 18, anchor="rm", width=_LEFT - 30)
     begin, end = _place(0), _place(estimate.value)
-    draw.rectangle((begin, middle - _BAR // 2, max(end, begin + 1), middle + _BAR // 2), fill=colour)
+    canvas.draw.rectangle((begin, middle - _BAR // 2, max(end, begin + 1), middle + _BAR // 2), fill=colour)
     low, high = _place(estimate.low), _place(estimate.high)
-    draw.line((low, middle, high, middle), fill=_INK, width=2)
+    canvas.draw.line((low, middle, high, middle), fill=_INK, width=2)
     for x in (low, high):
-        draw.line((x, middle - 5, x, middle + 5), fill=_INK, width=2)
+        canvas.draw.line((x, middle - 5, x, middle + 5), fill=_INK, width=2)
     x = _place(plain)
-    draw.polygon(((x - 5, middle), (x, middle - 5), (x + 5, middle), (x, middle + 5)), fill=_BACKGROUND, outline=_INK)
-    draw.text((_RIGHT + 16, middle), f"{100 * estimate.value:.1f} %", _INK, font=_font(18), anchor="lm")
+    canvas.draw.polygon(
+        ((x - 5, middle), (x, middle - 5), (x + 5, middle), (x, middle + 5)), fill=_BACKGROUND, outline=_INK
+    )
+    canvas.write((_RIGHT + 16, middle), f"{100 * estimate.value:.1f} %", 18, anchor="lm")
 
 
-def _draw_guesses(draw: ImageDraw.ImageDraw, bottom: int) -> None:
+def _draw_guesses(canvas: _Canvas, bottom: int) -> None:
     guesses = ((CHANCE, "random letters", "rt"), (CONTENT_GUESS, "guess by content", "mt"))
     for share, label, anchor in guesses:
         x = _place(share)
         for y in range(_TOP - 8, bottom, 10):
-            draw.line((x, y, x, min(y + 5, bottom)), fill=_GUESS, width=2)
-        draw.text((x + 8, bottom + 30), f"{label} {round(100 * share, 1):g} %", _GUESS, font=_font(15), anchor=anchor)
+            canvas.draw.line((x, y, x, min(y + 5, bottom)), fill=_GUESS, width=2)
+        canvas.write((x + 8, bottom + 30), f"{label} {round(100 * share, 1):g} %", 15, _GUESS, anchor)
 
 
 def _place(share: float) -> int:
@@ -110,17 +147,3 @@ def _place(share: float) -> int:
 def _readable(task: str) -> str:
     words = task.replace("_", " ")
     return words.upper() if words == "ocr" else words
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _fitting(draw: ImageDraw.ImageDraw, text: str, size: int, width: int = WIDTH - 48) -> str:
-    """The text, or as much of its beginning as fits, with dots."""
-    text = text[:width]  # no character is narrower than a pixel
-    if draw.textlength(text, font=_font(size)) <= width:
-        return text
-    while text and draw.textlength(f"{text}...", font=_font(size)) > width:
-        text = text[:-1]
-    return f"{text}..."

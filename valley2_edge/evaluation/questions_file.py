@@ -6,22 +6,24 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from valley2_edge.ecom.question import LETTERS, Question
 from valley2_edge.errors import InputError
+from valley2_edge.output_lock import output_lock
+from valley2_edge.outside_files import check_file_name, is_file, json_object, parse_json, text_lines
 from valley2_edge.runtime.images import ImageSource, load_picture
 
 QUESTIONS_FILE = "questions.jsonl"
 PICTURES_DIRECTORY = "pictures"
 
-_Word = Annotated[str, Field(min_length=1)]
+_Word = Annotated[str, Field(strict=True, min_length=1)]
+_File = Annotated[_Word, AfterValidator(check_file_name)]
 
 
 class QuestionLine(BaseModel):
@@ -35,10 +37,10 @@ class QuestionLine(BaseModel):
     options: Annotated[list[_Word], Field(min_length=len(LETTERS), max_length=len(LETTERS))]
     answer: Annotated[StrictInt, Field(ge=0, lt=len(LETTERS))] | Annotated[str, Field(pattern=f"^[{LETTERS}]$")]
     """Index of the right option from 0, or its letter."""
-    images: list[_Word] = []
-    video: _Word | None = None
+    images: list[_File] = []
+    video: _File | None = None
     """A video, or an animated picture."""
-    frames: list[_Word] | None = None
+    frames: list[_File] | None = None
     """Pictures that are the frames of a video, in order."""
 
     @model_validator(mode="after")
@@ -47,8 +49,9 @@ class QuestionLine(BaseModel):
             raise ValueError("two of the options are the same")
         if sum((bool(self.images), self.video is not None, self.frames is not None)) > 1:
             raise ValueError("only one of images, video and frames may be given")
-        if self.frames is not None and not self.frames:
-            raise ValueError("frames is empty")
+        for name in ("images", "frames"):
+            if getattr(self, name) == [] and name in self.model_fields_set:
+                raise ValueError(f"{name} is empty: leave it out of a question without pictures")
         return self
 
     def to_question(self, directory: Path) -> Question:
@@ -77,17 +80,11 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
             file that is not there; the text says which line.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file of questions at {path}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {getattr(error, 'strerror', None) or error}.") from error
+    if not os.path.lexists(path):
+        raise InputError(f"There is no file of questions at {path}.")
     questions: list[Question] = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in text_lines(path, InputError):
         where = f"{path}, line {number}"
         question = _parse(line, where).to_question(path.parent)
         if question.identifier in line_of:
@@ -117,16 +114,19 @@ def write_questions(directory: str | os.PathLike[str], questions: Sequence[Quest
     directory = Path(directory)
     if directory.exists():
         raise InputError(f"{directory} exists already; name a directory that is to be made.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    with output_lock(directory):
+        return _write_directory(directory, questions)
+
+
+def _write_directory(directory: Path, questions: Sequence[Question]) -> Path:
+    temporary = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left
     try:
-        (temporary / PICTURES_DIRECTORY).mkdir()
+        (temporary / PICTURES_DIRECTORY).mkdir(parents=True)
         with (temporary / QUESTIONS_FILE).open("w", encoding="utf-8") as stream:
             for index, question in enumerate(questions):
                 line = _write_question(question, index, temporary)
                 stream.write(json.dumps(line.model_dump(exclude_defaults=True), ensure_ascii=False) + "\n")
-        # mkdtemp's own mode keeps others out.
-        temporary.chmod(0o755)
         temporary.replace(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -135,12 +135,11 @@ def write_questions(directory: str | os.PathLike[str], questions: Sequence[Quest
 
 
 def _parse(line: str, where: str) -> QuestionLine:
+    values = json_object(parse_json(line, where, InputError), where, InputError)
     try:
-        return QuestionLine.model_validate_json(line)
+        return QuestionLine.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        if first["type"] in ("json_invalid", "model_type"):
-            raise InputError(f"{where} is not a JSON object.") from error
         # The branch of `answer` that was tried last is no place that a person knows.
         place = str(first["loc"][0]) if first["loc"] else ""
         if place == "answer" and first["type"] != "missing":
@@ -152,7 +151,7 @@ def _parse(line: str, where: str) -> QuestionLine:
 def _check_presence(question: Question, where: str) -> None:
     video = question.video if isinstance(question.video, tuple) else (question.video,) if question.video else ()
     for source in (*question.images, *video):
-        if isinstance(source, (str, Path)) and not Path(source).is_file():
+        if isinstance(source, (str, Path)) and not is_file(source):
             raise InputError(f"{where}: there is no file at {source}.")
 
 
@@ -160,7 +159,7 @@ def _write_question(question: Question, index: int, directory: Path) -> Question
     # Identifiers are the user's own words, file names are not.
     safe = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", question.identifier) is not None
     name = question.identifier if safe else f"question-{index:04d}"
-    images = _write_pictures(question.images, name, directory)
+    pictures = {"images": _write_pictures(question.images, name, directory)} if question.images else {}
     video = frames = None
     if isinstance(question.video, tuple):
         frames = _write_pictures(question.video, f"{name}-frame", directory)
@@ -174,9 +173,9 @@ def _write_question(question: Question, index: int, directory: Path) -> Question
         question=question.question,
         options=list(question.options),
         answer=question.answer,
-        images=images,
         video=video,
         frames=frames,
+        **pictures,
     )
 
 

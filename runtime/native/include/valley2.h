@@ -34,6 +34,13 @@
  *   - Every options struct begins with its own size; the fields that are zero take their default. A struct
  *     that is smaller than the library's is accepted, so that older callers go on working.
  *   - Nothing is printed, nothing exits, nothing throws across this header.
+ *   - Files are mapped, not read. One that becomes shorter or is written to while it is in use makes calls fail with
+ *     V2E_ERROR_BUNDLE; replace files by renaming others to their names. For this there is a handler of SIGBUS while
+ *     files are mapped, except on Windows: signals that are not about these files go to the handler that it found, and
+ *     where there was none, on Linux, a line on stderr names the file of another library that ends the process. A
+ *     handler that a program installs later should do likewise.
+ *   - Files, sizes and numbers may come from strangers: what is too large or makes no sense is refused. Pointers are
+ *     the caller's: they are aligned for their type and as long as the call says.
  *   - Arrays are dense and row-major. Pictures are uint8 RGB, (height, width, 3).
  */
 #ifndef VALLEY2_H
@@ -176,17 +183,30 @@ typedef enum v2e_device {
     V2E_DEVICE_CUDA = 2  /* on an NVIDIA GPU, or V2E_ERROR_INPUT */
 } v2e_device;
 
+/* What a file was when it was checked, as stat says: the library refuses, with V2E_ERROR_BUNDLE, to open another one
+ * in its place. */
+typedef struct v2e_file_stamp {
+    size_t struct_size;
+    uint64_t size;    /* bytes */
+    int64_t mtime_ns; /* nanoseconds since 1970: modified */
+    int64_t ctime_ns; /* likewise: changed in any way. This and the following are not looked at on Windows. */
+    uint64_t inode;
+    uint64_t device;
+} v2e_file_stamp;
+
 typedef struct v2e_model_options {
     size_t struct_size;
-    uint32_t threads;            /* 0: as many as the process may run on */
-    uint32_t isa;                /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
-    uint32_t activations;        /* v2e_activations, of layers on the CPU */
-    uint64_t prefix_cache_bytes; /* for KV pages that no session holds; 0: 256 MiB */
-    uint32_t device;             /* v2e_device */
-    uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as there is memory for */
-    uint32_t gpu_context;        /* positions of a session that must fit beside them; 0: 4096 */
-    uint64_t gpu_memory;         /* bytes of the GPU's memory at most; 0: what is free */
-    uint32_t gpu_yields;         /* 1: v2e_model_trim takes the weights off the GPU until they are used again */
+    uint32_t threads;                    /* 0: as many as the process may run on */
+    uint32_t isa;                        /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
+    uint32_t activations;                /* v2e_activations, of layers on the CPU */
+    uint64_t prefix_cache_bytes;         /* for KV pages that no session holds; 0: 256 MiB */
+    uint32_t device;                     /* v2e_device */
+    uint32_t gpu_layers;                 /* the first ones, on the GPU; 0: as many as there is memory for */
+    uint32_t gpu_context;                /* positions of a session that must fit beside them; 0: 4096 */
+    uint64_t gpu_memory;                 /* bytes of the GPU's memory at most; 0: what is free */
+    uint32_t gpu_yields;                 /* 1: v2e_model_trim takes the weights off the GPU until they are used again */
+    const v2e_file_stamp *decoder_stamp; /* of decoder.safetensors; NULL: any file */
+    const v2e_file_stamp *embeddings_stamp; /* of embeddings.safetensors; likewise */
 } v2e_model_options;
 
 typedef struct v2e_model_description {
@@ -287,14 +307,14 @@ typedef enum v2e_speculation {
 typedef struct v2e_generate_options {
     size_t struct_size;
     uint32_t max_new_tokens;  /* 0: until a stop token or the end of the context */
-    float temperature;        /* 0: greedy */
+    float temperature;        /* 0: greedy; at most 1e6 */
     uint32_t top_k;           /* 0: off */
-    float top_p;              /* 0 or 1: off */
-    float min_p;              /* 0: off */
-    float repetition_penalty; /* 0 or 1: off; over the session's token ids, prompt and answers */
+    float top_p;              /* at most 1; 0 or 1: off. The most likely token is always kept. */
+    float min_p;              /* at most 1; 0: off */
+    float repetition_penalty; /* 1e-6 to 1e6; 0 or 1: off; over the session's token ids, prompt and answers */
     uint64_t seed;
     const int32_t *stop_tokens;
-    size_t stop_token_count;
+    size_t stop_token_count;   /* at most 65,536 */
     uint32_t speculation;      /* v2e_speculation. Does not change the result. */
     uint32_t tokens_to_follow; /* that later calls ask for at most: drafts may reach beyond max_new_tokens for them */
 } v2e_generate_options;
@@ -335,8 +355,9 @@ V2E_API v2e_status v2e_session_generate(v2e_session *session, const v2e_generate
                                         v2e_event_callback callback, void *user_data, v2e_stop_reason *reason);
 
 /* The token that generate would choose, for a decoder that runs elsewhere: logits (vocabulary_size,) of the last
- * position, seen (seen_count,) the token ids in its context, which count for the repetition penalty. max_new_tokens,
- * speculation and tokens_to_follow are not used; token may be a stop token. */
+ * position, which are finite, or else V2E_ERROR_NUMERIC; seen (seen_count,) the token ids in its context, which count
+ * for the repetition penalty. max_new_tokens, speculation and tokens_to_follow are not used; token may be a stop token.
+ */
 V2E_API v2e_status v2e_choose_token(const float *logits, size_t vocabulary_size, const int32_t *seen, size_t seen_count,
                                     const v2e_generate_options *options, int32_t *token);
 
@@ -353,10 +374,12 @@ V2E_API v2e_status v2e_session_truncate(v2e_session *session, size_t length);
  * the caller. It goes with the bundle that decoder_directory is part of: beside the directory there must be its
  * valley2.json. The file appears whole or not at all. docs/reuse.md describes it. */
 
-/* note: UTF-8; NULL: an empty one. */
+/* note: UTF-8, at most 16 MiB; NULL: an empty one. What saves to the same path have left beside it, because their
+ * process was killed, goes. */
 V2E_API v2e_status v2e_session_save(v2e_session *session, const char *path, const char *note);
 /* A session that goes on as the saved one would have. What is 0 in the options is as it was; another kv_precision is
- * V2E_ERROR_INPUT, and so is a file that is no saved session, is damaged, or belongs to another bundle. */
+ * V2E_ERROR_INPUT, and so is a file that is no saved session, is damaged, or belongs to another bundle. The file may
+ * come from anybody, so that the session shares nothing with others, whatever reuse says. */
 V2E_API v2e_status v2e_session_load(const v2e_model *model, const char *path, const v2e_session_options *options,
                                     v2e_session **session);
 /* The note that the session was loaded with; "" when it was not loaded. Valid until the session is closed. */
@@ -385,6 +408,7 @@ typedef struct v2e_tower_options {
     /* Projector: entries of the visual vocabulary are left out of a token whose probabilities sum up to no more than
      * this; 0: 1e-4; negative: none is. */
     float dropped_mass;
+    const v2e_file_stamp *stamp; /* of the file; NULL: any file */
 } v2e_tower_options;
 
 typedef struct v2e_tower_description {

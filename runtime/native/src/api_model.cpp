@@ -17,7 +17,7 @@ struct v2e_model {
     v2e::Decoder decoder;
     mutable v2e::PrefixCache prefixes; // changes no answer
     std::string identity;              // of the bundle; empty when the directory is part of none
-    std::string arithmetic;            // on which the bits of keys and values depend
+    uint32_t activations;              // v2e_activations
 };
 
 struct v2e_session {
@@ -43,9 +43,9 @@ std::string bundle_identity(const std::string &decoder_directory) {
     }
 }
 
-std::string arithmetic_of(const Decoder &decoder, uint32_t activations) {
-    const char *planes = activations == V2E_ACTIVATIONS_INT16 ? "int16" : "int8";
-    return std::string(v2e_version()) + " " + v2e_isa_name(decoder.describe().isa) + " " + planes;
+std::string arithmetic_of(const v2e_model &model) {
+    const char *planes = model.activations == V2E_ACTIVATIONS_INT16 ? "int16" : "int8";
+    return std::string(v2e_version()) + " " + v2e_isa_name(model.decoder.describe().isa) + " " + planes;
 }
 
 void require_identity(const v2e_model &model) {
@@ -89,10 +89,8 @@ v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options
         *model = nullptr;
         const v2e_model_options given = read_options(options);
         const uint64_t budget = given.prefix_cache_bytes == 0 ? DEFAULT_PREFIX_CACHE_BYTES : given.prefix_cache_bytes;
-        auto made = std::unique_ptr<v2e_model>(new v2e_model{Decoder(decoder_directory, given), PrefixCache(budget),
-                                                             bundle_identity(decoder_directory), std::string()});
-        made->arithmetic = arithmetic_of(made->decoder, given.activations);
-        *model = made.release();
+        *model = new v2e_model{Decoder(decoder_directory, given), PrefixCache(budget),
+                               bundle_identity(decoder_directory), given.activations};
     });
 }
 
@@ -112,6 +110,7 @@ v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens, size_t
         require(embeddings, "embeddings");
         model->decoder.check_tokens(tokens, count);
         model->decoder.embed(tokens, count, embeddings);
+        model->decoder.require_intact();
     });
 }
 
@@ -186,8 +185,6 @@ v2e_status v2e_choose_token(const float *logits, size_t vocabulary_size, const i
     return guard([&] {
         require(logits, "logits");
         require(token, "token");
-        if (vocabulary_size == 0)
-            fail(V2E_ERROR_INPUT, "vocabulary_size is 0.");
         if (seen_count > 0)
             require(seen, "seen");
         Sampler sampler(read_options(options), vocabulary_size);
@@ -230,7 +227,7 @@ v2e_status v2e_session_save(v2e_session *session, const char *path, const char *
         require_identity(*session->model);
         SavedSession about;
         about.identity = session->model->identity;
-        about.arithmetic = session->model->arithmetic;
+        about.arithmetic = arithmetic_of(*session->model);
         about.note = note == nullptr ? "" : note;
         session->session.save(path, std::move(about));
     });
@@ -246,10 +243,9 @@ v2e_status v2e_session_load(const v2e_model *model, const char *path, const v2e_
         const v2e_session_options given = read_options(options);
         require_identity(*model);
         const SessionFile file(path, model->identity);
-        // Bits that this model would not compute are not for other sessions.
-        PrefixCache *prefixes = file.saved().arithmetic == model->arithmetic ? &model->prefixes : nullptr;
-        auto made = std::unique_ptr<v2e_session>(
-            new v2e_session{model, Session(model->decoder, merged_options(given, file), prefixes)});
+        // Nothing that a file says reaches another session: neither its own pages nor those that are computed on them.
+        auto made =
+            std::unique_ptr<v2e_session>(new v2e_session{model, Session(model->decoder, merged_options(given, file))});
         made->session.load(file);
         *session = made.release();
     });

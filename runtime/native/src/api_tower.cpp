@@ -15,7 +15,8 @@ using namespace v2e;
 
 namespace {
 
-constexpr size_t MOST_COUNT = 1 << 20; // of tiles or patches: keeps every size within 64 bits
+constexpr size_t MOST_COUNT = 1 << 20;             // of tiles or patches
+constexpr uint64_t MOST_BYTES = uint64_t{1} << 45; // of a run: below it no size that is part of it wraps
 
 uint32_t kind_of(const std::string &name) {
     if (name == "siglip")
@@ -23,11 +24,19 @@ uint32_t kind_of(const std::string &name) {
     return name == "projector" ? V2E_TOWER_PROJECTOR : V2E_TOWER_EAGLE;
 }
 
-size_t checked_count(size_t count) {
+// What a run of so many tiles or patches takes.
+v2e_tower_cost cost_of(const Tower &tower, size_t count) {
     if (count == 0 || count > MOST_COUNT)
         fail(V2E_ERROR_INPUT, "A vision tower takes from 1 to %zu tiles or patches at once, not %zu.", MOST_COUNT,
              count);
-    return count;
+    v2e_tower_cost cost{};
+    cost.output_floats = tower.output_floats(count).value();
+    cost.scratch_bytes = tower.scratch_bytes(count).value();
+    cost.operations = tower.operations(count);
+    const Saturating values = Saturating(cost.output_floats) + Saturating(tower.input_floats()) * count;
+    if (values * sizeof(float) + cost.scratch_bytes > Saturating(MOST_BYTES))
+        fail(V2E_ERROR_BUDGET, "%zu tiles or patches at once take more memory than any machine has.", count);
+    return cost;
 }
 
 // What a run tells its caller.
@@ -84,12 +93,7 @@ v2e_status v2e_tower_describe(const v2e_tower *tower, v2e_tower_description *des
 v2e_status v2e_tower_plan(const v2e_tower *tower, size_t count, v2e_tower_cost *cost) {
     return guard([&] {
         require(tower, "tower");
-        const Tower &opened = *tower->tower;
-        v2e_tower_cost result{};
-        result.output_floats = opened.output_floats(checked_count(count));
-        result.scratch_bytes = opened.scratch_bytes(count);
-        result.operations = opened.operations(count);
-        write_struct(result, cost, "cost");
+        write_struct(cost_of(*tower->tower, count), cost, "cost");
     });
 }
 
@@ -99,9 +103,18 @@ v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input, float *
         require(tower, "tower");
         const v2e_tower_input given = read_options(input);
         require(given.values, "input.values");
+        if (!is_aligned(given.positions))
+            fail(V2E_ERROR_INPUT, "The argument input.positions is not aligned to the 8 bytes of its values.");
         require(output, "output");
-        const size_t count = checked_count(given.count);
-        tower->tower->run({given.values, given.positions, count, output, Reporter(callback, user_data)});
+        cost_of(*tower->tower, given.count);
+        Tower &opened = *tower->tower;
+        try {
+            opened.run({given.values, given.positions, given.count, output, Reporter(callback, user_data)});
+        } catch (const Failure &) {
+            opened.file().require_intact();
+            throw;
+        }
+        opened.file().require_intact();
     });
 }
 

@@ -9,9 +9,13 @@
 
 namespace v2e {
 
-inline void require(const void *pointer, const char *name) {
+// An argument that points to something, where values of its type may lie.
+template <class Value>
+void require(const Value *pointer, const char *name) {
     if (pointer == nullptr)
         fail(V2E_ERROR_INPUT, "The argument %s is NULL.", name);
+    if (!is_aligned(pointer))
+        fail(V2E_ERROR_INPUT, "The argument %s is not aligned to the %zu bytes of its values.", name, alignof(Value));
 }
 
 // As much of a struct as its caller knows; its struct_size stays.

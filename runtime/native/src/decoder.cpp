@@ -5,6 +5,7 @@
 #include "isa.hpp"
 #include "json.hpp"
 #include "platform.hpp"
+#include "utf8.hpp"
 
 #include <cmath>
 #include <cstdio>
@@ -14,7 +15,11 @@
 namespace v2e {
 namespace {
 
-constexpr uint64_t LARGEST_SIZE = 1u << 30;
+// Far beyond what any decoder has, and small enough for every product of sizes to stay within 64 bits.
+constexpr uint64_t MOST_WIDTH = 1 << 17, MOST_MIDDLE = 1 << 20, MOST_LAYERS = 1 << 10, MOST_HEADS = 1 << 12,
+                   MOST_VOCABULARY = 1 << 22;
+constexpr uint64_t MOST_CONTEXT = 1 << 24; // as far as a float counts
+constexpr double MOST_THETA = 1e12;
 
 const std::string &metadata_of(const SafetensorsFile &file, const char *key) {
     const auto found = file.metadata().find(key);
@@ -29,12 +34,12 @@ void check_format(const SafetensorsFile &file, const char *format) {
     const std::string &version = metadata_of(file, "format_version");
     if (version != "1")
         fail(V2E_ERROR_BUNDLE, "%s has format version %s, but this release reads version 1; upgrade valley2-edge.",
-             file.path().c_str(), version.c_str());
+             file.path().c_str(), shown(version).c_str());
 }
 
-size_t read_size(const Json &config, const char *key, const std::string &path) {
+size_t read_size(const Json &config, const char *key, uint64_t most, const std::string &path) {
     const uint64_t value = config.at(key).unsigned_integer();
-    if (value == 0 || value > LARGEST_SIZE)
+    if (value == 0 || value > most)
         fail(V2E_ERROR_BUNDLE, "%s: config.%s is %llu, which no decoder has.", path.c_str(), key,
              static_cast<unsigned long long>(value));
     return static_cast<size_t>(value);
@@ -58,7 +63,8 @@ bool is_padding(const std::string &tensor) {
 } // namespace
 
 Decoder::Decoder(const std::string &directory, const v2e_model_options &options)
-    : weights_(directory + "/decoder.safetensors"), embedding_file_(directory + "/embeddings.safetensors") {
+    : weights_(directory + "/decoder.safetensors", options.decoder_stamp),
+      embedding_file_(directory + "/embeddings.safetensors", options.embeddings_stamp) {
     const unsigned threads = chosen_threads(options.threads);
     if (options.activations > V2E_ACTIVATIONS_INT16)
         fail(V2E_ERROR_INPUT, "activations is %u, which is no v2e_activations.",
@@ -102,27 +108,25 @@ void Decoder::load_config() {
         "head_size",           "tie_word_embeddings", "max_position_embeddings"};
     for (const std::string &key : config.keys())
         if (known.count(key) == 0)
-            fail(V2E_ERROR_BUNDLE, "%s: config.%s is unknown to this release.", path.c_str(), key.c_str());
-    config_.hidden_size = read_size(config, "hidden_size", path);
-    config_.intermediate_size = read_size(config, "intermediate_size", path);
-    config_.layers = read_size(config, "num_hidden_layers", path);
-    config_.heads = read_size(config, "num_attention_heads", path);
-    config_.kv_heads = read_size(config, "num_key_value_heads", path);
-    config_.head_size = read_size(config, "head_size", path);
-    config_.vocabulary_size = read_size(config, "vocab_size", path);
-    config_.max_context = read_size(config, "max_position_embeddings", path);
+            fail(V2E_ERROR_BUNDLE, "%s: config.%s is unknown to this release.", path.c_str(), shown(key).c_str());
+    config_.hidden_size = read_size(config, "hidden_size", MOST_WIDTH, path);
+    config_.intermediate_size = read_size(config, "intermediate_size", MOST_MIDDLE, path);
+    config_.layers = read_size(config, "num_hidden_layers", MOST_LAYERS, path);
+    config_.heads = read_size(config, "num_attention_heads", MOST_HEADS, path);
+    config_.kv_heads = read_size(config, "num_key_value_heads", MOST_HEADS, path);
+    config_.head_size = read_size(config, "head_size", MAX_HEAD_SIZE, path);
+    config_.vocabulary_size = read_size(config, "vocab_size", MOST_VOCABULARY, path);
+    config_.max_context = read_size(config, "max_position_embeddings", MOST_CONTEXT, path);
     config_.rms_norm_eps = config.at("rms_norm_eps").number();
     config_.rope_theta = config.at("rope_theta").number();
     if (config_.hidden_size % 16 != 0 || config_.intermediate_size % 16 != 0 || config_.head_size % 16 != 0)
         fail(V2E_ERROR_BUNDLE, "%s: hidden_size, intermediate_size and head_size must be multiples of 16.",
              path.c_str());
-    if (config_.head_size > MAX_HEAD_SIZE)
-        fail(V2E_ERROR_BUNDLE, "%s: config.head_size is %zu; at most %zu is supported.", path.c_str(),
-             config_.head_size, MAX_HEAD_SIZE);
     if (config_.heads % config_.kv_heads != 0)
         fail(V2E_ERROR_BUNDLE, "%s: %zu attention heads cannot share %zu kv heads evenly.", path.c_str(), config_.heads,
              config_.kv_heads);
-    if (!(config_.rope_theta > 0.0) || !(config_.rms_norm_eps >= 0.0))
+    if (!(config_.rope_theta >= 1.0 && config_.rope_theta <= MOST_THETA) ||
+        !(config_.rms_norm_eps >= 0.0 && config_.rms_norm_eps <= 1.0))
         fail(V2E_ERROR_BUNDLE, "%s: config.rope_theta or config.rms_norm_eps is out of range.", path.c_str());
 }
 
@@ -137,7 +141,11 @@ const float *Decoder::load_norm(const std::string &name) const {
     if (tensor.dtype != "F32" || tensor.shape != std::vector<uint64_t>{config_.hidden_size})
         fail(V2E_ERROR_BUNDLE, "%s: %s is not F32 of the shape (%zu,).", weights_.path().c_str(), name.c_str(),
              config_.hidden_size);
-    return reinterpret_cast<const float *>(tensor.data);
+    const auto *values = reinterpret_cast<const float *>(tensor.data);
+    if (!is_aligned(values))
+        fail(V2E_ERROR_BUNDLE, "%s: tensor '%s' is not aligned to %zu bytes.", weights_.path().c_str(), name.c_str(),
+             alignof(float));
+    return values;
 }
 
 void Decoder::load_weights() {
@@ -186,7 +194,7 @@ void Decoder::check_no_other_tensors() const {
     for (const auto &[name, tensor] : weights_.tensors())
         if (known.count(name) == 0 && !is_padding(name))
             fail(V2E_ERROR_BUNDLE, "%s has a tensor %s that a decoder of %zu layers does not have.",
-                 weights_.path().c_str(), name.c_str(), config_.layers);
+                 weights_.path().c_str(), shown(name).c_str(), config_.layers);
 }
 
 void Decoder::load_embeddings() {
@@ -196,6 +204,9 @@ void Decoder::load_embeddings() {
     if (!typed || embeddings_.shape != std::vector<uint64_t>{config_.vocabulary_size, config_.hidden_size})
         fail(V2E_ERROR_BUNDLE, "%s: embeddings.weight is not BF16, F16 or F32 of the shape (%zu, %zu).",
              embedding_file_.path().c_str(), config_.vocabulary_size, config_.hidden_size);
+    if (!is_aligned(reinterpret_cast<const float *>(embeddings_.data)))
+        fail(V2E_ERROR_BUNDLE, "%s: tensor 'embeddings.weight' is not aligned to %zu bytes.",
+             embedding_file_.path().c_str(), alignof(float));
 }
 
 v2e_model_description Decoder::describe() const {

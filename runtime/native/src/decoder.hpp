@@ -73,6 +73,11 @@ class Decoder {
     void drop_pages() const noexcept;
     // That, and where the options say so takes the weights off the GPU until they are used again.
     void trim() const;
+    // Fails when one of its files is not any more what it was when it was opened.
+    void require_intact() const {
+        weights_.require_intact();
+        embedding_file_.require_intact();
+    }
 
     // Fails with V2E_ERROR_INPUT for an id outside the vocabulary, naming it.
     void check_tokens(const int32_t *tokens, size_t count) const;

@@ -10,14 +10,29 @@ namespace {
 constexpr size_t MESSAGE_BYTES = 1024;
 thread_local char last_message[MESSAGE_BYTES] = "";
 
+// What is left of the last character of a UTF-8 text that was cut off goes as well.
+void cut_character(char *text, size_t size) {
+    size_t rest = 0; // bytes that follow the one that a character begins with
+    while (rest < 3 && rest < size && (text[size - 1 - rest] & 0xc0) == 0x80)
+        ++rest;
+    if (rest == size)
+        return;
+    const auto lead = static_cast<unsigned char>(text[size - 1 - rest]);
+    const size_t wanted = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
+    if (rest < wanted)
+        text[size - 1 - rest] = '\0';
+}
+
 } // namespace
 
 void fail(v2e_status status, const char *format, ...) {
     char message[MESSAGE_BYTES];
     va_list arguments;
     va_start(arguments, format);
-    std::vsnprintf(message, sizeof message, format, arguments);
+    const int length = std::vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
+    if (length >= static_cast<int>(sizeof message))
+        cut_character(message, sizeof message - 1);
     throw Failure{status, message};
 }
 

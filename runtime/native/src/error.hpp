@@ -4,10 +4,13 @@
 #include "valley2.h"
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <exception>
 #include <new>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 
 namespace v2e {
@@ -29,6 +32,12 @@ void fail(v2e_status status, const char *format, ...);
 void set_last_error(const char *message) noexcept;
 const char *last_error() noexcept;
 
+// Whether a value may be read where the pointer points.
+template <class Value>
+bool is_aligned(const Value *pointer) {
+    return reinterpret_cast<uintptr_t>(pointer) % alignof(Value) == 0;
+}
+
 // Runs body at the C boundary: every exception becomes a status, its text the thread's last error.
 template <class Body>
 v2e_status guard(Body &&body) noexcept {
@@ -40,6 +49,12 @@ v2e_status guard(Body &&body) noexcept {
         return failure.status;
     } catch (const std::bad_alloc &) {
         set_last_error("The machine has not enough memory for this call.");
+        return V2E_ERROR_BUDGET;
+    } catch (const std::length_error &) { // of a container that is larger than any memory
+        set_last_error("The machine has not enough memory for this call.");
+        return V2E_ERROR_BUDGET;
+    } catch (const std::system_error &) { // of a thread that the system does not start
+        set_last_error("The system refuses a thread that this call needs; ask for fewer.");
         return V2E_ERROR_BUDGET;
     } catch (const std::exception &error) {
         set_last_error(error.what());
@@ -53,8 +68,8 @@ v2e_status guard(Body &&body) noexcept {
 // A caller's options struct in the library's size: the fields that an older caller does not know are zero.
 template <class Options>
 Options read_options(const Options *given) {
-    if (given == nullptr || given->struct_size < sizeof given->struct_size)
-        fail(V2E_ERROR_INPUT, "An options struct is missing or its struct_size is not set.");
+    if (given == nullptr || !is_aligned(given) || given->struct_size < sizeof given->struct_size)
+        fail(V2E_ERROR_INPUT, "An options struct is missing, is not aligned, or its struct_size is not set.");
     Options options{};
     const size_t size = given->struct_size < sizeof options ? given->struct_size : sizeof options;
     std::memcpy(&options, given, size);

@@ -307,6 +307,7 @@ void ForwardScratch::reserve(const Decoder &decoder, size_t row_count) {
     if (row_count <= rows)
         return;
     const DecoderConfig &config = decoder.config();
+    rows = 0; // until all buffers are there: a buffer that could not grow is empty
     hidden.reserve(row_count * config.hidden_size);
     normed.reserve(row_count * config.hidden_size);
     qkv.reserve(row_count * config.qkv_size());

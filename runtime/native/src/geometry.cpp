@@ -18,6 +18,7 @@ constexpr uint32_t released_canvas_tiles = 3; // canvases from 1 x 1 to 3 x 3 ti
 constexpr uint64_t fetch_min_pixels = 4 * 28 * 28;
 constexpr uint64_t fetch_max_pixels = 16384 * 28 * 28;
 constexpr double largest_eagle_ratio = 200.0;
+constexpr size_t most_canvases = 4096;
 
 uint64_t area(Size size) {
     return static_cast<uint64_t>(size.width) * size.height;
@@ -48,6 +49,9 @@ std::vector<Size> read_canvases(const v2e_geometry_options &given, uint32_t tile
     }
     if (given.canvases == nullptr) {
         fail(V2E_ERROR_INPUT, "canvas_count is %zu but canvases is NULL.", given.canvas_count);
+    }
+    if (given.canvas_count > most_canvases) {
+        fail(V2E_ERROR_INPUT, "canvas_count is %zu; at most %zu are possible.", given.canvas_count, most_canvases);
     }
     for (size_t index = 0; index < given.canvas_count; ++index) {
         const Size canvas{given.canvases[2 * index], given.canvases[2 * index + 1]};

@@ -1,30 +1,84 @@
 #include "json.hpp"
 
 #include "error.hpp"
+#include "utf8.hpp"
 
+#include <algorithm>
+#include <bit>
 #include <locale>
 #include <sstream>
+#include <utility>
 
 namespace v2e {
+namespace {
+
+constexpr uint32_t NONE = UINT32_MAX;
+constexpr size_t MOST_NUMBER_BYTES = 128;
+constexpr size_t MOST_SHOWN_KEYS = 4; // of a path in a message
+
+// One value: 24 bytes, because a stranger decides how many there are.
+struct Node {
+    uint64_t content = 0;  // the bits of a number; of a string, an array or an object where it begins and its length
+    uint32_t parent;       // NONE: it is the document's own
+    uint32_t key = 0;      // where the key begins in the texts
+    uint16_t key_size = 0; // bytes
+    Json::Kind kind = Json::Kind::null;
+    bool flag = false; // a boolean's value; a number is a whole one without sign
+
+    uint32_t first() const { return static_cast<uint32_t>(content >> 32); }
+    uint32_t size() const { return static_cast<uint32_t>(content); }
+    void set_span(size_t first, size_t size) { content = uint64_t{first} << 32 | size; }
+};
+
+} // namespace
+
+struct JsonDocument {
+    std::string name;
+    std::string texts; // keys and strings, one after the other
+    std::vector<Node> nodes;
+    std::vector<uint32_t> children; // of each array and object side by side, in the order of the text
+    std::vector<uint32_t> sorted;   // likewise, those of an object by their keys
+
+    std::string_view key(uint32_t node) const {
+        return std::string_view(texts).substr(nodes[node].key, nodes[node].key_size);
+    }
+};
+
+static_assert(sizeof(Node) + 4 * sizeof(uint32_t) <= Json::VALUE_BYTES, "the header says what a value takes at most");
+
+namespace {
 
 // Recursive descent over the text. Positions in messages are byte offsets.
 class JsonParser {
   public:
-    JsonParser(std::string_view text, const std::string &document) : text_(text), document_(document) {}
+    JsonParser(std::string_view text, JsonDocument &document) : text_(text), document_(document) {}
 
-    Json parse() {
-        Json value = parse_value(document_, 0);
+    void parse() {
+        if (text_.size() > Json::MOST_BYTES)
+            fail(V2E_ERROR_BUNDLE, "%s has %zu bytes of JSON; at most %zu are read.", document_.name.c_str(),
+                 text_.size(), Json::MOST_BYTES);
+        reserve();
+        parse_value(NONE, 0);
         skip_space();
         if (position_ != text_.size())
             refuse("something follows the value");
-        return value;
     }
 
   private:
-    static constexpr int MAX_DEPTH = 64;
+    // Once for all: what grows by doubling is there twice while it does.
+    void reserve() {
+        const auto begins = [](char byte) { return byte == ',' || byte == '[' || byte == '{'; };
+        const auto most = static_cast<size_t>(std::count_if(text_.begin(), text_.end(), begins)) + 1;
+        const size_t values = std::min(most, Json::MOST_VALUES);
+        document_.texts.reserve(text_.size());
+        document_.nodes.reserve(values);
+        document_.children.reserve(values);
+        document_.sorted.reserve(values);
+        open_.reserve(values);
+    }
 
     [[noreturn]] void refuse(const char *reason) const {
-        fail(V2E_ERROR_BUNDLE, "%s is not valid JSON: %s at byte %zu.", document_.c_str(), reason, position_);
+        fail(V2E_ERROR_BUNDLE, "%s is not valid JSON: %s at byte %zu.", document_.name.c_str(), reason, position_);
     }
 
     bool at_end() const { return position_ == text_.size(); }
@@ -47,36 +101,42 @@ class JsonParser {
             ++position_;
     }
 
-    Json parse_value(const std::string &path, int depth) {
-        if (depth > MAX_DEPTH)
+    uint32_t parse_value(uint32_t parent, size_t depth) {
+        if (depth > Json::MOST_DEPTH)
             refuse("the nesting is too deep");
+        if (document_.nodes.size() == Json::MOST_VALUES)
+            refuse("there are too many values");
         skip_space();
-        Json value;
-        value.path_ = path;
+        const auto node = static_cast<uint32_t>(document_.nodes.size());
+        document_.nodes.push_back(Node{.parent = parent});
+        Node &value = document_.nodes.back(); // stays there: reserve made room for all
         switch (peek()) {
         case '{':
-            parse_object(value, depth);
+            value.kind = Json::Kind::object;
+            parse_object(node, depth);
             break;
         case '[':
-            parse_array(value, depth);
+            value.kind = Json::Kind::array;
+            parse_array(node, depth);
             break;
         case '"':
-            value.kind_ = Json::Kind::string;
-            value.string_ = parse_string();
+            value.kind = Json::Kind::string;
+            value.content = parse_string();
             break;
         case 't':
         case 'f':
-            value.kind_ = Json::Kind::boolean;
-            value.boolean_ = peek() == 't';
-            parse_word(value.boolean_ ? "true" : "false");
+            value.kind = Json::Kind::boolean;
+            value.flag = peek() == 't';
+            parse_word(value.flag ? "true" : "false");
             break;
         case 'n':
             parse_word("null");
             break;
         default:
+            value.kind = Json::Kind::number;
             parse_number(value);
         }
-        return value;
+        return node;
     }
 
     void parse_word(std::string_view word) {
@@ -85,58 +145,80 @@ class JsonParser {
         position_ += word.size();
     }
 
-    void parse_object(Json &value, int depth) {
-        value.kind_ = Json::Kind::object;
+    void parse_object(uint32_t node, size_t depth) {
+        const size_t first = open_.size();
         expect('{', "an object is missing");
         skip_space();
-        if (accept('}'))
-            return;
-        do {
-            skip_space();
-            std::string key = parse_string();
-            if (!value.index_.emplace(key, value.items_.size()).second)
-                refuse("a key stands twice");
-            skip_space();
-            expect(':', "a colon is missing");
-            value.items_.push_back(parse_value(value.path_ + ": " + key, depth + 1));
-            value.keys_.push_back(std::move(key));
-            skip_space();
-        } while (accept(','));
-        expect('}', "a comma or a closing brace is missing");
+        if (!accept('}')) {
+            do {
+                skip_space();
+                const uint64_t key = parse_string();
+                if (static_cast<uint32_t>(key) > Json::MOST_KEY_BYTES)
+                    refuse("a key is too long");
+                skip_space();
+                expect(':', "a colon is missing");
+                const uint32_t child = parse_value(node, depth + 1);
+                document_.nodes[child].key = static_cast<uint32_t>(key >> 32);
+                document_.nodes[child].key_size = static_cast<uint16_t>(key);
+                open_.push_back(child);
+                skip_space();
+            } while (accept(','));
+            expect('}', "a comma or a closing brace is missing");
+        }
+        close(node, first);
     }
 
-    void parse_array(Json &value, int depth) {
-        value.kind_ = Json::Kind::array;
+    void parse_array(uint32_t node, size_t depth) {
+        const size_t first = open_.size();
         expect('[', "an array is missing");
         skip_space();
-        if (accept(']'))
-            return;
-        do {
-            value.items_.push_back(parse_value(value.path_, depth + 1));
-            skip_space();
-        } while (accept(','));
-        expect(']', "a comma or a closing bracket is missing");
+        if (!accept(']')) {
+            do {
+                open_.push_back(parse_value(node, depth + 1));
+                skip_space();
+            } while (accept(','));
+            expect(']', "a comma or a closing bracket is missing");
+        }
+        close(node, first);
     }
 
-    std::string parse_string() {
+    // The values from `first` on are all that the array or object has.
+    void close(uint32_t node, size_t first) {
+        const auto begin = open_.begin() + static_cast<ptrdiff_t>(first);
+        Node &value = document_.nodes[node];
+        value.set_span(document_.children.size(), open_.size() - first);
+        document_.children.insert(document_.children.end(), begin, open_.end());
+        if (value.kind == Json::Kind::object) {
+            const auto before = [this](uint32_t a, uint32_t b) { return document_.key(a) < document_.key(b); };
+            std::sort(begin, open_.end(), before);
+            const auto equal = [this](uint32_t a, uint32_t b) { return document_.key(a) == document_.key(b); };
+            const auto twice = std::adjacent_find(begin, open_.end(), equal);
+            if (twice != open_.end())
+                refuse(("the key '" + shown(document_.key(*twice)) + "' stands twice in the object that ends").c_str());
+        }
+        document_.sorted.insert(document_.sorted.end(), begin, open_.end());
+        open_.erase(begin, open_.end());
+    }
+
+    // Where the string begins in the texts, and behind it in the lower half its length.
+    uint64_t parse_string() {
         expect('"', "a string is missing");
-        std::string result;
+        std::string &texts = document_.texts;
+        const size_t first = texts.size();
         for (;;) {
             if (at_end())
                 refuse("a string does not end");
-            const unsigned char byte = static_cast<unsigned char>(text_[position_]);
+            const auto byte = static_cast<unsigned char>(text_[position_]);
             if (byte == '"') {
                 ++position_;
-                return result;
+                return uint64_t{first} << 32 | (texts.size() - first);
             }
             if (byte < 0x20)
                 refuse("a control character stands in a string");
             if (byte == '\\')
-                parse_escape(result);
-            else if (byte < 0x80)
-                result += text_[position_++];
+                parse_escape(texts);
             else
-                copy_utf8(byte, result);
+                copy_character(texts);
         }
     }
 
@@ -223,20 +305,9 @@ class JsonParser {
         }
     }
 
-    // Copies one multi-byte character; overlong forms, surrogates and code points above U+10FFFF are refused.
-    void copy_utf8(unsigned char lead, std::string &result) {
-        const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-        if (lead < 0xc2 || lead > 0xf4 || position_ + length > text_.size())
-            refuse("the text is not UTF-8");
-        uint32_t code = lead & (0xffu >> (length + 1));
-        for (size_t i = 1; i < length; ++i) {
-            const unsigned char byte = static_cast<unsigned char>(text_[position_ + i]);
-            if ((byte & 0xc0) != 0x80)
-                refuse("the text is not UTF-8");
-            code = code << 6 | (byte & 0x3f);
-        }
-        const bool overlong = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
-        if (overlong || (code >= 0xd800 && code < 0xe000) || code > 0x10ffff)
+    void copy_character(std::string &result) {
+        const size_t length = utf8_character(text_.substr(position_));
+        if (length == 0)
             refuse("the text is not UTF-8");
         result.append(text_.substr(position_, length));
         position_ += length;
@@ -249,7 +320,7 @@ class JsonParser {
         return position_ - start;
     }
 
-    void parse_number(Json &value) {
+    void parse_number(Node &value) {
         const size_t start = position_;
         const bool negative = accept('-');
         const bool leading_zero = peek() == '0';
@@ -268,11 +339,12 @@ class JsonParser {
             if (skip_digits() == 0)
                 refuse("a number lacks its exponent");
         }
-        value.kind_ = Json::Kind::number;
         const std::string_view number = text_.substr(start, position_ - start);
-        if (!negative && integer_end == position_)
-            value.is_unsigned_ = read_unsigned(number, value.unsigned_);
-        value.number_ = read_double(number);
+        if (number.size() > MOST_NUMBER_BYTES)
+            refuse("a number has too many digits");
+        value.flag = !negative && integer_end == position_ && read_unsigned(number, value.content);
+        if (!value.flag)
+            value.content = std::bit_cast<uint64_t>(read_double(number));
     }
 
     static bool read_unsigned(std::string_view digits, uint64_t &value) {
@@ -298,67 +370,106 @@ class JsonParser {
     }
 
     std::string_view text_;
-    const std::string &document_;
+    JsonDocument &document_;
     size_t position_ = 0;
+    std::vector<uint32_t> open_; // the values of all arrays and objects that have not ended
 };
 
+} // namespace
+
 Json Json::parse(std::string_view text, const std::string &document) {
-    return JsonParser(text, document).parse();
+    auto made = std::make_shared<JsonDocument>();
+    made->name = document;
+    JsonParser(text, *made).parse();
+    return {std::move(made), 0};
 }
 
-void Json::fail_kind(const char *expected) const {
-    fail(V2E_ERROR_BUNDLE, "%s is not %s.", path_.c_str(), expected);
+std::string Json::path() const {
+    std::string keys;
+    size_t count = 0;
+    for (uint32_t node = node_; node != NONE && count <= MOST_SHOWN_KEYS; node = document_->nodes[node].parent) {
+        const uint32_t parent = document_->nodes[node].parent;
+        if (parent == NONE || document_->nodes[parent].kind != Kind::object)
+            continue;
+        keys = (count++ == MOST_SHOWN_KEYS ? ": ..." : ": " + shown(document_->key(node))) + keys;
+    }
+    return document_->name + keys;
+}
+
+void Json::require(Kind kind, const char *expected) const {
+    if (this->kind() != kind)
+        fail(V2E_ERROR_BUNDLE, "%s is not %s.", path().c_str(), expected);
+}
+
+Json::Kind Json::kind() const {
+    return document_->nodes[node_].kind;
 }
 
 bool Json::boolean() const {
-    if (kind_ != Kind::boolean)
-        fail_kind("true or false");
-    return boolean_;
+    require(Kind::boolean, "true or false");
+    return document_->nodes[node_].flag;
 }
 
 double Json::number() const {
-    if (kind_ != Kind::number)
-        fail_kind("a number");
-    return number_;
+    require(Kind::number, "a number");
+    const Node &node = document_->nodes[node_];
+    return node.flag ? static_cast<double>(node.content) : std::bit_cast<double>(node.content);
 }
 
 uint64_t Json::unsigned_integer() const {
-    if (kind_ != Kind::number || !is_unsigned_)
-        fail_kind("a whole number without sign");
-    return unsigned_;
+    constexpr const char *EXPECTED = "a whole number without sign";
+    require(Kind::number, EXPECTED);
+    const Node &node = document_->nodes[node_];
+    if (!node.flag)
+        fail(V2E_ERROR_BUNDLE, "%s is not %s.", path().c_str(), EXPECTED);
+    return node.content;
 }
 
-const std::string &Json::string() const {
-    if (kind_ != Kind::string)
-        fail_kind("a string");
-    return string_;
+std::string Json::string() const {
+    require(Kind::string, "a string");
+    const Node &node = document_->nodes[node_];
+    return document_->texts.substr(node.first(), node.size());
 }
 
-const std::vector<Json> &Json::items() const {
-    if (kind_ != Kind::array)
-        fail_kind("an array");
-    return items_;
+std::vector<Json> Json::items() const {
+    require(Kind::array, "an array");
+    const Node &node = document_->nodes[node_];
+    std::vector<Json> values;
+    values.reserve(node.size());
+    for (uint32_t i = 0; i < node.size(); ++i)
+        values.push_back({document_, document_->children[node.first() + i]});
+    return values;
 }
 
-const std::vector<std::string> &Json::keys() const {
-    if (kind_ != Kind::object)
-        fail_kind("an object");
-    return keys_;
+std::vector<std::string> Json::keys() const {
+    require(Kind::object, "an object");
+    const Node &node = document_->nodes[node_];
+    std::vector<std::string> keys;
+    keys.reserve(node.size());
+    for (uint32_t i = 0; i < node.size(); ++i)
+        keys.emplace_back(document_->key(document_->children[node.first() + i]));
+    return keys;
+}
+
+// NONE: the object has no such key.
+uint32_t Json::find(std::string_view key) const {
+    require(Kind::object, "an object");
+    const Node &node = document_->nodes[node_];
+    const auto begin = document_->sorted.begin() + node.first(), end = begin + node.size();
+    const auto before = [this](uint32_t child, std::string_view wanted) { return document_->key(child) < wanted; };
+    const auto found = std::lower_bound(begin, end, key, before);
+    return found != end && document_->key(*found) == key ? *found : NONE;
 }
 
 bool Json::contains(std::string_view key) const {
-    if (kind_ != Kind::object)
-        fail_kind("an object");
-    return index_.find(key) != index_.end();
+    return find(key) != NONE;
 }
 
-const Json &Json::at(std::string_view key) const {
-    if (kind_ != Kind::object)
-        fail_kind("an object");
-    const auto found = index_.find(key);
-    if (found == index_.end())
-        fail(V2E_ERROR_BUNDLE, "%s lacks '%.*s'.", path_.c_str(), static_cast<int>(key.size()), key.data());
-    return items_[found->second];
+Json Json::at(std::string_view key) const {
+    const uint32_t found = find(key);
+    if (found == NONE)
+        fail(V2E_ERROR_BUNDLE, "%s lacks '%s'.", path().c_str(), shown(key).c_str());
+    return {document_, found};
 }
 
 } // namespace v2e

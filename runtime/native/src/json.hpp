@@ -1,48 +1,54 @@
 // A strict reader of JSON (RFC 8259): valid UTF-8, no duplicate keys, nothing after the value.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace v2e {
 
-// One JSON value. An accessor of the wrong kind fails with V2E_ERROR_BUNDLE, naming the document.
+struct JsonDocument;
+
+// One value of a JSON text, which all its values keep. Copying one is cheap. An accessor of the wrong kind fails with
+// V2E_ERROR_BUNDLE, naming the document and the keys that lead to the value.
 class Json {
   public:
-    enum class Kind { null, boolean, number, string, array, object };
+    enum class Kind : uint8_t { null, boolean, number, string, array, object };
+
+    // A text may come from anybody. Beyond the limits it is refused with V2E_ERROR_BUNDLE; within them it takes no more
+    // memory than its own size and VALUE_BYTES for each of its values.
+    static constexpr size_t MOST_BYTES = size_t{16} << 20;
+    static constexpr size_t MOST_VALUES = size_t{1} << 18;
+    static constexpr size_t MOST_DEPTH = 64;
+    static constexpr size_t MOST_KEY_BYTES = 1024;
+    static constexpr size_t VALUE_BYTES = 40;
 
     // `document` names the text in error messages, for example "decoder.safetensors: config".
     static Json parse(std::string_view text, const std::string &document);
 
-    Kind kind() const { return kind_; }
+    Kind kind() const;
     bool boolean() const;
     double number() const;
     uint64_t unsigned_integer() const; // a number without sign, fraction and exponent, below 2^64
-    const std::string &string() const;
-    const std::vector<Json> &items() const; // of an array
+    std::string string() const;
+    std::vector<Json> items() const; // of an array
 
     // Of an object.
-    const std::vector<std::string> &keys() const; // in the order of the text
+    std::vector<std::string> keys() const; // in the order of the text
     bool contains(std::string_view key) const;
-    const Json &at(std::string_view key) const;
+    Json at(std::string_view key) const;
 
   private:
-    friend class JsonParser;
-    [[noreturn]] void fail_kind(const char *expected) const;
+    Json(std::shared_ptr<const JsonDocument> document, uint32_t node) : document_(std::move(document)), node_(node) {}
+    void require(Kind kind, const char *expected) const;
+    uint32_t find(std::string_view key) const;
+    std::string path() const;
 
-    Kind kind_ = Kind::null;
-    bool boolean_ = false;
-    bool is_unsigned_ = false;
-    uint64_t unsigned_ = 0;
-    double number_ = 0;
-    std::string string_;
-    std::vector<Json> items_; // values of an array or, in the order of keys_, of an object
-    std::vector<std::string> keys_;
-    std::map<std::string, size_t, std::less<>> index_; // key -> position in items_
-    std::string path_;                                 // document and keys down to this value
+    std::shared_ptr<const JsonDocument> document_;
+    uint32_t node_; // in the document
 };
 
 } // namespace v2e

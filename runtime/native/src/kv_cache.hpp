@@ -27,6 +27,7 @@ class KvCache {
     // Lets go of the pages that `positions` do not need. Returns whether there were any.
     bool trim(size_t positions);
 
+    size_t positions() const { return pages_.size() * KV_PAGE; } // that there is room for
     const KvPage &page(size_t index) const { return pages_[index]; }
     // Another page with the same positions in it.
     void replace(size_t index, const KvPage &page);

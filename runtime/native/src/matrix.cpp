@@ -1,6 +1,7 @@
 #include "matrix.hpp"
 
 #include "error.hpp"
+#include "utf8.hpp"
 
 #include <set>
 
@@ -35,7 +36,7 @@ class MatrixReader {
         static const std::set<std::string> known = {"precision", "code", "rows", "columns", "group_size", "symmetric"};
         for (const std::string &key : entry.keys())
             if (known.count(key) == 0)
-                refuse(("has the key '" + key + "', which is unknown to this release").c_str());
+                refuse(("has the key '" + shown(key) + "', which is unknown to this release").c_str());
     }
 
     Precision read_precision(const Json &entry) const {

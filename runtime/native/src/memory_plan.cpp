@@ -8,6 +8,7 @@
 #include "gpu_plan.hpp"
 #include "json.hpp"
 #include "platform.hpp"
+#include "saturating.hpp"
 #include "session.hpp"
 #include "thread_pool.hpp"
 #include "vision/tower.hpp"
@@ -38,14 +39,13 @@ constexpr uint64_t ENGINE_LAYER_BYTES = uint64_t{3} << 20;
 constexpr uint64_t SAMPLING_BYTES = 8;
 
 struct Component {
-    uint64_t expansion;    // of a graph whose weights become fp32 when it is loaded: 2 for fp16, 4 for int8; else 1
-    uint64_t file_bytes;   // of all its files
-    uint64_t weight_bytes; // as its engine holds them
-    std::string tower;     // path of the native tower's file; empty for a graph
+    uint64_t expansion;      // of a graph whose weights become fp32 when it is loaded: 2 for fp16, 4 for int8; else 1
+    Saturating weight_bytes; // as its engine holds them
+    std::string tower;       // path of the native tower's file; empty for a graph
 };
 
 struct Transformer {
-    uint64_t width, heads, mlp;
+    Saturating width, heads, mlp;
 };
 
 class ManifestReader {
@@ -61,13 +61,13 @@ class ManifestReader {
                  directory.c_str());
     }
 
-    const Json &architecture() const { return manifest_.at("architecture"); }
+    Json architecture() const { return manifest_.at("architecture"); }
 
     // Weights in fp16 and int8 are mostly matrices, which take two and four times their file once they are fp32.
     Component component(const char *name) const {
         const Json &entry = manifest_.at(name);
         const std::string &precision = entry.at("precision").string();
-        uint64_t bytes = 0;
+        Saturating bytes;
         std::string tower;
         for (const Json &path : entry.at("files").items()) {
             if (path.string().ends_with(".safetensors"))
@@ -75,7 +75,7 @@ class ManifestReader {
             bytes += manifest_.at("files").at(path.string()).at("size").unsigned_integer();
         }
         const uint64_t expansion = !tower.empty() ? 1 : precision == "fp16" ? 2 : precision == "int8" ? 4 : 1;
-        return {expansion, bytes, expansion * bytes, tower};
+        return {expansion, expansion * bytes, tower};
     }
 
     // Bundles of before there was a choice say nothing.
@@ -84,7 +84,9 @@ class ManifestReader {
         return decoder.contains("engine") && decoder.at("engine").string() == "onnx";
     }
 
-    uint64_t file_bytes(const char *path) const { return manifest_.at("files").at(path).at("size").unsigned_integer(); }
+    Saturating file_bytes(const char *path) const {
+        return manifest_.at("files").at(path).at("size").unsigned_integer();
+    }
 
   private:
     std::string directory_;
@@ -92,7 +94,7 @@ class ManifestReader {
     Json manifest_;
 };
 
-uint64_t size_of(const Json &object, const char *key) {
+Saturating size_of(const Json &object, const char *key) {
     const uint64_t size = object.at(key).unsigned_integer();
     if (size == 0 || size > (uint64_t{1} << 30))
         fail(V2E_ERROR_BUNDLE, "The manifest's %s is out of range.", key);
@@ -101,25 +103,25 @@ uint64_t size_of(const Json &object, const char *key) {
 
 // The floats of one token at the two widest points of a layer: attention holds the residual, queries, keys, values, the
 // result so far, and scores and probabilities of one block; the MLP holds the residual and its middle twice.
-uint64_t layer_floats(const Transformer &tower, uint64_t block) {
+Saturating layer_floats(const Transformer &tower, uint64_t block) {
     return std::max(5 * tower.width + 2 * tower.heads * block, tower.width + 2 * tower.mlp);
 }
 
-uint64_t in_arena(uint64_t bytes) {
+Saturating in_arena(Saturating bytes) {
     return bytes * ARENA_PERCENT / 100;
 }
 
 // Reading a graph makes both forms of its largest tensor before the first is freed; int8 has one between them, the
 // levels in fp32.
-uint64_t loading_bytes(const Component &component, uint64_t largest_tensor) {
+Saturating loading_bytes(const Component &component, Saturating largest_tensor) {
     if (component.expansion == 1)
-        return 0;
+        return {};
     const uint64_t stored = FLOAT_BYTES / component.expansion;
     return largest_tensor * (stored + FLOAT_BYTES * (component.expansion == 4 ? 2 : 1));
 }
 
 // What a native tower allocates for so many tiles or patches at once, and what it returns.
-uint64_t tower_work_bytes(const std::string &path, uint32_t threads, uint64_t count) {
+Saturating tower_work_bytes(const std::string &path, uint32_t threads, Saturating count) {
     v2e_tower_options options{};
     options.struct_size = sizeof options;
     options.threads = threads;
@@ -132,7 +134,7 @@ class VisionPlan {
   public:
     VisionPlan(const ManifestReader &manifest, const v2e_memory_options &options) {
         const Json &architecture = manifest.architecture();
-        const uint64_t hidden = size_of(architecture.at("decoder"), "hidden_size");
+        const Saturating hidden = size_of(architecture.at("decoder"), "hidden_size");
         plan_pictures(architecture, options, hidden);
         if (options.picture_count == 0)
             return;
@@ -148,35 +150,35 @@ class VisionPlan {
     }
 
     void write(v2e_memory_plan &plan) const {
-        plan.picture_tokens = static_cast<uint32_t>(tokens_);
-        plan.siglip_bytes = siglip_;
-        plan.projector_bytes = projector_;
-        plan.eagle_bytes = eagle_;
-        plan.siglip_work_bytes = siglip_work_;
-        plan.eagle_work_bytes = eagle_work_;
-        plan.picture_bytes = pixels_ + inputs_ + embeddings_;
+        plan.picture_tokens = static_cast<uint32_t>(tokens_.value()); // less than the context
+        plan.siglip_bytes = siglip_.value();
+        plan.projector_bytes = projector_.value();
+        plan.eagle_bytes = eagle_.value();
+        plan.siglip_work_bytes = siglip_work_.value();
+        plan.eagle_work_bytes = eagle_work_.value();
+        plan.picture_bytes = (pixels_ + inputs_ + embeddings_).value();
     }
 
     const GpuVision &gpu() const { return gpu_; }
-    uint64_t tokens() const { return tokens_; }
-    uint64_t embedding_bytes() const { return embeddings_; }
+    uint64_t tokens() const { return tokens_.value(); }
+    Saturating embedding_bytes() const { return embeddings_; }
 
   private:
-    void plan_pictures(const Json &architecture, const v2e_memory_options &options, uint64_t hidden) {
-        const uint64_t side = size_of(architecture.at("siglip"), "image_size");
-        uint64_t largest_picture = 0;
+    void plan_pictures(const Json &architecture, const v2e_memory_options &options, Saturating hidden) {
+        const Saturating side = size_of(architecture.at("siglip"), "image_size");
+        Saturating largest_picture;
         for (size_t i = 0; i < options.picture_count; ++i) {
             const v2e_geometry &picture = options.pictures[i];
             if (picture.struct_size < sizeof picture)
                 fail(V2E_ERROR_INPUT, "Picture %zu was not planned by v2e_plan_picture of this library.", i);
-            const uint64_t bytes = uint64_t{picture.width} * picture.height * CHANNELS;
+            const Saturating bytes = Saturating(picture.width) * picture.height * CHANNELS;
             largest_picture = std::max(largest_picture, bytes);
             pixels_ += bytes;
-            tokens_ += uint64_t{picture.siglip_tokens} + picture.eagle_tokens;
-            patches_ = std::max<uint64_t>(patches_, picture.eagle_patches);
-            const uint64_t tiles = picture.tile_count * CHANNELS * side * side * FLOAT_BYTES;
+            tokens_ += Saturating(picture.siglip_tokens) + picture.eagle_tokens;
+            patches_ = std::max<Saturating>(patches_, picture.eagle_patches);
+            const Saturating tiles = side * CHANNELS * picture.tile_count * side * FLOAT_BYTES;
             const uint64_t patch = CHANNELS * eagle_patch_size * eagle_patch_size * FLOAT_BYTES + 2 * sizeof(int64_t);
-            inputs_ = std::max({inputs_, tiles, picture.eagle_patches * patch});
+            inputs_ = std::max({inputs_, tiles, Saturating(picture.eagle_patches) * patch});
         }
         // Resized copies and Pillow's own pixels are those of one picture at a time.
         pixels_ += largest_picture;
@@ -187,23 +189,23 @@ class VisionPlan {
         const Json &siglip = architecture.at("siglip"), &projector = architecture.at("projector");
         const Transformer tower{size_of(siglip, "hidden_size"), size_of(siglip, "num_attention_heads"),
                                 size_of(siglip, "intermediate_size")};
-        const uint64_t side = size_of(siglip, "image_size") / size_of(siglip, "patch_size");
-        const uint64_t output = size_of(projector, "output_size"), vocabulary = size_of(projector, "mlp_hidden_dim");
+        const Saturating side = size_of(siglip, "image_size") / size_of(siglip, "patch_size");
+        const Saturating output = size_of(projector, "output_size"), vocabulary = size_of(projector, "mlp_hidden_dim");
         const bool soft = projector.at("type").string() == "ovis_conv_adapter";
-        const uint64_t tile_side = size_of(projector, "tokens_per_side");
-        const uint64_t rows = projector.at("type").string() == "conv_adapter" ? side * side : tile_side * tile_side;
-        const uint64_t middle = soft ? vocabulary : output;
+        const Saturating tile_side = size_of(projector, "tokens_per_side");
+        const Saturating rows = projector.at("type").string() == "conv_adapter" ? side * side : tile_side * tile_side;
+        const Saturating middle = soft ? vocabulary : output;
 
         const Component tower_files = manifest.component("siglip"), adapter_files = manifest.component("projector");
         siglip_ = tower_files.weight_bytes;
         projector_ = adapter_files.weight_bytes;
-        const uint64_t siglip_run = side * side * layer_floats(tower, SIGLIP_BLOCK) * FLOAT_BYTES;
-        const uint64_t projector_run = (2 * rows * middle + 2 * side * side * tower.width) * FLOAT_BYTES;
+        const Saturating siglip_run = side * side * layer_floats(tower, SIGLIP_BLOCK) * FLOAT_BYTES;
+        const Saturating projector_run = (2 * rows * middle + 2 * side * side * tower.width) * FLOAT_BYTES;
         siglip_run_ = siglip_run + projector_run;
-        const uint64_t matrix = tower.width * std::max(tower.mlp, 3 * tower.width);
-        const uint64_t adapter_matrix = std::max(middle, 9 * tower.width) * std::max(output, tower.width);
-        const uint64_t tower_work = std::max(in_arena(siglip_run), loading_bytes(tower_files, matrix));
-        const uint64_t adapter_work = std::max(in_arena(projector_run), loading_bytes(adapter_files, adapter_matrix));
+        const Saturating matrix = tower.width * std::max(tower.mlp, 3 * tower.width);
+        const Saturating adapter_matrix = std::max(middle, 9 * tower.width) * std::max(output, tower.width);
+        const Saturating tower_work = std::max(in_arena(siglip_run), loading_bytes(tower_files, matrix));
+        const Saturating adapter_work = std::max(in_arena(projector_run), loading_bytes(adapter_files, adapter_matrix));
         // Graphs give back what a run took; a native tower keeps it while it is loaded.
         if (tower_files.tower.empty() && adapter_files.tower.empty())
             siglip_work_ = std::max(tower_work, adapter_work);
@@ -211,13 +213,13 @@ class VisionPlan {
             siglip_work_ = native_or(tower_files, 1, tower_work) + native_or(adapter_files, 1, adapter_work);
     }
 
-    void plan_eagle(const ManifestReader &manifest, const Json &eagle, uint64_t hidden) {
-        const uint64_t width = size_of(eagle, "embed_dim"), merge = size_of(eagle, "spatial_merge_size");
+    void plan_eagle(const ManifestReader &manifest, const Json &eagle, Saturating hidden) {
+        const Saturating width = size_of(eagle, "embed_dim"), merge = size_of(eagle, "spatial_merge_size");
         const Transformer tower{width, size_of(eagle, "num_heads"), width * size_of(eagle, "mlp_ratio")};
         const Component files = manifest.component("eagle");
         eagle_ = files.weight_bytes;
-        const uint64_t joined = width * merge * merge;
-        const uint64_t run = patches_ * layer_floats(tower, EAGLE_BLOCK) * FLOAT_BYTES;
+        const Saturating joined = width * merge * merge;
+        const Saturating run = patches_ * layer_floats(tower, EAGLE_BLOCK) * FLOAT_BYTES;
         eagle_run_ = run;
         eagle_work_ = native_or(files, patches_,
                                 std::max(in_arena(run), loading_bytes(files, joined * std::max(joined, hidden))));
@@ -230,29 +232,29 @@ class VisionPlan {
             if ((name != std::string_view("eagle") || patches_ > 0) && !manifest.component(name).tower.empty())
                 fail(V2E_ERROR_INPUT, "The bundle's %s is a native tower, which runs on the CPU alone.", name);
         const Json &architecture = manifest.architecture();
-        const uint64_t siglip_layers = size_of(architecture.at("siglip"), "num_hidden_layers");
-        gpu_.siglip = siglip_ / 2 + siglip_layers * ENGINE_LAYER_BYTES;
-        gpu_.projector = projector_ / 2 + ENGINE_LAYER_BYTES;
-        gpu_.siglip_work = siglip_run_ + inputs_;
+        const Saturating siglip_layers = size_of(architecture.at("siglip"), "num_hidden_layers");
+        gpu_.siglip = (siglip_ / 2 + siglip_layers * ENGINE_LAYER_BYTES).value();
+        gpu_.projector = (projector_ / 2 + ENGINE_LAYER_BYTES).value();
+        gpu_.siglip_work = (siglip_run_ + inputs_).value();
         if (patches_ > 0) {
-            gpu_.eagle = eagle_ / 2 + size_of(architecture.at("eagle"), "depth") * ENGINE_LAYER_BYTES;
-            gpu_.eagle_work = eagle_run_ + inputs_;
+            gpu_.eagle = (eagle_ / 2 + size_of(architecture.at("eagle"), "depth") * ENGINE_LAYER_BYTES).value();
+            gpu_.eagle_work = (eagle_run_ + inputs_).value();
         }
         siglip_work_ = std::max(gpu_.siglip, gpu_.projector);
         eagle_work_ = gpu_.eagle;
-        siglip_ = projector_ = eagle_ = 0;
+        siglip_ = projector_ = eagle_ = Saturating();
     }
 
-    uint64_t native_or(const Component &component, uint64_t count, uint64_t graph_bytes) const {
+    Saturating native_or(const Component &component, Saturating count, Saturating graph_bytes) const {
         return component.tower.empty() ? graph_bytes : tower_work_bytes(component.tower, threads_, count);
     }
 
     uint32_t threads_ = 0;
-    uint64_t tokens_ = 0, patches_ = 0;
-    uint64_t pixels_ = 0, inputs_ = 0, embeddings_ = 0;
-    uint64_t siglip_ = 0, projector_ = 0, eagle_ = 0;
-    uint64_t siglip_work_ = 0, eagle_work_ = 0;
-    uint64_t siglip_run_ = 0, eagle_run_ = 0; // activations of one run
+    Saturating tokens_, patches_;
+    Saturating pixels_, inputs_, embeddings_;
+    Saturating siglip_, projector_, eagle_;
+    Saturating siglip_work_, eagle_work_;
+    Saturating siglip_run_, eagle_run_; // activations of one run
     GpuVision gpu_;
 };
 
@@ -284,7 +286,6 @@ uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, uint64_t positions
 
 // What the decoder needs, whichever engine computes it.
 struct DecoderPlan {
-    uint64_t hidden_size;
     uint64_t context;
     uint64_t weight_bytes;
     uint64_t embedding_file_bytes;
@@ -323,8 +324,7 @@ DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_o
     const uint64_t scratch =
         scratch_bytes(decoder, std::min<uint64_t>(session.prefill_chunk(), context), context,
                       chosen_threads(options.threads), options.activations == V2E_ACTIVATIONS_INT16);
-    DecoderPlan plan{decoder.config().hidden_size,
-                     context,
+    DecoderPlan plan{context,
                      decoder.weight_file_bytes(),
                      decoder.embedding_file_bytes(),
                      session.kv_bytes_of(context),
@@ -344,32 +344,31 @@ DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_o
     if (options.device != V2E_DEVICE_CPU)
         fail(V2E_ERROR_INPUT, "device must be cpu: the ONNX decoder runs where ONNX Runtime's providers do.");
     const Json &config = manifest.architecture().at("decoder");
-    const uint64_t hidden = size_of(config, "hidden_size"), middle = size_of(config, "intermediate_size");
-    const uint64_t heads = size_of(config, "num_attention_heads"), kv_heads = size_of(config, "num_key_value_heads");
-    const uint64_t vocabulary = size_of(config, "vocab_size"), layers = size_of(config, "num_hidden_layers");
-    const uint64_t most = size_of(config, "max_position_embeddings");
+    const Saturating hidden = size_of(config, "hidden_size"), middle = size_of(config, "intermediate_size");
+    const Saturating heads = size_of(config, "num_attention_heads"), kv_heads = size_of(config, "num_key_value_heads");
+    const Saturating vocabulary = size_of(config, "vocab_size"), layers = size_of(config, "num_hidden_layers");
+    const uint64_t most = size_of(config, "max_position_embeddings").value();
     const uint64_t context = options.context_length == 0 ? most : options.context_length;
     if (context > most)
         fail(V2E_ERROR_INPUT, "context_length is %llu, but the model was trained for %llu positions.",
              static_cast<unsigned long long>(context), static_cast<unsigned long long>(most));
-    const uint64_t rows = std::min<uint64_t>(options.prefill_chunk == 0 ? 256 : options.prefill_chunk, context);
-    const uint64_t weights = manifest.file_bytes("decoder/decoder.onnx.data") * PACKED_PERCENT / 100;
-    const uint64_t kv = 2 * layers * kv_heads * (hidden / heads) * FLOAT_BYTES * context;
+    const Saturating rows = std::min<uint64_t>(options.prefill_chunk == 0 ? 256 : options.prefill_chunk, context);
+    const Saturating weights = manifest.file_bytes("decoder/decoder.onnx.data") * PACKED_PERCENT / 100;
+    const Saturating kv = 2 * layers * kv_heads * (hidden / heads) * FLOAT_BYTES * context;
     // Residual, norm, queries, keys, values and the MLP's four middles; attention holds the scores of all heads.
-    const uint64_t floats = rows * (5 * hidden + 4 * middle) + rows * heads * context;
+    const Saturating floats = rows * (5 * hidden + 4 * middle) + rows * heads * context;
     // Exact arithmetic dequantises a block of the output matrix at a time: _HEAD_ROWS of export/onnx_decoder_graph.py.
     const bool exact = options.activations == V2E_ACTIVATIONS_INT16;
-    const uint64_t block = exact ? std::min<uint64_t>(vocabulary, 16384) * hidden * FLOAT_BYTES : 0;
-    const uint64_t logits = vocabulary * (2 * FLOAT_BYTES + SAMPLING_BYTES);
+    const Saturating block = exact ? std::min<Saturating>(vocabulary, 16384) * hidden * FLOAT_BYTES : Saturating();
+    const Saturating logits = vocabulary * (2 * FLOAT_BYTES + SAMPLING_BYTES);
     // When the cache grows for the last time, half of it is there twice.
-    const uint64_t scratch = in_arena(floats * FLOAT_BYTES) + block + logits + kv / 2;
-    return {hidden,
-            context,
-            weights,
-            manifest.file_bytes("decoder/embeddings.safetensors"),
-            kv,
+    const Saturating scratch = in_arena(floats * FLOAT_BYTES) + block + logits + kv / 2;
+    return {context,
+            weights.value(),
+            manifest.file_bytes("decoder/embeddings.safetensors").value(),
+            kv.value(),
             0,
-            scratch,
+            scratch.value(),
             true,
             plan_gpu(nullptr, options, context, vision)};
 }
@@ -402,8 +401,8 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     vision.write(plan);
     decoder.gpu.write(vision.gpu(), plan);
 
-    const uint64_t decoder_bytes = plan.decoder_bytes + plan.embedding_bytes;
-    const uint64_t engines = plan.siglip_bytes + plan.projector_bytes + plan.eagle_bytes;
+    const Saturating decoder_bytes = Saturating(plan.decoder_bytes) + plan.embedding_bytes;
+    const Saturating engines = Saturating(plan.siglip_bytes) + plan.projector_bytes + plan.eagle_bytes;
     const bool pictures = options.picture_count > 0, together = options.together != 0;
     // The question's own embeddings count as such, whether they are kept or not.
     plan.vision_cache_bytes = options.conversation == 0 ? 0 : options.vision_cache_bytes;
@@ -411,24 +410,27 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     const uint64_t page = decoder.kv_page_bytes, left = page == 0 ? 0 : options.prefix_cache_bytes;
     plan.prefix_cache_bytes = options.conversation != 0 ? left : left >= page ? page : 0;
     // What earlier turns left beside the vision engines.
-    const uint64_t earlier = options.conversation == 0 ? 0
-                                                       : plan.kv_bytes + plan.scratch_bytes + plan.vision_cache_bytes +
-                                                             plan.prefix_cache_bytes;
+    Saturating earlier;
+    if (options.conversation != 0)
+        earlier = Saturating(plan.kv_bytes) + plan.scratch_bytes + plan.vision_cache_bytes + plan.prefix_cache_bytes;
     const bool decoder_stays = together && options.conversation != 0;
-    const uint64_t beside = plan.process_bytes + earlier +
-                            (decoder_stays   ? decoder_bytes
-                             : decoder.stays ? plan.decoder_bytes
-                                             : 0);
+    const Saturating beside = earlier + plan.process_bytes +
+                              (decoder_stays   ? decoder_bytes
+                               : decoder.stays ? Saturating(plan.decoder_bytes)
+                                               : Saturating());
     if (pictures) {
-        plan.tiles_phase_bytes = beside + plan.picture_bytes + plan.siglip_work_bytes + plan.siglip_bytes +
-                                 plan.projector_bytes + (together && options.conversation != 0 ? plan.eagle_bytes : 0);
+        plan.tiles_phase_bytes = (beside + plan.picture_bytes + plan.siglip_work_bytes + plan.siglip_bytes +
+                                  plan.projector_bytes + (together && options.conversation != 0 ? plan.eagle_bytes : 0))
+                                     .value();
     }
     if (plan.eagle_bytes > 0 || plan.eagle_work_bytes > 0)
         plan.eagle_phase_bytes =
-            beside + plan.picture_bytes + plan.eagle_work_bytes + (together ? engines : plan.eagle_bytes);
-    plan.answer_phase_bytes = plan.process_bytes + decoder_bytes + plan.kv_bytes + plan.scratch_bytes +
-                              vision.embedding_bytes() + plan.vision_cache_bytes + plan.prefix_cache_bytes +
-                              (together ? engines : 0);
+            (beside + plan.picture_bytes + plan.eagle_work_bytes + (together ? engines : Saturating(plan.eagle_bytes)))
+                .value();
+    plan.answer_phase_bytes =
+        (decoder_bytes + plan.process_bytes + plan.kv_bytes + plan.scratch_bytes + vision.embedding_bytes() +
+         plan.vision_cache_bytes + plan.prefix_cache_bytes + (together ? engines : Saturating()))
+            .value();
     plan.peak_bytes = std::max({plan.tiles_phase_bytes, plan.eagle_phase_bytes, plan.answer_phase_bytes});
     return plan;
 }

@@ -7,7 +7,8 @@
 namespace v2e {
 
 // A file that appears, in place of an older one of its name, when it is complete, and else not at all. Except on
-// Windows only its owner may read it. Fails with V2E_ERROR_INPUT when it cannot be written.
+// Windows only its owner may read it. What earlier ones of the same name have left beside it, because their process was
+// killed, goes. Fails with V2E_ERROR_INPUT when it cannot be written.
 class NewFile {
   public:
     explicit NewFile(const std::string &utf8_path);
@@ -20,6 +21,8 @@ class NewFile {
 
   private:
     [[noreturn]] void fail_to(const char *action) const;
+    void create();
+    void remove_leftovers() const noexcept;
 
     std::string path_;
     std::string temporary_path_; // beside it

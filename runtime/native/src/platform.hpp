@@ -1,6 +1,8 @@
 // The operating system, as far as the core needs it. platform.cpp is the only file with system calls.
 #pragma once
 
+#include "valley2.h"
+
 #include <cstddef>
 #include <new>
 #include <string>
@@ -9,16 +11,21 @@
 
 namespace v2e {
 
+struct GuardedMapping;
+
 // A file mapped read-only into memory. Fails with V2E_ERROR_BUNDLE when it cannot be.
 class MappedFile {
   public:
-    explicit MappedFile(const std::string &utf8_path);
+    // `stamp`: what the file was when it was checked, and has to be still; null: anything.
+    explicit MappedFile(const std::string &utf8_path, const v2e_file_stamp *stamp = nullptr);
     ~MappedFile();
     MappedFile(MappedFile &&other) noexcept
-        : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+        : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)),
+          guard_(std::exchange(other.guard_, nullptr)) {}
     MappedFile &operator=(MappedFile &&other) noexcept {
         std::swap(data_, other.data_);
         std::swap(size_, other.size_);
+        std::swap(guard_, other.guard_);
         return *this;
     }
     MappedFile(const MappedFile &) = delete;
@@ -28,10 +35,14 @@ class MappedFile {
     size_t size() const { return size_; } // bytes
     // Lets the system take the pages back; they are read again when they are touched.
     void drop_pages() const noexcept;
+    // Whether the file is not any more what it was when it was opened: it has become shorter, was written to, or a part
+    // of it could not be read, which is zeros since then. Never on Windows, which keeps a mapped file as it is.
+    bool changed() const noexcept;
 
   private:
     const std::byte *data_ = nullptr;
     size_t size_ = 0;
+    GuardedMapping *guard_ = nullptr; // what watches over the mapping; none on Windows
 };
 
 // A library that is opened while the program runs, or is not there.

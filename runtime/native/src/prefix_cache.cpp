@@ -30,6 +30,10 @@ PositionKey key_of_embedding(const float *embedding, size_t hidden_size) {
     return key;
 }
 
+bool is_key_of_embedding(const PositionKey &key) {
+    return (key.high & EMBEDDING) != 0;
+}
+
 PrefixCache::Match PrefixCache::find(KvPrecision precision, const std::vector<PositionKey> &keys, size_t most) {
     const std::lock_guard lock(mutex_);
     Match match;
@@ -58,8 +62,9 @@ void PrefixCache::insert(const std::vector<PositionKey> &keys, KvCache &cache) {
     const std::lock_guard lock(mutex_);
     ++calls_;
     Node *node = &root(cache.precision());
-    for (size_t first = 0; first < keys.size(); first += KV_PAGE) {
-        const size_t index = first / KV_PAGE, count = std::min(KV_PAGE, keys.size() - first);
+    const size_t positions = std::min(keys.size(), cache.positions());
+    for (size_t first = 0; first < positions; first += KV_PAGE) {
+        const size_t index = first / KV_PAGE, count = std::min(KV_PAGE, positions - first);
         node = insert_page(*node, keys.data() + first, count, cache.page(index));
         node->used = calls_;
         if (count == KV_PAGE)

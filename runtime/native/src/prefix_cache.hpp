@@ -26,6 +26,7 @@ struct PositionKey {
 PositionKey key_of_token(int32_t token);
 // embedding: (hidden_size,)
 PositionKey key_of_embedding(const float *embedding, size_t hidden_size);
+bool is_key_of_embedding(const PositionKey &key);
 
 // Safe for threads. A page in the tree is never written to: a session that goes on in one copies it first. What no
 // session holds is kept within the budget; what was used least recently goes first.
@@ -40,7 +41,8 @@ class PrefixCache {
 
     // The longest beginning of keys[0, most) whose pages are here.
     Match find(KvPrecision precision, const std::vector<PositionKey> &keys, size_t most);
-    // Leaves the pages of a session's positions. Where a full page is here already, the session takes that one.
+    // Leaves the pages of a session's positions, as far as there are pages. Where a full page is here already, the
+    // session takes that one.
     void insert(const std::vector<PositionKey> &keys, KvCache &cache);
     // A session is about to write to a page: makes room for the copy that it leaves here, or forgets the page.
     void before_copy(const KvPage &page);

@@ -2,6 +2,7 @@
 
 #include "error.hpp"
 #include "json.hpp"
+#include "utf8.hpp"
 
 #include <algorithm>
 #include <string_view>
@@ -10,7 +11,7 @@ namespace v2e {
 namespace {
 
 constexpr size_t LENGTH_BYTES = 8;
-constexpr uint64_t MAX_HEADER_BYTES = 100'000'000; // the format's own limit
+constexpr size_t MOST_DIMENSIONS = 8;
 
 struct Dtype {
     std::string_view name;
@@ -49,24 +50,27 @@ class HeaderReader {
     };
 
     [[noreturn]] void refuse(const std::string &name, const char *reason) const {
-        fail(V2E_ERROR_BUNDLE, "%s: tensor '%s' %s.", path_.c_str(), name.c_str(), reason);
+        fail(V2E_ERROR_BUNDLE, "%s: tensor '%s' %s.", path_.c_str(), shown(name).c_str(), reason);
     }
 
     TensorView read_tensor(const std::string &name, const Json &entry) {
         for (const std::string &key : entry.keys())
             if (key != "dtype" && key != "shape" && key != "data_offsets")
-                refuse(name, ("has the unknown field '" + key + "'").c_str());
+                refuse(name, ("has the unknown field '" + shown(key) + "'").c_str());
         TensorView view;
         view.dtype = entry.at("dtype").string();
         uint64_t bytes = element_bytes(name, view.dtype);
-        for (const Json &dimension : entry.at("shape").items()) {
+        const std::vector<Json> dimensions = entry.at("shape").items();
+        if (dimensions.size() > MOST_DIMENSIONS)
+            refuse(name, "has too many dimensions");
+        for (const Json &dimension : dimensions) {
             const uint64_t size = dimension.unsigned_integer();
             if (size != 0 && bytes > UINT64_MAX / size)
                 refuse(name, "has a shape that overflows");
             bytes *= size;
             view.shape.push_back(size);
         }
-        const std::vector<Json> &offsets = entry.at("data_offsets").items();
+        const std::vector<Json> offsets = entry.at("data_offsets").items();
         if (offsets.size() != 2)
             refuse(name, "does not have two data offsets");
         const uint64_t begin = offsets[0].unsigned_integer(), end = offsets[1].unsigned_integer();
@@ -84,7 +88,7 @@ class HeaderReader {
         for (const Dtype &known : DTYPES)
             if (known.name == dtype)
                 return known.bytes;
-        refuse(name, ("has the unknown dtype '" + dtype + "'").c_str());
+        refuse(name, ("has the unknown dtype '" + shown(dtype) + "'").c_str());
     }
 
     // The tensors must cover the data without overlaps and holes.
@@ -122,14 +126,16 @@ std::map<std::string, std::string> read_metadata(const Json &header) {
 
 } // namespace
 
-SafetensorsFile::SafetensorsFile(const std::string &utf8_path) : path_(utf8_path), file_(utf8_path) {
+SafetensorsFile::SafetensorsFile(const std::string &utf8_path, const v2e_file_stamp *stamp, size_t most_header_bytes)
+    : path_(utf8_path), file_(utf8_path, stamp) {
     if (file_.size() < LENGTH_BYTES)
         fail(V2E_ERROR_BUNDLE, "%s is too short for a safetensors file.", path_.c_str());
     const uint64_t header_bytes = read_little_endian(file_.data());
-    if (header_bytes > MAX_HEADER_BYTES)
-        fail(V2E_ERROR_BUNDLE, "%s has a header that is larger than the safetensors format allows.", path_.c_str());
     if (header_bytes > file_.size() - LENGTH_BYTES)
         fail(V2E_ERROR_BUNDLE, "%s ends within its header; the file may be truncated.", path_.c_str());
+    if (header_bytes > most_header_bytes)
+        fail(V2E_ERROR_BUNDLE, "%s has a header of %llu bytes, but such a file needs less than %zu.", path_.c_str(),
+             static_cast<unsigned long long>(header_bytes), most_header_bytes);
     const char *text = reinterpret_cast<const char *>(file_.data() + LENGTH_BYTES);
     if (header_bytes == 0 || text[0] != '{')
         fail(V2E_ERROR_BUNDLE, "%s has a header that does not begin with a brace.", path_.c_str());
@@ -143,8 +149,14 @@ SafetensorsFile::SafetensorsFile(const std::string &utf8_path) : path_(utf8_path
 const TensorView &SafetensorsFile::tensor(const std::string &name) const {
     const auto found = tensors_.find(name);
     if (found == tensors_.end())
-        fail(V2E_ERROR_BUNDLE, "%s lacks the tensor '%s'.", path_.c_str(), name.c_str());
+        fail(V2E_ERROR_BUNDLE, "%s lacks the tensor '%s'.", path_.c_str(), shown(name).c_str());
     return found->second;
+}
+
+void SafetensorsFile::require_intact(v2e_status status) const {
+    if (file_.changed())
+        fail(status, "The file '%s' was changed or became shorter while it was in use; restore it and open it again.",
+             path_.c_str());
 }
 
 bool SafetensorsFile::contains(const std::string &name) const {

@@ -20,7 +20,12 @@ struct TensorView {
 // All failures are V2E_ERROR_BUNDLE and name the file.
 class SafetensorsFile {
   public:
-    explicit SafetensorsFile(const std::string &utf8_path);
+    // What one of this project's files needs for its header is far below the format's own limit of 100 MB.
+    static constexpr size_t MOST_HEADER_BYTES = size_t{16} << 20;
+
+    // `stamp`: what the file was when it was checked; null: anything.
+    explicit SafetensorsFile(const std::string &utf8_path, const v2e_file_stamp *stamp = nullptr,
+                             size_t most_header_bytes = MOST_HEADER_BYTES);
 
     const TensorView &tensor(const std::string &name) const;
     bool contains(const std::string &name) const;
@@ -29,6 +34,8 @@ class SafetensorsFile {
     const std::string &path() const { return path_; }
     size_t mapped_bytes() const { return file_.size(); }
     void drop_pages() const noexcept { file_.drop_pages(); }
+    // Fails when the file is not any more what it was when it was opened.
+    void require_intact(v2e_status status = V2E_ERROR_BUNDLE) const;
 
   private:
     std::string path_;

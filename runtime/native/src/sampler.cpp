@@ -3,15 +3,34 @@
 #include "error.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cfloat>
 #include <cmath>
+#include <cstdint>
 
 namespace v2e {
 namespace {
 
-void require_range(const char *name, float value, float most) {
-    if (!(value >= 0.0f && value <= most))
-        fail(V2E_ERROR_INPUT, "%s is %g, but must lie between 0 and %g.", name, static_cast<double>(value),
-             static_cast<double>(most));
+constexpr float LARGEST = 1e6f; // of a temperature, of a penalty and of its inverse
+constexpr size_t MOST_STOP_TOKENS = 1 << 16;
+
+void require_range(const char *name, float value, float most, float least = 0.0f) {
+    if (value == 0.0f || (value >= least && value <= most))
+        return;
+    fail(V2E_ERROR_INPUT, "%s is %g, but must be %s%g to %g.", name, static_cast<double>(value),
+         least > 0.0f ? "0, or from " : "from ", static_cast<double>(least), static_cast<double>(most));
+}
+
+bool all_finite(const float *values, size_t count) {
+    constexpr uint32_t EXPONENT = 0x7f800000u;
+    uint32_t found = 0; // no early end: this way it is one pass of vector instructions
+    for (size_t i = 0; i < count; ++i)
+        found |= static_cast<uint32_t>((std::bit_cast<uint32_t>(values[i]) & EXPONENT) == EXPONENT);
+    return found == 0;
+}
+
+[[noreturn]] void refuse_logits() {
+    fail(V2E_ERROR_NUMERIC, "The logits have a NaN or an infinity, from which no token can be chosen.");
 }
 
 } // namespace
@@ -26,12 +45,17 @@ double RandomNumbers::uniform() {
 }
 
 Sampler::Sampler(const v2e_generate_options &options, size_t vocabulary_size)
-    : options_(options), vocabulary_size_(vocabulary_size), seen_((vocabulary_size + 31) / 32), random_(options.seed) {
-    constexpr float LARGEST = 1e6f;
+    : options_(options), vocabulary_size_(vocabulary_size), random_(options.seed) {
+    if (vocabulary_size == 0 || vocabulary_size > INT32_MAX)
+        fail(V2E_ERROR_INPUT, "vocabulary_size is %zu, but must be from 1 to %d.", vocabulary_size, INT32_MAX);
+    seen_.resize((vocabulary_size + 31) / 32);
     require_range("temperature", options.temperature, LARGEST);
     require_range("top_p", options.top_p, 1.0f);
     require_range("min_p", options.min_p, 1.0f);
-    require_range("repetition_penalty", options.repetition_penalty, LARGEST);
+    require_range("repetition_penalty", options.repetition_penalty, LARGEST, 1 / LARGEST);
+    if (options.stop_token_count > MOST_STOP_TOKENS)
+        fail(V2E_ERROR_INPUT, "stop_token_count is %zu; at most %zu are possible.", options.stop_token_count,
+             MOST_STOP_TOKENS);
     if (options.stop_token_count > 0) {
         if (options.stop_tokens == nullptr)
             fail(V2E_ERROR_INPUT, "stop_token_count is %zu but stop_tokens is NULL.", options.stop_token_count);
@@ -62,6 +86,8 @@ bool Sampler::penalises() const {
 }
 
 int32_t Sampler::choose(const float *logits) {
+    if (!all_finite(logits, vocabulary_size_))
+        refuse_logits();
     if (takes_largest())
         return static_cast<int32_t>(std::max_element(logits, logits + vocabulary_size_) - logits);
     candidates_.clear();
@@ -80,6 +106,8 @@ Narrowing Sampler::narrowing() const {
 
 int32_t Sampler::choose_narrowed(const Candidate *candidates, size_t count) {
     candidates_.assign(candidates, candidates + count);
+    for (Candidate &candidate : candidates_)
+        candidate.logit = bounded(candidate.logit); // as penalise does; they come from elsewhere
     std::sort(candidates_.begin(), candidates_.end(), before);
     return choose_candidate();
 }
@@ -102,7 +130,14 @@ void Sampler::penalise() {
         return;
     for (Candidate &candidate : candidates_)
         if ((seen_[static_cast<size_t>(candidate.token) / 32] >> candidate.token % 32 & 1u) != 0)
-            candidate.logit = candidate.logit > 0.0f ? candidate.logit / penalty : candidate.logit * penalty;
+            candidate.logit = bounded(candidate.logit > 0.0f ? candidate.logit / penalty : candidate.logit * penalty);
+}
+
+// A penalty may lift a large logit beyond what a float holds.
+float Sampler::bounded(float logit) {
+    if (std::isnan(logit))
+        refuse_logits();
+    return std::clamp(logit, -FLT_MAX, FLT_MAX);
 }
 
 void Sampler::keep_top_k() {
@@ -131,11 +166,11 @@ void Sampler::keep_top_p() {
     std::make_heap(candidates_.begin(), candidates_.end(), after);
     auto rest = candidates_.end(); // behind it the candidates that are kept, the last one taken first
     double sum = 0.0;
-    while (rest != candidates_.begin() && sum < static_cast<double>(options_.top_p) * total) {
+    do { // the most likely one is always kept
         std::pop_heap(candidates_.begin(), rest, after);
         --rest;
         sum += weight(*rest);
-    }
+    } while (rest != candidates_.begin() && sum < static_cast<double>(options_.top_p) * total);
     candidates_.erase(candidates_.begin(), rest);
 }
 

@@ -36,12 +36,12 @@ struct Narrowing {
 // the first, and top_k takes exactly k.
 class Sampler {
   public:
-    // Fails with V2E_ERROR_INPUT for options that mean nothing.
+    // Fails with V2E_ERROR_INPUT for options that mean nothing, and for a vocabulary that no token id can count.
     Sampler(const v2e_generate_options &options, size_t vocabulary_size);
 
     // The token is in the session: it counts for the repetition penalty.
     void remember(int32_t token);
-    // logits (vocabulary_size,)
+    // logits (vocabulary_size,). Fails with V2E_ERROR_NUMERIC for a NaN or an infinity.
     int32_t choose(const float *logits);
     // The candidates from which choose would choose, where they are few; else none.
     Narrowing narrowing() const;
@@ -54,6 +54,7 @@ class Sampler {
 
   private:
     static bool before(const Candidate &a, const Candidate &b);
+    static float bounded(float logit);
 
     bool penalises() const;
     void penalise();

@@ -1,10 +1,13 @@
 #include "session.hpp"
 
 #include "error.hpp"
+#include "saturating.hpp"
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace v2e {
 namespace {
@@ -212,6 +215,8 @@ void Session::share() noexcept {
 size_t Session::count_positions(const v2e_segment *segments, size_t segment_count) const {
     if (segments == nullptr && segment_count > 0)
         fail(V2E_ERROR_INPUT, "segment_count is %zu but segments is NULL.", segment_count);
+    if (!is_aligned(segments))
+        fail(V2E_ERROR_INPUT, "The segments are not aligned to the %zu bytes of their fields.", alignof(v2e_segment));
     size_t total = 0;
     for (size_t i = 0; i < segment_count; ++i) {
         const v2e_segment &segment = segments[i];
@@ -219,15 +224,15 @@ size_t Session::count_positions(const v2e_segment *segments, size_t segment_coun
             continue;
         if ((segment.tokens == nullptr) == (segment.embeddings == nullptr))
             fail(V2E_ERROR_INPUT, "Segment %zu must have either tokens or embeddings.", i);
-        if (segment.count > context_length_ - std::min(total, context_length_))
-            check_room(segment.count + total);
-        total += segment.count;
+        if (!is_aligned(segment.tokens) || !is_aligned(segment.embeddings))
+            fail(V2E_ERROR_INPUT, "The values of segment %zu are not aligned to their 4 bytes.", i);
+        check_room((Saturating(total) + segment.count).value());
+        total += segment.count; // within the context
         if (segment.tokens != nullptr)
             decoder_.check_tokens(segment.tokens, segment.count);
     }
     if (total == 0)
         fail(V2E_ERROR_INPUT, "There is nothing to prefill: the segments have no positions.");
-    check_room(total);
     return total;
 }
 
@@ -270,7 +275,7 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
         call.logits = new_logits.data() + (first_row - first_kept) * vocabulary;
         call.cancelled = &cancelled_;
         reader.read(call.count, executor_->embeddings()); // (count, hidden_size)
-        executor_->run(call);
+        compute(call);
         done = end;
         if (!progress.report(done, 0))
             fail(V2E_ERROR_CANCELLED, "The call was cancelled by its callback.");
@@ -286,6 +291,19 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     counters_.prefilled_positions += total;
     counters_.reused_positions += reused;
     share();
+}
+
+// What the executor's run does. A file of the model that was changed meanwhile makes it a failure: nobody knows what
+// was computed.
+bool Session::compute(const ForwardCall &call) {
+    try {
+        const bool done = executor_->run(call);
+        decoder_.require_intact();
+        return done;
+    } catch (const Failure &) {
+        decoder_.require_intact();
+        throw;
+    }
 }
 
 // Rows of logits that belong to the session's last positions. Those of the tokens before it in the last step do not
@@ -361,7 +379,7 @@ void Session::run_step(size_t position, bool leave_logits) {
     call.best = leave_logits ? best_.data() : nullptr;
     const auto begin = std::chrono::steady_clock::now();
     try {
-        kept_behind_ = !executor_->run(call);
+        kept_behind_ = !compute(call);
     } catch (const Failure &failure) {
         if (failure.status != V2E_ERROR_NUMERIC || step_.size() == 1)
             throw;
@@ -486,36 +504,45 @@ void Session::save(const std::string &path, SavedSession about) {
     write_session(path, about, {history_.tokens(), keys_, cache, logits, vocabulary});
 }
 
+// All of the file is checked before anything of the session changes.
 void Session::load(const SessionFile &file) {
     const Turn turn(*this);
     KvCache &cache = saved_cache();
-    const uint64_t length = file.length(), pages = (length + KV_PAGE - 1) / KV_PAGE, page_bytes = cache.bytes_of(1);
-    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const size_t length = file.length(), pages = (length + KV_PAGE - 1) / KV_PAGE;
+    const size_t page_bytes = static_cast<size_t>(cache.bytes_of(1)), vocabulary = decoder_.config().vocabulary_size;
     if (length > context_length_)
-        fail(V2E_ERROR_INPUT, "%s has %llu positions, but the context holds %zu.", file.path().c_str(),
-             static_cast<unsigned long long>(length), context_length_);
-    const std::byte *tokens = file.tensor("tokens", "I32", {length}),
-                    *kv = file.tensor("kv", "U8", {pages, page_bytes});
-    keys_.resize(length);
-    if (length > 0)
-        std::memcpy(keys_.data(), file.tensor("keys", "U64", {length, 2}), length * sizeof(PositionKey));
-    history_.reserve(length);
+        fail(V2E_ERROR_INPUT, "%s has %zu positions, but the context holds %zu.", file.path().c_str(), length,
+             context_length_);
+    const auto tokens = file.values<int32_t>("tokens", "I32", {length});
+    auto keys = file.values<PositionKey>("keys", "U64", {length, 2});
+    std::vector<float> logits;
+    if (file.has_logits())
+        logits = file.values<float>("logits", "F32", {vocabulary});
+    const std::byte *kv = file.tensor("kv", "U8", {pages, page_bytes});
+    file.check_sum();
+    TokenHistory history;
+    history.reserve(length);
     for (size_t i = 0; i < length; ++i) {
-        int32_t token;
-        std::memcpy(&token, tokens + i * sizeof token, sizeof token);
-        if (token != NO_TOKEN)
-            decoder_.check_tokens(&token, 1);
-        history_.append(token);
+        const int32_t token = tokens[i];
+        const bool known = token >= 0 && static_cast<size_t>(token) < vocabulary;
+        if (token != NO_TOKEN && !known)
+            file.refuse("position " + std::to_string(i) + " has the token " + std::to_string(token) +
+                        ", which is outside of the vocabulary");
+        if (known ? keys[i] != key_of_token(token) : !is_key_of_embedding(keys[i]))
+            file.refuse("the key of position " + std::to_string(i) + " is not that of what stands there");
+        history.append(token);
     }
-    cache.reserve(length);
+    if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); }))
+        file.refuse("its logits have a NaN or an infinity");
+    std::string note = file.saved().note;
+    cache.reserve(length); // the last that can fail; the turn's end gives back what it had got by then
     for (size_t i = 0; i < pages; ++i)
         std::memcpy(cache.page(i)->data(), kv + i * page_bytes, page_bytes);
-    if (file.has_logits()) {
-        logits_.resize(vocabulary);
-        std::memcpy(logits_.data(), file.tensor("logits", "F32", {vocabulary}), vocabulary * sizeof(float));
-    }
-    note_ = file.saved().note;
-    share();
+    file.require_intact(); // for the last time
+    history_ = std::move(history);
+    keys_ = std::move(keys);
+    logits_ = std::move(logits);
+    note_ = std::move(note);
 }
 
 } // namespace v2e

@@ -44,7 +44,8 @@ class Session {
     void truncate(size_t length);
     // What the file says of the session beside its arrays is the caller's, but for precision, context and chunk.
     void save(const std::string &path, SavedSession about);
-    // For a session that is new, with the file's precision.
+    // For a session that is new, has the file's precision and shares nothing: whoever wrote the file answers for what
+    // it holds.
     void load(const SessionFile &file);
 
     size_t length() const { return history_.length(); }
@@ -77,6 +78,7 @@ class Session {
     void decode(int32_t token, size_t most_drafted, bool always, const Sampler &sampler);
     void make_step(int32_t token, size_t drafted, const Sampler &sampler);
     void run_step(size_t position, bool leave_logits);
+    bool compute(const ForwardCall &call);
     int32_t choose(Sampler &sampler);
     void fetch_logits();
     void forget_logits();

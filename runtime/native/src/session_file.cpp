@@ -3,9 +3,12 @@
 #include "digest.hpp"
 #include "error.hpp"
 #include "new_file.hpp"
+#include "utf8.hpp"
 
+#include <algorithm>
 #include <array>
 #include <map>
+#include <string_view>
 #include <utility>
 
 namespace v2e {
@@ -14,7 +17,16 @@ namespace {
 constexpr const char *FORMAT = "valley2-session";
 constexpr const char *VERSION = "1";
 constexpr const char *CHECKSUM = "checksum";
+constexpr std::array<std::string_view, 5> TENSOR_NAMES = {"tokens", "keys", "kv", "logits", "note"};
+constexpr std::array<std::string_view, 8> METADATA_KEYS = {
+    "format", "format_version", "identity", "arithmetic", "kv_precision", "context_length", "prefill_chunk", CHECKSUM};
+constexpr size_t MOST_HEADER_BYTES = size_t{64} << 10; // of five tensors and nine short texts
 constexpr std::array<const char *, KV_PRECISIONS> PRECISION_NAMES = {"fp32", "fp16", "int8"}; // as KvPrecision counts
+
+// What v2e_session_note can give back: UTF-8, and no zero before its end.
+bool is_note(const std::string &note) {
+    return note.find('\0') == std::string::npos && is_utf8(note);
+}
 
 using Metadata = std::map<std::string, std::string>;
 
@@ -106,6 +118,8 @@ Tensors tensors_of(const SavedSession &saved, const SessionArrays &arrays, const
 } // namespace
 
 void write_session(const std::string &path, const SavedSession &saved, const SessionArrays &arrays) {
+    if (saved.note.size() > MOST_NOTE_BYTES || !is_note(saved.note))
+        fail(V2E_ERROR_INPUT, "The note of a session must be UTF-8 of at most %zu bytes.", MOST_NOTE_BYTES);
     const size_t length = arrays.keys.size();
     const AlignedBuffer<std::byte> last_page =
         length == 0 ? AlignedBuffer<std::byte>() : arrays.cache.clean_page((length - 1) / KV_PAGE, length);
@@ -135,7 +149,7 @@ namespace {
 
 SafetensorsFile open_session(const std::string &path) {
     try {
-        return SafetensorsFile(path);
+        return SafetensorsFile(path, nullptr, MOST_HEADER_BYTES);
     } catch (const Failure &failure) {
         fail(V2E_ERROR_INPUT, "%s", failure.message.c_str()); // no file of the bundle
     }
@@ -151,25 +165,37 @@ SessionFile::SessionFile(const std::string &path, const std::string &identity) :
         fail(V2E_ERROR_INPUT, "%s is a saved session of another format version; upgrade valley2-edge.", path.c_str());
     if (metadata("identity") != identity)
         fail(V2E_ERROR_INPUT, "%s was saved with another bundle; only that one can go on with it.", path.c_str());
-    Tensors tensors;
-    for (const auto &[name, tensor] : file_.tensors())
-        tensors[name] = {tensor.dtype, tensor.shape, {{tensor.data, tensor.bytes}}};
-    if (metadata(CHECKSUM) != checksum_of(file_.metadata(), tensors))
-        refuse();
     saved_.identity = identity;
-    saved_.arithmetic = metadata("arithmetic");
-    const TensorView *note = file_.contains("note") ? &file_.tensor("note") : nullptr;
-    if (note == nullptr)
+    for (const auto &[name, tensor] : file_.tensors())
+        if (std::find(TENSOR_NAMES.begin(), TENSOR_NAMES.end(), name) == TENSOR_NAMES.end())
+            refuse("it has a tensor '" + shown(name) + "', which is unknown to this release");
+    for (const auto &[key, value] : file_.metadata())
+        if (std::find(METADATA_KEYS.begin(), METADATA_KEYS.end(), key) == METADATA_KEYS.end())
+            refuse("its metadata have '" + shown(key) + "', which is unknown to this release");
+    if (!file_.contains("note") || file_.tensor("note").bytes > MOST_NOTE_BYTES)
         refuse();
-    saved_.note.assign(reinterpret_cast<const char *>(note->data), note->bytes);
+    const TensorView &note = file_.tensor("note");
+    saved_.note.assign(reinterpret_cast<const char *>(note.data), note.bytes);
+    if (!is_note(saved_.note))
+        refuse();
     saved_.context_length = number("context_length");
     saved_.prefill_chunk = number("prefill_chunk");
+    if (saved_.context_length == 0 || saved_.prefill_chunk == 0)
+        refuse();
     for (size_t i = 0; i < PRECISION_NAMES.size(); ++i)
         if (metadata("kv_precision") == PRECISION_NAMES[i]) {
             saved_.precision = static_cast<KvPrecision>(i);
             return;
         }
     refuse();
+}
+
+void SessionFile::check_sum() const {
+    Tensors tensors;
+    for (const auto &[name, tensor] : file_.tensors())
+        tensors[name] = {tensor.dtype, tensor.shape, {{tensor.data, tensor.bytes}}};
+    if (metadata(CHECKSUM) != checksum_of(file_.metadata(), tensors))
+        refuse();
 }
 
 const std::byte *SessionFile::tensor(const char *name, const char *dtype, const std::vector<uint64_t> &shape) const {
@@ -207,8 +233,8 @@ size_t SessionFile::number(const char *key) const {
     return value;
 }
 
-void SessionFile::refuse() const {
-    fail(V2E_ERROR_INPUT, "%s is damaged: what it holds is not what was saved.", file_.path().c_str());
+void SessionFile::refuse(const std::string &reason) const {
+    fail(V2E_ERROR_INPUT, "%s is damaged: %s.", file_.path().c_str(), reason.c_str());
 }
 
 } // namespace v2e

@@ -6,6 +6,7 @@
 #include "safetensors.hpp"
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,7 @@ namespace v2e {
 // What a file says of a session beside its arrays.
 struct SavedSession {
     std::string identity;   // of the bundle
-    std::string arithmetic; // whose bits the keys and values have: library, instruction set, activations
+    std::string arithmetic; // whose bits the keys and values have: for people, and for readers of earlier releases
     std::string note;       // of the caller, UTF-8
     KvPrecision precision = KvPrecision::fp32;
     size_t context_length = 0;
@@ -30,10 +31,12 @@ struct SessionArrays {
     size_t vocabulary_size;
 };
 
-// Writes the file whole or not at all. Fails with V2E_ERROR_INPUT.
+constexpr size_t MOST_NOTE_BYTES = size_t{16} << 20;
+
+// Writes the file whole or not at all. Fails with V2E_ERROR_INPUT, for a note that is not UTF-8 or too long as well.
 void write_session(const std::string &path, const SavedSession &saved, const SessionArrays &arrays);
 
-// A file whose sizes and checksum are right. All failures are V2E_ERROR_INPUT.
+// A file that anybody may have written. All failures are V2E_ERROR_INPUT.
 class SessionFile {
   public:
     // Refuses a session of another bundle.
@@ -43,13 +46,27 @@ class SessionFile {
     const std::string &path() const { return file_.path(); }
     // Bytes of a tensor of this dtype and shape.
     const std::byte *tensor(const char *name, const char *dtype, const std::vector<uint64_t> &shape) const;
+    // A copy of such a tensor: what is checked of it stays so, whatever becomes of the file.
+    template <class Value>
+    std::vector<Value> values(const char *name, const char *dtype, const std::vector<uint64_t> &shape) const {
+        const std::byte *data = tensor(name, dtype, shape);
+        std::vector<Value> copy(static_cast<size_t>(shape[0]));
+        if (!copy.empty())
+            std::memcpy(copy.data(), data, copy.size() * sizeof(Value));
+        return copy;
+    }
+    void require_intact() const { file_.require_intact(V2E_ERROR_INPUT); }
+    // Reads the whole file: the sizes are looked at before. Refuses one that is not as it was saved.
+    void check_sum() const;
     size_t length() const; // positions
     bool has_logits() const { return file_.contains("logits"); }
+    // Of a damaged file; the reason ends its sentence.
+    [[noreturn]] void refuse(const std::string &reason) const;
 
   private:
     const std::string &metadata(const char *key) const;
     size_t number(const char *key) const;
-    [[noreturn]] void refuse() const;
+    [[noreturn]] void refuse() const { refuse("what it holds is not what was saved"); }
 
     SafetensorsFile file_;
     SavedSession saved_;

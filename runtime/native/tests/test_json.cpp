@@ -1,4 +1,5 @@
 // The JSON reader takes what RFC 8259 allows and refuses the rest.
+#include "allocations.hpp"
 #include "check.hpp"
 #include "json.hpp"
 
@@ -66,10 +67,56 @@ TEST(json_refuses_bottomless_nesting) {
     CHECK(parse(std::string(60, '[') + std::string(60, ']')).items().size() == 1);
 }
 
+TEST(json_refuses_more_than_a_file_of_this_project_needs) {
+    std::string values = "[";
+    for (size_t i = 0; i < Json::MOST_VALUES; ++i)
+        values += "1,";
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "too many values", parse(values + "1]"));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "a key is too long", parse("{\"" + std::string(1025, 'k') + "\":1}"));
+    CHECK(parse("{\"" + std::string(1024, 'k') + "\":1}").keys().size() == 1);
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "too many digits", parse("[" + std::string(129, '1') + "]"));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "bytes of JSON", parse("\"" + std::string(Json::MOST_BYTES, ' ') + "\""));
+}
+
+// What a stranger's text may take: its size, and VALUE_BYTES for each of at most MOST_VALUES values.
+TEST(json_takes_little_memory_whatever_the_text_is) {
+    const auto repeated = [](const std::string &begin, const std::string &part, const std::string &end, size_t bytes) {
+        std::string text = begin;
+        while (text.size() + part.size() + end.size() < bytes)
+            text += part;
+        return text + end;
+    };
+    std::string deep; // each level has a long key: once every value had a copy of all the keys that lead to it
+    for (size_t i = 0; i < Json::MOST_DEPTH - 1; ++i)
+        deep += "{\"" + std::string(1000, 'k') + "\":";
+    std::string numbered = "{";
+    for (size_t i = 0; numbered.size() < 15'900'000 && i < 200'000; ++i)
+        numbered += (i == 0 ? "\"" : ",\"") + std::string(60, 'k') + std::to_string(i) + "\":0";
+    const std::string texts[] = {
+        repeated(deep + "[", "1,", "1]" + std::string(Json::MOST_DEPTH - 1, '}'), 400'000),
+        repeated("[", "[],", "1]", 16'000'000),
+        repeated("[", "{},", "1]", 700'000),
+        repeated("[\"", ",", "\"]", 16'000'000),
+        repeated("[", "\"\",", "1]", 16'000'000),
+        numbered + "}",
+    };
+    for (const std::string &text : texts) {
+        const Allocations allocations;
+        try {
+            parse(text);
+        } catch (const Failure &failure) {
+            CHECK(failure.message.find("too many values") != std::string::npos);
+        }
+        CHECK(allocations.bytes() <= text.size() + Json::MOST_VALUES * Json::VALUE_BYTES + 4096);
+    }
+}
+
 TEST(json_accessors_name_what_they_miss) {
     const Json value = parse(R"({"a": {"b": -1}})");
     CHECK_FAILS(V2E_ERROR_BUNDLE, "the test: a lacks 'c'", value.at("a").at("c"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "the test: a: b is not a string", value.at("a").at("b").string());
     CHECK_FAILS(V2E_ERROR_BUNDLE, "is not a whole number", value.at("a").at("b").unsigned_integer());
     CHECK_FAILS(V2E_ERROR_BUNDLE, "is not an array", value.items());
+    const Json inner = parse(R"({"a": {"b": {"c": {"d": {"e": {"f": 1}}}}}})").at("a").at("b").at("c").at("d").at("e");
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "the test: ...: b: c: d: e is not a string", inner.string());
 }

@@ -81,6 +81,18 @@ TEST(prefix_cache_keeps_an_equal_page_once) {
     CHECK(prefixes.kept_bytes() == 0); // sessions hold them
 }
 
+TEST(prefix_cache_takes_no_pages_that_are_not_there) {
+    PrefixCache prefixes(PLENTY);
+    Conversation conversation(keys_of(KV_PAGE + 3));
+    conversation.cache.trim(KV_PAGE);
+    prefixes.insert(conversation.keys, conversation.cache);
+    CHECK(prefixes.page_count() == 1);
+    CHECK(found(prefixes, keys_of(KV_PAGE + 3)) == KV_PAGE);
+    KvCache empty(1, 1, 16, KvPrecision::fp32);
+    prefixes.insert(keys_of(5, 500), empty);
+    CHECK(prefixes.page_count() == 1);
+}
+
 TEST(prefix_cache_replaces_a_page_by_a_fuller_one) {
     PrefixCache prefixes(PLENTY);
     leave(prefixes, Conversation(keys_of(10)));

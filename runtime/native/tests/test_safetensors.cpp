@@ -47,8 +47,9 @@ TEST(safetensors_refuses_files_that_cannot_be_mapped) {
 
 TEST(safetensors_refuses_a_broken_header) {
     CHECK_FAILS(V2E_ERROR_BUNDLE, "too short", open_bytes("1234567"));
-    CHECK_FAILS(V2E_ERROR_BUNDLE, "larger than the safetensors format allows",
-                open_bytes(safetensors_bytes("{}", "", 100'000'001)));
+    const TemporaryFile file(safetensors_bytes("{}    ", ""));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "has a header of 6 bytes, but such a file needs less than 5",
+                SafetensorsFile(file.path(), nullptr, 5));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "ends within its header", open_bytes(safetensors_bytes("{}", "", 3)));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "begin with a brace", open_parts("", ""));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "begin with a brace", open_parts(" {}", ""));
@@ -80,8 +81,16 @@ TEST(safetensors_refuses_broken_entries) {
                 open_entry(R"({"dtype":"U8","shape":[8],"data_offsets":[8,0]})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "disagree with its shape",
                 open_entry(R"({"dtype":"F32","shape":[1],"data_offsets":[0,8]})"));
+    CHECK_FAILS(V2E_ERROR_BUNDLE, "too many dimensions",
+                open_entry(R"({"dtype":"U8","shape":[1,1,1,1,1,1,1,1,8],"data_offsets":[0,8]})"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "overflows",
                 open_entry(R"({"dtype":"F64","shape":[4294967296,4294967296],"data_offsets":[0,8]})"));
+}
+
+TEST(safetensors_shows_a_strange_name_in_short_and_without_control_characters) {
+    const std::string name = "\\u001b[2J" + std::string(900, 'n');
+    CHECK_FAILS(V2E_ERROR_BUNDLE, ("tensor '?[2J" + std::string(76, 'n') + "...' has the unknown").c_str(),
+                open_parts("{\"" + name + R"(":{"dtype":"F4","shape":[8],"data_offsets":[0,8]}})", "12345678"));
 }
 
 TEST(safetensors_refuses_data_that_the_tensors_do_not_cover_once) {

@@ -20,7 +20,7 @@ TransformerShape read_shape(const TowerFile &file) {
             file.size("num_heads", width),
             width * file.size("mlp_ratio", 16),
             file.size("depth", MOST_LAYERS),
-            static_cast<float>(file.number("layer_norm_eps")),
+            static_cast<float>(file.number("layer_norm_eps", 0, 1)),
             Finish::quick_gelu};
 }
 
@@ -28,11 +28,11 @@ TransformerShape read_shape(const TowerFile &file) {
 
 Eagle::Eagle(TowerFile file, const v2e_tower_options &options)
     : Tower(std::move(file), options), layers_(file_, read_shape(file_)),
-      output_(file_.size("hidden_size", MOST_WIDTH * 4)), theta_(file_.number("rope_theta")) {
+      output_(file_.size("hidden_size", MOST_WIDTH * 4)), theta_(file_.number("rope_theta", 1, 1e12)) {
     const size_t patch = file_.size("patch_size", MOST_SIDE), merge = file_.size("spatial_merge_size", 16);
     patch_floats_ = CHANNELS * patch * patch;
     merged_ = merge * merge;
-    if (theta_ <= 1 || layers_.shape().head_size() % 4 != 0)
+    if (layers_.shape().head_size() % 4 != 0)
         file_.refuse("its positions cannot be computed by this release");
     slices_ = file_.size("temporal_patch_size", 16);
     embedding_ = file_.matrix("patch_embedding", layers_.shape().width, slices_ * patch_floats_);
@@ -149,9 +149,9 @@ double Eagle::operations(size_t patches) const {
     return layers_.operations(1, patches) + 2 * (embedding + merger);
 }
 
-size_t Eagle::scratch_bytes(size_t patches) const {
+Saturating Eagle::scratch_bytes(Saturating patches) const {
     const size_t widest = std::max({merged_width(), output_, embedding_.columns});
-    return sizeof(float) * patches * (layers_.shape().stride() + layers_.shape().head_size()) +
+    return patches * sizeof(float) * (layers_.shape().stride() + layers_.shape().head_size()) +
            layers_.scratch_bytes(engine_, 1, patches) + blocks_.size() * RowBlock::bytes(widest, widest);
 }
 

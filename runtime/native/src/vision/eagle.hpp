@@ -11,9 +11,9 @@ class Eagle final : public Tower {
 
     void run(const TowerCall &call) override;
     size_t input_floats() const override { return patch_floats_; }
-    size_t output_floats(size_t patches) const override { return patches / merged_ * output_; }
+    Saturating output_floats(Saturating patches) const override { return patches / merged_ * output_; }
     double operations(size_t patches) const override;
-    size_t scratch_bytes(size_t patches) const override;
+    Saturating scratch_bytes(Saturating patches) const override;
 
   private:
     size_t merged_width() const { return merged_ * layers_.shape().width; }

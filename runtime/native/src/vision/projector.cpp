@@ -103,7 +103,7 @@ double Projector::operations(size_t tiles) const {
     return 2 * rows * static_cast<double>(channels_ * window() + entries_ * (channels_ + output_));
 }
 
-size_t Projector::scratch_bytes(size_t) const {
+Saturating Projector::scratch_bytes(Saturating) const {
     const size_t rows = VocabularyBlock::ROWS * (round_up(window(), VISION_PANEL) + mixture_.padded_outputs());
     return workers_.size() * (RowBlock::bytes(window(), VISION_PANEL) + VocabularyBlock::bytes(entries_) + 4 * rows);
 }

@@ -11,9 +11,9 @@ class Projector final : public Tower {
 
     void run(const TowerCall &call) override;
     size_t input_floats() const override { return side_ * side_ * channels_; }
-    size_t output_floats(size_t tiles) const override { return tiles * tokens() * output_; }
+    Saturating output_floats(Saturating tiles) const override { return tiles * tokens() * output_; }
     double operations(size_t tiles) const override;
-    size_t scratch_bytes(size_t tiles) const override;
+    Saturating scratch_bytes(Saturating tiles) const override;
     const VocabularyCounters *vocabulary() const override { return &counters_; }
 
   private:

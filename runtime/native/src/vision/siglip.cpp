@@ -15,7 +15,7 @@ TransformerShape read_shape(const TowerFile &file) {
             file.size("num_attention_heads", MOST_WIDTH),
             file.size("intermediate_size", MOST_WIDTH),
             file.size("num_hidden_layers", MOST_LAYERS),
-            static_cast<float>(file.number("layer_norm_eps")),
+            static_cast<float>(file.number("layer_norm_eps", 0, 1)),
             Finish::gelu_tanh};
 }
 
@@ -98,8 +98,8 @@ double Siglip::operations(size_t tiles) const {
     return layers_.operations(tiles, patches()) + 2 * embedding;
 }
 
-size_t Siglip::scratch_bytes(size_t tiles) const {
-    return sizeof(float) * tiles * patches() * layers_.shape().stride() +
+Saturating Siglip::scratch_bytes(Saturating tiles) const {
+    return tiles * sizeof(float) * patches() * layers_.shape().stride() +
            layers_.scratch_bytes(engine_, tiles, patches()) +
            blocks_.size() * RowBlock::bytes(patch_floats(), patch_floats());
 }

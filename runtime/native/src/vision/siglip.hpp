@@ -11,9 +11,9 @@ class Siglip final : public Tower {
 
     void run(const TowerCall &call) override;
     size_t input_floats() const override { return CHANNELS * image_ * image_; }
-    size_t output_floats(size_t tiles) const override { return tiles * patches() * layers_.shape().width; }
+    Saturating output_floats(Saturating tiles) const override { return tiles * patches() * layers_.shape().width; }
     double operations(size_t tiles) const override;
-    size_t scratch_bytes(size_t tiles) const override;
+    Saturating scratch_bytes(Saturating tiles) const override;
 
   private:
     static constexpr size_t CHANNELS = 3;

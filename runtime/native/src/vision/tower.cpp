@@ -2,6 +2,7 @@
 
 #include "error.hpp"
 #include "isa.hpp"
+#include "utf8.hpp"
 #include "vision/eagle.hpp"
 #include "vision/projector.hpp"
 #include "vision/siglip.hpp"
@@ -22,14 +23,14 @@ void Tower::report(const TowerCall &call, size_t done, size_t total) const {
 }
 
 std::unique_ptr<Tower> open_tower(const std::string &utf8_path, const v2e_tower_options &options) {
-    TowerFile file(utf8_path);
+    TowerFile file(utf8_path, options.stamp);
     if (file.tower() == "siglip")
         return std::make_unique<Siglip>(std::move(file), options);
     if (file.tower() == "projector")
         return std::make_unique<Projector>(std::move(file), options);
     if (file.tower() == "eagle")
         return std::make_unique<Eagle>(std::move(file), options);
-    file.refuse("it holds the tower '" + file.tower() + "', which is unknown to this release");
+    file.refuse("it holds the tower '" + shown(file.tower()) + "', which is unknown to this release");
 }
 
 } // namespace v2e

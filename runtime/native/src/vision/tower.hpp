@@ -3,6 +3,7 @@
 
 #include "kernels/vision_kernels.hpp"
 #include "platform.hpp"
+#include "saturating.hpp"
 #include "thread_pool.hpp"
 #include "valley2.h"
 #include "vision/tower_file.hpp"
@@ -104,11 +105,11 @@ class Tower {
     virtual void run(const TowerCall &call) = 0;
     // Of one tile or patch.
     virtual size_t input_floats() const = 0;
-    virtual size_t output_floats(size_t count) const = 0;
+    virtual Saturating output_floats(Saturating count) const = 0;
     // Multiplications and additions in matrices and attention.
     virtual double operations(size_t count) const = 0;
     // Bytes that a run allocates and the tower keeps.
-    virtual size_t scratch_bytes(size_t count) const = 0;
+    virtual Saturating scratch_bytes(Saturating count) const = 0;
     // What the last run left out of a visual vocabulary; null where there is none.
     virtual const VocabularyCounters *vocabulary() const { return nullptr; }
 

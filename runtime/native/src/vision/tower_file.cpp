@@ -1,6 +1,7 @@
 #include "vision/tower_file.hpp"
 
 #include "error.hpp"
+#include "utf8.hpp"
 
 #include <cmath>
 
@@ -22,8 +23,8 @@ Json parse_metadata(const SafetensorsFile &file, const char *key) {
 
 } // namespace
 
-TowerFile::TowerFile(const std::string &utf8_path)
-    : file_(utf8_path), tower_(metadata_of(file_, "tower")), config_(parse_metadata(file_, "config")),
+TowerFile::TowerFile(const std::string &utf8_path, const v2e_file_stamp *stamp)
+    : file_(utf8_path, stamp), tower_(metadata_of(file_, "tower")), config_(parse_metadata(file_, "config")),
       matrices_(parse_metadata(file_, "matrices")) {
     if (metadata_of(file_, "format") != "valley2-tower")
         fail(V2E_ERROR_BUNDLE, "%s is not a vision tower.", path().c_str());
@@ -42,21 +43,21 @@ size_t TowerFile::size(const char *key, size_t most) const {
     return static_cast<size_t>(value);
 }
 
-double TowerFile::number(const char *key) const {
+double TowerFile::number(const char *key, double least, double most) const {
     const double value = config_.at(key).number();
-    if (!std::isfinite(value))
+    if (!(value >= least && value <= most))
         refuse(std::string("the number '") + key + "' is out of range");
     return value;
 }
 
-const std::string &TowerFile::text(const char *key) const {
+std::string TowerFile::text(const char *key) const {
     return config_.at(key).string();
 }
 
 const void *TowerFile::data(const std::string &name, const char *dtype, const std::vector<uint64_t> &shape) const {
     const TensorView &view = file_.tensor(name);
     if (view.dtype != dtype)
-        refuse("tensor '" + name + "' has the dtype " + view.dtype + " instead of " + dtype);
+        refuse("tensor '" + name + "' has the dtype " + shown(view.dtype) + " instead of " + dtype);
     if (view.shape != shape)
         refuse("tensor '" + name + "' has another shape than its tower needs");
     if (reinterpret_cast<uintptr_t>(view.data) % ALIGNMENT != 0)
@@ -70,7 +71,7 @@ TowerMatrix TowerFile::matrix(const std::string &name, size_t outputs, size_t co
     const Json &entry = matrices_.at(name);
     for (const std::string &key : entry.keys())
         if (key != "precision" && key != "rows" && key != "columns")
-            refuse("matrix '" + name + "' has the key '" + key + "', which is unknown to this release");
+            refuse("matrix '" + name + "' has the key '" + shown(key) + "', which is unknown to this release");
     if (entry.at("rows").unsigned_integer() != outputs || entry.at("columns").unsigned_integer() != columns)
         refuse("matrix '" + name + "' has another size than its tower needs");
     const std::string &precision = entry.at("precision").string();

@@ -29,18 +29,20 @@ struct TowerNorm {
 // All failures are V2E_ERROR_BUNDLE and name the file.
 class TowerFile {
   public:
-    explicit TowerFile(const std::string &utf8_path);
+    // `stamp`: what the file was when it was checked; null: anything.
+    explicit TowerFile(const std::string &utf8_path, const v2e_file_stamp *stamp = nullptr);
 
     const std::string &path() const { return file_.path(); }
     // "siglip", "projector" or "eagle".
     const std::string &tower() const { return tower_; }
     size_t mapped_bytes() const { return file_.mapped_bytes(); }
     void drop_pages() const noexcept { file_.drop_pages(); }
+    void require_intact() const { file_.require_intact(); }
 
     // A size of the architecture, from 1 to `most`.
     size_t size(const char *key, size_t most) const;
-    double number(const char *key) const;
-    const std::string &text(const char *key) const;
+    double number(const char *key, double least, double most) const;
+    std::string text(const char *key) const;
 
     TowerMatrix matrix(const std::string &name, size_t outputs, size_t columns) const;
     // `count` rows of floats, each padded to a multiple of 32.

@@ -216,12 +216,13 @@ double Transformer::operations(size_t pictures, size_t tokens) const {
     return 2 * rows * static_cast<double>(shape_.layers) * (matrices + 2 * static_cast<double>(tokens) * width);
 }
 
-size_t Transformer::scratch_bytes(const TowerEngine &engine, size_t pictures, size_t tokens) const {
-    const size_t rows = pictures * tokens, threads = engine.threads();
-    const HeadLayout layout(engine.arithmetic(layers_.front().qkv), tokens, shape_.head_size());
-    return sizeof(float) * (rows * (shape_.qkv_stride() + shape_.stride()) + pictures * shape_.heads * layout.words()) +
-           threads * (RowBlock::bytes(std::max(shape_.width, shape_.middle), shape_.middle) +
-                      sizeof(float) * vision_attention_floats(shape_.head_size()));
+Saturating Transformer::scratch_bytes(const TowerEngine &engine, Saturating pictures, Saturating tokens) const {
+    const HeadLayout layout(engine.arithmetic(layers_.front().qkv), tokens.value(), shape_.head_size());
+    const Saturating rows = pictures * tokens * (shape_.qkv_stride() + shape_.stride());
+    const Saturating heads = pictures * shape_.heads * layout.words();
+    return (rows + heads) * sizeof(float) +
+           Saturating(engine.threads()) * (RowBlock::bytes(std::max(shape_.width, shape_.middle), shape_.middle) +
+                                           sizeof(float) * vision_attention_floats(shape_.head_size()));
 }
 
 } // namespace v2e

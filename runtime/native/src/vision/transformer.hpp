@@ -44,7 +44,7 @@ class Transformer {
     // `step` is called before each layer with its number.
     void run(TowerEngine &engine, const TransformerInput &input, const std::function<void(size_t)> &step);
     double operations(size_t pictures, size_t tokens) const;
-    size_t scratch_bytes(const TowerEngine &engine, size_t pictures, size_t tokens) const;
+    Saturating scratch_bytes(const TowerEngine &engine, Saturating pictures, Saturating tokens) const;
 
   private:
     struct Layer {

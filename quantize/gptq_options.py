@@ -1,0 +1,43 @@
+"""The options of GPTQ (gptq.py), apart from it so that they can be checked before torch is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from valley2_edge.errors import ExportError
+
+MOST_PASSES = 16
+
+ColumnOrder = Literal["columns", "activation", "groups"]
+
+
+@dataclass(frozen=True)
+class GptqOptions:
+    """How GPTQ rounds."""
+
+    damping: float = 0.01
+    """Added to the diagonal of the Hessian, as a share of the diagonal's mean."""
+    order: ColumnOrder = "activation"
+    """Which column is rounded next. columns: as stored. activation: the largest diagonal of the Hessian first; the
+    scales are static, fixed from the weights before anything is rounded. groups: the groups by their largest diagonal
+    and inside a group the same; the scales follow the weights as they are when the group begins. The stored layout is
+    the same for all."""
+    scale_search: bool = True
+    """Choose each scale by the error of the output; else it covers the group's range."""
+    descent_passes: int = 2
+    """Passes over the integers after they are rounded, at most (descent.py); each takes twice as long as rounding."""
+    scale_refit: bool = True
+    """Fit the scales to the integers in every pass, too."""
+    block_size: int = 128
+    """Columns whose effect on all later columns is applied at once; a multiple of the group size."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.damping <= 1:
+            raise ExportError(f"--damping is a share of the mean diagonal above 0 and up to 1, not {self.damping:g}")
+        if self.order not in ("columns", "activation", "groups"):
+            raise ExportError(f"--column-order must be columns, activation or groups, not {self.order!r}")
+        if not 0 <= self.descent_passes <= MOST_PASSES:
+            raise ExportError(f"--descent-passes must be 0 to {MOST_PASSES}, not {self.descent_passes}")
+        if self.block_size < 128 or self.block_size % 128:
+            raise ExportError(f"block size {self.block_size} is not a multiple of 128")
