@@ -43,6 +43,7 @@ _PICTURE_OPTIONAL = ("max_vision_token", "only_crop_single_image", "use_special_
 _TOKENIZER_SWITCHES = (
     "add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "split_special_tokens",
 )  # fmt: skip
+_MAX_DIGITS = 6
 _TURN_MARKS = ("<|im_start|>", "<|im_end|>")
 
 _MISSING = object()
@@ -69,11 +70,12 @@ def read_model_config(directory: Path) -> ModelConfig:
     try:
         siglip, eagle = _read_geometry(geometry, has_eagle=values.get("eagle_vision_tower") is not None)
         _check_sizes(values, siglip)
+        decoder = read_decoder_config(values, "config.json")
         return ModelConfig(
             siglip=siglip,
-            projector=_read_projector(values, siglip),
+            projector=_read_projector(values, siglip, decoder.hidden_size),
             eagle=eagle,
-            decoder=read_decoder_config(values, "config.json"),
+            decoder=decoder,
             picture=_read_picture(values),
             stop_tokens=_read_stop_tokens(values, generation),
         )
@@ -164,12 +166,12 @@ def _read_geometry(geometry: dict[str, Any], has_eagle: bool) -> tuple[SiglipCon
     return SiglipConfig(**towers["siglip"]), eagle
 
 
-def _read_projector(values: dict[str, Any], siglip: SiglipConfig) -> ProjectorConfig:
+def _read_projector(values: dict[str, Any], siglip: SiglipConfig, hidden_size: int) -> ProjectorConfig:
     kind = _required(values, "mm_projector_type")
     if kind not in get_args(ProjectorType):
         names = ", ".join(get_args(ProjectorType))
         raise CheckpointError(f"config.json: mm_projector_type is {shown(kind)}; supported are {names}.")
-    hidden_size, ratio = _required(values, "hidden_size"), values.get("pixelshuffle_downsample_ratio", 3)
+    ratio = values.get("pixelshuffle_downsample_ratio", 3)
     if type(ratio) is not int or ratio < 1:
         raise CheckpointError(f"config.json: pixelshuffle_downsample_ratio = {shown(ratio)} is not a positive number.")
     side = siglip.patches_per_side
@@ -212,7 +214,9 @@ def parse_grid_pinpoints(value: object, crop_size: int) -> tuple[tuple[int, int]
         CheckpointError: The value has neither form.
     """
     if isinstance(value, str) and "x" in value:
-        pairs = [(int(i), int(j)) for i, j in re.findall(r"\((\d{1,4})x(\d{1,4})\)", value)]
+        numbers = re.findall(r"\((\d+)x(\d+)\)", value)
+        short = all(len(number) < _MAX_DIGITS for pair in numbers for number in pair)
+        pairs = [(int(i), int(j)) for i, j in numbers] if short else []
         if pairs and pairs[0][0] <= pairs[-1][0] and pairs[0][1] <= pairs[-1][1] and min(pairs[0]) > 0:
             (first_i, first_j), (last_i, last_j) = pairs[0], pairs[-1]
             columns, rows = range(first_i, last_i + 1), range(first_j, last_j + 1)

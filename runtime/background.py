@@ -13,7 +13,9 @@ Result = TypeVar("Result")
 _WAIT_SECONDS = 0.02
 
 
-def run_abandonable(work: Callable[[CancelToken], Result], cancel: CancelToken | None = None) -> Result:
+def run_abandonable(
+    work: Callable[[CancelToken], Result], cancel: CancelToken | None = None, *, ends_soon: bool = False
+) -> Result:
     """Runs work in a thread of its own, and leaves it alone when the caller cancels or Ctrl-C comes.
 
     Decoders of pictures know no cancel. A thread that was left ends at its next look at the token that it was given;
@@ -22,6 +24,8 @@ def run_abandonable(work: Callable[[CancelToken], Result], cancel: CancelToken |
     Args:
         work: Given a token of its own, which is set when nobody waits any more.
         cancel: The caller's.
+        ends_soon: The work looks at its token often. The program then waits for it when it ends, which work in C++
+            needs: a thread that the interpreter stops there takes the process with it.
 
     Returns:
         What `work` returns; what it raises is raised.
@@ -44,8 +48,8 @@ def run_abandonable(work: Callable[[CancelToken], Result], cancel: CancelToken |
 
     if cancel is not None:
         cancel.check()
-    # A daemon: leaving the program must not wait for a decoder.
-    threading.Thread(target=run, name="valley2-decode", daemon=True).start()
+    # Leaving the program must not wait for a decoder that hears nothing.
+    threading.Thread(target=run, name="valley2-decode", daemon=not ends_soon).start()
     try:
         while not done.wait(_WAIT_SECONDS):
             if cancel is not None:

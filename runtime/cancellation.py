@@ -11,8 +11,9 @@ from valley2_edge.errors import Cancelled
 
 Result = TypeVar("Result")
 
-# On Windows a wait without a time limit is deaf to Ctrl-C.
-_WAIT_SECONDS = 0.1
+# Linux wakes the waiting main thread for a signal. Windows wakes no wait, and macOS may hand the signal to another
+# thread: there it is heard at the next turn of the loop.
+_WAIT_SECONDS = 0.02
 
 
 class CancelToken:
@@ -64,10 +65,32 @@ class CancelToken:
 
 
 class _Outcome(Generic[Result]):
-    def __init__(self) -> None:
+    """What became of a call in a helper thread."""
+
+    def __init__(self, call: Callable[[], Result], ended: Callable[[], None] = lambda: None) -> None:
         self.done = threading.Event()
-        self.result: Result
-        self.error: BaseException | None = None
+        self._call = call
+        self._ended = ended
+        self._result: Result
+        self._error: BaseException | None = None
+        # Not a daemon: the interpreter must not vanish under a native call.
+        self.helper = threading.Thread(target=self._work, name="valley2-work")
+        self.helper.start()
+
+    def _work(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as error:  # handed to the waiting thread, whatever it is
+            self._error = error
+        finally:
+            self.done.set()
+            self._ended()
+
+    def get(self) -> Result:
+        """What the call returned; what it raised is raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
 
 
 def run_interruptibly(call: Callable[[], Result], stop: Callable[[], None]) -> Result:
@@ -85,27 +108,44 @@ def run_interruptibly(call: Callable[[], Result], stop: Callable[[], None]) -> R
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
-    outcome: _Outcome[Result] = _Outcome()
-
-    def work() -> None:
-        try:
-            outcome.result = call()
-        except BaseException as error:  # handed to the waiting thread, whatever it is
-            outcome.error = error
-        finally:
-            outcome.done.set()
-
-    # Not a daemon: the interpreter must not vanish under a native call.
-    helper = threading.Thread(target=work, name="valley2-work")
-    helper.start()
+    outcome = _Outcome(call)
     try:
         while not outcome.done.wait(_WAIT_SECONDS):
             pass
     except BaseException:
         stop()
-        helper.join()
+        outcome.helper.join()
         raise
-    helper.join()
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.result
+    outcome.helper.join()
+    return outcome.get()
+
+
+def run_until_cancelled(call: Callable[[], Result], token: CancelToken, stop: Callable[[], None]) -> Result:
+    """Runs a native call that ends late when it is stopped; after a cancel or Ctrl-C nobody waits for it.
+
+    It goes on in its helper thread until it hears `stop`, and keeps what it works on until then.
+
+    Args:
+        call: The work; nobody may mind that it is still being done after a cancel.
+        token: Ends the wait.
+        stop: Makes `call` end as soon as it can; called when the wait is over before it.
+
+    Returns:
+        What `call` returns; what it raises is raised.
+
+    Raises:
+        Cancelled: The token was set.
+    """
+    woken = threading.Event()
+    with token.stopping(woken.set):
+        outcome = _Outcome(call, woken.set)
+        try:
+            while not outcome.done.is_set():
+                woken.wait(_WAIT_SECONDS)
+                woken.clear()
+                if not outcome.done.is_set():
+                    token.check()
+        except BaseException:
+            stop()
+            raise
+    return outcome.get()

@@ -210,7 +210,6 @@ def _open(
     if bundle.manifest.decoder.engine == "native":
         if settings.device != "cpu":
             keep_driver_caches()
-        decoder_stamp, embeddings_stamp = map((bundle.stamps or {}).get, NATIVE_DECODER_FILES)
         decoder = Decoder(
             bundle.directory / "decoder",
             threads=threads,
@@ -220,8 +219,8 @@ def _open(
             gpu_layers=settings.gpu_layers,
             gpu_memory=settings.gpu_memory,
             gpu_yields=settings.gpu_yields,
-            decoder_stamp=decoder_stamp,
-            embeddings_stamp=embeddings_stamp,
+            decoder_stamp=bundle.stamp(NATIVE_DECODER_FILES[0]),
+            embeddings_stamp=bundle.stamp(NATIVE_DECODER_FILES[1]),
         )
         _check_sizes(bundle, decoder.description)
         return decoder

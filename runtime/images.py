@@ -15,7 +15,7 @@ from PIL import Image
 from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.runtime.background import run_abandonable
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS, check_size
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS, check_size
 from valley2_edge.runtime.pillow_reader import count_frames, frame_pixels, opened_picture, orientation_of, seek_frame
 from valley2_edge.runtime.source_file import open_source
 
@@ -39,7 +39,7 @@ def load_picture(
     *,
     strict: bool = False,
     name: str | None = None,
-    max_pixels: int = MAX_PICTURE_PIXELS,
+    max_pixels: int = DEFAULT_MAX_PICTURE_PIXELS,
     cancel: CancelToken | None = None,
 ) -> NDArray[np.uint8]:
     """Loads a picture.
@@ -53,7 +53,8 @@ def load_picture(
         source: Where the picture is.
         strict: Reproduce the reference.
         name: What messages call it; by default its path, or "The picture".
-        max_pixels: Width times height at most; looked at before anything is decoded.
+        max_pixels: Width times height at most, and never more than `MAX_PICTURE_PIXELS`; looked at before anything is
+            decoded.
         cancel: Stops the reading at once, as Ctrl-C does.
 
     Returns:
@@ -63,6 +64,7 @@ def load_picture(
         InputError: It is missing, no picture, damaged, empty or too large.
         Cancelled: The token was set.
     """
+    max_pixels = min(max_pixels, MAX_PICTURE_PIXELS)
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "The array", max_pixels)
     what = name or (str(source) if isinstance(source, (str, os.PathLike)) else "The picture")

@@ -17,6 +17,7 @@ from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.preprocess import prepare_pictures
+from valley2_edge.runtime.question import check_question
 from valley2_edge.runtime.sources import ImageSources, load_pictures, sort_sources
 from valley2_edge.runtime.video import VideoSource
 
@@ -69,7 +70,7 @@ class Inquiry:
         self._decoder = engines.decoder.session(kv_precision=kv_precision)
 
     def show(self, images: ImageSources = (), *, video: VideoSource | None = None, frames: int = 8) -> None:
-        """Shows other pictures, or none; the questions that follow are about them.
+        """Shows other pictures, or none; the questions that follow are about them. After a failure all is as before.
 
         Args:
             images: As in `Session.ask`.
@@ -82,14 +83,14 @@ class Inquiry:
             NumericError: An engine computed a NaN or an infinity.
         """
         images, video = sort_sources(images, video)
-        # What is cached up to the first picture holds for the next ones, too.
-        if prompt.PICTURE_ID in self._cached:
-            self._cached = self._cached[: self._cached.index(prompt.PICTURE_ID)]
-        self._pictures = []
         token = CancelToken()
         pixels = load_pictures(images, video, frames, self._policy, token)
         prepared = prepare_pictures(pixels, self._engines.architecture, self._policy, video=video is not None)
-        self._pictures = list(self._engines.vision.encode(prepared, token).tokens)
+        pictures = list(self._engines.vision.encode(prepared, token).tokens)
+        # What is cached up to the first picture holds for the next ones, too.
+        if prompt.PICTURE_ID in self._cached:
+            self._cached = self._cached[: self._cached.index(prompt.PICTURE_ID)]
+        self._pictures = pictures
 
     def ask(self, question: str, *, max_new_tokens: int = 64, think: bool = False) -> Reply:
         """Answers a question.
@@ -110,7 +111,10 @@ class Inquiry:
         stops = self._engines.architecture.stop_tokens
         tokens: list[int] = []
         options = GenerateOptions(max_new_tokens=max_new_tokens, stop_tokens=stops)
-        reason = self._decoder.generate(options, tokens.append)
+        try:
+            reason = run_interruptibly(lambda: self._decoder.generate(options, tokens.append), self._decoder.cancel)
+        finally:
+            self._decoder.resume()
         self._cached += tokens
         text = self._engines.tokenizer.decode(tokens)
         if reason == StopReason.TOKEN:
@@ -145,6 +149,7 @@ class Inquiry:
         self._decoder.close()
 
     def _prompt(self, question: str, think: bool) -> list[int]:
+        check_question(question)
         if not question.strip():
             raise InputError("The question is empty.")
         text = prompt.with_thinking(question) if think else question

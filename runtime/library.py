@@ -66,6 +66,23 @@ class SizedStructure(Structure):
         self.struct_size = ctypes.sizeof(self)
 
 
+class EventStruct(Structure):
+    """v2e_event; filled by the library."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kind", c_int),
+        ("done", c_uint64),
+        ("total", c_uint64),
+        ("token", c_int32),
+        ("elapsed_ms", c_double),
+    ]
+
+
+EventCallback = CFUNCTYPE(c_int, POINTER(EventStruct), c_void_p)
+"""v2e_event_callback. The Python object must stay referenced for as long as the library may call it."""
+
+
 class GeometryOptionsStruct(SizedStructure):
     """v2e_geometry_options."""
 
@@ -81,6 +98,8 @@ class GeometryOptionsStruct(SizedStructure):
         ("eagle_max_pixels", c_uint64),
         ("canvases", POINTER(c_uint32)),
         ("canvas_count", c_size_t),
+        ("callback", EventCallback),
+        ("user_data", c_void_p),
     ]
 
 
@@ -115,19 +134,6 @@ class GeometryStruct(SizedStructure):
     """v2e_geometry."""
 
     _fields_ = [("struct_size", c_size_t), *((name, c_uint32) for name in GEOMETRY_FIELDS)]
-
-
-class EventStruct(Structure):
-    """v2e_event; filled by the library."""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("kind", c_int),
-        ("done", c_uint64),
-        ("total", c_uint64),
-        ("token", c_int32),
-        ("elapsed_ms", c_double),
-    ]
 
 
 class FileStampStruct(SizedStructure):
@@ -384,9 +390,6 @@ class TowerInputStruct(SizedStructure):
         ("positions", POINTER(c_int64)),
     ]
 
-
-EventCallback = CFUNCTYPE(c_int, POINTER(EventStruct), c_void_p)
-"""v2e_event_callback. The Python object must stay referenced for as long as the library may call it."""
 
 _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "v2e_last_error": (c_char_p, ()),

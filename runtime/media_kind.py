@@ -49,6 +49,8 @@ UNSUPPORTED_ENDINGS: dict[str, str] = {
 """Endings of files that are never read, each with the sentence that says what to do."""
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+# Letters at the end, so that a question keeps its mark: "and/or?" is none.
+_ONE_FILE = re.compile(r"~.*|.*[/\\].*\w|.*\w\.[A-Za-z][A-Za-z0-9]{1,4}")
 _PICTURE_MAGIC = (
     b"\xff\xd8\xff",  # JPEG
     b"\x89PNG\r\n\x1a\n",
@@ -148,13 +150,14 @@ def ends_like_file(text: str) -> bool:
 def looks_like_file(word: str) -> bool:
     """Whether a word of a command line means a file, even when there is none of that name.
 
-    It does when it is an address, or when it ends like a file and is one word or begins like a path. Text with spaces
-    that ends in a file's name may be a question.
+    It does when it is an address, when it is one word with a separator of folders or an ending of any kind, and when it
+    begins like a path and ends like a file. Text with spaces that ends in a file's name may be a question.
     """
     if is_address(word):
         return True
-    begins_like_path = word.startswith(("/", "./", "../", "~"))
-    return ends_like_file(word) and (begins_like_path or len(word.split()) == 1)
+    if len(word.split()) == 1:
+        return ends_like_file(word) or _ONE_FILE.fullmatch(word) is not None
+    return ends_like_file(word) and word.startswith(("/", "./", "../", "~"))
 
 
 def _kind_of_brands(head: bytes) -> MediaKind:

@@ -21,7 +21,7 @@ from valley2_edge.runtime.gpu_budget import GpuChoice
 from valley2_edge.runtime.memory import MemorySettings
 from valley2_edge.runtime.memory_budget import MemoryBudget
 from valley2_edge.runtime.native_call import LARGEST_UINT64, unsigned
-from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.preprocess import PreparedPicture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
@@ -200,7 +200,7 @@ class Valley2:
         eagle_preset: EaglePreset = "balanced",
         eagle_max_tokens: int | None = None,
         eagle_min_tokens: int | None = None,
-        max_picture_pixels: int = MAX_PICTURE_PIXELS,
+        max_picture_pixels: int = DEFAULT_MAX_PICTURE_PIXELS,
     ) -> Session:
         """Begins a conversation.
 
@@ -279,7 +279,6 @@ class Valley2:
         chosen = wanted if choice is None else choice.settings
         if resumed is not None and chosen.kv_precision != wanted.kv_precision:
             raise BudgetError("The saved session does not keep the limit on memory; load the model with a higher one.")
-        self._give_up(chosen)
         session = Session(
             self._engines,
             options.model_copy(
@@ -296,6 +295,7 @@ class Valley2:
             memory=choice,
             resumed=resumed,
         )
+        self._give_up(chosen)
         self._sessions.add(session)
         return session
 
@@ -343,12 +343,20 @@ class Valley2:
         return _until_closed(answer, session)
 
     def close(self) -> None:
-        """Stops and closes all sessions and frees the model."""
+        """Stops and closes all sessions and frees the model.
+
+        Raises:
+            InputError: A callback of an answer asks; it can only cancel.
+        """
         if self._closed:
             return
         self._closed = True
-        for session in list(self._sessions):
-            session.close()
+        try:
+            for session in list(self._sessions):
+                session.close()
+        except BaseException:
+            self._closed = False  # asked by a callback of an answer, which needs the model
+            raise
         self._engines.close()
 
     def __enter__(self) -> Valley2:

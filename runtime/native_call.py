@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from valley2_edge.errors import InputError
+from valley2_edge.errors import InputError, OptionError
 from valley2_edge.runtime.library import EventCallback, FileStampStruct, check
 
 LARGEST_UINT32 = 2**32 - 1
@@ -65,10 +65,10 @@ def number_of(name: str, value: str, numbers: dict[str, int]) -> int:
     """The header's number for an option that Python names in words.
 
     Raises:
-        InputError: the option has no such value.
+        OptionError: the option has no such value.
     """
     if value not in numbers:
-        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(numbers)}.")
+        raise OptionError(name, f"is {value!r}; it must be one of {', '.join(numbers)}.")
     return numbers[value]
 
 
@@ -76,10 +76,10 @@ def unsigned(name: str, value: int, largest: int = LARGEST_UINT32) -> int:
     """The value, when it fits into the header's unsigned type.
 
     Raises:
-        InputError: it does not fit, and would be cut off without a word.
+        OptionError: it does not fit, and would be cut off without a word.
     """
     if not 0 <= value <= largest:
-        raise InputError(f"{name} is {value}; it must lie between 0 and {largest}.")
+        raise OptionError(name, f"is {value}; it must lie between 0 and {largest}.")
     return value
 
 

@@ -220,7 +220,7 @@ class NativeTower:
         return output
 
     def cancel(self) -> None:
-        """Stops the running call, or else the next one, within one layer; legal from every thread."""
+        """Stops the running call, or else the next ones, within some milliseconds; legal from every thread."""
         if self._handle is not None:
             library().v2e_tower_cancel(self._handle)
 

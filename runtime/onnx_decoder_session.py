@@ -54,6 +54,8 @@ class OnnxDecoderSession:
         )
         self._tokens: list[int] = []
         """One for each position, `_NO_TOKEN` for an embedding that the caller gave."""
+        self._undecoded = False
+        """A cancel cut the last token's step short: it is not in the cache."""
         self._logits: Array = np.empty((0, about.vocabulary_size), np.float32)
         self._counters = GenerationCounters(0, 0, 0, 0, 0, 0)
         self._cancelled = False
@@ -97,13 +99,14 @@ class OnnxDecoderSession:
             total = sum(len(part) for part in parts)
             self._check_room(total)
             self._check_cancelled()
+            self._catch_up()
             kept = min(max(unsigned("logit_rows", logit_rows), 1), total)
             start = self.length
             self._reserve(start + total)
             rows: list[Array] = []
             for done in range(0, total, self._chunk):
                 end = min(done + self._chunk, total)
-                hidden = self._run_layers(self._embedded(parts, done, end), start + done, stoppable=True)
+                hidden = self._run_layers(self._embedded(parts, done, end), start + done)
                 first = max(total - kept, done)
                 if first < end:
                     rows.append(self._run_head(hidden[first - done :]))
@@ -141,6 +144,7 @@ class OnnxDecoderSession:
             raise InputError("The ONNX decoder makes no drafts: speculation must be auto or off.")
         options.struct()  # every field is checked before the first token
         with self._call():
+            self._catch_up()
             done = 0
             while options.max_new_tokens == 0 or done < options.max_new_tokens:
                 self._check_cancelled()
@@ -151,7 +155,9 @@ class OnnxDecoderSession:
                     return StopReason.CONTEXT
                 self._reserve(self.length + 1)
                 go_on = on_token is None or on_token(token) is not False
-                self._decode(token)
+                self._tokens.append(token)
+                self._undecoded = True
+                self._catch_up()
                 done += 1
                 if not go_on:
                     raise Cancelled("The call was cancelled by its callback.")
@@ -166,6 +172,7 @@ class OnnxDecoderSession:
         with self._call():
             if not 0 <= length <= self.length:
                 raise InputError(f"The session has {self.length} positions and cannot be truncated to {length}.")
+            self._undecoded = self._undecoded and length == self.length
             del self._tokens[length:]
             self._logits = self._logits[:0]
 
@@ -263,7 +270,7 @@ class OnnxDecoderSession:
             begin += len(part)
         return np.ascontiguousarray(np.concatenate(pieces))
 
-    def _run_layers(self, rows: Array, past: int, stoppable: bool) -> Array:
+    def _run_layers(self, rows: Array, past: int) -> Array:
         """Hidden states (n, hidden_size) of rows (n, hidden_size) that stand at `past` and after it."""
         hidden: Array = np.empty(rows.shape, np.float32)
         mask = np.ones((1, past + len(rows)), np.int64)
@@ -274,12 +281,12 @@ class OnnxDecoderSession:
             self._cache.bind(binding)
             binding.bind_output("hidden_states", "cpu", 0, np.float32, (1, *hidden.shape), hidden.ctypes.data)
 
-        self._run("layers", bind, stoppable)
+        self._run("layers", bind)
         if not np.isfinite(hidden).all():
             raise NumericError("The ONNX decoder's layers computed a NaN or an infinity.")
         return hidden
 
-    def _run_head(self, hidden: Array, stoppable: bool = True) -> Array:
+    def _run_head(self, hidden: Array) -> Array:
         """Logits (n, vocabulary_size) of hidden states (n, hidden_size)."""
         logits: Array = np.empty((len(hidden), self._decoder.description.vocabulary_size), np.float32)
 
@@ -287,29 +294,26 @@ class OnnxDecoderSession:
             binding.bind_cpu_input("hidden_states", np.ascontiguousarray(hidden[None]))
             binding.bind_output("logits", "cpu", 0, np.float32, (1, *logits.shape), logits.ctypes.data)
 
-        self._run("head", bind, stoppable)
+        self._run("head", bind)
         if not np.isfinite(logits).all():
             raise NumericError("The ONNX decoder's lm_head computed a NaN or an infinity.")
         return logits
 
-    def _run(self, graph: str, bind: Callable[[Any], None], stoppable: bool) -> None:
+    def _run(self, graph: str, bind: Callable[[Any], None]) -> None:
         session = self._decoder.graph(graph)
         options = import_onnxruntime().RunOptions()
         options.log_severity_level = 4  # a terminated run is no error to write about
         binding = session.io_binding()
         bind(binding)
-        if stoppable:
-            self._run_options = options
+        self._run_options = options
         try:
-            if stoppable:
-                self._check_cancelled()
+            self._check_cancelled()
             session.run_with_iobinding(binding, options)
         except Cancelled:
             raise
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
-            if stoppable:
-                self._check_cancelled()
+            self._check_cancelled()
             raise translated("decoder", error) from error
         finally:
             self._run_options = None
@@ -327,15 +331,21 @@ class OnnxDecoderSession:
         check(status)
         return token.value
 
-    def _decode(self, token: int) -> None:
-        """Appends a token that was reported already, so nothing cancels it."""
-        rows = self._decoder.embed([token])
+    def _catch_up(self) -> None:
+        """Decodes the last token unless that is done; it was reported, so a cancel leaves it to the next call."""
+        if not self._undecoded:
+            return
+        rows = self._decoder.embed(self._tokens[-1:])
+        self._logits = self._logits[:0]  # a failure leaves none to go on from
         try:
-            self._logits = self._run_head(self._run_layers(rows, self.length, stoppable=False), stoppable=False)
-        except Valley2Error:
-            self._logits = self._logits[:0]  # a failure leaves none to go on from
+            self._logits = self._run_head(self._run_layers(rows, self.length - 1))
+        except Cancelled:
             raise
-        self._tokens.append(token)
+        except Valley2Error:
+            self._tokens.pop()
+            self._undecoded = False
+            raise
+        self._undecoded = False
         before = self._counters
         self._counters = dataclasses.replace(before, tokens=before.tokens + 1, steps=before.steps + 1)
 

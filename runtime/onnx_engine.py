@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from valley2_edge.errors import BundleError, NumericError, Valley2Warning
-from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.errors import BundleError, Cancelled, NumericError, Valley2Warning
+from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
 from valley2_edge.runtime.onnx_providers import first_line, translated, with_options
 from valley2_edge.runtime.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.vision_engine import Array, ComponentName, EngineInputs
@@ -58,7 +58,11 @@ class OnnxEngine:
             warnings.warn(message, Valley2Warning, stacklevel=2)
 
     def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
-        """Computes one call, as `VisionEngine.run` says."""
+        """Computes one call, as `VisionEngine.run` says.
+
+        ONNX Runtime stops between two nodes of a graph only, and one node of a large picture's attention takes
+        seconds. So a cancelled run is left behind: it ends after its node, while the caller goes on.
+        """
         run_options = import_onnxruntime().RunOptions()
         run_options.log_severity_level = 4  # a terminated run is no error to write about
         run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -66,15 +70,16 @@ class OnnxEngine:
         def terminate() -> None:
             run_options.terminate = True
 
-        token = cancel or CancelToken()
-        outputs = [_OUTPUTS[self._name]]
-        with token.stopping(terminate):
-            try:
-                result: Array = run_interruptibly(lambda: self._session.run(outputs, inputs, run_options)[0], terminate)
-            # onnxruntime's exceptions have no common base of their own.
-            except Exception as error:
-                token.check()
-                raise translated(self._name, error) from error
+        session, outputs = self._session, [_OUTPUTS[self._name]]
+        try:
+            result: Array = run_until_cancelled(
+                lambda: session.run(outputs, inputs, run_options)[0], cancel or CancelToken(), terminate
+            )
+        except Cancelled:
+            raise
+        # onnxruntime's exceptions have no common base of their own.
+        except Exception as error:
+            raise translated(self._name, error) from error
         if not np.isfinite(result).all():
             raise NumericError(f"The {self._name} engine computed a NaN or an infinity.")
         return result

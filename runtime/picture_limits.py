@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from valley2_edge.errors import InputError
 
-MAX_PICTURE_PIXELS = 100_000_000
-"""Width times height at most, unless a caller chooses another limit."""
-HIGHEST_PICTURE_LIMIT = 178_956_970
+MAX_PICTURE_PIXELS = 178_956_970
 """The highest limit that can be chosen: Pillow's own."""
+DEFAULT_MAX_PICTURE_PIXELS = 100_000_000
+"""Width times height at most, unless a caller chooses another limit."""
 STRANGERS_MAX_PICTURE_PIXELS = 40_000_000
 """What a program should choose that takes pictures from people whom it does not know."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import threading
 import warnings
 from collections.abc import Iterator
@@ -61,6 +64,7 @@ def opened_picture(stream: BinaryIO, name: str, max_pixels: int) -> Iterator[Ima
         _check_icons(stream, name, max_pixels)
     kind = kind_of(head)
     formats = (_heif_format(name),) if kind == "heif" else FORMATS
+    _quiet_libtiff()
     with _named_damage(name, max_pixels):
         try:
             opened = Image.open(stream, formats=formats)
@@ -163,6 +167,17 @@ def _to_rgb(strip: Image.Image, strict: bool) -> Image.Image:
         # The same colours as the direct way, without Pillow's warning about transparency.
         return strip.convert("RGBA").convert("RGB")
     return (strip.convert("LA") if strip.mode == "La" else strip).convert("RGB")
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """Keeps the library that Pillow reads TIFF files with from writing about each damaged row to stderr."""
+    # Looked for in Pillow's module, so that it is Pillow's own copy; where it cannot be reached it stays as it is.
+    with contextlib.suppress(OSError, AttributeError):
+        pillow = ctypes.CDLL(Image.core.__file__)
+        for setter in (pillow.TIFFSetErrorHandler, pillow.TIFFSetWarningHandler):
+            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setter(None)
 
 
 def _hidden_frames(image: Image.Image) -> int:

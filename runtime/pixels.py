@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.library import GEOMETRY_FIELDS, GeometryOptionsStruct, GeometryStruct, check, library
+from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.library import (
+    GEOMETRY_FIELDS,
+    EventCallback,
+    GeometryOptionsStruct,
+    GeometryStruct,
+    check,
+    library,
+)
+from valley2_edge.runtime.native_call import EventBridge
 
 if TYPE_CHECKING:
     from ctypes import _Pointer
@@ -125,29 +134,35 @@ def resize(rgb: NDArray[np.uint8], new_width: int, new_height: int) -> NDArray[n
     return resized
 
 
-def make_tiles(rgb: NDArray[np.uint8], geometry: Geometry, options: GeometryOptions) -> NDArray[np.float32]:
+def make_tiles(
+    rgb: NDArray[np.uint8], geometry: Geometry, options: GeometryOptions, cancel: CancelToken | None = None
+) -> NDArray[np.float32]:
     """Makes SigLIP's input from a picture.
 
     Args:
         rgb: (height, width, 3) uint8, of the size that geometry was planned for.
         geometry: from `plan_picture` with the same options.
         options: how to tile.
+        cancel: stops it within some rows of pixels, as Ctrl-C does.
 
     Returns:
         (tile_count, 3, tile_size, tile_size) float32 in [-1, 1]: the global view, then the canvas's tiles row by row.
 
     Raises:
+        Cancelled: the token was set.
         InputError: the array, the geometry and the options do not belong together.
     """
     picture = _picture(rgb, geometry)
     # (tile_count, 3, tile_size, tile_size)
     tiles = np.empty((geometry.tile_count, 3, options.tile_size, options.tile_size), np.float32)
-    check(library().v2e_make_tiles(_bytes(picture), _struct(geometry), _options_struct(options), _floats(tiles)))
+    bridge = _bridge(cancel)
+    options_struct = _options_struct(options, bridge)
+    bridge.finish(library().v2e_make_tiles(_bytes(picture), _struct(geometry), options_struct, _floats(tiles)))
     return tiles
 
 
 def make_patches(
-    rgb: NDArray[np.uint8], geometry: Geometry, options: GeometryOptions
+    rgb: NDArray[np.uint8], geometry: Geometry, options: GeometryOptions, cancel: CancelToken | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Makes Eagle's input from a picture.
 
@@ -155,20 +170,26 @@ def make_patches(
         rgb: (height, width, 3) uint8, of the size that geometry was planned for.
         geometry: from `plan_picture` with the same options.
         options: how to resize.
+        cancel: stops it within some rows of pixels, as Ctrl-C does.
 
     Returns:
         Patches (eagle_patches, 588) float32, each [channel][y][x], in the order of the 2 x 2 blocks that make one
         token; and positions (eagle_patches, 2) int64, row and column in the grid of patches.
 
     Raises:
+        Cancelled: the token was set.
         InputError: the options have no Eagle branch, or the array, the geometry and the options do not belong together.
     """
     picture = _picture(rgb, geometry)
     patches = np.empty((geometry.eagle_patches, 3 * PATCH_SIZE * PATCH_SIZE), np.float32)  # (eagle_patches, 588)
     positions = np.empty((geometry.eagle_patches, 2), np.int64)  # (eagle_patches, 2)
     destination = positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
-    options_struct = _options_struct(options)
-    check(library().v2e_make_patches(_bytes(picture), _struct(geometry), options_struct, _floats(patches), destination))
+    bridge = _bridge(cancel)
+    options_struct = _options_struct(options, bridge)
+    status = library().v2e_make_patches(
+        _bytes(picture), _struct(geometry), options_struct, _floats(patches), destination
+    )
+    bridge.finish(status)
     return patches, positions
 
 
@@ -207,7 +228,12 @@ def _check_range(name: str, value: int, largest: int, smallest: int = 1) -> None
         raise InputError(f"{name} must be between {smallest} and {largest}, not {value}.")
 
 
-def _options_struct(options: GeometryOptions) -> GeometryOptionsStruct:
+def _bridge(cancel: CancelToken | None) -> EventBridge:
+    """What the core asks between some rows of pixels; it is there without a token, too, so that Ctrl-C is heard."""
+    return EventBridge(lambda _event: cancel is None or not cancel.cancelled)
+
+
+def _options_struct(options: GeometryOptions, bridge: EventBridge | None = None) -> GeometryOptionsStruct:
     _check_range("max_vision_token", options.max_vision_token, _LARGEST_FIELD)
     _check_range("tile_size", options.tile_size, _LARGEST_FIELD)
     _check_range("tokens_per_side", options.tokens_per_side, _LARGEST_FIELD)
@@ -230,6 +256,7 @@ def _options_struct(options: GeometryOptions) -> GeometryOptionsStruct:
         eagle_max_pixels=options.eagle_max_pixels,
         canvases=array,  # the struct keeps the array alive
         canvas_count=len(options.canvases),
+        callback=EventCallback() if bridge is None else bridge.function,
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
+from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.pixels import Geometry, GeometryOptions, make_patches, make_tiles, plan_picture
 
 BLACK_PICTURE_SIDE = 3
@@ -31,13 +32,13 @@ class PreparedPicture:
         """Positions that the picture takes in the context."""
         return self.geometry.siglip_tokens + self.geometry.eagle_tokens
 
-    def tiles(self) -> NDArray[np.float32]:
-        """SigLIP's input, (tile_count, 3, tile_size, tile_size)."""
-        return make_tiles(self.pixels, self.geometry, self.options)
+    def tiles(self, cancel: CancelToken | None = None) -> NDArray[np.float32]:
+        """SigLIP's input, (tile_count, 3, tile_size, tile_size); raises Cancelled once the token is set."""
+        return make_tiles(self.pixels, self.geometry, self.options, cancel)
 
-    def patches(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Eagle's input: patches (eagle_patches, 588) and positions (eagle_patches, 2)."""
-        return make_patches(self.pixels, self.geometry, self.options)
+    def patches(self, cancel: CancelToken | None = None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Eagle's input: patches (eagle_patches, 588) and positions (eagle_patches, 2); stops as `tiles` does."""
+        return make_patches(self.pixels, self.geometry, self.options, cancel)
 
 
 def prepare_pictures(

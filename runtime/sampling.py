@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
 import secrets
 from dataclasses import dataclass
 
-from valley2_edge.errors import InputError
+from valley2_edge.errors import OptionError
 from valley2_edge.runtime.library import SPECULATION_NUMBERS
 from valley2_edge.runtime.native_call import number_of
 
@@ -37,15 +38,15 @@ class Sampling:
     """Drafts by prompt lookup: "auto", "off" or "always"; they change how long an answer takes and nothing else."""
 
     def __post_init__(self) -> None:
-        _check("max_new_tokens", self.max_new_tokens, 1, _MAX_NEW_TOKENS_LIMIT)
+        check_whole("max_new_tokens", self.max_new_tokens, 1, _MAX_NEW_TOKENS_LIMIT)
         _check("temperature", self.temperature, 0, _LARGEST)
-        _check("top_k", self.top_k, 0, _MAX_NEW_TOKENS_LIMIT)
+        check_whole("top_k", self.top_k, 0, _MAX_NEW_TOKENS_LIMIT)
         _check("top_p", self.top_p, 0, 1)
         _check("min_p", self.min_p, 0, 1)
         if self.repetition_penalty != 0:  # which is off as well
             _check("repetition_penalty", self.repetition_penalty, 1 / _LARGEST, _LARGEST)
         if self.seed is not None:
-            _check("seed", self.seed, 0, _SEED_LIMIT - 1)
+            check_whole("seed", self.seed, 0, _SEED_LIMIT - 1)
         number_of("speculation", self.speculation, SPECULATION_NUMBERS)
 
     def chosen_seed(self) -> int:
@@ -63,5 +64,27 @@ def seed_of_step(seed: int, step: int) -> int:
 
 
 def _check(name: str, value: float, smallest: float, largest: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise OptionError(name, f"must be a number, not {value!r}.")
     if not smallest <= value <= largest:
-        raise InputError(f"{name} must be at least {smallest} and at most {largest}, not {value}.")
+        bounds = f"between {smallest} and {largest}" if largest < _LARGEST else f"at least {smallest}"
+        if value > largest >= _LARGEST:
+            bounds = f"at most {largest}"
+        raise OptionError(name, f"must be {bounds}, not {value}.")
+
+
+def check_whole(name: str, value: int, smallest: int, largest: int) -> None:
+    """Checks a whole number that a caller gave.
+
+    Args:
+        name: Of the keyword.
+        value: What the caller gave.
+        smallest: Least value.
+        largest: Greatest value.
+
+    Raises:
+        OptionError: It is out of range, or no whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise OptionError(name, f"must be a whole number, not {value!r}.")
+    _check(name, value, smallest, largest)

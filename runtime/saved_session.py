@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from valley2_edge.errors import InputError
 from valley2_edge.outside_files import parse_json
 from valley2_edge.policy import EaglePreset, Policy, PolicyName
-from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 
 
 class _Strict(BaseModel):
@@ -40,7 +40,7 @@ class SessionOptions(_Strict):
     eagle_preset: EaglePreset
     eagle_max_tokens: int | None
     eagle_min_tokens: int | None
-    max_picture_pixels: int = MAX_PICTURE_PIXELS
+    max_picture_pixels: int = DEFAULT_MAX_PICTURE_PIXELS
 
     def picture_policy(self) -> Policy:
         """The choices about pictures.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +18,14 @@ from valley2_edge.runtime.context_room import Context, Question, full_context
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
 from valley2_edge.runtime.generation import GenerateOptions, StopReason
-from valley2_edge.runtime.images import ImageSource
 from valley2_edge.runtime.memory_budget import MemoryChoice
 from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.process_memory import peak_bytes
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.sampling import Sampling, seed_of_step
+from valley2_edge.runtime.question import MAX_FRAMES, Request, check_question
+from valley2_edge.runtime.sampling import Sampling, check_whole, seed_of_step
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
+from valley2_edge.runtime.session_lock import SessionLock
 from valley2_edge.runtime.sources import ImageSources, load_pictures, sort_sources
 from valley2_edge.runtime.stats import Statistics
 from valley2_edge.runtime.video import VideoSource
@@ -36,35 +35,26 @@ if TYPE_CHECKING:
     from valley2_edge.runtime.model import Valley2
 
 
-@dataclass(frozen=True)
-class _Question:
-    asked: str
-    """As the caller wrote it."""
-    text: str
-    """As the model reads it."""
-    images: Sequence[ImageSource]
-    video: VideoSource | None
-    frames: int
-    sampling: Sampling
-    report: ProgressCallback
-
-
 class AnswerStream(Iterator[str]):
     """The pieces of one answer as they are made. It may be left at any time: what was yielded is in the context."""
 
-    def __init__(self, pieces: Generator[str, None, None], lock: threading.Lock, statistics: Statistics) -> None:
+    def __init__(self, pieces: Generator[str, None, None], lock: SessionLock, statistics: Statistics) -> None:
         self._pieces = pieces
         self._lock = lock
         self.statistics = statistics
         """Of this answer; complete when it has ended."""
 
     def __next__(self) -> str:
-        with self._lock:
+        with self._lock.held():
             return next(self._pieces)
 
     def close(self) -> None:
-        """Ends the answer here."""
-        with self._lock:
+        """Ends the answer here.
+
+        Raises:
+            InputError: A callback of the answer itself asks; it can only cancel.
+        """
+        with self._lock.held():
             self.end()
 
     def end(self) -> None:
@@ -99,7 +89,7 @@ class Session:
         )
         self._turns = list(turns)
         self._cancel = CancelToken()
-        self._lock = threading.Lock()
+        self._lock = SessionLock()
         self._answer: weakref.ref[AnswerStream] | None = None
         self._closed = False
         self.statistics = Statistics()
@@ -157,18 +147,18 @@ class Session:
             InputError: An option is out of range, or another thread is iterating an answer of this session.
         """
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, speculation)
-        if not isinstance(question, str):
-            raise InputError(f"The question must be text, not {type(question)}.")
-        images, video = sort_sources(images, video)
-        if not question.strip() and not images and video is None:
-            raise InputError("The question is empty.")
+        check_whole("frames", frames, 1, MAX_FRAMES)
+        check_question(question)
         text = prompt.with_thinking(question) if (self._options.think if think is None else think) else question
-        turn = _Question(question, text, images, video, frames, sampling, on_progress or ignore_progress)
-        if not self._lock.acquire(blocking=False):
-            raise InputError("Another thread is iterating an answer of this session; a session answers one at a time.")
-        try:
+        report = self._lock.calling(on_progress or ignore_progress)
+        with self._lock.held(wait=False):
             if self._closed:
                 raise InputError("The session is closed.")
+            # Only now, since an iterator of pictures can be read but once.
+            images, video = sort_sources(images, video)
+            if not question.strip() and not images and video is None:
+                raise InputError("The question is empty.")
+            turn = Request(question, text, images, video, frames, sampling, report)
             self._end_answer()
             # From here on a cancel is meant for this question, even before it is iterated.
             self._cancel.clear()
@@ -177,8 +167,6 @@ class Session:
             answer = AnswerStream(self._run(turn, self.statistics), self._lock, self.statistics)
             self._answer = weakref.ref(answer)
             return answer
-        finally:
-            self._lock.release()
 
     def cancel(self) -> None:
         """Stops the running answer from any thread: its iterator raises Cancelled; the session stays usable."""
@@ -188,6 +176,11 @@ class Session:
     def policy(self) -> Policy:
         """The session's choices about pictures."""
         return self._policy
+
+    @property
+    def options(self) -> SessionOptions:
+        """The options of `Valley2.session` that hold here: for a resumed session its own."""
+        return self._options
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -203,16 +196,12 @@ class Session:
         Raises:
             InputError: The session is closed or works in another thread, or the file cannot be written.
         """
-        if not self._lock.acquire(blocking=False):
-            raise InputError("Another thread is iterating an answer of this session; save it afterwards.")
-        try:
+        with self._lock.held(wait=False):
             if self._closed:
                 raise InputError("The session is closed.")
             self._end_answer()
             note = SavedConversation(options=self._options, turns=self.turns)
             self._decoder.save(Path(path), note.model_dump_json())
-        finally:
-            self._lock.release()
 
     @staticmethod
     def load(path: str | os.PathLike[str], model: Valley2) -> Session:
@@ -225,9 +214,13 @@ class Session:
         return self._decoder.length
 
     def close(self) -> None:
-        """Frees the KV cache, after stopping what runs."""
+        """Frees the KV cache, after stopping what runs.
+
+        Raises:
+            InputError: A callback of the session's own answer asks; it can only cancel.
+        """
         self.cancel()
-        with self._lock:
+        with self._lock.held():
             if not self._closed:
                 self._end_answer()
                 self._closed = True
@@ -238,7 +231,7 @@ class Session:
         if answer is not None:
             answer.end()
 
-    def _run(self, turn: _Question, statistics: Statistics) -> Generator[str, None, None]:
+    def _run(self, turn: Request, statistics: Statistics) -> Generator[str, None, None]:
         begin = time.perf_counter()
         start, before = self._decoder.length, self._decoder.counters
         answering = False
@@ -276,7 +269,7 @@ class Session:
             statistics.peak_memory_bytes = peak_bytes()
             statistics.total_seconds = time.perf_counter() - begin
 
-    def _prepare(self, turn: _Question, statistics: Statistics) -> list[Array]:
+    def _prepare(self, turn: Request, statistics: Statistics) -> list[Array]:
         begin = time.perf_counter()
         pictures = self._load_pictures(turn)
         self._cancel.check()
@@ -306,7 +299,7 @@ class Session:
             statistics.vocabulary_share = encoded.vocabulary.multiplied / entries
         return prompt_segments(ids, encoded.tokens)
 
-    def _load_pictures(self, turn: _Question) -> list[PreparedPicture]:
+    def _load_pictures(self, turn: Request) -> list[PreparedPicture]:
         pixels = load_pictures(turn.images, turn.video, turn.frames, self._policy, self._cancel)
         if not pixels and self._policy.strict and self._decoder.length == 0:
             pixels = [black_picture()]
@@ -329,7 +322,7 @@ class Session:
             warnings.warn(message, Valley2Warning, stacklevel=2)
         return pictures[:places]
 
-    def _check_room(self, turn: _Question, pictures: Sequence[PreparedPicture], statistics: Statistics) -> None:
+    def _check_room(self, turn: Request, pictures: Sequence[PreparedPicture], statistics: Statistics) -> None:
         if statistics.prompt_tokens < self._context_length - self._decoder.length:
             return
         sizes = [(picture.pixels.shape[1], picture.pixels.shape[0]) for picture in pictures]
@@ -356,7 +349,7 @@ class Session:
             run_interruptibly(prefill, self._decoder.cancel)
         statistics.prefill_seconds = time.perf_counter() - begin
 
-    def _generate(self, turn: _Question, statistics: Statistics, begin: float) -> Iterator[str]:
+    def _generate(self, turn: Request, statistics: Statistics, begin: float) -> Iterator[str]:
         text = TextStream(self._engines.tokenizer)
         for step in range(turn.sampling.max_new_tokens):
             token = self._next_token(turn.sampling, step, statistics)
@@ -394,9 +387,14 @@ class Session:
             speculation=sampling.speculation,
             tokens_to_follow=sampling.max_new_tokens - step - 1,
         )
-        begin = time.perf_counter()
-        with self._cancel.stopping(self._decoder.cancel):
-            reason = self._decoder.generate(options, chosen.append)
+        begin, before = time.perf_counter(), self._decoder.length
+        try:
+            with self._cancel.stopping(self._decoder.cancel):
+                reason = run_interruptibly(lambda: self._decoder.generate(options, chosen.append), self._decoder.cancel)
+        except BaseException:  # whatever it is, what nobody has seen is not in the cache
+            if self._decoder.length > before:
+                self._decoder.truncate(before)
+            raise
         statistics.decode_seconds += time.perf_counter() - begin
         if reason == StopReason.CONTEXT and not chosen:
             statistics.stop = "context"

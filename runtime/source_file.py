@@ -62,3 +62,8 @@ def kind_of_file(path: str | os.PathLike[str]) -> MediaKind:
     if ending_of(path) in VIDEO_ENDINGS:
         return "video"
     return "picture" if ending_of(path) in PICTURE_ENDINGS else "unknown"
+
+
+def is_video(source: object) -> bool:
+    """Whether a source is the path of a video, judged by the file's content, and by its ending when it is missing."""
+    return isinstance(source, (str, os.PathLike)) and kind_of_file(source) == "video"

@@ -17,7 +17,8 @@ from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.images import ImageSource, load_picture
-from valley2_edge.runtime.video import VideoSource, is_video, list_frames, load_frames
+from valley2_edge.runtime.source_file import is_video
+from valley2_edge.runtime.video import VideoSource, list_frames, load_frames
 
 ImageSources = Iterable[ImageSource] | None
 """Pictures in their order, from anything that can be iterated; None: no picture."""

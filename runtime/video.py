@@ -17,8 +17,8 @@ from valley2_edge.runtime.background import run_abandonable
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.images import ImageSource, load_picture
 from valley2_edge.runtime.media_kind import HEAD_BYTES, PICTURE_ENDINGS, ending_of, foreign_reason, kind_of
-from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS
-from valley2_edge.runtime.source_file import kind_of_file, open_source
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
+from valley2_edge.runtime.source_file import is_video, kind_of_file, open_source  # noqa: F401, is_video belongs to this module's face
 from valley2_edge.runtime.video_file import read_video
 
 VideoSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | Iterable[ImageSource]
@@ -29,17 +29,12 @@ MAX_FRAMES = 4096
 """Of one question; far more than any context holds."""
 
 
-def is_video(source: object) -> bool:
-    """Whether a source is the path of a video, judged by the file's content, and by its ending when it is missing."""
-    return isinstance(source, (str, os.PathLike)) and kind_of_file(source) == "video"
-
-
 def load_frames(
     source: VideoSource,
     frames: int = 8,
     *,
     strict: bool = False,
-    max_pixels: int = MAX_PICTURE_PIXELS,
+    max_pixels: int = DEFAULT_MAX_PICTURE_PIXELS,
     cancel: CancelToken | None = None,
 ) -> list[NDArray[np.uint8]]:
     """Loads the frames that the model sees of a video.
@@ -118,12 +113,13 @@ def read_frames(
     frames: int = 8,
     *,
     strict: bool = False,
-    max_pixels: int = MAX_PICTURE_PIXELS,
+    max_pixels: int = DEFAULT_MAX_PICTURE_PIXELS,
     cancel: CancelToken | None = None,
 ) -> list[NDArray[np.uint8]]:
     """The part of `load_frames` for a file, with its arguments and errors."""
     frames = check_frames(frames)
-    return run_abandonable(lambda stop: _read_file(path, frames, strict, max_pixels, stop), cancel)
+    video = kind_of_file(path) not in ("picture", "heif")
+    return run_abandonable(lambda stop: _read_file(path, frames, strict, max_pixels, stop), cancel, ends_soon=video)
 
 
 def _read_file(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
-from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly, run_until_cancelled
 from valley2_edge.runtime.device_check import check_provider
 from valley2_edge.runtime.driver_cache import keep_driver_caches
 from valley2_edge.runtime.native_engine import NativeEngine
@@ -137,7 +137,7 @@ class VisionEncoder:
 
         Args:
             pictures: As `prepare_pictures` made them.
-            cancel: Stops within one tile, or inside Eagle within one of its operations.
+            cancel: Stops at once: docs/performance.md has figures.
             on_progress: Told tiles, then pictures.
 
         Raises:
@@ -219,7 +219,7 @@ class VisionEncoder:
         for picture in pictures:
             cancel.check()
             with times.measured("preprocess"):
-                tiles = picture.tiles()  # (tile_count, 3, size, size)
+                tiles = picture.tiles(cancel)  # (tile_count, 3, size, size)
             projected = []
             for tile in tiles:
                 with times.measured("siglip"):
@@ -256,7 +256,7 @@ class VisionEncoder:
         for index, picture in enumerate(pictures):
             cancel.check()
             with times.measured("preprocess"):
-                patches, positions = picture.patches()
+                patches, positions = picture.patches(cancel)
             with times.measured("eagle"):
                 encoded.append(self.eagle(patches, positions, cancel))
             report("eagle", index + 1, len(pictures))
@@ -285,8 +285,13 @@ class VisionEncoder:
     ) -> VisionEngine:
         """The engine, loaded for inputs of so many rows; a TensorRT engine may have to be built for that."""
         if name not in self._engines:
-            engine = run_interruptibly(lambda: self._open(name), lambda: None)
-            self._engines[name] = engine
+            # A graph takes seconds to load and cannot be told to stop. TensorRT's platform must not be opened twice.
+            if self._tensorrt:
+                self._engines[name] = run_interruptibly(lambda: self._open(name), lambda: None)
+            else:
+                self._engines[name] = run_until_cancelled(
+                    lambda: self._open(name), cancel or CancelToken(), lambda: None
+                )
         if name in self._towers:
             tower, stop = self._towers[name], CancelToken()
 
@@ -308,7 +313,7 @@ class VisionEncoder:
         path = self._bundle.path(component.files[0])
         if is_native(component):
             architecture = self._bundle.manifest.architecture
-            stamp = (self._bundle.stamps or {}).get(component.files[0])
+            stamp = self._bundle.stamp(component.files[0])
             return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa, stamp=stamp)
         tower = self._open_tower(name) if self._tensorrt and name not in self._fallen else None
         if tower is not None:

@@ -18,6 +18,8 @@ from valley2_edge.runtime.vision import EncodedPictures, VisionEncoder
 from valley2_edge.runtime.vision_engine import Array
 
 DEFAULT_VISION_CACHE_BYTES = 256 << 20
+_HASHED_TOGETHER = 8 << 20
+"""Bytes of pixels between two looks at the cancel token."""
 
 
 @dataclass
@@ -86,7 +88,7 @@ class VisionCache:
         if self._budget_bytes == 0:
             encoded = encoder.encode(pictures, cancel, on_progress)
             return FoundPictures(encoded.tokens, encoded.times, encoded.vocabulary)
-        keys = [self._key(picture) for picture in pictures]
+        keys = [self._key(picture, cancel) for picture in pictures]
         found = {key: tokens for key in dict.fromkeys(keys) if (tokens := self._find(key)) is not None}
         missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}
         encoded = encoder.encode(list(missing.values()), cancel, on_progress)
@@ -101,10 +103,13 @@ class VisionCache:
         with self._lock:
             self._drop_to(0)
 
-    def _key(self, picture: PreparedPicture) -> bytes:
+    def _key(self, picture: PreparedPicture, cancel: CancelToken) -> bytes:
         digest = hashlib.blake2b(digest_size=32)
         digest.update(repr((self._engines, astuple(picture.geometry), astuple(picture.options))).encode())
-        digest.update(np.ascontiguousarray(picture.pixels).data)  # the geometry before it has its size
+        pixels = np.ascontiguousarray(picture.pixels).reshape(-1)  # the geometry before it has its size
+        for first in range(0, pixels.size, _HASHED_TOGETHER):
+            cancel.check()
+            digest.update(pixels[first : first + _HASHED_TOGETHER].data)
         return digest.digest()
 
     def _find(self, key: bytes) -> Array | None:

@@ -53,16 +53,18 @@ class SampleRange:
 
     def _from_integers(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
         if self.bits == 32 and not self.signed:
-            return (samples.view(np.uint32) >> 24).astype(np.uint8)
+            highest: NDArray[np.uint8] = (samples.view(np.uint32) >> 24).astype(np.uint8)
+            return highest
         if samples.dtype == np.uint8:  # signed ones of 8 bits come as they lie in the file
             flipped: NDArray[np.uint8] = np.bitwise_xor(samples, np.uint8(0x80 if self.signed else 0))
             return flipped
         half = 1 << (self.bits - 1)
         low, high = (-half, half - 1) if self.signed else (0, 2 * half - 1)
         unsigned = np.clip(samples.astype(np.int64), low, high) - low
-        if self.bits in (16, 32):
-            return (unsigned >> (self.bits - 8)).astype(np.uint8)
-        return np.rint(unsigned * (255 / (high - low))).astype(np.uint8)
+        exact = self.bits in (16, 32)
+        scaled = unsigned >> (self.bits - 8) if exact else np.rint(unsigned * (255 / (high - low)))
+        result: NDArray[np.uint8] = scaled.astype(np.uint8)
+        return result
 
 
 def range_of(image: Image.Image) -> SampleRange | None:

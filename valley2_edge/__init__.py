@@ -10,7 +10,6 @@ with Valley2.load("Valley2-DPO-int4") as model:
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from valley2_edge.errors import (
     BudgetError,
@@ -20,12 +19,17 @@ from valley2_edge.errors import (
     ExportError,
     InputError,
     NumericError,
+    OptionError,
     Valley2Error,
     Valley2Warning,
 )
 from valley2_edge.version import __version__
 
+# Not from typing: until the command line listens for Ctrl-C, as little as possible is imported.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from valley2_edge.answer import Answer, parse_answer
     from valley2_edge.runtime.model import Valley2
     from valley2_edge.runtime.session import Session
@@ -49,6 +53,7 @@ __all__ = [
     "ExportError",
     "InputError",
     "NumericError",
+    "OptionError",
     "Session",
     "Statistics",
     "Valley2",

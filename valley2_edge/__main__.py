@@ -1,7 +1,44 @@
-"""`python -m valley2_edge`."""
+"""Where both commands and `python -m valley2_edge` begin: Ctrl-C is quiet from here on, before anything is imported."""
 
+from __future__ import annotations
+
+import os
 import sys
 
-from valley2_edge.cli.main import main
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
-sys.exit(main())
+_CANCELLED = 130
+
+
+def main() -> int:
+    """Runs the process's command line.
+
+    Returns:
+        The exit code, as `valley2_edge.cli.main.main` tells it.
+    """
+    try:
+        import signal
+
+        # While modules are imported nothing needs tidying, and not every import survives an exception.
+        heard = signal.getsignal(signal.SIGINT)
+        if heard is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _end)
+        from valley2_edge.cli.main import run_process
+
+        signal.signal(signal.SIGINT, heard)
+        return run_process()
+    except KeyboardInterrupt:
+        _end()
+
+
+def _end(*_: object) -> NoReturn:
+    try:
+        os.write(2, b"valley2-edge: cancelled\n")
+    finally:
+        os._exit(_CANCELLED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

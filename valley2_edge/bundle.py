@@ -170,7 +170,7 @@ class Bundle:
     this process is making the bundle."""
 
     def path(self, name: str) -> Path:
-        """Absolute path of a file of the bundle; whoever opens it does so inside of `unchanged`.
+        """Absolute path of a file of the bundle; who opens it compares its `stamp` or does so inside of `unchanged`.
 
         Raises:
             BundleError: The manifest does not list it.
@@ -195,6 +195,10 @@ class Bundle:
             content = read_stream(stream, path, limit, BundleError)
             self._check_stamp(name, stream.fileno())
         return content
+
+    def stamp(self, name: str) -> FileStamp | None:
+        """What a file was when it was checked, for the core to compare with what it opens; None: any file will do."""
+        return None if self.stamps is None else self.stamps[name]
 
     @contextmanager
     def unchanged(self, *names: str) -> Iterator[None]:

@@ -11,6 +11,28 @@ class InputError(Valley2Error):
     """A picture, a video, a prompt or an option is not acceptable."""
 
 
+class OptionError(InputError):
+    """An option of a call is out of range.
+
+    Args:
+        name: Of the keyword, with underscores.
+        rest: Of the sentence that begins with the name.
+    """
+
+    def __init__(self, name: str, rest: str) -> None:
+        super().__init__(name, rest)
+        self.name = name
+        self.rest = rest
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.rest}"
+
+    @property
+    def as_typed(self) -> str:
+        """The sentence for the command line, where the option is written --like-this."""
+        return f"--{self.name.replace('_', '-')} {self.rest}"
+
+
 class BundleError(Valley2Error):
     """A bundle is missing, damaged, or of a version that this release does not read."""
 

@@ -329,8 +329,11 @@ def hash_file(path: Path, error: ErrorType, progress: Callable[[int], None] | No
     digest = hashlib.sha256()
     with open_regular(path, error) as stream:
         stamp = FileStamp.of(stream.fileno())
+        left = stamp.size
         try:
-            while piece := stream.read(1 << 22):
+            # A file that grows as fast as it is read would never end.
+            while left >= 0 and (piece := stream.read(1 << 22)):
+                left -= len(piece)
                 digest.update(piece)
                 if progress is not None:
                     progress(len(piece))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from valley2_edge.config import ModelConfig
-from valley2_edge.errors import InputError
-from valley2_edge.runtime.picture_limits import HIGHEST_PICTURE_LIMIT, MAX_PICTURE_PIXELS
+from valley2_edge.errors import OptionError
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS
 from valley2_edge.runtime.pixels import GeometryOptions
 
 PolicyName = Literal["hub", "repo"]
@@ -43,28 +43,27 @@ class Policy:
     """Eagle tokens of one picture at most; None: the preset's."""
     eagle_min_tokens: int | None = None
     """Eagle tokens of one picture at least (smaller pictures are enlarged); None: 4, or the cap when that is lower."""
-    max_picture_pixels: int = MAX_PICTURE_PIXELS
+    max_picture_pixels: int = DEFAULT_MAX_PICTURE_PIXELS
     """Width times height of a picture or a frame at most, before anything is decoded."""
 
     def __post_init__(self) -> None:
         if self.policy not in get_args(PolicyName):
-            raise InputError(f'policy must be "hub" or "repo", not {self.policy!r}.')
+            raise OptionError("policy", f'must be "hub" or "repo", not {self.policy!r}.')
         if self.eagle_preset not in get_args(EaglePreset):
             names = ", ".join(get_args(EaglePreset))
-            raise InputError(f"eagle_preset must be one of {names}, not {self.eagle_preset!r}.")
+            raise OptionError("eagle_preset", f"must be one of {names}, not {self.eagle_preset!r}.")
         for name, value in (
             ("eagle_max_tokens", self.eagle_max_tokens),
             ("eagle_min_tokens", self.eagle_min_tokens),
         ):
             if value is not None and not 1 <= value <= EAGLE_MAX_TOKENS:
-                raise InputError(f"{name} must be between 1 and {EAGLE_MAX_TOKENS}, not {value}.")
-        if not 1 <= self.max_picture_pixels <= HIGHEST_PICTURE_LIMIT:
-            raise InputError(
-                f"max_picture_pixels must be between 1 and {HIGHEST_PICTURE_LIMIT}, not {self.max_picture_pixels}."
-            )
+                raise OptionError(name, f"must be between 1 and {EAGLE_MAX_TOKENS}, not {value}.")
+        if not 1 <= self.max_picture_pixels <= MAX_PICTURE_PIXELS:
+            rest = f"must be between 1 and {MAX_PICTURE_PIXELS}, not {self.max_picture_pixels}."
+            raise OptionError("max_picture_pixels", rest)
         low, high = self.eagle_tokens(several=False)
         if low > high:
-            raise InputError(f"eagle_min_tokens {low} is more than eagle_max_tokens {high}.")
+            raise OptionError("eagle_min_tokens", f"is {low}, more than the cap of {high} Eagle tokens.")
 
     @classmethod
     def of_reference(cls, policy: PolicyName) -> Policy:

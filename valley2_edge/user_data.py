@@ -125,7 +125,7 @@ class VerifiedFiles:
         """Writes the memory back, without files that are gone."""
         if not self._changed:
             return
-        present = {name: entry for name, entry in self._entries.items() if Path(name).exists()}
+        present = {name: entry for name, entry in self._entries.items() if is_file(name)}
         # Only speed is lost when the directory is read-only or full: the next run hashes again.
         with contextlib.suppress(OSError):
             write_own_json(self._path, {"version": _VERIFIED_FILES_VERSION, "files": present})

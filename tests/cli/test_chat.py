@@ -14,6 +14,9 @@ from cli_process import start
 from PIL import Image
 
 from valley2_edge import Valley2, user_data
+from valley2_edge.cli.answer_view import ProgressLine
+
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
 
 def test_answer_is_what_the_api_gives_and_alone_on_stdout(run, fp32_bundle: Path, picture: Path) -> None:
@@ -22,7 +25,15 @@ def test_answer_is_what_the_api_gives_and_alone_on_stdout(run, fp32_bundle: Path
         expected = "".join(model.chat("What is it?", images=[picture], max_new_tokens=12))
     assert outcome.code == 0
     assert outcome.stdout == expected + "\n"
-    assert "vision engines: siglip on " in outcome.stderr
+    assert outcome.stderr == ""
+
+
+def test_engines_are_shown_with_the_statistics_or_when_they_are_not_what_was_asked_for(
+    run, fp32_bundle: Path, picture: Path
+) -> None:
+    words = ("chat", picture, "What?", "--bundle", fp32_bundle, "--max-new-tokens", 2)
+    assert "vision engines: siglip on CPUExecutionProvider" in run(*words, "--stats").stderr
+    assert run(*words, "--provider", "CPUExecutionProvider").stderr == ""
 
 
 def test_options_change_the_answer_as_in_the_api(run, fp32_bundle: Path, picture: Path) -> None:
@@ -62,7 +73,7 @@ def test_stats_tell_the_tokens_of_each_branch(run, fp32_bundle: Path, picture: P
     # 60 x 40 pixels: 196 tokens of the global view, 10 un-padded rows of 14; 84 x 56 pixels for Eagle.
     assert "2 tiles, 336 tokens" in both
     assert " 6 tokens" in both
-    assert " 0 tokens" in run("chat", picture, "?", *words, "--no-eagle").stderr
+    assert "Eagle" not in run("chat", picture, "?", *words, "--no-eagle").stderr
     assert "1 tiles, 196 tokens" in run("chat", picture, "?", *words, "--no-tiles").stderr
 
 
@@ -137,9 +148,121 @@ def test_interrupt_leaves_a_conversation_usable(fp32_bundle: Path, tmp_path: Pat
     begin = time.monotonic()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "(cancelled)" in errors
+    assert "(stopped; the conversation keeps the question and the answer so far)" in errors
     assert "ended by cancellation" in errors
     assert time.monotonic() - begin < 30
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """Presses Ctrl-C once, when a stage has done its first part."""
+    pressed: list[int] = []
+
+    def show(self: ProgressLine, name: str, done: int, total: int) -> None:
+        if name == stage and not pressed:
+            pressed.append(1)
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.3)  # prefill runs in a helper thread: the main one hears the signal within 0.1 s
+
+    monkeypatch.setattr(ProgressLine, "__call__", show)
+
+
+@pytest.mark.usefixtures("heard_interruptions")
+@pytest.mark.parametrize("stage", ["siglip", "prefill"])
+def test_picture_outlives_ctrl_c_before_the_answer(
+    run, fp32_bundle: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    interrupt_at(monkeypatch, stage)
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\nWhat is this?\n"))
+    outcome = run("chat", picture, "--bundle", fp32_bundle, "--max-new-tokens", 8, "--prefill-chunk", 64)
+    with Valley2.load(fp32_bundle) as model:
+        expected = "".join(model.chat("What is this?", images=[picture], max_new_tokens=8))
+    assert outcome.stdout == f"{expected}\n"
+    assert "(stopped; the picture stays for the next question)" in outcome.stderr
+
+
+@pytest.mark.usefixtures("heard_interruptions")
+def test_picture_of_an_answer_that_was_stopped_half_way_is_in_the_context_once(
+    run, fp32_bundle: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at(monkeypatch, "decode")
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\nWhat is this?\n"))
+    outcome = run("chat", picture, "--bundle", fp32_bundle, "--max-new-tokens", 8)
+    with Valley2.load(fp32_bundle) as model:
+        session = model.session()
+        answer = session.ask("What is it?", images=[picture], max_new_tokens=8)
+        begun = next(answer)
+        expected = "".join(session.ask("What is this?", max_new_tokens=8))
+    assert outcome.stdout == f"{begun}\n{expected}\n"
+
+
+def test_picture_outlives_a_question_that_is_too_long(run, fp32_bundle: Path, picture: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{'why ' * 200}\nWhat is this?\n"))
+    outcome = run("chat", picture, "--bundle", fp32_bundle, "--max-new-tokens", 4, "--context-length", 450)
+    with Valley2.load(fp32_bundle) as model:
+        expected = "".join(model.chat("What is this?", images=[picture], max_new_tokens=4, context_length=450))
+    assert outcome.stdout == f"{expected}\n"
+    assert "positions" in outcome.stderr
+
+
+def test_commands_of_a_conversation_save_and_reset(
+    run, fp32_bundle: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    lines = ("One?", f"/save {tmp_path}/talk", f"/save {picture}", f"/save {tmp_path}/notes.txt", f"/save {tmp_path}")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join((*lines, f"/save {tmp_path}/talk", "quit"))))
+    before = picture.read_bytes()
+    outcome = run("chat", "--bundle", fp32_bundle, "--max-new-tokens", 4)
+    assert outcome.code == 0
+    assert outcome.stderr.count(f"saved: {tmp_path}/talk") == 2
+    assert outcome.stderr.count("would be lost") == 2 and "cannot be written" in outcome.stderr
+    assert picture.read_bytes() == before and (tmp_path / "notes.txt").read_text() == "mine"
+    assert "> One?" in run("chat", "Two?", "--bundle", fp32_bundle, "--resume", tmp_path / "talk").stderr
+
+
+def test_resumed_conversation_keeps_its_own_options_after_a_reset(
+    run, fp32_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("chat", "--bundle", fp32_bundle, "--max-new-tokens", 6)
+    run(*words, "One?", "--system", "Be brief.", "--save", tmp_path / "talk")
+    monkeypatch.setattr("sys.stdin", io.StringIO("/reset\nTwo?\n"))
+    outcome = run(*words, "--resume", tmp_path / "talk")
+    with Valley2.load(fp32_bundle) as model:
+        expected = "".join(model.chat("Two?", system="Be brief.", max_new_tokens=6))
+    assert outcome.stdout == f"{expected}\n"
+
+
+def test_stdin_gives_the_question_or_a_picture(fp32_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    words = ["--bundle", fp32_bundle, "--max-new-tokens", "4"]
+    command = [sys.executable, "-m", "valley2_edge", "chat"]
+    named = subprocess.run([*command, picture, "What?", *words], capture_output=True, check=True, cwd=tmp_path).stdout
+    for given, content in (([picture, "-"], b"\xef\xbb\xbfWhat?\n"), (["-", "What?"], picture.read_bytes())):
+        done = subprocess.run([*command, *given, *words], input=content, capture_output=True, check=True, cwd=tmp_path)
+        assert done.stdout == named
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--top-p", "7"), "--top-p must be between 0 and 1, not 7"),
+        (("--temperature", "nan"), "--temperature must be"),
+        (("--max-new-tokens", "0"), "--max-new-tokens must be at least 1, not 0"),
+        (("--frames", "0"), "--frames must be at least 1, not 0"),
+        (("--threads", "-1"), "--threads is -1"),
+        (("--context-length", "-1"), "--context-length is -1"),
+        (("--seed", "-1"), "--seed must be at least 0, not -1"),
+        (("--eagle-max-tokens", "0"), "--eagle-max-tokens must be between 1 and 16384, not 0"),
+        (("--max-picture-pixels", "0"), "--max-picture-pixels must be between 1 and"),
+        (("--vision-cache", "much"), "--vision-cache: 'much' is no amount of memory"),
+        (("--provider", "NoProvider"), "--provider: providers must be among"),
+        (("--memory", "0"), "--memory: '0' is no amount of memory"),
+    ],
+)
+def test_options_are_checked_before_a_bundle_is_looked_for(
+    run, tmp_path: Path, words: tuple[str, str], sentence
+) -> None:
+    outcome = run("chat", "What?", "--bundle", tmp_path / "none", *words)
+    assert outcome.code == 2
+    assert sentence in outcome.error
 
 
 def test_saved_conversation_goes_on(run, fp32_bundle: Path, picture: Path, tmp_path: Path) -> None:
@@ -158,12 +281,14 @@ def test_saved_conversation_goes_on(run, fp32_bundle: Path, picture: Path, tmp_p
 
 
 def test_mistakes_about_saved_conversations_are_one_line(run, fp32_bundle: Path, tmp_path: Path) -> None:
-    words = ("chat", "What?", "--bundle", fp32_bundle)
+    words, saved = ("chat", "What?", "--bundle", fp32_bundle), tmp_path / "saved"
+    run(*words, "--max-new-tokens", 2, "--save", saved)
     for options, sentence in (
         (("--save", tmp_path / "none" / "talk"), "cannot be written"),
         (("--save", tmp_path), "cannot be written"),
-        (("--resume", tmp_path / "talk"), "Cannot open"),
-        (("--resume", tmp_path / "talk", "--no-eagle"), "--eagle is the saved conversation's own"),
+        (("--resume", tmp_path / "talk"), "there is no saved conversation at"),
+        (("--resume", CHECKPOINT / "config.json"), "there is no saved conversation at"),
+        (("--resume", saved, "--no-eagle"), "--eagle is the saved conversation's own"),
     ):
         outcome = run(*words, *options)
         assert outcome.code == 2 and sentence in outcome.error

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
 import pytest
 
 from valley2_edge.cli import inspect as inspect_command
+from valley2_edge.cli.commands import COMMANDS, load_command
 from valley2_edge.errors import BundleError, Cancelled, Valley2Warning
 from valley2_edge.version import __version__
 
@@ -85,9 +88,64 @@ def test_debug_shows_the_traceback(run, fail_with, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled("The answer was cancelled.")])
-def test_interruption_exits_130(run, fail_with, error: BaseException) -> None:
+def test_interruption_is_one_line_and_exits_130(run, fail_with, error: BaseException) -> None:
+    fail_with(error)
+    outcome = run("inspect")
+    assert (outcome.code, outcome.error) == (130, "valley2-edge: cancelled")
+
+
+def test_import_that_fails_because_it_is_interrupted_is_an_interruption(run, fail_with) -> None:
+    error = ImportError("Error importing numpy C-extensions")
+    error.__cause__ = KeyboardInterrupt()
     fail_with(error)
     assert run("inspect").code == 130
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process")
+@pytest.mark.parametrize("words", [["chat", "What?", "--bundle", "nano"], ["verify", "nano"], ["plan", "nano"]])
+def test_ctrl_c_is_quiet_from_the_first_import_on(tmp_path: Path, words: list[str]) -> None:
+    # The line says that the interpreter's own start is over, which no program can make quiet.
+    code = (
+        f"import valley2_edge.__main__ as m, sys; sys.argv[1:] = {words!r}; print('go', flush=True); sys.exit(m.main())"
+    )
+    for milliseconds in (0, 5, 10, 20, 40, 80, 120, 160, 240, 320, 480, 640):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        process.stdout.readline()
+        time.sleep(milliseconds / 1000)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        # Or it was done before.
+        assert (process.returncode, errors) == (130, "valley2-edge: cancelled\n") or process.returncode in (0, -2)
+        assert "Traceback" not in errors and "ignored" not in errors
+
+
+def test_lines_of_the_help_are_the_commands_own() -> None:
+    for name, line in COMMANDS.items():
+        own = load_command(name).get_short_help_str(limit=500)
+        assert " ".join(own.split()).startswith(line.rstrip("."))
+
+
+def test_commands_are_imported_when_they_run(tmp_path: Path) -> None:
+    code = (
+        "import sys; from valley2_edge.cli.main import main; main(['--help']); "
+        "print(sorted(name for name in sys.modules if name in ('numpy', 'pydantic', 'PIL', 'valley2_edge.cli.export')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_names_of_files_cannot_steer_the_terminal(run, tmp_path: Path) -> None:
+    outcome = run("inspect", tmp_path / "a\x1b]0;title\x07b")
+    assert outcome.code == 2
+    assert r"a\x1b]0;title\x07b" in outcome.error and "\x07" not in outcome.stderr
 
 
 def test_own_warnings_are_one_line_each_time(run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from valley2_edge.errors import Cancelled
-from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly, run_until_cancelled
 
 
 def test_cancel_calls_what_stops_the_running_work() -> None:
@@ -68,3 +68,35 @@ def test_other_threads_need_no_helper() -> None:
     thread.start()
     thread.join()
     assert names == ["caller"]
+
+
+def test_results_and_errors_of_what_may_be_left_behind_come_through() -> None:
+    assert run_until_cancelled(lambda: 3, CancelToken(), lambda: None) == 3
+    with pytest.raises(ZeroDivisionError):
+        run_until_cancelled(lambda: 1 // 0, CancelToken(), lambda: None)
+
+
+def test_cancel_does_not_wait_for_work_that_ends_late() -> None:
+    token, stopped, release, ended = CancelToken(), threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        release.wait(60)
+        ended.set()
+
+    threading.Timer(0.1, token.cancel).start()
+    with pytest.raises(Cancelled):
+        run_until_cancelled(work, token, stopped.set)
+    assert stopped.is_set()
+    assert not ended.is_set()
+    release.set()
+    assert ended.wait(60)
+
+
+@pytest.mark.usefixtures("heard_interruptions")
+def test_interruption_does_not_wait_for_work_that_ends_late() -> None:
+    stopped, release = threading.Event(), threading.Event()
+    threading.Timer(0.2, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_until_cancelled(lambda: release.wait(60), CancelToken(), stopped.set)
+    assert stopped.is_set()
+    release.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import os
 import struct
@@ -140,7 +141,11 @@ def test_warnings_of_decoders_reach_nobody(tmp_path: Path) -> None:
         "        try: read(path)\n"
         "        except InputError: pass\n"
     )
-    command = [sys.executable, "-c", program, str(path), str(bomb), str(exif)]
+    packed = bytearray(encoded(picture(), "TIFF", compression="tiff_adobe_deflate"))
+    packed[60:2000] = bytes(1940)
+    rows = tmp_path / "rows.tif"
+    rows.write_bytes(packed)
+    command = [sys.executable, "-c", program, str(path), str(bomb), str(exif), str(rows)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
 
 
@@ -193,6 +198,7 @@ def test_files_that_are_too_long_are_refused(tmp_path: Path) -> None:
         load_picture(path, max_pixels=STRANGERS_MAX_PICTURE_PIXELS)
 
 
+@pytest.mark.usefixtures("heard_interruptions")
 def test_reading_can_be_cancelled_in_the_middle_of_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder goes on alone; nothing that it holds keeps another picture from being read."""
     begun, go_on = threading.Event(), threading.Event()
@@ -205,9 +211,12 @@ def test_reading_can_be_cancelled_in_the_middle_of_a_decoder(monkeypatch: pytest
 
     content, token = encoded(picture(), "PNG"), CancelToken()
     monkeypatch.setattr(ImageFile.ImageFile, "load", slow)
-    threading.Thread(target=lambda: (begun.wait(60), token.cancel())).start()
-    with pytest.raises(Cancelled):
-        load_picture(content, cancel=token)
+    for stop, error in ((token.cancel, Cancelled), (_thread.interrupt_main, KeyboardInterrupt)):
+        begun.clear()
+        threading.Thread(target=lambda stop=stop: (begun.wait(60), stop())).start()
+        with pytest.raises(error):
+            load_picture(content, cancel=token)
+        token.clear()
     monkeypatch.setattr(ImageFile.ImageFile, "load", real)
     assert load_picture(content).shape == (48, 48, 3)
     go_on.set()

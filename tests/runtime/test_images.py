@@ -17,7 +17,7 @@ from PIL import Image
 
 from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.runtime.images import load_picture
-from valley2_edge.runtime.picture_limits import MAX_PICTURE_PIXELS, STRANGERS_MAX_PICTURE_PIXELS
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, STRANGERS_MAX_PICTURE_PIXELS
 
 
 def random_picture(height: int = 20, width: int = 30) -> NDArray[np.uint8]:
@@ -185,8 +185,8 @@ def test_empty_pictures() -> None:
 @pytest.mark.parametrize(
     ("width", "height", "limit"),
     [
-        (20000, 20000, MAX_PICTURE_PIXELS),
-        (10001, 10000, MAX_PICTURE_PIXELS),
+        (20000, 20000, DEFAULT_MAX_PICTURE_PIXELS),
+        (10001, 10000, DEFAULT_MAX_PICTURE_PIXELS),
         (8000, 6000, STRANGERS_MAX_PICTURE_PIXELS),
     ],
 )

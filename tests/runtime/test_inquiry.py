@@ -137,3 +137,16 @@ def test_bad_questions_are_refused(model: Valley2, inquiry: Inquiry, tmp_path: P
     with pytest.raises(InputError, match="strict"):
         Inquiry(model.engines, policy=Policy(strict=True))
     assert inquiry.ask("Hello", max_new_tokens=1).tokens
+
+
+def test_failed_show_leaves_the_pictures_before_it(model: Valley2, inquiry: Inquiry, tmp_path: Path) -> None:
+    inquiry.show([picture()])
+    expected = inquiry.ask("Hello", max_new_tokens=6).text
+    with pytest.raises(InputError):
+        inquiry.show([tmp_path / "none.png"])
+    assert inquiry.ask("Hello", max_new_tokens=6).text == expected
+    with pytest.raises(InputError):
+        inquiry.show([picture(2), tmp_path / "none.png"])
+    assert inquiry.ask("Hello again", max_new_tokens=6).text == "".join(
+        model.chat("Hello again", images=[picture()], max_new_tokens=6)
+    )

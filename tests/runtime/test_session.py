@@ -337,12 +337,81 @@ def test_session_refuses_a_question_while_it_works(session: Session) -> None:
     assert errors
 
 
+def test_refused_question_leaves_an_iterator_of_pictures_unread(session: Session) -> None:
+    pictures = iter([picture()])
+    with pytest.raises(InputError, match="max_new_tokens"):
+        session.ask("What?", images=pictures, max_new_tokens=0)
+    session.close()
+    with pytest.raises(InputError, match="closed"):
+        session.ask("What?", images=pictures)
+    assert len(list(pictures)) == 1
+
+
+def test_refused_question_does_not_end_the_running_answer(session: Session, tmp_path: Path) -> None:
+    answer = session.ask("Tell me", max_new_tokens=6)
+    pieces = [next(answer)]
+    for refused in ({"temperature": -1}, {"images": [3]}):
+        with pytest.raises(InputError):
+            session.ask("And?", **refused)
+    pieces += answer
+    assert session.statistics.new_tokens == 6
+    assert answer.statistics.stop == "length"
+
+
+@pytest.mark.parametrize("stage", ["siglip", "prefill", "decode"])
+@pytest.mark.parametrize("act", ["ask", "close", "close the answer", "save", "go on", "close the model"])
+def test_callbacks_can_only_cancel(model: Valley2, tmp_path: Path, stage: str, act: str) -> None:
+    session = model.session()
+    acts: dict[str, Callable[[], object]] = {
+        "ask": lambda: session.ask("Me too"),
+        "close": session.close,
+        "close the answer": lambda: answer.close(),
+        "save": lambda: session.save(tmp_path / "talk"),
+        "go on": lambda: next(answer),
+        "close the model": model.close,
+    }
+    errors: list[InputError] = []
+
+    def progress(name: str, done: int, total: int) -> None:
+        if name == stage and not errors:
+            with pytest.raises(InputError, match="callbacks of its answer can only cancel") as caught:
+                acts[act]()
+            errors.append(caught.value)
+
+    answer = session.ask("Tell me", images=[picture()], max_new_tokens=3, on_progress=progress)
+    if act.startswith("close") and act != "close the answer":
+        # What was asked for is still done as far as it can be: the question is cancelled.
+        with pytest.raises(Cancelled):
+            list(answer)
+    else:
+        list(answer)
+    assert errors
+    assert "".join(session.ask("Again", max_new_tokens=3))
+
+
+def test_exception_of_the_consumer_keeps_what_was_seen(session: Session) -> None:
+    def consume() -> None:
+        for _ in session.ask("Tell me", images=[picture()], max_new_tokens=50):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        consume()
+    assert "".join(session.ask("Again", max_new_tokens=5))
+    assert [turn.question for turn in session.turns] == ["Tell me", "Again"]
+    assert session.turns[0].pictures == 1
+
+
+def test_answer_that_is_closed_before_it_begins_leaves_no_trace(session: Session) -> None:
+    session.ask("Tell me", images=[picture()]).close()
+    assert (session.context_used, session.turns) == (0, ())
+    assert "".join(session.ask("Again", max_new_tokens=5))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"question": " "}, "question is empty"),
         ({"question": b"x"}, "must be text"),
-        ({"images": "a.jpg"}, "must be a list"),
         ({"images": ["a.mp4", "b.jpg"]}, "not about both"),
         ({"images": ["b.jpg"], "video": "a.mp4"}, "not about both"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
@@ -350,6 +419,11 @@ def test_session_refuses_a_question_while_it_works(session: Session) -> None:
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 1.5}, "top_p"),
         ({"seed": -1}, "seed"),
+        ({"frames": 0}, "frames must be at least 1"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number"),
+        ({"temperature": "hot"}, "temperature must be a number"),
+        ({"question": "a" * (1 << 20) + "b"}, "more than any context holds"),
+        ({"question": "name \udcff"}, "no text in UTF-8"),
     ],
 )
 def test_bad_options_are_refused_at_once(session: Session, options: dict[str, Any], message: str) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -224,3 +225,23 @@ def test_without_opencv_the_error_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(InputError, match=r"valley2-edge\[video\]"):
         load_frames(CLIPS / "recorded.webm")
+
+
+def test_leaving_the_program_after_a_cancel_waits_for_the_decoder() -> None:
+    """A thread that the interpreter stops inside OpenCV would end the process with an abort."""
+    program = (
+        "import sys, time\n"
+        "from valley2_edge.errors import Cancelled\n"
+        "from valley2_edge.runtime import video_file\n"
+        "from valley2_edge.runtime.cancellation import CancelToken\n"
+        "from valley2_edge.runtime.video import load_frames\n"
+        "token, read = CancelToken(), video_file._CancellableStream.read\n"
+        "def slow(stream, size=-1):\n"
+        "    token.cancel(); time.sleep(0.5); return read(stream, size)\n"
+        "video_file._CancellableStream.read = slow\n"
+        "try: load_frames(sys.argv[1], cancel=token)\n"
+        "except Cancelled: print('cancelled')\n"
+    )
+    command = [sys.executable, "-c", program, str(CLIPS / "recorded.webm")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "cancelled\n", "")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.status import Status
 
 from valley2_edge.answer import AnswerParser, AnswerPiece, Step
+from valley2_edge.byte_count import format_bytes
+from valley2_edge.cli.terminal import plain
+from valley2_edge.cli.wrapping import MAX_COLUMNS, WordWrapper
 
 _STAGES = {
     "check": "checking the bundle",
@@ -20,7 +24,6 @@ _STAGES = {
     "prefill": "prefill",
     "decode": "answer",
 }
-_BYTES_IN_MEBIBYTE = 1 << 20
 
 
 class ProgressLine:
@@ -44,10 +47,10 @@ class ProgressLine:
             return
         text = self._describe(stage, done, total)
         if self._status is None:
-            self._status = self._console.status(text)
+            self._status = self._console.status(plain(text))
             self._status.start()
         else:
-            self._status.update(text)
+            self._status.update(plain(text))
 
     def close(self) -> None:
         """Removes the line."""
@@ -58,8 +61,7 @@ class ProgressLine:
     def _describe(self, stage: str, done: int, total: int) -> str:
         name = _STAGES.get(stage, stage)
         if stage == "check":
-            done, total = done // _BYTES_IN_MEBIBYTE, total // _BYTES_IN_MEBIBYTE
-            return f"{name}: {done} of {total} MiB"
+            return f"{name}: {format_bytes(done)} of {format_bytes(total)}"
         if stage != "decode":
             return f"{name}: {done} of {total}"
         if done <= 1:
@@ -72,30 +74,43 @@ class ProgressLine:
 def print_answer(pieces: Iterable[str], think: bool) -> None:
     """Streams an answer to stdout and ends its last line.
 
+    On a terminal lines are broken at words and control characters are spelled out; a pipe or a file gets the answer as
+    the model wrote it.
+
     Args:
         pieces: Of the answer, as they are made.
         think: Show the steps of a four-step answer under headings.
     """
-    printer = _StepPrinter() if think else None
+    wrapper = WordWrapper(_write, columns_of_terminal()) if sys.stdout.isatty() else None
+    write = _write if wrapper is None else wrapper.push
+    printer = _StepPrinter(write) if think else None
     printed = False
     try:
         for piece in pieces:
             if printer is None:
-                _write(piece)
+                write(piece)
             else:
                 printer.push(piece)
             printed = True
     finally:
         if printer is not None:
             printer.finish()
+        if wrapper is not None:
+            wrapper.finish()
         if printed:
             _write("\n")
+
+
+def columns_of_terminal() -> int:
+    """Cells of a line of prose on this terminal."""
+    return max(min(shutil.get_terminal_size().columns, MAX_COLUMNS), 1)
 
 
 class _StepPrinter:
     """Writes each step under its heading, without white space around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
         self._parser = AnswerParser()
         self._step: Step | None = None
         self._written = False
@@ -117,7 +132,7 @@ class _StepPrinter:
             if piece.step is None and not piece.text.strip():
                 return  # white space between two steps
             heading = f"{piece.step.capitalize()}:\n" if piece.step is not None else ""
-            _write(("\n\n" if self._written else "") + heading)
+            self._write(("\n\n" if self._written else "") + heading)
             self._step, self._at_start, self._held = piece.step, True, ""
             self._written = self._written or bool(heading)
         text = piece.text.lstrip() if self._at_start else self._held + piece.text
@@ -126,7 +141,7 @@ class _StepPrinter:
         self._held = text[len(shown) :]
         if shown:
             self._at_start, self._written = False, True
-            _write(shown)
+            self._write(shown)
 
 
 def _write(text: str) -> None:

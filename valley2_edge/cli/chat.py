@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,9 +20,11 @@ from valley2_edge.byte_count import format_bytes, parse_bytes
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.answer_view import ProgressLine, print_answer
 from valley2_edge.cli.conversation import Conversation
-from valley2_edge.cli.media import Media, split_words
+from valley2_edge.cli.media import Media, mentioned_files, path_of, split_words
 from valley2_edge.cli.terminal import error_console, print_line
+from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import InputError
+from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
@@ -30,12 +34,16 @@ if TYPE_CHECKING:
 # Names of `Valley2.session` and `Session.ask`, and of the parameters of `chat`.
 SESSION_OPTIONS = (
     *("context_length", "kv_precision", "prefill_chunk", "system", "think", "policy", "strict"),
-    *("eagle", "tiles", "eagle_preset", "eagle_max_tokens", "eagle_min_tokens"),
+    *("eagle", "tiles", "eagle_preset", "eagle_max_tokens", "eagle_min_tokens", "max_picture_pixels"),
 )
 ASK_OPTIONS = (
     *("frames", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
     "speculation",
 )
+
+Result = TypeVar("Result")
+
+_SESSION_HEAD = b'{"__metadata__"'
 
 
 def chat(
@@ -44,7 +52,8 @@ def chat(
         list[str] | None,
         typer.Argument(
             metavar="[FILES]... [QUESTION]",
-            help="Pictures or one video, then the question; without a question a conversation begins.",
+            help="Pictures or one video, then the question in quotes; without a question a conversation begins. "
+            "A lone - is what stdin holds: a picture, or the question.",
             show_default=False,
         ),
     ] = None,
@@ -68,6 +77,7 @@ def chat(
     eagle_preset: options.EaglePresetOption = "balanced",
     eagle_max_tokens: options.EagleMaxTokens = None,
     eagle_min_tokens: options.EagleMinTokens = None,
+    max_picture_pixels: options.MaxPicturePixels = DEFAULT_MAX_PICTURE_PIXELS,
     video: options.Video = None,
     frames: options.Frames = 8,
     system: options.System = None,
@@ -87,10 +97,13 @@ def chat(
     """Chat about pictures or a video; the answer goes to stdout, all else to stderr."""
     given = locals()
     media, question = split_words(words or [])
-    media = media.joined(Media(video=video))
-    media.check_presence()
+    media = media.joined(Media(video=None if video is None else path_of(str(video))))
+    media.check(max_picture_pixels)
+    if question is None and sys.stdin is None:
+        raise InputError("stdin is closed, so there is no question: write it as the last word")
+    _check_options(given)
     _check_files(context, save, resume)
-    vision_cache_bytes, prefix_cache_bytes = (parse_bytes(size, least=0) for size in (vision_cache, prefix_cache))
+    sizes = {name: _bytes_of(name, given[name]) for name in ("vision_cache", "prefix_cache", "memory", "gpu_memory")}
     directory = resolve_bundle(bundle)
     from valley2_edge.runtime.model import Valley2
 
@@ -103,8 +116,8 @@ def chat(
             activations=activations,
             vision_engine=vision_engine,
             providers=provider,
-            vision_cache_bytes=vision_cache_bytes,
-            prefix_cache_bytes=prefix_cache_bytes,
+            vision_cache_bytes=sizes["vision_cache"],
+            prefix_cache_bytes=sizes["prefix_cache"],
             device=device,
             gpu_memory=gpu_memory,
             memory=memory,
@@ -114,10 +127,13 @@ def chat(
         if device not in (None, "cpu"):
             print_line(messages, _placement(model))
         chatter = Chatter(model, _pick(given, SESSION_OPTIONS), _pick(given, ASK_OPTIONS), messages, stats, resume)
-        if question is not None:
-            chatter.ask(question, media)
+        chatter.wanted_provider = provider[0] if provider else None
+        if question is None:
+            Conversation(chatter, messages, media, max_picture_pixels).run()
         else:
-            Conversation(chatter.ask, chatter.reset, chatter.show_stats, messages, media).run()
+            for name in mentioned_files(question):
+                print_line(messages, f"valley2-edge: note: the model does not see {name}: name it before the question")
+            chatter.ask(question, media)
         if save is not None:
             chatter.save(save)
 
@@ -142,6 +158,8 @@ class Chatter:
     messages: Console
     stats: bool
     resume: Path | None = None
+    wanted_provider: str | None = None
+    """ONNX Runtime's execution provider that was asked for first."""
     _session: Session = field(init=False)
     _providers: dict[str, list[str]] = field(init=False, default_factory=dict)
 
@@ -150,10 +168,16 @@ class Chatter:
             self._session = self.model.session(**self.session_options)
         else:
             self._session = self.model.resume(self.resume)
+            self.session_options = self._session.options.model_dump()
             self._show_turns()
         if self._session.memory is not None:
             changes = ", ".join(self._session.memory.changes) or "all as asked for"
             print_line(self.messages, f"memory: {format_bytes(self._session.memory.plan.peak_bytes)}; {changes}")
+
+    @property
+    def turns(self) -> int:
+        """Questions that are in the context, with their pictures."""
+        return len(self._session.turns)
 
     def ask(self, question: str, media: Media) -> None:
         """Streams the answer to stdout.
@@ -163,11 +187,12 @@ class Chatter:
             Valley2Error: A picture, the prompt or an option is not acceptable.
         """
         line = ProgressLine(self.messages)
+        before = self._session.statistics
         try:
             with contextlib.closing(line), cancelling_on_interrupt(self._session):
                 answer = self._session.ask(
                     question,
-                    images=[str(picture) for picture in media.pictures],
+                    images=[picture if isinstance(picture, bytes) else str(picture) for picture in media.pictures],
                     video=media.video,
                     on_progress=line,
                     **self.ask_options,
@@ -175,21 +200,27 @@ class Chatter:
                 print_answer(answer, self.session_options["think"])
             self._show_speed()
         finally:
-            self._show_providers()
-            if self.stats:
-                self.show_stats()
+            if self._session.statistics is not before:
+                self._show_providers()
+                if self.stats:
+                    self.show_stats()
 
     def reset(self) -> None:
-        """Begins a new conversation."""
-        self._session.close()
-        self._session = self.model.session(**self.session_options)
+        """Begins a new conversation; when that fails, the old one goes on.
+
+        Raises:
+            Valley2Error: No session can be made.
+        """
+        old, self._session = self._session, self.model.session(**self.session_options)
+        old.close()
 
     def save(self, path: Path) -> None:
         """Writes the conversation to a file.
 
         Raises:
-            InputError: It cannot be written.
+            InputError: It cannot be written, or another file would be lost.
         """
+        _check_target(path, str(path))
         self._session.save(path)
         print_line(self.messages, f"saved: {path}, {format_bytes(path.stat().st_size)}")
 
@@ -203,7 +234,7 @@ class Chatter:
         for turn in self._session.turns:
             shown = f" [pictures: {turn.pictures}]" if turn.pictures else ""
             print_line(self.messages, f"> {turn.question}{shown}")
-            print_line(self.messages, turn.answer)
+            print_prose(self.messages, turn.answer)
 
     def _show_speed(self) -> None:
         # On a terminal the live line had to make room for the answer itself.
@@ -213,9 +244,14 @@ class Chatter:
             print_line(self.messages, f"{statistics.new_tokens} tokens, {speed}")
 
     def _show_providers(self) -> None:
-        """Says once what computes each engine."""
+        """Says once what computes each engine, where it was asked for or is not what was asked for."""
         providers = self._session.statistics.providers
-        new = {name: got for name, got in providers.items() if self._providers.get(name) != got}
+        wanted = self.wanted_provider
+        new = {
+            name: got
+            for name, got in providers.items()
+            if self._providers.get(name) != got and (self.stats or (wanted is not None and got[:1] != [wanted]))
+        }
         if new:
             self._providers.update(new)
             text = ", ".join(f"{name} on {'+'.join(got)}" for name, got in new.items())
@@ -240,16 +276,66 @@ def cancelling_on_interrupt(session: Session) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _check_options(given: Mapping[str, Any]) -> None:
+    """What `Valley2.load`, `Valley2.session` and `Session.ask` would refuse, before a bundle is looked for."""
+    from valley2_edge.policy import Policy
+    from valley2_edge.runtime.native_call import unsigned
+    from valley2_edge.runtime.question import MAX_FRAMES
+    from valley2_edge.runtime.sampling import Sampling, check_whole
+
+    for name in ("threads", "context_length", "prefill_chunk"):
+        unsigned(name, given[name])
+    check_whole("frames", given["frames"], 1, MAX_FRAMES)
+    Policy(**_pick(given, [name.name for name in fields(Policy)]))
+    Sampling(**_pick(given, [name.name for name in fields(Sampling)]))
+    if given["provider"] is not None:
+        from valley2_edge.runtime.onnx_providers import choose_providers
+
+        _named("provider", lambda: choose_providers(given["provider"]))
+
+
+def _bytes_of(name: str, size: str | None) -> int:
+    """An amount of memory; 0 when none is given."""
+    least = 0 if name.endswith("cache") else 1
+    return 0 if size is None else _named(name, lambda: parse_bytes(size, least))
+
+
+def _named(name: str, check: Callable[[], Result]) -> Result:
+    """What a check returns; what is wrong is said with the option's name in front."""
+    try:
+        return check()
+    except InputError as error:
+        raise InputError(f"--{name.replace('_', '-')}: {error}") from error
+
+
 def _check_files(context: typer.Context, save: Path | None, resume: Path | None) -> None:
     """Mistakes that would otherwise show only when the work is done."""
-    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
-        raise InputError(f"--save {save} cannot be written: name a file in a directory that is there")
+    if save is not None:
+        _check_target(save, f"--save {save}")
     if resume is None:
         return
+    if not resume.is_file() or not _is_conversation(resume):
+        raise InputError(f"there is no saved conversation at {resume}")
     for name in SESSION_OPTIONS:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise InputError(f"--{name.replace('_', '-')} is the saved conversation's own: leave it out with --resume")
+
+
+def _check_target(path: Path, name: str) -> None:
+    """Refuses a place where no conversation can be saved, or where one would take another file's place."""
+    parent = path.absolute().parent
+    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{name} cannot be written: name a file in a directory that is there and yours")
+    if path.exists() and not (path.is_file() and _is_conversation(path)):
+        raise InputError(f"{name} is another file, which would be lost: name a new one, or a saved conversation")
+
+
+def _is_conversation(path: Path) -> bool:
+    """Whether a file begins as a saved conversation does, with a length and safetensors' header, or is empty."""
+    with path.open("rb") as stream:
+        head = stream.read(8 + len(_SESSION_HEAD))
+    return not head or head[8:] == _SESSION_HEAD
 
 
 def _pick(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

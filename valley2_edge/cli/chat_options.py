@@ -121,6 +121,14 @@ EagleMinTokens = Annotated[
         help="Least Eagle tokens of a picture, 4 when not given; smaller ones are enlarged.", rich_help_panel=_PICTURES
     ),
 ]
+MaxPicturePixels = Annotated[
+    int,
+    typer.Option(
+        metavar="COUNT",
+        help="Width times height of a picture at most; larger ones are refused before they are decoded.",
+        rich_help_panel=_PICTURES,
+    ),
+]
 Video = Annotated[
     Path | None,
     typer.Option(

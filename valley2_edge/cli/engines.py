@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from valley2_edge.bundle import Bundle, open_bundle
@@ -96,7 +95,7 @@ def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print the
             title = f"{titles.get(key.flavour, key.flavour)} {key.version}"
             name = f"{key.component} {key.precision}"
             cells = (name, str(key.most_rows), gpu, key.driver or "any", title, key.graph[:8])
-            table.add_row(*(escape(cell) for cell in cells), format_bytes(entry.size))
+            table.add_row(*cells, format_bytes(entry.size))
         console.print(table)
     print_line(console, f"{cache.directory}: {len(entries)} engines")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from valley2_edge.evaluation.compare import Comparison
@@ -17,7 +16,7 @@ def print_score(console: Console, score: Score) -> None:
     for task, result in score.tasks.items():
         share = result.accuracy
         row = (_percent(share.value), _percents(share), _percent(result.plain_accuracy))
-        table.add_row(escape(task), *row, str(result.count))
+        table.add_row(task, *row, str(result.count))
     table.add_section()
     row = (_percent(score.average.value), _percents(score.average), _percent(score.plain_average))
     table.add_row("average", *row, str(score.count))

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Generic, NoReturn, TypeVar
 
+from valley2_edge.cli.terminal import printable
+
 EXIT_INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # On Windows a wait without a time limit is deaf to Ctrl-C.
@@ -85,7 +87,7 @@ def leave(sentence: str, tidy: Callable[[], None] | None = None) -> NoReturn:
     """
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-        sys.stderr.write(f"valley2-edge: {sentence}\n")
+        sys.stderr.write(f"valley2-edge: {printable(sentence)}\n")
         sys.stderr.flush()
     try:
         if tidy is not None:

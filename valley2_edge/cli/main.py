@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import io
+import signal
 import sys
 import traceback
 import warnings
@@ -12,28 +15,20 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from valley2_edge.cli.bench import bench
-from valley2_edge.cli.chat import chat
-from valley2_edge.cli.convert import convert
-from valley2_edge.cli.demo import demo
-from valley2_edge.cli.engines import app as engines_app
-from valley2_edge.cli.eval import app as eval_app
-from valley2_edge.cli.export import export
-from valley2_edge.cli.inspect import inspect
-from valley2_edge.cli.plan import plan
-from valley2_edge.cli.verify import verify
-from valley2_edge.errors import Cancelled, Valley2Error, Valley2Warning
+from valley2_edge.cli.commands import LazyGroup
+from valley2_edge.cli.failure import sentence_of
+from valley2_edge.cli.streams import abandon_output, plug_closed_streams
+from valley2_edge.cli.terminal import printable
+from valley2_edge.errors import Cancelled, Valley2Warning
 from valley2_edge.version import __version__
 
 EXIT_BUG = 1
 EXIT_USER = 2
 EXIT_CANCELLED = 130
+EXIT_NO_READER = 141
+"""As of a process that SIGPIPE ends: whoever read stdout went away."""
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for command in (export, chat, demo, plan, inspect, verify, convert, bench):
-    app.command()(command)
-app.add_typer(eval_app, name="eval")
-app.add_typer(engines_app, name="engines")
+app = typer.Typer(cls=LazyGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
 def _show_version(wanted: bool) -> None:
@@ -55,6 +50,17 @@ def entry(
         typer.echo(context.get_help())
 
 
+def run_process() -> int:
+    """Runs the command line of this process, which ends afterwards."""
+    plug_closed_streams()
+    sys.unraisablehook = _hear_interrupt
+    code = main()
+    # What is left is the interpreter's own end: an impatient Ctrl-C ends it without a word.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -62,39 +68,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; None: the process's.
 
     Returns:
-        The exit code: 0, 1 for a bug or a failed verification, 2 for a user's mistake, 130 when interrupted.
+        The exit code: 0, 1 for a bug or a failed verification, 2 for a user's mistake, 130 when interrupted, 141 when
+        nobody reads stdout any more.
     """
     words, debug = _take_debug(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:
+        return _say("error: stdout is closed, so the result has nowhere to go", EXIT_USER)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A console that lacks a character shows another instead of ending the answer.
         sys.stdout.reconfigure(errors="replace")
     try:
         with warnings.catch_warnings():
-            _say_warnings()
-            return _run(words)
+            _say_warnings(debug)
+            code = _run(words)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        abandon_output()
+        return _say("cancelled", EXIT_CANCELLED)
+    except SystemExit as end:
+        # How the console that prints the help takes it when nobody reads.
+        if isinstance(end.__context__, BrokenPipeError):
+            return EXIT_NO_READER
+        raise
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            sys.stderr.write(printable(traceback.format_exc()))
         return _report(error)
 
 
 def _run(words: list[str]) -> int:
-    code = get_command(app).main(words, prog_name="valley2-edge", standalone_mode=False)
+    # Not through the command's own `main`, which answers a reader that went away with exit code 1.
+    command = get_command(app)
+    try:
+        with command.make_context("valley2-edge", words) as context:
+            code = command.invoke(context)
+    except typer.Exit as end:
+        code = end.exit_code
     return code if isinstance(code, int) else 0
 
 
-def _say_warnings() -> None:
-    """Shows our own warnings, each time, as one line; others stay as they are."""
+def _say_warnings(debug: bool) -> None:
+    """Shows every warning as one line, our own each time; with --debug others come with their place."""
     show = warnings.showwarning
 
     def say(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-        if issubclass(category, Valley2Warning):
-            _say(f"warning: {message}", 0)
-        else:
+        if debug and not issubclass(category, Valley2Warning):
             show(message, category, *rest, **named)
+        else:
+            _say(f"warning: {message}", 0)
 
     warnings.simplefilter("always", Valley2Warning)
     warnings.showwarning = say
+
+
+def _hear_interrupt(failed: sys.UnraisableHookArgs) -> None:
+    """Raises a Ctrl-C again that arrived where Python can only print and forget it, as in `__del__`."""
+    if failed.exc_type is KeyboardInterrupt:
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(failed)
 
 
 def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
@@ -106,21 +139,31 @@ def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _report(error: Exception) -> int:
-    if isinstance(error, Cancelled | typer.Abort):
+    abandon_output()
+    if isinstance(error, BrokenPipeError):
+        return EXIT_NO_READER
+    if isinstance(error, Cancelled | typer.Abort) or _was_interrupted(error):
         return _say("cancelled", EXIT_CANCELLED)
-    if isinstance(error, typer.TyperException):
-        return _say(f"error: {error.format_message()}", EXIT_USER)
-    if isinstance(error, Valley2Error):
-        return _say(f"error: {error}", EXIT_USER)
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return _say(f"error: {where}{error.strerror or error}", EXIT_USER)
-    if isinstance(error, MemoryError):
-        return _say("error: the memory of this machine does not suffice", EXIT_USER)
+    sentence = sentence_of(error)
+    if sentence is not None:
+        return _say(f"error: {sentence}", EXIT_USER)
     hint = "this is a bug in valley2-edge; run the command again with --debug to see where"
     return _say(f"error: {type(error).__name__}: {error}; {hint}", EXIT_BUG)
 
 
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C is behind an error: a module that is interrupted while it is imported may raise another."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _say(text: str, code: int) -> int:
-    sys.stderr.write(f"valley2-edge: {' '.join(text.split())}\n")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"valley2-edge: {' '.join(printable(text).split())}\n")
+        sys.stderr.flush()
     return code

@@ -39,7 +39,7 @@ def stats_table(statistics: Statistics, sampled: bool) -> Table:
         share = f"{statistics.accepted_tokens} of {statistics.drafted_tokens} drafted tokens"
         table.add_row("accepted", share, "", f"{statistics.tokens_per_step:.2f} tokens/step")
     if statistics.first_token_seconds is not None:
-        table.add_row("first token", "", _seconds(statistics.first_token_seconds), "")
+        table.add_row("first-token", "", _seconds(statistics.first_token_seconds), "")
     table.add_row(
         "total", f"ended by {_ENDS.get(statistics.stop or '', 'an error')}", _seconds(statistics.total_seconds), ""
     )

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
-from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
+from valley2_edge.cli.terminal import error_console, output_console, plain, print_line, stage_progress
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
 from valley2_edge.policy import PolicyName
@@ -156,7 +155,7 @@ def _status(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda text: None
         return
     with console.status("computing") as status:
-        yield lambda text: status.update(escape(text))
+        yield lambda text: status.update(plain(text))
 
 
 def _so_far(rows: list[Row]) -> str:
@@ -181,9 +180,8 @@ def _print_table(bundle: Bundle, rows: list[Row]) -> None:
     console = output_console()
     table = Table("case", "stage", "error", "tolerance", "result", "note")
     for row in rows:
-        cells = (row.case, row.stage, _format(row.error), _format(row.tolerance), row.note)
-        case, stage, error, tolerance, note = (escape(cell) for cell in cells)
-        table.add_row(case, stage, error, tolerance, "pass" if row.passed else "[bold red]FAIL[/]", note)
+        result = plain("pass") if row.passed else plain("FAIL", style="bold red")
+        table.add_row(row.case, row.stage, _format(row.error), _format(row.tolerance), result, row.note)
     console.print(table)
     failed = _failed(rows)
     verdict = f"all {len(rows)} rows passed"

@@ -103,11 +103,6 @@ class QueueEnd {
     const Queue &queue_;
 };
 
-void check_cancelled(const ForwardCall &call) {
-    if (call.cancelled != nullptr && call.cancelled->load(std::memory_order_relaxed))
-        fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
-}
-
 } // namespace
 
 CudaExecutor::CudaExecutor(const Decoder &decoder, CudaDecoder &device_decoder, KvPrecision precision,
@@ -273,7 +268,7 @@ void CudaExecutor::enqueue_step(size_t rows, size_t segments) {
 // Recorded once for every number of rows and every doubling of the keys, then replayed: launching hundreds of kernels
 // one by one would take longer than some of them.
 void CudaExecutor::run_step(const ForwardCall &call) {
-    check_cancelled(call);
+    require_going(call.stop);
     size_t segments = 1;
     while (segments < segments_for(call.position + call.count))
         segments *= 2;
@@ -300,7 +295,7 @@ void CudaExecutor::run_prefill(const ForwardCall &call) {
     CudaPass pass(decoder_, on_device_, cache_, scratch_, queue_, call.count, 0);
     Mark marks[2] = {Mark(device_), Mark(device_)};
     for (size_t layer = 0; layer < layers; ++layer) {
-        check_cancelled(call);
+        require_going(call.stop);
         pass.project_qkv(layer);
         const bool last = layer + 1 == config.layers;
         if (last)

@@ -81,6 +81,27 @@ V2E_API const char *v2e_last_error(void);
 /* The library's version, "major.minor.patch". */
 V2E_API const char *v2e_version(void);
 
+/* ---------------------------------------------------------------- events */
+
+typedef enum v2e_event_kind {
+    V2E_EVENT_PREFILL = 1, /* done of total positions are in the KV cache */
+    V2E_EVENT_TOKEN = 2,   /* a token was chosen; done counts the new tokens */
+    V2E_EVENT_LAYER = 3,   /* done of total layers of a vision tower are computed */
+    V2E_EVENT_PIXELS = 4   /* a picture is resized or cut, for some milliseconds since the last event; no numbers */
+} v2e_event_kind;
+
+typedef struct v2e_event {
+    size_t struct_size;
+    v2e_event_kind kind;
+    uint64_t done;
+    uint64_t total;
+    int32_t token;     /* V2E_EVENT_TOKEN only */
+    double elapsed_ms; /* since the call began */
+} v2e_event;
+
+/* Return 0 to go on; anything else cancels the call. */
+typedef int (*v2e_event_callback)(const v2e_event *event, void *user_data);
+
 /* ---------------------------------------------------------------- geometry
  * How one picture becomes tiles, patches and tokens. Pure arithmetic: docs/valley2.md, "Pictures". */
 
@@ -96,6 +117,8 @@ typedef struct v2e_geometry_options {
     uint64_t eagle_max_pixels;
     const uint32_t *canvases; /* (canvas_count, 2): candidate canvas width, height in pixels, in order of preference */
     size_t canvas_count;
+    v2e_event_callback callback; /* hears V2E_EVENT_PIXELS in v2e_make_tiles and v2e_make_patches; NULL: nobody does */
+    void *user_data;             /* of the callback */
 } v2e_geometry_options;
 
 typedef struct v2e_geometry {
@@ -139,26 +162,6 @@ V2E_API v2e_status v2e_make_patches(const uint8_t *picture, const v2e_geometry *
  * (siglip_tokens, channels): global view, then the stitched, un-padded and pooled tiles. */
 V2E_API v2e_status v2e_stitch_tiles(const float *tile_tokens, const v2e_geometry *geometry,
                                     const v2e_geometry_options *options, uint32_t channels, float *tokens);
-
-/* ---------------------------------------------------------------- events */
-
-typedef enum v2e_event_kind {
-    V2E_EVENT_PREFILL = 1, /* done of total positions are in the KV cache */
-    V2E_EVENT_TOKEN = 2,   /* a token was chosen; done counts the new tokens */
-    V2E_EVENT_LAYER = 3    /* done of total layers of a vision tower are computed */
-} v2e_event_kind;
-
-typedef struct v2e_event {
-    size_t struct_size;
-    v2e_event_kind kind;
-    uint64_t done;
-    uint64_t total;
-    int32_t token;     /* V2E_EVENT_TOKEN only */
-    double elapsed_ms; /* since the call began */
-} v2e_event;
-
-/* Return 0 to go on; anything else cancels the call. */
-typedef int (*v2e_event_callback)(const v2e_event *event, void *user_data);
 
 /* ---------------------------------------------------------------- model */
 
@@ -350,7 +353,8 @@ V2E_API v2e_status v2e_session_prefill(v2e_session *session, const v2e_segment *
 V2E_API v2e_status v2e_session_logits(const v2e_session *session, size_t rows, float *logits);
 
 /* Chooses tokens from the kept logits, reports each as an event and decodes it. Every reported token is in the
- * KV cache when the call returns, cancelled or not. */
+ * session when the call returns, cancelled or not; one whose step a cancel cut short has no logits yet, and the next
+ * call of prefill, generate or save decodes it first. */
 V2E_API v2e_status v2e_session_generate(v2e_session *session, const v2e_generate_options *options,
                                         v2e_event_callback callback, void *user_data, v2e_stop_reason *reason);
 
@@ -385,8 +389,9 @@ V2E_API v2e_status v2e_session_load(const v2e_model *model, const char *path, co
 /* The note that the session was loaded with; "" when it was not loaded. Valid until the session is closed. */
 V2E_API const char *v2e_session_note(const v2e_session *session);
 
-/* Stops the running call, or else the next one, with V2E_ERROR_CANCELLED, within one layer of one prefill chunk or
- * one decode step. Stays in force until v2e_session_resume. */
+/* Stops the running call, or else the next ones, with V2E_ERROR_CANCELLED, at the next piece of work of each thread:
+ * some milliseconds on the processor, two layers of a chunk or one step on a GPU. Stays in force until
+ * v2e_session_resume. */
 V2E_API void v2e_session_cancel(v2e_session *session);
 V2E_API void v2e_session_resume(v2e_session *session);
 
@@ -455,8 +460,8 @@ V2E_API v2e_status v2e_tower_plan(const v2e_tower *tower, size_t count, v2e_towe
 V2E_API v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input, float *output,
                                  v2e_event_callback callback, void *user_data);
 V2E_API v2e_status v2e_tower_vocabulary_of(const v2e_tower *tower, v2e_tower_vocabulary *vocabulary);
-/* Stops the running call, or else the next one, with V2E_ERROR_CANCELLED, within one layer. Stays in force until
- * v2e_tower_resume. */
+/* Stops the running call, or else the next ones, with V2E_ERROR_CANCELLED, at the next piece of work of each thread:
+ * some milliseconds. Stays in force until v2e_tower_resume. */
 V2E_API void v2e_tower_cancel(v2e_tower *tower);
 V2E_API void v2e_tower_resume(v2e_tower *tower);
 /* NULL is allowed. */

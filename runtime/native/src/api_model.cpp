@@ -260,6 +260,20 @@ void v2e_session_cancel(v2e_session *session) {
         session->session.cancel();
 }
 
+// Not in valley2.h: for tests, which cancel at a look of a given number and count the looks after it.
+extern "C" {
+V2E_API void v2e_private_session_cancel_at(v2e_session *session, uint64_t look);
+V2E_API uint64_t v2e_private_session_looks(v2e_session *session);
+}
+
+void v2e_private_session_cancel_at(v2e_session *session, uint64_t look) {
+    session->session.stop_flag().set_at_look(look);
+}
+
+uint64_t v2e_private_session_looks(v2e_session *session) {
+    return session->session.stop_flag().looks();
+}
+
 void v2e_session_resume(v2e_session *session) {
     if (session != nullptr)
         session->session.resume();

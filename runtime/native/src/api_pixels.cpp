@@ -6,6 +6,7 @@
 #include "valley2.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 namespace v2e {
@@ -16,6 +17,20 @@ void require_size(Size size) {
         fail(V2E_ERROR_INPUT, "Cannot resize from or to %u x %u pixels; each side must be 1 to %u.", size.width,
              size.height, largest_side);
     }
+}
+
+// Asks the caller of the options while pixels are computed.
+PixelMeter meter_of(const v2e_geometry_options *options) {
+    const v2e_geometry_options given = read_options(options);
+    if (given.callback == nullptr)
+        return PixelMeter({});
+    return PixelMeter([given, begin = std::chrono::steady_clock::now()] {
+        v2e_event event{};
+        event.struct_size = sizeof event;
+        event.kind = V2E_EVENT_PIXELS;
+        event.elapsed_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+        return given.callback(&event, given.user_data) == 0;
+    });
 }
 
 } // namespace
@@ -35,7 +50,8 @@ v2e_status v2e_resize(const uint8_t *source, uint32_t width, uint32_t height, ui
         v2e::require(destination, "destination");
         v2e::require_size({width, height});
         v2e::require_size({new_width, new_height});
-        v2e::resize(source, {width, height}, destination, {new_width, new_height});
+        v2e::PixelMeter meter({});
+        v2e::resize(source, {width, height}, destination, {new_width, new_height}, meter);
     });
 }
 
@@ -45,7 +61,8 @@ v2e_status v2e_make_tiles(const uint8_t *picture, const v2e_geometry *geometry, 
         v2e::require(picture, "picture");
         v2e::require(tiles, "tiles");
         const v2e::GeometryOptions complete = v2e::complete_options(options);
-        v2e::make_tiles(picture, v2e::confirm_geometry(geometry, complete), complete, tiles);
+        v2e::PixelMeter meter = v2e::meter_of(options);
+        v2e::make_tiles(picture, v2e::confirm_geometry(geometry, complete), complete, tiles, meter);
     });
 }
 
@@ -56,7 +73,8 @@ v2e_status v2e_make_patches(const uint8_t *picture, const v2e_geometry *geometry
         v2e::require(patches, "patches");
         v2e::require(positions, "positions");
         const v2e::GeometryOptions complete = v2e::complete_options(options);
-        v2e::make_patches(picture, v2e::confirm_geometry(geometry, complete), patches, positions);
+        v2e::PixelMeter meter = v2e::meter_of(options);
+        v2e::make_patches(picture, v2e::confirm_geometry(geometry, complete), patches, positions, meter);
     });
 }
 

@@ -108,6 +108,7 @@ v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input, float *
         require(output, "output");
         cost_of(*tower->tower, given.count);
         Tower &opened = *tower->tower;
+        opened.engine().stop().begin_call();
         try {
             opened.run({given.values, given.positions, given.count, output, Reporter(callback, user_data)});
         } catch (const Failure &) {
@@ -134,12 +135,26 @@ v2e_status v2e_tower_vocabulary_of(const v2e_tower *tower, v2e_tower_vocabulary 
 
 void v2e_tower_cancel(v2e_tower *tower) {
     if (tower != nullptr)
-        tower->tower->engine().cancel();
+        tower->tower->engine().stop().set();
+}
+
+// Not in valley2.h: for tests, as of sessions.
+extern "C" {
+V2E_API void v2e_private_tower_cancel_at(v2e_tower *tower, uint64_t look);
+V2E_API uint64_t v2e_private_tower_looks(v2e_tower *tower);
+}
+
+void v2e_private_tower_cancel_at(v2e_tower *tower, uint64_t look) {
+    tower->tower->engine().stop().set_at_look(look);
+}
+
+uint64_t v2e_private_tower_looks(v2e_tower *tower) {
+    return tower->tower->engine().stop().looks();
 }
 
 void v2e_tower_resume(v2e_tower *tower) {
     if (tower != nullptr)
-        tower->tower->engine().resume();
+        tower->tower->engine().stop().clear();
 }
 
 void v2e_tower_close(v2e_tower *tower) {

@@ -11,17 +11,15 @@ namespace {
 
 constexpr size_t PARALLEL_FLOATS = 1 << 15;   // fewer are done before the other threads are awake
 constexpr size_t PARALLEL_PRODUCTS = 1 << 17; // of attention, likewise
+constexpr size_t MOST_TASK_ROWS = 64;         // between two looks at the stop flag
 
 // Runs body(row) for every row; in parallel where `floats` a row make that worth while.
 template <class Body>
-void for_rows(ThreadPool &pool, size_t count, size_t floats, Body &&body) {
-    if (count < 2 || count * floats < PARALLEL_FLOATS) {
-        for (size_t row = 0; row < count; ++row)
-            body(row);
-        return;
-    }
-    const size_t tasks = std::min<size_t>(count, 4 * pool.threads());
-    pool.run(tasks, [&](size_t task) {
+void for_rows(ThreadPool &pool, const StopFlag *stop, size_t count, size_t floats, Body &&body) {
+    const size_t threads = count * floats < PARALLEL_FLOATS ? 1 : pool.threads();
+    const size_t tasks = threads == 1 ? (count + MOST_TASK_ROWS - 1) / MOST_TASK_ROWS
+                                      : std::min(count, std::max(4 * threads, count / MOST_TASK_ROWS));
+    pool.run_workers(threads, tasks, stop, [&](size_t, size_t task) {
         for (size_t row = count * task / tasks; row < count * (task + 1) / tasks; ++row)
             body(row);
     });
@@ -85,13 +83,13 @@ class Chunk {
   public:
     Chunk(const Decoder &decoder, KvCache &cache, ForwardScratch &scratch, const ForwardCall &call)
         : decoder_(decoder), config_(decoder.config()), kernels_(decoder.elementwise()), cache_(cache),
-          scratch_(scratch), call_(call) {}
+          scratch_(scratch), call_(call) {
+        scratch_.linear.stop = call.stop;
+    }
 
     void run() {
         make_rotation();
         for (size_t layer = call_.first_layer; layer < config_.layers; ++layer) {
-            if (call_.cancelled != nullptr && call_.cancelled->load(std::memory_order_relaxed))
-                fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
             project_qkv(layer);
             if (layer + 1 == config_.layers)
                 first_ = call_.count - call_.logit_rows;
@@ -136,7 +134,7 @@ class Chunk {
 void Chunk::make_rotation() {
     const std::vector<float> &frequencies = decoder_.inverse_frequencies();
     const size_t half = frequencies.size();
-    for_rows(decoder_.pool(), call_.count, half * 32, [&](size_t row) {
+    for_rows(decoder_.pool(), call_.stop, call_.count, half * 32, [&](size_t row) {
         const auto position = static_cast<float>(call_.position + row);
         for (size_t k = 0; k < half; ++k) {
             const auto angle = static_cast<double>(position * frequencies[k]);
@@ -149,7 +147,7 @@ void Chunk::make_rotation() {
 // RMSNorm after Zhang and Sennrich (2019), "Root Mean Square Layer Normalization", of hidden into normed.
 void Chunk::normalise(const float *weight, const std::string &input_stage, const std::string &norm_stage) {
     NumericCheck input, output;
-    for_rows(decoder_.pool(), rows(), config_.hidden_size, [&](size_t index) {
+    for_rows(decoder_.pool(), call_.stop, rows(), config_.hidden_size, [&](size_t index) {
         const size_t row = first_ + index;
         const float sum = kernels_.square_sum(hidden(row), config_.hidden_size);
         input.note(std::isfinite(sum));
@@ -175,7 +173,7 @@ void Chunk::store_rows(size_t layer) {
     const size_t head_size = config_.head_size, half = head_size / 2, cached = layer - call_.first_layer;
     const KvPrecision precision = cache_.precision();
     NumericCheck check;
-    for_rows(decoder_.pool(), call_.count, 2 * config_.qkv_size(), [&](size_t row) {
+    for_rows(decoder_.pool(), call_.stop, call_.count, 2 * config_.qkv_size(), [&](size_t row) {
         check.note(kernels_.is_finite(qkv(row), config_.qkv_size()));
         kernels_.rotate(qkv(row), config_.heads + config_.kv_heads, head_size, scratch_.cosine.data() + row * half,
                         scratch_.sine.data() + row * half);
@@ -231,6 +229,7 @@ AttentionTask Chunk::attention_task(size_t layer, const AttentionPlan &plan, siz
     task.heads = std::min(plan.heads, group - part * plan.heads);
     task.head_size = config_.head_size;
     task.score_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_size)));
+    task.stop = call_.stop;
     return task;
 }
 
@@ -238,10 +237,8 @@ AttentionTask Chunk::attention_task(size_t layer, const AttentionPlan &plan, siz
 template <class Body>
 void Chunk::for_attention(size_t threads, size_t count, Body &&body) {
     const size_t floats = attention_scratch_floats(config_.head_size);
-    std::atomic<size_t> next{0};
-    decoder_.pool().run(std::min(threads, count), [&](size_t worker) {
-        for (size_t index = next.fetch_add(1); index < count; index = next.fetch_add(1))
-            body(index, scratch_.attention.data() + worker * floats);
+    decoder_.pool().run_workers(threads, count, call_.stop, [&](size_t worker, size_t index) {
+        body(index, scratch_.attention.data() + worker * floats);
     });
 }
 
@@ -282,7 +279,7 @@ void Chunk::compute_logits() {
     decoder_.linear().apply(decoder_.head(), normed(first_), rows(), config_.hidden_size, call_.logits,
                             config_.vocabulary_size, scratch_.linear);
     NumericCheck check;
-    for_rows(decoder_.pool(), rows(), config_.vocabulary_size, [&](size_t index) {
+    for_rows(decoder_.pool(), call_.stop, rows(), config_.vocabulary_size, [&](size_t index) {
         check.note(kernels_.is_finite(call_.logits + index * config_.vocabulary_size, config_.vocabulary_size));
     });
     check.require("the logits");

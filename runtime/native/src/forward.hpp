@@ -4,8 +4,8 @@
 #include "decoder.hpp"
 #include "kv_cache.hpp"
 #include "platform.hpp"
+#include "stop_flag.hpp"
 
-#include <atomic>
 #include <cstddef>
 
 namespace v2e {
@@ -30,14 +30,14 @@ struct ForwardScratch {
 size_t split_attention_floats(const DecoderConfig &config, size_t rows, size_t positions, size_t threads);
 
 struct ForwardCall {
-    size_t position;                    // of the chunk's first row, in the session
-    size_t count;                       // rows of scratch.hidden that hold embeddings
-    size_t logit_rows;                  // of the chunk's end; 0 to count
-    float *logits;                      // (logit_rows, vocabulary_size)
-    const std::atomic<bool> *cancelled; // looked at in every layer; may be null
-    size_t first_layer;                 // that the rows have not been through; the cache holds no layers before it
-    bool step;                          // of a decode: at most 16 rows, and all have logits
-    int32_t *best; // (logit_rows,): of a step whose logits may stay with the executor: the largest; else null
+    size_t position;      // of the chunk's first row, in the session
+    size_t count;         // rows of scratch.hidden that hold embeddings
+    size_t logit_rows;    // of the chunk's end; 0 to count
+    float *logits;        // (logit_rows, vocabulary_size)
+    const StopFlag *stop; // looked at between two pieces of work; may be null
+    size_t first_layer;   // that the rows have not been through; the cache holds no layers before it
+    bool step;            // of a decode: at most 16 rows, and all have logits
+    int32_t *best;        // (logit_rows,): of a step whose logits may stay with the executor: the largest; else null
 };
 
 // Puts the chunk's keys and values into the cache, which has room for them, and computes the logits. The bits of a row

@@ -42,10 +42,10 @@ const std::array<Table, channels> &eagle_tables() {
 // Owns the result of a resize, or looks at the source when the size does not change.
 class ResizedPicture {
   public:
-    ResizedPicture(const uint8_t *source, Size size, Size new_size) : pixels_(source) {
+    ResizedPicture(const uint8_t *source, Size size, Size new_size, PixelMeter &meter) : pixels_(source) {
         if (size != new_size) {
             owned_.resize(channels * new_size.width * new_size.height);
-            resize(source, size, owned_.data(), new_size);
+            resize(source, size, owned_.data(), new_size, meter);
             pixels_ = owned_.data();
         }
     }
@@ -111,29 +111,32 @@ void write_patch(const uint8_t *pixels, size_t pitch, float *patch) {
 
 } // namespace
 
-void make_tiles(const uint8_t *picture, const v2e_geometry &geometry, const GeometryOptions &options, float *tiles) {
+void make_tiles(const uint8_t *picture, const v2e_geometry &geometry, const GeometryOptions &options, float *tiles,
+                PixelMeter &meter) {
     const Size size{geometry.width, geometry.height};
     const size_t tile_size = options.tile_size;
     const size_t tile_values = channels * tile_size * tile_size;
 
-    const ResizedPicture view(picture, size, {options.tile_size, options.tile_size});
+    const ResizedPicture view(picture, size, {options.tile_size, options.tile_size}, meter);
     write_tile(view.pixels(), tile_size * channels, {0, 0, 0, 0, tile_size, tile_size}, tile_size, tiles);
     if (geometry.tile_count == 1) {
         return;
     }
-    const ResizedPicture resized(picture, size, {geometry.resized_width, geometry.resized_height});
+    const ResizedPicture resized(picture, size, {geometry.resized_width, geometry.resized_height}, meter);
     for (size_t row = 0; row < geometry.grid_rows; ++row) {
         const Span rows = intersect(geometry.paste_y, geometry.resized_height, row * tile_size, tile_size);
         for (size_t column = 0; column < geometry.grid_columns; ++column) {
             const Span columns = intersect(geometry.paste_x, geometry.resized_width, column * tile_size, tile_size);
             const Overlap overlap{columns.source, rows.source, columns.tile, rows.tile, columns.length, rows.length};
             tiles += tile_values;
+            meter.add(tile_values);
             write_tile(resized.pixels(), geometry.resized_width * channels, overlap, tile_size, tiles);
         }
     }
 }
 
-void make_patches(const uint8_t *picture, const v2e_geometry &geometry, float *patches, int64_t *positions) {
+void make_patches(const uint8_t *picture, const v2e_geometry &geometry, float *patches, int64_t *positions,
+                  PixelMeter &meter) {
     if (geometry.eagle_patches == 0) {
         fail(V2E_ERROR_INPUT, "The options have no Eagle branch, so there are no patches to make.");
     }
@@ -141,14 +144,15 @@ void make_patches(const uint8_t *picture, const v2e_geometry &geometry, float *p
     const Size fetch{geometry.fetch_width, geometry.fetch_height};
     const Size eagle{geometry.eagle_width, geometry.eagle_height};
     // Two resizes are not one: above the second limit each blurs and rounds on its own.
-    const ResizedPicture fetched(picture, size, fetch);
-    const ResizedPicture resized(fetched.pixels(), fetch, eagle);
+    const ResizedPicture fetched(picture, size, fetch, meter);
+    const ResizedPicture resized(fetched.pixels(), fetch, eagle, meter);
     const size_t pitch = eagle.width * channels;
     const size_t patch_values = channels * eagle_patch_size * eagle_patch_size;
     const size_t rows = eagle.height / eagle_patch_size;
     const size_t columns = eagle.width / eagle_patch_size;
     for (size_t block_row = 0; block_row < rows; block_row += eagle_block_size) {
         for (size_t block_column = 0; block_column < columns; block_column += eagle_block_size) {
+            meter.add(eagle_block_size * eagle_block_size * patch_values);
             for (size_t index = 0; index < eagle_block_size * eagle_block_size; ++index) {
                 const size_t row = block_row + index / eagle_block_size;
                 const size_t column = block_column + index % eagle_block_size;

@@ -14,6 +14,7 @@ constexpr int precision_bits = 32 - 8 - 2; // of a weight; eight for the pixel a
 constexpr int32_t one_half = 1 << (precision_bits - 1);
 constexpr double cubic_support = 2.0;
 constexpr size_t channels = 3;
+constexpr size_t KERNEL_PRODUCTS = 8; // of one weight
 
 // Keys' cubic convolution kernel with a = -0.5 ("Cubic convolution interpolation for digital image processing", 1981).
 double cubic(double x) {
@@ -47,7 +48,7 @@ int32_t to_fixed_point(double weight) {
 }
 
 // The order of every operation is Pillow's: one rounding elsewhere changes pixels.
-Axis make_axis(uint32_t side, uint32_t new_side) {
+Axis make_axis(uint32_t side, uint32_t new_side, PixelMeter &meter) {
     const double scale = static_cast<double>(side) / new_side;
     const double filter_scale = std::max(scale, 1.0);
     const double support = cubic_support * filter_scale;
@@ -64,6 +65,7 @@ Axis make_axis(uint32_t side, uint32_t new_side) {
         const auto first = static_cast<int64_t>(std::max(center - support + 0.5, 0.0));
         const int64_t end = std::min(static_cast<int64_t>(center + support + 0.5), static_cast<int64_t>(side));
         const auto count = static_cast<size_t>(end - first);
+        meter.add(count * KERNEL_PRODUCTS);
         double sum = 0.0;
         for (size_t tap = 0; tap < count; ++tap) {
             const double input = static_cast<double>(tap + static_cast<size_t>(first));
@@ -84,8 +86,11 @@ uint8_t to_pixel(int32_t accumulated) {
 }
 
 // row: (side, 3); result: (new_side, 3).
-void resample_row(const Axis &axis, const uint8_t *row, uint8_t *result) {
+void resample_row(const Axis &axis, const uint8_t *row, uint8_t *result, PixelMeter &meter) {
+    const size_t products = axis.stride * channels, piece = PixelMeter::pieces(products);
     for (size_t position = 0; position < axis.windows.size(); ++position) {
+        if (position % piece == 0)
+            meter.add(std::min(piece, axis.windows.size() - position) * products);
         const auto [first, count] = axis.windows[position];
         const uint8_t *pixel = row + first * channels;
         const int32_t *weights = axis.weights_of(position);
@@ -106,13 +111,15 @@ void resample_row(const Axis &axis, const uint8_t *row, uint8_t *result) {
 
 // Blends the input rows of one output row. row_at(row) points to (length) bytes; result: (length).
 template <class RowAt>
-void blend_rows(const Axis &axis, size_t position, const RowAt &row_at, size_t length, uint8_t *result) {
+void blend_rows(const Axis &axis, size_t position, const RowAt &row_at, size_t length, uint8_t *result,
+                PixelMeter &meter) {
     constexpr size_t block = 1024; // the sums stay in the first-level cache
     std::array<int32_t, block> sums;
     const auto [first, count] = axis.windows[position];
     const int32_t *weights = axis.weights_of(position);
     for (size_t start = 0; start < length; start += block) {
         const size_t size = std::min(block, length - start);
+        meter.add(size * count);
         std::fill_n(sums.begin(), size, one_half);
         for (size_t tap = 0; tap < count; ++tap) {
             const uint8_t *row = row_at(first + tap) + start;
@@ -134,38 +141,40 @@ bool is_vertical_first(Size size, Size new_size) {
     return lost_rows > 0 && lost_rows > 2 * lost_columns;
 }
 
-void resample_horizontally(const uint8_t *source, Size size, uint8_t *destination, Size new_size) {
-    const Axis axis = make_axis(size.width, new_size.width);
+void resample_horizontally(const uint8_t *source, Size size, uint8_t *destination, Size new_size, PixelMeter &meter) {
+    const Axis axis = make_axis(size.width, new_size.width, meter);
     for (size_t y = 0; y < size.height; ++y) {
-        resample_row(axis, source + y * size.width * channels, destination + y * new_size.width * channels);
+        resample_row(axis, source + y * size.width * channels, destination + y * new_size.width * channels, meter);
     }
 }
 
-void resample_vertically(const uint8_t *source, Size size, uint8_t *destination, Size new_size) {
+void resample_vertically(const uint8_t *source, Size size, uint8_t *destination, Size new_size, PixelMeter &meter) {
     const size_t pitch = size.width * channels;
-    const Axis axis = make_axis(size.height, new_size.height);
+    const Axis axis = make_axis(size.height, new_size.height, meter);
     const auto row_at = [&](size_t row) { return source + row * pitch; };
     for (size_t y = 0; y < new_size.height; ++y) {
-        blend_rows(axis, y, row_at, pitch, destination + y * pitch);
+        blend_rows(axis, y, row_at, pitch, destination + y * pitch, meter);
     }
 }
 
-void resample_vertically_first(const uint8_t *source, Size size, uint8_t *destination, Size new_size) {
+void resample_vertically_first(const uint8_t *source, Size size, uint8_t *destination, Size new_size,
+                               PixelMeter &meter) {
     const size_t source_pitch = size.width * channels;
-    const Axis vertical = make_axis(size.height, new_size.height);
-    const Axis horizontal = make_axis(size.width, new_size.width);
+    const Axis vertical = make_axis(size.height, new_size.height, meter);
+    const Axis horizontal = make_axis(size.width, new_size.width, meter);
     std::vector<uint8_t> blended(source_pitch);
     const auto row_at = [&](size_t row) { return source + row * source_pitch; };
     for (size_t y = 0; y < new_size.height; ++y) {
-        blend_rows(vertical, y, row_at, source_pitch, blended.data());
-        resample_row(horizontal, blended.data(), destination + y * new_size.width * channels);
+        blend_rows(vertical, y, row_at, source_pitch, blended.data(), meter);
+        resample_row(horizontal, blended.data(), destination + y * new_size.width * channels, meter);
     }
 }
 
-void resample_horizontally_first(const uint8_t *source, Size size, uint8_t *destination, Size new_size) {
+void resample_horizontally_first(const uint8_t *source, Size size, uint8_t *destination, Size new_size,
+                                 PixelMeter &meter) {
     const size_t pitch = new_size.width * channels;
-    const Axis vertical = make_axis(size.height, new_size.height);
-    const Axis horizontal = make_axis(size.width, new_size.width);
+    const Axis vertical = make_axis(size.height, new_size.height, meter);
+    const Axis horizontal = make_axis(size.width, new_size.width, meter);
     // The horizontally resampled rows that the current output row reads. Its window only moves on.
     std::vector<uint8_t> ring(vertical.stride * pitch);
     const auto row_at = [&](size_t row) { return ring.data() + row % vertical.stride * pitch; };
@@ -173,25 +182,25 @@ void resample_horizontally_first(const uint8_t *source, Size size, uint8_t *dest
     for (size_t y = 0; y < new_size.height; ++y) {
         const auto [first, count] = vertical.windows[y];
         for (next = std::max(next, first); next < first + count; ++next) {
-            resample_row(horizontal, source + next * size.width * channels, row_at(next));
+            resample_row(horizontal, source + next * size.width * channels, row_at(next), meter);
         }
-        blend_rows(vertical, y, row_at, pitch, destination + y * pitch);
+        blend_rows(vertical, y, row_at, pitch, destination + y * pitch, meter);
     }
 }
 
 } // namespace
 
-void resize(const uint8_t *source, Size size, uint8_t *destination, Size new_size) {
+void resize(const uint8_t *source, Size size, uint8_t *destination, Size new_size, PixelMeter &meter) {
     if (size == new_size) {
         std::memcpy(destination, source, static_cast<size_t>(size.width) * size.height * channels);
     } else if (size.height == new_size.height) {
-        resample_horizontally(source, size, destination, new_size);
+        resample_horizontally(source, size, destination, new_size, meter);
     } else if (size.width == new_size.width) {
-        resample_vertically(source, size, destination, new_size);
+        resample_vertically(source, size, destination, new_size, meter);
     } else if (is_vertical_first(size, new_size)) {
-        resample_vertically_first(source, size, destination, new_size);
+        resample_vertically_first(source, size, destination, new_size, meter);
     } else {
-        resample_horizontally_first(source, size, destination, new_size);
+        resample_horizontally_first(source, size, destination, new_size, meter);
     }
 }
 

@@ -2,12 +2,14 @@
 #pragma once
 
 #include "geometry.hpp"
+#include "pixel_meter.hpp"
 
 #include <cstdint>
 
 namespace v2e {
 
-// source: (size.height, size.width, 3); destination: (new_size.height, new_size.width, 3).
-void resize(const uint8_t *source, Size size, uint8_t *destination, Size new_size);
+// source: (size.height, size.width, 3); destination: (new_size.height, new_size.width, 3). The meter may end it with
+// V2E_ERROR_CANCELLED.
+void resize(const uint8_t *source, Size size, uint8_t *destination, Size new_size, PixelMeter &meter);
 
 } // namespace v2e

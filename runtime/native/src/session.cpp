@@ -82,6 +82,7 @@ class Session::Turn {
     explicit Turn(Session &session) : session_(session) {
         if (session.busy_.exchange(true))
             fail(V2E_ERROR_INPUT, "The session is busy with another call.");
+        session.stop_.begin_call();
     }
     ~Turn() {
         // Pages that a failed call does not need.
@@ -205,11 +206,15 @@ void Session::reserve_cache(size_t first_written, size_t positions) {
 void Session::share() noexcept {
     if (prefixes_ == nullptr || keys_.empty())
         return;
+    const PositionKey last = keys_.back();
+    keys_.resize(keys_.size() - undecoded_);
     try {
         prefixes_->insert(keys_, *executor_->host_cache());
     } catch (const std::bad_alloc &) {
         prefixes_->trim(); // what nobody waits for is not worth a failure
     }
+    if (undecoded_)
+        keys_.push_back(last); // where it was: this needs no memory
 }
 
 size_t Session::count_positions(const v2e_segment *segments, size_t segment_count) const {
@@ -242,9 +247,18 @@ void Session::check_room(size_t positions) const {
              positions, length(), context_length_);
 }
 
-void Session::check_cancelled() const {
-    if (cancelled_.load(std::memory_order_relaxed))
-        fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
+// Decodes the last token where a cancel cut that short.
+void Session::catch_up(const StopFlag *stop) {
+    if (!undecoded_)
+        return;
+    executor_->reserve_rows(1);
+    reserve_cache(length() - 1, length());
+    step_.assign(1, history_.tokens().back());
+    row_ = 0;
+    run_step(length() - 1, false, stop);
+    undecoded_ = false;
+    ++counters_.steps;
+    ++counters_.tokens;
 }
 
 void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t logit_rows, EventSink sink) {
@@ -254,7 +268,8 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     const size_t first_kept = total - kept;
     const size_t vocabulary = decoder_.config().vocabulary_size;
     const Progress progress(sink, V2E_EVENT_PREFILL, total);
-    check_cancelled();
+    require_going(&stop_);
+    catch_up(&stop_);
     drop_draft();   // the prompt takes its place in the cache
     fetch_logits(); // and its logits those of the last step, which must stay if it fails
 
@@ -273,7 +288,7 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
         const size_t end = done + call.count, first_row = std::max(done, first_kept); // with logits
         call.logit_rows = end - std::min(end, first_row);
         call.logits = new_logits.data() + (first_row - first_kept) * vocabulary;
-        call.cancelled = &cancelled_;
+        call.stop = &stop_;
         reader.read(call.count, executor_->embeddings()); // (count, hidden_size)
         compute(call);
         done = end;
@@ -336,17 +351,20 @@ void Session::learn_from(int32_t token) {
         plan_.note_token(history_.repeat().length, follower == token);
 }
 
-// Appends a token, and a draft behind it, whose places in the cache are reserved. It has been reported already, so
-// nothing cancels it.
+// Appends a token, and a draft behind it, whose places in the cache are reserved. It has been reported already: a
+// cancel leaves it in the session, and the next call decodes it.
 void Session::decode(int32_t token, size_t most_drafted, bool always, const Sampler &sampler) {
     const size_t position = length();
     append(token);
     make_step(token, always ? most_drafted : plan_.length(history_.repeat().length, most_drafted), sampler);
     try {
-        run_step(position, sampler.narrowing().count > 0);
+        run_step(position, sampler.narrowing().count > 0, &stop_);
     } catch (...) {
-        history_.truncate(position);
-        keys_.resize(position);
+        undecoded_ = stop_.stops();
+        if (!undecoded_) {
+            history_.truncate(position);
+            keys_.resize(position);
+        }
         forget_logits(); // a failure leaves none to go on from
         throw;
     }
@@ -366,7 +384,7 @@ void Session::make_step(int32_t token, size_t drafted, const Sampler &sampler) {
 }
 
 // The logits of what follows each token of the step.
-void Session::run_step(size_t position, bool leave_logits) {
+void Session::run_step(size_t position, bool leave_logits, const StopFlag *stop) {
     best_.resize(step_.size());
     logits_.resize(std::max(logits_.size(), step_.size() * decoder_.config().vocabulary_size));
     decoder_.embed(step_.data(), step_.size(), executor_->embeddings());
@@ -375,6 +393,7 @@ void Session::run_step(size_t position, bool leave_logits) {
     call.count = step_.size();
     call.logit_rows = step_.size();
     call.logits = logits_.data();
+    call.stop = stop;
     call.step = true;
     call.best = leave_logits ? best_.data() : nullptr;
     const auto begin = std::chrono::steady_clock::now();
@@ -384,7 +403,7 @@ void Session::run_step(size_t position, bool leave_logits) {
         if (failure.status != V2E_ERROR_NUMERIC || step_.size() == 1)
             throw;
         step_.resize(1); // a draft may lead where its token alone does not
-        run_step(position, leave_logits);
+        run_step(position, leave_logits, stop);
         return;
     }
     const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
@@ -423,6 +442,7 @@ void Session::forget_logits() {
 v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink sink) {
     const Turn turn(*this);
     const size_t vocabulary = decoder_.config().vocabulary_size;
+    catch_up(&stop_);
     if (logits_.empty())
         fail(V2E_ERROR_INPUT, "There are no logits to choose a token from; prefill at least one position first.");
     if (options.speculation > V2E_SPECULATION_ALWAYS)
@@ -440,7 +460,7 @@ v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink
     logits_.reserve((1 + most_drafted) * vocabulary);
     step_.reserve(1 + most_drafted);
     for (uint64_t done = 0; most == 0 || done < most;) {
-        check_cancelled();
+        require_going(&stop_);
         const int32_t token = choose(sampler);
         learn_from(token);
         if (sampler.is_stop(token)) {
@@ -480,6 +500,7 @@ void Session::truncate(size_t length) {
     if (length > this->length())
         fail(V2E_ERROR_INPUT, "The session has %zu positions and cannot be truncated to %zu.", this->length(), length);
     share();
+    undecoded_ = undecoded_ && length == this->length();
     history_.truncate(length);
     keys_.resize(length);
     forget_logits();
@@ -496,6 +517,7 @@ KvCache &Session::saved_cache() const {
 void Session::save(const std::string &path, SavedSession about) {
     const Turn turn(*this);
     const KvCache &cache = saved_cache();
+    catch_up(nullptr);
     about.precision = cache.precision();
     about.context_length = context_length_;
     about.prefill_chunk = prefill_chunk_;

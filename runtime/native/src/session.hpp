@@ -55,8 +55,9 @@ class Session {
     const std::string &note() const { return note_; }
     size_t context_length() const { return context_length_; }
     size_t prefill_chunk() const { return prefill_chunk_; }
-    void cancel() { cancelled_.store(true); }
-    void resume() { cancelled_.store(false); }
+    void cancel() { stop_.set(); }
+    void resume() { stop_.clear(); }
+    StopFlag &stop_flag() { return stop_; }
 
   private:
     class Turn;
@@ -64,7 +65,7 @@ class Session {
 
     size_t count_positions(const v2e_segment *segments, size_t segment_count) const;
     void check_room(size_t positions) const;
-    void check_cancelled() const;
+    void catch_up(const StopFlag *stop);
     std::vector<PositionKey> keys_with(const v2e_segment *segments, size_t segment_count, size_t total) const;
     size_t reuse(const std::vector<PositionKey> &keys, size_t most);
     void reserve_cache(size_t first_written, size_t positions);
@@ -77,7 +78,7 @@ class Session {
     void learn_from(int32_t token);
     void decode(int32_t token, size_t most_drafted, bool always, const Sampler &sampler);
     void make_step(int32_t token, size_t drafted, const Sampler &sampler);
-    void run_step(size_t position, bool leave_logits);
+    void run_step(size_t position, bool leave_logits, const StopFlag *stop);
     bool compute(const ForwardCall &call);
     int32_t choose(Sampler &sampler);
     void fetch_logits();
@@ -96,10 +97,11 @@ class Session {
     std::vector<int32_t> best_; // (rows,): tokens with the largest logits, of a step whose logits the executor kept
     std::vector<Candidate> narrowed_; // of a row of such a step
     bool kept_behind_ = false;        // they are not in logits_
+    bool undecoded_ = false;          // a cancel cut the last token's step short: it is not in the cache
     size_t row_ = 0; // of the session's last position; the draft behind it is in the cache but not chosen
     v2e_session_counters counters_{};
     std::string note_; // of the file that it was loaded from
-    std::atomic<bool> cancelled_{false};
+    StopFlag stop_;
     std::atomic<bool> busy_{false};
 };
 

@@ -1,6 +1,9 @@
 // Parallel regions on a fixed set of threads.
 #pragma once
 
+#include "stop_flag.hpp"
+
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -33,6 +36,18 @@ class ThreadPool {
         run_region(
             tasks, [](void *context, size_t task) { (*static_cast<Plain *>(context))(task); },
             const_cast<void *>(static_cast<const void *>(std::addressof(body))));
+    }
+
+    // Calls body(worker, task) for every task in [0, tasks) on at most `most` threads: a worker does one task at a
+    // time. Once the flag stops, no task begins any more, and the region fails with V2E_ERROR_CANCELLED.
+    template <class Body>
+    void run_workers(size_t most, size_t tasks, const StopFlag *stop, Body &&body) {
+        std::atomic<size_t> next{0};
+        run(std::min({most, tasks, static_cast<size_t>(threads())}), [&](size_t worker) {
+            for (size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks && !stops(stop);)
+                body(worker, task);
+        });
+        require_going(stop);
     }
 
   private:

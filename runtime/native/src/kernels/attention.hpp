@@ -1,6 +1,7 @@
 // Causal attention of some query rows over the KV cache, never holding more than 64 scores a row.
 #pragma once
 
+#include "stop_flag.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -42,6 +43,7 @@ struct AttentionTask {
     size_t heads;
     size_t head_size; // a multiple of 16, at most MAX_HEAD_SIZE
     float score_scale;
+    const StopFlag *stop; // looked at before each segment; may be null. Where it stops, the output means nothing.
 };
 
 // Segments with keys that some row of a task sees.

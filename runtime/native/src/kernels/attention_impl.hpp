@@ -267,6 +267,8 @@ void pack_queries(const AttentionTask &task, const Workspace &work) {
 
 // The sums over the keys of one segment.
 void sum_segment(const AttentionTask &task, const Workspace &work, size_t segment, const Sums &sums) {
+    if (stops(task.stop))
+        return;
     const size_t rows = task.positions * task.heads;
     for (size_t i = 0; i < rows * task.head_size; i += LANES)
         store(sums.values + i, splat(0.0f));

@@ -14,7 +14,6 @@ namespace {
 constexpr size_t TASKS_PER_THREAD = 4;    // enough for threads of unequal speed
 constexpr size_t STREAMS_PER_THREAD = 16; // likewise, where a task has one tile of rows: nothing is read twice
 constexpr size_t BLOCK_PANELS = OUTPUT_STRIDE / PANEL; // of a task: they share the input rows in the second-level cache
-constexpr size_t BLOCK_ROWS = 288;                     // of a task: with the results they fit into that cache
 constexpr size_t LEAST_ROWS = 24;                      // of a task: full register tiles
 constexpr size_t BLOCK_WIDTH = OUTPUT_STRIDE;
 constexpr size_t GATED_PANELS = BLOCK_PANELS / 2; // and as many that they gate: whole groups of the next product
@@ -39,6 +38,7 @@ struct Product {
     FloatRows input;                // of any other
     RowTiles tiles;
     bool two_planes;
+    const StopFlag *stop;
 
     // Panels [first, last) times the tiles [first_tile, last_tile), into values (rows, BLOCK_WIDTH).
     void multiply(size_t first, size_t last, size_t first_tile, size_t last_tile, float *values) const {
@@ -64,7 +64,8 @@ struct Product {
                                    quantized.sums.data(),
                                    tiles,
                                    first_tile,
-                                   last_tile};
+                                   last_tile,
+                                   stop};
             kernels.multiply_integer(integer_panels(first, last), rows, target);
             return;
         }
@@ -94,7 +95,7 @@ struct Product {
             static_cast<const std::byte *>(matrix.weight) + panel * matrix.columns * PANEL * value_bytes;
         const size_t first = tiles.first_row(first_tile), count = tiles.first_row(last_tile) - first;
         kernels.multiply_float({weight, matrix.precision, matrix.columns},
-                               {input.values + first * input.stride, input.stride, count}, target);
+                               {input.values + first * input.stride, input.stride, count, stop}, target);
     }
 };
 
@@ -165,15 +166,11 @@ void Linear::for_blocks(const Blocks &blocks, LinearScratch &scratch, Body &&bod
     const size_t workers = blocks.serial ? 1 : std::min<size_t>(pool_.threads(), tasks);
     const size_t floats = blocks.rows * BLOCK_WIDTH;
     scratch.blocks.reserve(workers * floats);
-    std::atomic<size_t> next{0};
-    pool_.run(workers, [&](size_t worker) {
-        for (size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-            const size_t first_unit = task / tile_blocks * blocks.units_per_task;
-            const size_t first_tile = task % tile_blocks * blocks.tiles_per_task;
-            body(first_unit, std::min(blocks.units, first_unit + blocks.units_per_task), first_tile,
-                 std::min(blocks.tiles.tiles, first_tile + blocks.tiles_per_task),
-                 scratch.blocks.data() + worker * floats);
-        }
+    pool_.run_workers(workers, tasks, scratch.stop, [&](size_t worker, size_t task) {
+        const size_t first_unit = task / tile_blocks * blocks.units_per_task;
+        const size_t first_tile = task % tile_blocks * blocks.tiles_per_task;
+        body(first_unit, std::min(blocks.units, first_unit + blocks.units_per_task), first_tile,
+             std::min(blocks.tiles.tiles, first_tile + blocks.tiles_per_task), scratch.blocks.data() + worker * floats);
     });
 }
 
@@ -193,14 +190,14 @@ void Linear::apply(const Matrix &matrix, const float *input, size_t count, size_
     if (count == 0)
         return;
     if (matrix.quantized())
-        quantize(matrix, input, count, input_stride, scratch.input);
+        quantize(matrix, input, count, input_stride, scratch.input, scratch.stop);
     multiply(matrix, scratch.input, {input, input_stride, count}, output, output_stride, scratch, placing);
 }
 
 void Linear::multiply(const Matrix &matrix, const QuantizedRows &quantized, const FloatRows &input, float *output,
                       size_t output_stride, LinearScratch &scratch, Placing placing) const {
     const RowTiles tiles(input.count, kernels_->tile_rows);
-    const Product product{matrix, *kernels_, quantized, input, tiles, two_planes_};
+    const Product product{matrix, *kernels_, quantized, input, tiles, two_planes_, scratch.stop};
     const Blocks blocks(tiles, kernels_->tile_rows, matrix.panels(), BLOCK_PANELS, matrix.rows * matrix.columns,
                         pool_.threads());
     const auto finish_row = placing == Placing::store ? store_row : add_row;
@@ -221,7 +218,7 @@ bool Linear::feed_forward(const Matrix &gate_up, const Matrix &down, const float
         return true;
     const size_t middle = down.columns;
     if (is_fused(gate_up, down)) {
-        quantize(gate_up, input, count, gate_up.columns, scratch.input);
+        quantize(gate_up, input, count, gate_up.columns, scratch.input, scratch.stop);
         const bool finite = fill_middle(gate_up, down, count, scratch);
         multiply(down, scratch.middle, {nullptr, 0, count}, output, down.rows, scratch, Placing::add);
         return finite;
@@ -229,7 +226,7 @@ bool Linear::feed_forward(const Matrix &gate_up, const Matrix &down, const float
     scratch.gated.reserve(count * 2 * middle);
     apply(gate_up, input, count, gate_up.columns, scratch.gated.data(), 2 * middle, scratch);
     std::atomic<bool> finite{true};
-    pool_.run(count, [&](size_t row) {
+    pool_.run_workers(pool_.threads(), count, scratch.stop, [&](size_t, size_t row) {
         float *gate = scratch.gated.data() + row * 2 * middle;
         if (!elementwise_->swiglu(gate, gate + middle, middle))
             finite.store(false, std::memory_order_relaxed);
@@ -242,7 +239,7 @@ bool Linear::feed_forward(const Matrix &gate_up, const Matrix &down, const float
 bool Linear::fill_middle(const Matrix &gate_up, const Matrix &down, size_t count, LinearScratch &scratch) const {
     const size_t half = gate_up.panels() / 2;
     const RowTiles tiles(count, kernels_->tile_rows);
-    const Product product{gate_up, *kernels_, scratch.input, {nullptr, 0, count}, tiles, two_planes_};
+    const Product product{gate_up, *kernels_, scratch.input, {nullptr, 0, count}, tiles, two_planes_, scratch.stop};
     const Blocks blocks(tiles, kernels_->tile_rows, divide_up(half, GATED_PANELS), 1, gate_up.rows * gate_up.columns,
                         pool_.threads());
     reserve(down, count, scratch.middle);
@@ -283,12 +280,12 @@ IntegerTile Linear::tile_of(const Matrix &matrix, QuantizedRows &target, const R
             target.scales.data() + groups, target.sums.data() + groups, rows};
 }
 
-void Linear::quantize(const Matrix &matrix, const float *input, size_t count, size_t stride,
-                      QuantizedRows &target) const {
+void Linear::quantize(const Matrix &matrix, const float *input, size_t count, size_t stride, QuantizedRows &target,
+                      const StopFlag *stop) const {
     reserve(matrix, count, target);
     const RowTiles tiles(count, kernels_->tile_rows);
     const size_t tasks = std::clamp<size_t>(count * matrix.columns / SERIAL_VALUES, 1, tiles.tiles);
-    pool_.run(tasks, [&](size_t task) {
+    pool_.run_workers(pool_.threads(), tasks, stop, [&](size_t, size_t task) {
         for (size_t tile = tiles.tiles * task / tasks; tile < tiles.tiles * (task + 1) / tasks; ++tile)
             kernels_->quantize_tile(input + tiles.first_row(tile) * stride, stride, matrix.columns, matrix.group_size,
                                     tile_of(matrix, target, tiles, tile, 0));

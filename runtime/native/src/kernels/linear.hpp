@@ -32,6 +32,8 @@ struct LinearScratch {
     QuantizedRows middle;        // of a feed-forward block
     AlignedBuffer<float> gated;  // (count, gate_up.rows), where a feed-forward block goes through floats
     AlignedBuffer<float> blocks; // of each thread: results on their way to where they belong
+    // The owner's, null for none: a product that it stops fails with V2E_ERROR_CANCELLED.
+    const StopFlag *stop = nullptr;
 };
 
 // What happens to the results.
@@ -65,7 +67,8 @@ class Linear {
     void multiply(const Matrix &matrix, const QuantizedRows &quantized, const FloatRows &input, float *output,
                   size_t output_stride, LinearScratch &scratch, Placing placing) const;
     bool fill_middle(const Matrix &gate_up, const Matrix &down, size_t count, LinearScratch &scratch) const;
-    void quantize(const Matrix &matrix, const float *input, size_t count, size_t stride, QuantizedRows &target) const;
+    void quantize(const Matrix &matrix, const float *input, size_t count, size_t stride, QuantizedRows &target,
+                  const StopFlag *stop) const;
     void reserve(const Matrix &matrix, size_t count, QuantizedRows &rows) const;
     IntegerTile tile_of(const Matrix &matrix, QuantizedRows &target, const RowTiles &tiles, size_t tile,
                         size_t column) const;

@@ -64,11 +64,6 @@ constexpr float INT8_LIMIT = 127.0f;
 constexpr float INT16_LIMIT = 127.0f * 128.0f;
 constexpr int32_t INFINITY_BITS = 0x7f800000;
 
-// Columns of a panel that pass through the first-level cache together: 16 KiB of weights, which leave room in the 32
-// KiB that most processors have.
-constexpr size_t INTEGER_BLOCK = 256;
-constexpr size_t FLOAT_BLOCK = 128;
-
 inline float scalar_from_bits(int32_t bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
@@ -333,7 +328,7 @@ template <class Isa, Source S, bool TWO_PLANES>
 void block_panels(const IntegerPanels &panels, const IntegerRows &rows, const PanelOutput &output) {
     alignas(64) uint8_t bytes[INTEGER_BLOCK * PANEL];
     const size_t groups = panels.columns / panels.group_size, step = INTEGER_BLOCK / panels.group_size;
-    for (size_t group = 0; group < groups; group += step) {
+    for (size_t group = 0; group < groups && !stops(rows.stop); group += step) {
         const size_t last = group + step < groups ? group + step : groups;
         const size_t block = panel_bytes(S, (last - group) * panels.group_size);
         for (size_t index = 0; index < panels.panels; ++index) {
@@ -440,7 +435,7 @@ void float_rest(const Weight *weight, const FloatRows &rows, const PanelOutput &
 
 template <class Isa, class Weight>
 void multiply_weights(const Weight *weight, size_t columns, const FloatRows &rows, const PanelOutput &output) {
-    for (size_t first = 0; first < columns; first += FLOAT_BLOCK) {
+    for (size_t first = 0; first < columns && !stops(rows.stop); first += FLOAT_BLOCK) {
         const size_t last = first + FLOAT_BLOCK < columns ? first + FLOAT_BLOCK : columns;
         size_t row = 0;
         for (; row + Isa::ROWS <= rows.count; row += Isa::ROWS)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "matrix.hpp"
+#include "stop_flag.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -28,7 +29,8 @@ struct IntegerRows {
     const float *scales;
     const int32_t *sums; // of the integers of a group
     RowTiles tiles;
-    size_t first_tile, last_tile; // those that are multiplied
+    size_t first_tile, last_tile;   // those that are multiplied
+    const StopFlag *stop = nullptr; // looked at between blocks of columns; where it stops, the output means nothing
 };
 
 // Where one tile of input rows becomes integers, from some column on that begins a group.
@@ -43,6 +45,11 @@ struct IntegerTile {
 // Where the products go: (rows, OUTPUT_STRIDE), started from the bias (panels * 64,) or from zero. A constant stride
 // leaves registers for the sums.
 constexpr size_t OUTPUT_STRIDE = 4 * PANEL;
+constexpr size_t BLOCK_ROWS = 288; // of a task: with the results they fit into the second-level cache
+// Columns of a panel that pass through the first-level cache together: 16 KiB of weights, which leave room in the 32
+// KiB that most processors have. Before each such block, kernels look at the stop flag.
+constexpr size_t INTEGER_BLOCK = 256;
+constexpr size_t FLOAT_BLOCK = 128;
 struct PanelOutput {
     float *values;
     const float *bias; // null: zero
@@ -71,6 +78,7 @@ struct FloatRows {
     const float *values; // (count, columns)
     size_t stride;       // in floats
     size_t count;
+    const StopFlag *stop = nullptr; // as in IntegerRows
 };
 
 struct LinearKernels {

@@ -306,7 +306,7 @@ void multiply_panels(const VisionPanels &panels, size_t first, size_t last, cons
     const size_t groups = (panels.columns + STORED - 1) / STORED;
     const size_t words = (panels.picks == nullptr ? groups : panels.pick_count) * STORED / Op::PER_WORD;
     const auto *stored = reinterpret_cast<const uint32_t *>(panels.weight);
-    for (size_t index = first; index < last; ++index)
+    for (size_t index = first; index < last && !stops(rows.stop); ++index)
         multiply_panel<Op, F>(panels, stored + index * groups * VISION_PANEL, index * VISION_PANEL, rows, target, words,
                               scratch);
 }
@@ -526,7 +526,7 @@ bool attend(const VisionRows &queries, const VisionHead &head, float scale, floa
         store(values + i, splat(0.0f));
     for (size_t i = 0; i < ROWS * SHARE_STRIDE; i += LANES) // rows beyond the count are multiplied as well
         store_words(shares + i, splat_word(0));
-    for (size_t first = 0; first < padded; first += VISION_KEYS) {
+    for (size_t first = 0; first < padded && !stops(queries.stop); first += VISION_KEYS) {
         const size_t last = padded - first < VISION_KEYS ? padded : first + VISION_KEYS;
         score<Op>(queries, head, scale, first, last, scores);
         for (size_t row = 0; row < queries.count; ++row)

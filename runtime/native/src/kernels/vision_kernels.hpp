@@ -5,6 +5,7 @@
 // and probabilities are rows.
 #pragma once
 
+#include "stop_flag.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -41,6 +42,8 @@ struct VisionRows {
     float *scales;   // (count,)
     int32_t *zeros;  // (count,)
     size_t count;
+    // Looked at before each panel and each block of keys; where it stops, the output means nothing.
+    const StopFlag *stop = nullptr;
 };
 
 // What becomes of a sum with its bias before it goes to the output.

@@ -55,8 +55,6 @@ void Projector::run(const TowerCall &call) {
     StageCheck check(file_.tower());
     report(call, 0, 1);
     engine_.run(blocks, [&](size_t worker, size_t index) {
-        if (engine_.cancelled())
-            return;
         const size_t first = index * per_block;
         project(workers_[worker], call, first, std::min(per_block, rows - first), check);
     });

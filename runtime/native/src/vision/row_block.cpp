@@ -35,18 +35,19 @@ size_t RowBlock::bytes(size_t columns, size_t outputs) {
                 round_up(columns, PADDING) + VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
-VisionRows RowBlock::begin(const VisionArithmetic &arithmetic, size_t columns, size_t count) {
-    const size_t stride = row_words(arithmetic, columns);
+VisionRows RowBlock::begin(const TowerEngine &engine, const TowerMatrix &matrix, size_t count) {
+    const VisionArithmetic &arithmetic = engine.arithmetic(matrix);
+    const size_t stride = row_words(arithmetic, matrix.columns);
     // A tile multiplies whole: its last rows may hold anything that is a number.
     const size_t padded = round_up(count, arithmetic.tile_rows);
     std::memset(words_.data() + count * stride, 0, (padded - count) * stride * sizeof(uint32_t));
-    return {words_.data(), stride, scales_.data(), zeros_.data(), count};
+    return {words_.data(), stride, scales_.data(), zeros_.data(), count, &engine.stop()};
 }
 
 bool RowBlock::pack(const TowerEngine &engine, const TowerMatrix &matrix, const float *rows, size_t stride,
                     size_t count) {
     const VisionArithmetic &arithmetic = engine.arithmetic(matrix);
-    packed_ = begin(arithmetic, matrix.columns, count);
+    packed_ = begin(engine, matrix, count);
     bool finite = true;
     for (size_t row = 0; row < count; ++row)
         finite &= arithmetic.pack_row(rows + row * stride, matrix.columns, packed_.words + row * packed_.stride,
@@ -57,7 +58,7 @@ bool RowBlock::pack(const TowerEngine &engine, const TowerMatrix &matrix, const 
 bool RowBlock::pack_normed(const TowerEngine &engine, const TowerMatrix &matrix, const TowerNorm &norm, float epsilon,
                            const float *rows, size_t stride, size_t count) {
     const VisionArithmetic &arithmetic = engine.arithmetic(matrix);
-    packed_ = begin(arithmetic, matrix.columns, count);
+    packed_ = begin(engine, matrix, count);
     bool finite = true;
     for (size_t row = 0; row < count; ++row) {
         finite &= engine.kernels().layer_norm(rows + row * stride, matrix.columns, norm.weight, norm.bias, epsilon,

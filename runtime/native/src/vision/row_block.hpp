@@ -37,7 +37,7 @@ class RowBlock {
     float *wide() { return wide_.data(); }
 
   private:
-    VisionRows begin(const VisionArithmetic &arithmetic, size_t columns, size_t count);
+    VisionRows begin(const TowerEngine &engine, const TowerMatrix &matrix, size_t count);
 
     VisionRows packed_{};
     AlignedBuffer<uint32_t> words_;

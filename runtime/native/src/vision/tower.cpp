@@ -18,7 +18,8 @@ void StageCheck::refuse(const std::string &stage) const {
 }
 
 void Tower::report(const TowerCall &call, size_t done, size_t total) const {
-    if (engine_.cancelled() || (call.report && !call.report(done, total)))
+    require_going(&engine_.stop());
+    if (call.report && !call.report(done, total))
         fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
 }
 

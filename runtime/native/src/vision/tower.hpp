@@ -4,16 +4,17 @@
 #include "kernels/vision_kernels.hpp"
 #include "platform.hpp"
 #include "saturating.hpp"
+#include "stop_flag.hpp"
 #include "thread_pool.hpp"
 #include "valley2.h"
 #include "vision/tower_file.hpp"
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace v2e {
@@ -31,18 +32,13 @@ class TowerEngine {
         return matrix.integers ? kernels_.int8 : kernels_.bf16;
     }
 
-    void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-    void resume() { cancelled_.store(false, std::memory_order_relaxed); }
-    bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+    StopFlag &stop() { return stop_; }
+    const StopFlag &stop() const { return stop_; }
 
-    // body(worker, task) for every task in [0, tasks); a worker does one at a time.
+    // body(worker, task) for every task in [0, tasks); a worker does one at a time. Fails with V2E_ERROR_CANCELLED.
     template <class Body>
     void run(size_t tasks, Body &&body) {
-        std::atomic<size_t> next{0};
-        pool_.run(std::min<size_t>(pool_.threads(), tasks), [&](size_t worker) {
-            for (size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
-                body(worker, task);
-        });
+        pool_.run_workers(pool_.threads(), tasks, &stop_, std::forward<Body>(body));
     }
 
   private:
@@ -51,7 +47,7 @@ class TowerEngine {
     v2e_isa isa_;
     const VisionKernels &kernels_;
     ThreadPool pool_;
-    std::atomic<bool> cancelled_{false};
+    StopFlag stop_;
 };
 
 // A NaN or an infinity, noticed on any thread; of several stages the first counts.

@@ -155,8 +155,12 @@ class Transformer::Pass {
     void attend_tile(Attender &attender, size_t layer, size_t index, size_t token, size_t count) {
         const size_t row = index / shape_.heads * input_.tokens + token;
         const size_t channel = index % shape_.heads * shape_.head_size();
-        const VisionRows queries{attender.words.data(), row_words(attention(), shape_.head_size()),
-                                 attender.scales.data(), attender.zeros.data(), count};
+        const VisionRows queries{attender.words.data(),
+                                 row_words(attention(), shape_.head_size()),
+                                 attender.scales.data(),
+                                 attender.zeros.data(),
+                                 count,
+                                 &engine_.stop()};
         std::fill_n(queries.words, attention().tile_rows * queries.stride, 0u);
         bool finite = true;
         for (size_t i = 0; i < count; ++i)

@@ -65,7 +65,7 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, floa
     const size_t entries = mixture.columns, row_stride = stride(entries), words = (entries + PER_WORD - 1) / PER_WORD;
     std::memset(wanted_.data(), 0, words);
     float limits[ROWS], totals[ROWS];
-    for (size_t row = 0; row < count; ++row) {
+    for (size_t row = 0; row < count && !engine.stop().stops(); ++row) {
         float *scores = scores_.data() + row * row_stride;
         if (!kernels.layer_norm(scores, entries, norm.weight, norm.bias, epsilon, scores))
             return false;
@@ -111,7 +111,8 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, floa
     VisionPanels panels = mixture.panels;
     panels.picks = all ? nullptr : picks_.data();
     panels.pick_count = picked;
-    arithmetic.multiply(panels, 0, mixture.panel_count(), {words_.data(), stride_words, nullptr, nullptr, count},
+    arithmetic.multiply(panels, 0, mixture.panel_count(),
+                        {words_.data(), stride_words, nullptr, nullptr, count, &engine.stop()},
                         {output, mixture.padded_outputs(), Finish::store}, scratch_.data());
     return true;
 }
