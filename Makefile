@@ -1,4 +1,4 @@
-# make demo | test | lint | format | bench | nano | clean
+# make demo | test | lint | format | bench | fuzz | nano | clean
 # Every target that needs Python shares one environment, .venv, made by the first that asks for it.
 PYTHON ?= python3
 VENV := .venv
@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST_ARGS ?=
+# Of fuzzing, for each target; and the targets, all when left out.
+MINUTES ?= 1
+FUZZ_SECONDS ?= $(shell expr 60 '*' $(MINUTES))
+TARGETS ?=
 # Of the training of valley2-nano: its towers, then all of it, then which of several pictures (docs/nano.md).
 TOWER_MINUTES ?= 11
 READING := --output build/nano/reading --steps 2760
@@ -14,11 +18,11 @@ COMPARING := --output build/nano/comparing --steps 2860 --annealing-share 0.318 
 # The environment holds an editable install: Python sources are seen as they are, the core is rebuilt when one of these
 # changes. The build tools stay in the environment, because an isolated build compiles everything anew each time;
 # setuptools is among them for the dependencies that come as source.
-NATIVE := $(shell find runtime/native -type f)
+NATIVE := $(shell find runtime/native -type f -not -path 'runtime/native/fuzz/*')
 CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmarks examples nano
 
-.PHONY: demo test lint format bench nano clean
+.PHONY: demo test lint format bench fuzz nano clean
 
 $(STAMP): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -53,6 +57,13 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/valley2-edge bench --shape qwen2.5-7b --layers 4
+
+# Needs clang with its libFuzzer (Debian: clang libclang-rt-dev llvm). build/fuzz keeps what it learns, and findings.
+fuzz: $(STAMP)
+	$(BIN)/cmake -S runtime/native -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	    -DCMAKE_CXX_COMPILER=clang++ -DV2E_FUZZ=ON -DV2E_CUDA=OFF
+	$(BIN)/cmake --build build/fuzz --parallel $(JOBS)
+	$(BIN)/python runtime/native/fuzz/run.py build/fuzz --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(TARGETS)
 
 # From nothing to the checkpoint and the bundle that the package carries: hours. Run again, it goes on where it stopped.
 nano: $(STAMP)

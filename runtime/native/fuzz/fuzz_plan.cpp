@@ -1,0 +1,92 @@
+// The memory plan of a bundle from a stranger: 64 bytes of options, then on a line of its own the header of
+// decoder.safetensors, then the manifest. An answer adds up; sizes do not wrap.
+#include "fuzz.hpp"
+#include "tiny_bundle.hpp"
+
+namespace {
+
+constexpr uint64_t BYTES[] = {0, 1, 4096, uint64_t{1} << 28, uint64_t{1} << 40, uint64_t{1} << 63, UINT64_MAX};
+constexpr uint32_t SIDES[] = {1, 6, 640, 40000, INT32_MAX, UINT32_MAX};
+constexpr uint32_t COUNTS[] = {0, 1, 2, 255, 256, 600, 65536, INT32_MAX, UINT32_MAX};
+
+void choose_options(fuzz::Input &input, v2e_memory_options &options) {
+    options.struct_size = input.byte() == 255 ? 40 : sizeof options;
+    options.context_length = input.pick(COUNTS);
+    options.kv_precision = input.byte() % 5;
+    options.prefill_chunk = input.pick(COUNTS);
+    constexpr uint32_t threads[] = {1, 2, 1024, UINT32_MAX};
+    options.threads = input.pick(threads);
+    options.activations = input.byte() % 3;
+    options.together = input.byte() % 2;
+    options.conversation = input.byte() % 2;
+    options.process_bytes = input.pick(BYTES);
+    options.vision_cache_bytes = input.pick(BYTES);
+    options.prefix_cache_bytes = input.pick(BYTES);
+    options.device = input.byte() % 4;
+    options.gpu_layers = input.pick(COUNTS);
+    options.gpu_memory = input.pick(BYTES);
+    options.vision_device = input.byte() % 4;
+    options.gpu_yields = input.byte() % 2;
+}
+
+// One that v2e_plan_picture makes, or one of a caller who makes up his own.
+v2e_geometry choose_picture(fuzz::Input &input) {
+    v2e_geometry_options options{};
+    options.struct_size = sizeof options;
+    options.tile_size = 6;
+    options.tokens_per_side = 2;
+    options.tiled = options.unpad = options.eagle = 1;
+    v2e_geometry picture{};
+    picture.struct_size = sizeof picture;
+    const uint32_t width = input.pick(SIDES), height = input.pick(SIDES);
+    if (input.byte() % 4 != 0) {
+        fuzz::seen(v2e_plan_picture(width, height, &options, &picture));
+        return picture;
+    }
+    picture.width = width;
+    picture.height = height;
+    picture.tile_count = input.pick(COUNTS);
+    picture.siglip_tokens = input.pick(COUNTS);
+    picture.eagle_patches = input.pick(COUNTS);
+    picture.eagle_tokens = input.pick(COUNTS);
+    return picture;
+}
+
+} // namespace
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    constexpr size_t OPTION_BYTES = 64;
+    if (size < OPTION_BYTES)
+        return 0;
+    static const fuzz::ScratchDirectory scratch;
+    static const std::string directory = scratch.file("bundle");
+    static const bool written = (fuzz::write_bundle(directory, "int4"), true);
+    fuzz::Input texts(data + OPTION_BYTES, size - OPTION_BYTES);
+    fuzz::write_file(directory + "/decoder/decoder.safetensors", fuzz::safetensors(texts.line(), ""));
+    fuzz::write_file(directory + "/valley2.json", texts.rest());
+
+    fuzz::Input choices(data, OPTION_BYTES);
+    v2e_memory_options options{};
+    choose_options(choices, options);
+    v2e_geometry pictures[3];
+    options.picture_count = choices.byte() % 4;
+    for (size_t i = 0; i < options.picture_count; ++i)
+        pictures[i] = choose_picture(choices);
+    options.pictures = pictures;
+    v2e_memory_plan plan{};
+    plan.struct_size = sizeof plan;
+    if (fuzz::seen(v2e_plan_memory(directory.c_str(), &options, &plan)) != V2E_OK)
+        return 0;
+    MUST(written && plan.struct_size == sizeof plan);
+    MUST(plan.context_length > 0 && plan.picture_tokens < plan.context_length);
+    for (const uint64_t phase : {plan.tiles_phase_bytes, plan.eagle_phase_bytes, plan.answer_phase_bytes})
+        MUST(plan.peak_bytes >= phase);
+    for (const uint64_t part : {plan.process_bytes, plan.decoder_bytes, plan.embedding_bytes, plan.kv_bytes,
+                                plan.scratch_bytes, plan.prefix_cache_bytes, plan.vision_cache_bytes})
+        MUST(plan.answer_phase_bytes >= part);
+    if (options.picture_count > 0)
+        for (const uint64_t part :
+             {plan.process_bytes, plan.picture_bytes, plan.siglip_bytes, plan.projector_bytes, plan.siglip_work_bytes})
+            MUST(plan.tiles_phase_bytes >= part);
+    return 0;
+}
