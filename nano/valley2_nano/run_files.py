@@ -8,8 +8,10 @@ from pathlib import Path
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.ecom.dialogue import text_corpus
-from valley2_edge.export.checkpoint_config import read_json, read_model_config
+from valley2_edge.errors import CheckpointError
+from valley2_edge.export.checkpoint_config import read_model_config
 from valley2_edge.export.synthetic import TOKENIZER_FILES
+from valley2_edge.outside_files import read_json
 from valley2_nano.sizes import NanoSizes
 from valley2_nano.tokenizer import LARGEST_BASE_SIZE, train_tokenizer
 
@@ -30,7 +32,7 @@ def prepare_tokenizer(output: Path) -> ModelConfig:
     if not facts.is_file():
         facts.parent.mkdir(parents=True, exist_ok=True)
         _write_facts(facts, *train_tokenizer(facts.parent, text_corpus(CORPUS_DIALOGUES), LARGEST_BASE_SIZE))
-    values = read_json(facts)
+    values = read_json(facts, CheckpointError)
     return NanoSizes().config(values["size"], tuple(values["stop_tokens"]))
 
 
