@@ -67,14 +67,15 @@ class CancelToken:
 class _Outcome(Generic[Result]):
     """What became of a call in a helper thread."""
 
-    def __init__(self, call: Callable[[], Result], ended: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, call: Callable[[], Result], ended: Callable[[], None] = lambda: None, *, daemon: bool = False
+    ) -> None:
         self.done = threading.Event()
         self._call = call
         self._ended = ended
         self._result: Result
         self._error: BaseException | None = None
-        # Not a daemon: the interpreter must not vanish under a native call.
-        self.helper = threading.Thread(target=self._work, name="valley2-work")
+        self.helper = threading.Thread(target=self._work, name="valley2-work", daemon=daemon)
         self.helper.start()
 
     def _work(self) -> None:
@@ -108,6 +109,7 @@ def run_interruptibly(call: Callable[[], Result], stop: Callable[[], None]) -> R
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
+    # Not a daemon: the interpreter must not vanish under a native call.
     outcome = _Outcome(call)
     try:
         while not outcome.done.wait(_WAIT_SECONDS):
@@ -120,15 +122,19 @@ def run_interruptibly(call: Callable[[], Result], stop: Callable[[], None]) -> R
     return outcome.get()
 
 
-def run_until_cancelled(call: Callable[[], Result], token: CancelToken, stop: Callable[[], None]) -> Result:
+def run_until_cancelled(
+    call: Callable[[], Result], token: CancelToken, stop: Callable[[], None], *, ends_soon: bool = True
+) -> Result:
     """Runs a native call that ends late when it is stopped; after a cancel or Ctrl-C nobody waits for it.
 
-    It goes on in its helper thread until it hears `stop`, and keeps what it works on until then.
+    It goes on in its helper thread until it hears `stop`, and keeps what it works on until then. It must hold no lock.
 
     Args:
         call: The work; nobody may mind that it is still being done after a cancel.
         token: Ends the wait.
         stop: Makes `call` end as soon as it can; called when the wait is over before it.
+        ends_soon: The program waits for the call when it ends, which work in C++ needs: a thread that the interpreter
+            stops there takes the process with it. A decoder of pictures, which hears nothing, is not waited for.
 
     Returns:
         What `call` returns; what it raises is raised.
@@ -138,7 +144,7 @@ def run_until_cancelled(call: Callable[[], Result], token: CancelToken, stop: Ca
     """
     woken = threading.Event()
     with token.stopping(woken.set):
-        outcome = _Outcome(call, woken.set)
+        outcome = _Outcome(call, woken.set, daemon=not ends_soon)
         try:
             while not outcome.done.is_set():
                 woken.wait(_WAIT_SECONDS)

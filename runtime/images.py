@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from valley2_edge.errors import InputError, Valley2Warning
-from valley2_edge.runtime.background import run_abandonable
-from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
 from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS, check_size
 from valley2_edge.runtime.pillow_reader import count_frames, frame_pixels, opened_picture, orientation_of, seek_frame
 from valley2_edge.runtime.source_file import open_source
@@ -73,7 +72,9 @@ def load_picture(
         return _from_array(source, name or "The array", max_pixels)
     what = name or (str(source) if isinstance(source, (str, os.PathLike)) else "The picture")
 
-    def work(stop: CancelToken) -> tuple[NDArray[np.uint8], int]:
+    stop = CancelToken()
+
+    def work() -> tuple[NDArray[np.uint8], int]:
         if isinstance(source, Image.Image):
             pixels, orientation, frames = _decode(source, strict, what, max_pixels, stop)
         else:
@@ -81,7 +82,7 @@ def load_picture(
                 pixels, orientation, frames = _decode(image, strict, what, max_pixels, stop)
         return turn_upright(pixels, orientation), frames
 
-    pixels, frames = run_abandonable(work, cancel)
+    pixels, frames = run_until_cancelled(work, cancel or CancelToken(), stop.cancel, ends_soon=False)
     if frames > 1:
         warnings.warn(f"{what} has {frames} frames; only the first is used.", Valley2Warning, stacklevel=2)
     return pixels

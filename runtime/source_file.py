@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
-from pathlib import Path
 from typing import BinaryIO
 
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import open_regular
 from valley2_edge.runtime.media_kind import (
     HEAD_BYTES,
     PICTURE_ENDINGS,
@@ -21,9 +20,7 @@ from valley2_edge.runtime.media_kind import (
 
 
 def open_source(path: str | os.PathLike[str], what: str) -> BinaryIO:
-    """Opens a regular file for reading.
-
-    What was opened is looked at, not what the name said before. A FIFO or a device is refused without waiting for it.
+    """Opens a regular file for reading, as `open_regular` does, and knows an address of the network when it sees one.
 
     Args:
         path: The file.
@@ -33,20 +30,11 @@ def open_source(path: str | os.PathLike[str], what: str) -> BinaryIO:
         InputError: It is missing, no regular file, an address of the network, or cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError as error:
-        advice = f": {URL_SENTENCE}" if is_address(path) else ""
-        raise InputError(f"There is no {what} at {path}{advice}.") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        if Path(path).is_dir():
-            raise InputError(f"{path} is a directory, not a {what}.") from error
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    kind = "a directory" if stat.S_ISDIR(mode) else "no regular file (a pipe, a device or a socket)"
-    raise InputError(f"{path} is {kind}, not a {what}.")
+        return open_regular(path, InputError, what)
+    except InputError as error:
+        if not is_address(path):
+            raise
+        raise InputError(f"There is no {what} at {path}: {URL_SENTENCE}.") from error
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> MediaKind:

@@ -13,8 +13,7 @@ from PIL import Image
 
 from valley2_edge.errors import InputError
 from valley2_edge.runtime.animation import check_total, places_once, read_animation
-from valley2_edge.runtime.background import run_abandonable
-from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
 from valley2_edge.runtime.images import ImageSource, load_picture
 from valley2_edge.runtime.media_kind import HEAD_BYTES, PICTURE_ENDINGS, ending_of, foreign_reason, kind_of
 from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
@@ -57,13 +56,16 @@ def load_frames(
         InputError: frames is no number from 1 to `MAX_FRAMES`, there are no frames, or a file or a frame is unusable.
         Cancelled: The token was set.
     """
-    frames = check_frames(frames)
+    frames, stop = check_frames(frames), CancelToken()
     if isinstance(source, (str, os.PathLike)):
         return read_frames(source, frames, strict=strict, max_pixels=max_pixels, cancel=cancel)
     if isinstance(source, Image.Image):
         image = source
-        return run_abandonable(
-            lambda stop: read_animation(image, "The animation", frames, strict, max_pixels, stop), cancel
+        return run_until_cancelled(
+            lambda: read_animation(image, "The animation", frames, strict, max_pixels, stop),
+            cancel or CancelToken(),
+            stop.cancel,
+            ends_soon=False,
         )
     listed = list_frames(source)
     pictures: list[NDArray[np.uint8]] = []
@@ -117,9 +119,14 @@ def read_frames(
     cancel: CancelToken | None = None,
 ) -> list[NDArray[np.uint8]]:
     """The part of `load_frames` for a file, with its arguments and errors."""
-    frames = check_frames(frames)
+    frames, stop = check_frames(frames), CancelToken()
     video = kind_of_file(path) not in ("picture", "heif")
-    return run_abandonable(lambda stop: _read_file(path, frames, strict, max_pixels, stop), cancel, ends_soon=video)
+    return run_until_cancelled(
+        lambda: _read_file(path, frames, strict, max_pixels, stop),
+        cancel or CancelToken(),
+        stop.cancel,
+        ends_soon=video,
+    )
 
 
 def _read_file(

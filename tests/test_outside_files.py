@@ -42,7 +42,7 @@ def test_directory_socket_and_nothing_are_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="is a directory, not a file"):
         open_regular(tmp_path, InputError)
-    with pytest.raises(InputError, match="there is no file nothing"):
+    with pytest.raises(InputError, match="There is no file at nothing"):
         open_regular("nothing", InputError)
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind("socket")
@@ -54,7 +54,7 @@ def test_directory_socket_and_nothing_are_named(tmp_path: Path, monkeypatch: pyt
 def test_name_that_no_system_takes_is_an_input_error(name: str) -> None:
     assert not is_file(name)
     assert not is_directory(name)
-    with pytest.raises(InputError, match=r"cannot be read|there is no file"):
+    with pytest.raises(InputError, match=r"cannot be read|There is no file"):
         open_regular(name, InputError)
 
 

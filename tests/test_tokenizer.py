@@ -123,7 +123,7 @@ def test_lone_surrogate_is_an_input_error(tokenizer: Tokenizer) -> None:
 
 
 def test_missing_and_broken_definitions_are_bundle_errors(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="there is no file"):
+    with pytest.raises(BundleError, match="There is no file"):
         Tokenizer(tmp_path)
     for content in ("", "{}", '{"added_tokens": [], "model": 3}', "\xff"):
         (tmp_path / "tokenizer.json").write_text(content, encoding="latin-1")

@@ -100,12 +100,13 @@ def is_directory(path: str | os.PathLike[str]) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
-def open_regular(path: str | os.PathLike[str], error: ErrorType) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], error: ErrorType, what: str = "file") -> BinaryIO:
     """Opens a regular file for reading, without waiting for a pipe and without starting a device.
 
     Args:
         path: The file; links are followed.
         error: What is raised.
+        what: What it should be, for messages.
 
     Raises:
         Valley2Error: There is no such file, it cannot be opened, or it is no regular file.
@@ -114,17 +115,17 @@ def open_regular(path: str | os.PathLike[str], error: ErrorType) -> BinaryIO:
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError as reason:
-        raise error(f"there is no file {path}") from reason
+        raise error(f"There is no {what} at {path}.") from reason
     except (OSError, ValueError) as reason:
         # An Exception of Windows for a directory; ValueError for a name with a NUL.
         if is_directory(path):
-            raise error(f"{path} is a directory, not a file") from reason
-        raise error(f"{path} cannot be read: {getattr(reason, 'strerror', None) or reason}") from reason
+            raise error(f"{path} is a directory, not a {what}.") from reason
+        raise error(f"{path} cannot be read: {getattr(reason, 'strerror', None) or reason}.") from reason
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         kind = next((name for test, name in _KINDS if test(mode)), "something else")
-        raise error(f"{path} is {kind}, not a file")
+        raise error(f"{path} is {kind}, not a {what}.")
     return os.fdopen(descriptor, "rb")
 
 

@@ -136,7 +136,7 @@ def test_incomplete_outputs_are_named(fp32_bundle: Path, golden: Path, missing: 
 
 
 def test_directory_without_outputs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no file .*manifest\.json"):
+    with pytest.raises(InputError, match=r"There is no file at .*manifest\.json"):
         Golden(tmp_path)
     with pytest.raises(InputError, match="not a directory"):
         Golden(tmp_path / "nothing")
