@@ -287,7 +287,7 @@ def test_mistakes_about_saved_conversations_are_one_line(run, fp32_bundle: Path,
         (("--save", tmp_path / "none" / "talk"), "cannot be written"),
         (("--save", tmp_path), "cannot be written"),
         (("--resume", tmp_path / "talk"), "there is no saved conversation at"),
-        (("--resume", CHECKPOINT / "config.json"), "there is no saved conversation at"),
+        (("--resume", CHECKPOINT / "config.json"), "config.json is no saved conversation"),
         (("--resume", saved, "--no-eagle"), "--eagle is the saved conversation's own"),
     ):
         outcome = run(*words, *options)

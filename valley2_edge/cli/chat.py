@@ -318,8 +318,10 @@ def _check_files(context: typer.Context, save: Path | None, resume: Path | None)
         _check_target(save, f"--save {save}")
     if resume is None:
         return
-    if not resume.is_file() or not _is_conversation(resume):
+    if not resume.is_file():
         raise InputError(f"there is no saved conversation at {resume}")
+    if not _is_conversation(resume):
+        raise InputError(f"{resume} is no saved conversation")
     for name in SESSION_OPTIONS:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
