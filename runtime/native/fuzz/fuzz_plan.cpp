@@ -14,7 +14,7 @@ void choose_options(fuzz::Input &input, v2e_memory_options &options) {
     options.context_length = input.pick(COUNTS);
     options.kv_precision = input.byte() % 5;
     options.prefill_chunk = input.pick(COUNTS);
-    constexpr uint32_t threads[] = {1, 2, 1024, UINT32_MAX};
+    constexpr uint32_t threads[] = {1, 2, 1025, UINT32_MAX};
     options.threads = input.pick(threads);
     options.activations = input.byte() % 3;
     options.together = input.byte() % 2;
