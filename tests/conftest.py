@@ -24,12 +24,11 @@ def _own_data_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
-@pytest.fixture
-def heard_interruptions() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, also where a shell started the tests in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+@pytest.fixture(scope="session", autouse=True)
+def _heard_interruptions() -> None:
+    """Ctrl-C is heard here and in the processes that tests start, also where a shell that ignores it started them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -166,7 +166,6 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     monkeypatch.setattr(ProgressLine, "__call__", show)
 
 
-@pytest.mark.usefixtures("heard_interruptions")
 @pytest.mark.parametrize("stage", ["siglip", "prefill"])
 def test_picture_outlives_ctrl_c_before_the_answer(
     run, fp32_bundle: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -180,7 +179,6 @@ def test_picture_outlives_ctrl_c_before_the_answer(
     assert "(stopped; the picture stays for the next question)" in outcome.stderr
 
 
-@pytest.mark.usefixtures("heard_interruptions")
 def test_picture_of_an_answer_that_was_stopped_half_way_is_in_the_context_once(
     run, fp32_bundle: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

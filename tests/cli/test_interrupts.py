@@ -34,7 +34,10 @@ def wait_for(process: subprocess.Popen[str], line: str) -> None:
 def stop(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[str, str]:
     """Sends a signal; what stdout has, and the one sentence on stderr that may follow."""
     process.send_signal(number)
-    output, error = process.communicate(timeout=60)
+    try:
+        output, error = process.communicate(timeout=60)
+    finally:
+        process.kill()  # where it did not hear
     assert process.returncode == 130, error
     assert "Traceback" not in error
     sentence = error.splitlines()[-1]
@@ -153,7 +156,7 @@ def test_a_signal_that_the_starter_ignores_stays_ignored() -> None:
     assert done.stdout == "finished\n"
 
 
-def test_results_errors_and_handlers_pass_through(heard_interruptions: None) -> None:
+def test_results_errors_and_handlers_pass_through() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     assert run_until_interrupted(threading.current_thread) is not threading.main_thread()
     with pytest.raises(OSError, match="nothing"):

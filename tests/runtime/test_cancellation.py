@@ -44,7 +44,6 @@ def test_results_and_errors_come_through() -> None:
         run_interruptibly(lambda: 1 // 0, lambda: None)
 
 
-@pytest.mark.usefixtures("heard_interruptions")
 def test_interruption_stops_the_work_and_waits_for_its_end() -> None:
     stop, ended = threading.Event(), threading.Event()
 
@@ -92,7 +91,6 @@ def test_cancel_does_not_wait_for_work_that_ends_late() -> None:
     assert ended.wait(60)
 
 
-@pytest.mark.usefixtures("heard_interruptions")
 def test_interruption_does_not_wait_for_work_that_ends_late() -> None:
     stopped, release = threading.Event(), threading.Event()
     threading.Timer(0.2, _thread.interrupt_main).start()

@@ -198,7 +198,6 @@ def test_files_that_are_too_long_are_refused(tmp_path: Path) -> None:
         load_picture(path, max_pixels=STRANGERS_MAX_PICTURE_PIXELS)
 
 
-@pytest.mark.usefixtures("heard_interruptions")
 def test_reading_can_be_cancelled_in_the_middle_of_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder goes on alone; nothing that it holds keeps another picture from being read."""
     begun, go_on = threading.Event(), threading.Event()

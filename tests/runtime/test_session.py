@@ -277,7 +277,6 @@ def test_cancel_before_the_first_piece_counts_and_between_questions_does_not(ses
     assert "".join(session.ask("Tell me", max_new_tokens=5))
 
 
-@pytest.mark.usefixtures("heard_interruptions")
 @pytest.mark.parametrize(("stage", "done"), [("siglip", 1), ("eagle", 0), ("prefill", 64), ("decode", 3)])
 def test_ctrl_c_is_heard_in_every_stage(model: Valley2, stage: str, done: int) -> None:
     session = model.session(prefill_chunk=64)
