@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.errors import BundleError, EngineError
@@ -24,7 +23,7 @@ from valley2_edge.runtime.onnx_engine import OnnxEngine
 from valley2_edge.runtime.onnx_providers import CPU_PROVIDER, CUDA_PROVIDER, GPU_PROVIDERS
 from valley2_edge.runtime.onnx_runtime import import_onnxruntime
 from valley2_edge.runtime.vision_engine import ComponentName, EngineInputs
-from valley2_edge.selftest import SELFTEST_FILE, SelfTest
+from valley2_edge.selftest import SELFTEST_FILE, read_self_test
 
 VISION_BOUND = 1e-4
 """Of graphs that are computed in float32; what providers that are right were seen to differ by is below 1e-5."""
@@ -152,13 +151,9 @@ def _distance(found: _Answer, expected: _Answer) -> float:
 
 def _prompt_ids(bundle: Bundle, most: int) -> Array:
     """The self-test's prompt, from its beginning again until there are enough rows: the picture is left out."""
-    path = bundle.path(SELFTEST_FILE)
-    try:
-        ids = [token for token in SelfTest.model_validate_json(path.read_bytes()).input_ids if token != PICTURE_ID]
-    except (OSError, ValidationError) as error:
-        raise BundleError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+    ids = [token for token in read_self_test(bundle)[0].input_ids if token != PICTURE_ID]
     if not ids:
-        raise BundleError(f"{path} has no prompt.")
+        raise BundleError(f"{bundle.path(SELFTEST_FILE)} has no prompt.")
     return np.resize(np.array(ids, np.int32), min(_DECODER_ROWS, most - _DECODER_STEPS - 1))
 
 

@@ -103,7 +103,7 @@ def test_only_strict_repo_leaves_pictures_out() -> None:
         ({"eagle_preset": "best"}, "fast, balanced, document, full"),
         ({"eagle_max_tokens": 0}, "eagle_max_tokens must be between 1 and 16384"),
         ({"eagle_min_tokens": 16385}, "eagle_min_tokens must be between"),
-        ({"eagle_max_tokens": 8, "eagle_min_tokens": 9}, "more than eagle_max_tokens 8"),
+        ({"eagle_max_tokens": 8, "eagle_min_tokens": 9}, "more than the cap of 8"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:

@@ -80,7 +80,7 @@ def test_second_export_to_one_output_is_told(run, checkpoint: Path, tmp_path: Pa
     with output_lock(tmp_path / "out"):
         outcome = run("export", checkpoint, "--output", tmp_path / "out")
     assert outcome.code == 2
-    assert "out is being written by another process" in outcome.error
+    assert "out is being written by another process" in outcome.stderr.splitlines()[-1]
 
 
 def test_questions_from_a_pipe_are_refused(run, tmp_path: Path) -> None:

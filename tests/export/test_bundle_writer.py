@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 from collections import namedtuple
@@ -54,6 +55,8 @@ def _kill_after(output: Path, fingerprint: str, components: dict[str, Make]) -> 
     writer = BundleWriter(output, fingerprint).__enter__()
     for name, make in components.items():
         writer.component(name, make)
+    del writer
+    gc.collect()  # so that its lock is free, as the system frees that of a killed process
 
 
 def _fail(output: Path, error: BaseException, overwrite: bool = False) -> None:

@@ -156,7 +156,7 @@ def _both(*callbacks: Any) -> Any:
 def test_the_output_is_named_after_checkpoint_and_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(_Interrupt):
-        export_bundle(CHECKPOINT, precision="fp16", progress=_interrupt_at("siglip: weights"))
+        export_bundle(CHECKPOINT, precision="fp16", progress=_interrupt_at("projector: weights"))
     assert [path.name for path in tmp_path.iterdir()] == [".eagle_ovis-fp16.partial"]
 
 

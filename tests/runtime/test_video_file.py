@@ -200,7 +200,7 @@ def test_frames_that_are_too_large_are_refused() -> None:
 def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "clip.mp4")
     for path in (tmp_path / "clip.mp4", "/dev/zero"):
-        with pytest.raises(InputError, match="is a (pipe|device), not a"):
+        with pytest.raises(InputError, match=r"is a (pipe|device), not a"):
             load_frames(path)
 
 

@@ -24,6 +24,7 @@ from valley2_edge.cli.media import Media, mentioned_files, path_of, split_words
 from valley2_edge.cli.terminal import error_console, print_line
 from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import open_regular
 from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.text_limits import check_text
 from valley2_edge.user_data import resolve_bundle
@@ -339,7 +340,7 @@ def _check_target(path: Path, name: str) -> None:
 
 def _is_conversation(path: Path) -> bool:
     """Whether a file begins as a saved conversation does, with a length and safetensors' header, or is empty."""
-    with path.open("rb") as stream:
+    with open_regular(path, InputError) as stream:
         head = stream.read(8 + len(_SESSION_HEAD))
     return not head or head[8:] == _SESSION_HEAD
 

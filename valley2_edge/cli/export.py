@@ -41,6 +41,7 @@ from valley2_edge.cli.rounding_options import (
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.bundle_writer import check_output, check_place
+from valley2_edge.export.checkpoint_config import read_model_config
 from valley2_edge.export.control import ExportControl
 from valley2_edge.export.local_checkpoint import DEFAULT_CHECKPOINT, local_checkpoint
 from valley2_edge.user_data import remember_bundle
@@ -171,6 +172,8 @@ def _check_paths(
 ) -> None:
     """Fails before torch is loaded for what is not there, and for an output that cannot be."""
     local = local_checkpoint(checkpoint, revision)
+    if local is not None:
+        read_model_config(local)
     if decoder is not None and not decoder.is_dir():
         raise InputError(f"--decoder {decoder} is not a directory with a GPTQ checkpoint")
     if output is not None:

@@ -9,6 +9,7 @@ import typer
 
 from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import InputError
+from valley2_edge.outside_files import open_regular
 
 if TYPE_CHECKING:
     from valley2_edge.export.rounding_options import RoundingOptions
@@ -144,8 +145,10 @@ def make_rounding_options(
         MatrixFormat(precision, code="nf4")
         if symmetric is False:
             raise InputError("nf4 has no zero points: --asymmetric does not go with --method nf4")
-    if calibration not in (None, "none", "builtin") and not Path(calibration).is_file():
-        raise InputError(f"there is no file at --calibration {calibration}; it is a JSONL file, builtin or none")
+    if calibration is not None and calibration not in ("none", "builtin"):
+        if not Path(calibration).exists():
+            raise InputError(f"there is no file at --calibration {calibration}; it is a JSONL file, builtin or none")
+        open_regular(calibration, InputError).close()
     given = {
         "order": order,
         "scale_search": scale_search,
