@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST_ARGS ?=
-# Of fuzzing, for each target; and the targets, all when left out.
+# How long `make fuzz` runs each target, and which targets it runs: all when left out.
 MINUTES ?= 1
 FUZZ_SECONDS ?= $(shell expr 60 '*' $(MINUTES))
 TARGETS ?=

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 HIDDEN, WIDE = 3584, 18944
-"""Of the released decoder."""
+"""Sizes of the released decoder."""
 
 
 def load(directory: Path) -> Callable[[], object]:

@@ -85,7 +85,7 @@ def latency_of(stage: Stage, delay: float) -> float | None:
 
 
 def latencies_of(stage: Stage, moments: int, random: np.random.Generator) -> list[float]:
-    """Of so many random moments, in seconds."""
+    """Latencies at so many random moments, in seconds."""
     seconds = seconds_of(stage)
     found = []
     for _ in range(moments):

@@ -68,7 +68,7 @@ IGNORED = frozenset({
     "mm_vision_select_layer", "mm_vision_siglip_select_layer", "pool_out_size",
 })  # fmt: skip
 
-# Of generation_config.json; transformers 4 wrote some of these into config.json.
+# Keys of generation_config.json; transformers 4 wrote some of these into config.json.
 GENERATION_SUPPORTED: dict[str, tuple[tuple[object, ...], str]] = {
     "bad_words_ids": ((None, []), "words that may not be said"),
     "begin_suppress_tokens": ((None, []), "tokens that may not be said"),
@@ -101,7 +101,7 @@ GENERATION_SUPPORTED: dict[str, tuple[tuple[object, ...], str]] = {
 GENERATION_IGNORED = frozenset({
     # What the reference sets itself: greedy, without a penalty, up to a length that the caller names
     "do_sample", "max_length", "max_new_tokens", "repetition_penalty",
-    # Of sampling and of beam search, which greedy decoding does not do
+    # Options of sampling and beam search, which greedy decoding does not do
     "diversity_penalty", "early_stopping", "epsilon_cutoff", "eta_cutoff", "length_penalty", "min_p",
     "renormalize_logits", "temperature", "top_h", "top_k", "top_p", "typical_p",
     # Speed and memory: the answer is the same

@@ -23,11 +23,11 @@ class DeviceEngine:
     engine: str
     """siglip, projector, eagle or decoder."""
     content: str
-    """Of the engine's files: their digests."""
+    """Digests of the engine's files."""
     computed_by: str
     """An execution provider, TensorRT, or the native core."""
     version: str
-    """Of that."""
+    """Version of what computes it."""
     device: str
     driver: str
     """Its version; empty: nobody knows it, so that it may have changed since the last time."""

@@ -27,7 +27,7 @@ class Question:
     """A question's pictures and what they become."""
 
     sizes: Sequence[Size]
-    """Of the pictures, or of the frames of a video."""
+    """Width and height of each picture, or of each frame of a video."""
     video: bool
     text_tokens: int
     policy: Policy
@@ -49,7 +49,7 @@ class Context:
     longest: int
     """Positions that the model was trained for."""
     fresh_text_tokens: int
-    """Of the same question when it begins a conversation."""
+    """Tokens that the same question takes when it begins a conversation."""
 
 
 def picture_tokens(sizes: Counter[Size], policy: Policy, model: ModelConfig, *, video: bool) -> int:

@@ -92,7 +92,7 @@ def _loading(bundle: Bundle, settings: MemorySettings) -> MemorySettings:
 
 
 def _free_gpu_bytes(bundle: Bundle) -> int:
-    """Of the GPU's memory; 0: there is none that can be used."""
+    """Free bytes of the GPU's memory; 0: there is none that can be used."""
     return plan_memory(
         bundle, (), _loading(bundle, MemorySettings(device="auto", vision_device="cpu"))
     ).gpu_memory_bytes

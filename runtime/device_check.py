@@ -26,11 +26,11 @@ from valley2_edge.runtime.vision_engine import ComponentName, EngineInputs
 from valley2_edge.selftest import SELFTEST_FILE, read_self_test
 
 VISION_BOUND = 1e-4
-"""Of graphs that are computed in float32; what providers that are right were seen to differ by is below 1e-5."""
+"""Bound for graphs that are computed in float32; what providers that are right were seen to differ by is below 1e-5."""
 HALF_BOUND = 1e-2
-"""Of what TensorRT builds: in fp16, or with factors that are rounded to as many bits."""
+"""Bound for what TensorRT builds: in fp16, or with factors that are rounded to as many bits."""
 DECODER_BOUND = 1e-2
-"""Of logits, computed in fp16 on a device; attention that was wrong was seen to differ by 4e-2 and more."""
+"""Bound for logits, computed in fp16 on a device; attention that was wrong was seen to differ by 4e-2 and more."""
 _DECODER_ROWS = 130
 """More than the lanes of any subgroup and than two tiles of a matrix product."""
 _DECODER_STEPS = 3

@@ -101,7 +101,7 @@ def _track_matrix(stream: BinaryIO, begin: int, end: int) -> Matrix:
 
 
 def _matrix(stream: BinaryIO, begin: int, offset: int, long_offset: int) -> Matrix | None:
-    """Of a header whose version says how wide its times are; (a b u, c d v, x y w), all zero in some old files."""
+    """Reads a header whose version says how wide its times are; (a b u, c d v, x y w), all zero in some old files."""
     stream.seek(begin)
     header = stream.read(_LARGEST_HEADER)
     place = long_offset if header[:1] == b"\1" else offset

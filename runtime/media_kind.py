@@ -11,14 +11,14 @@ MediaKind = Literal["picture", "heif", "video", "foreign", "unknown"]
 """picture: Pillow reads it; heif: Pillow reads it with the extra; video; foreign: known, and never read; unknown."""
 
 HEAD_BYTES = 1024
-"""Of a file, from its start: enough for `kind_of` and `foreign_reason`."""
+"""Bytes from the start of a file: enough for `kind_of` and `foreign_reason`."""
 
 PICTURE_ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm"}
     | {".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".avif", ".avifs", ".mpo"}
 )
 HEIF_ENDINGS = frozenset({".heic", ".heif", ".heics", ".heifs", ".hif"})
-"""Of pictures that need the extra."""
+"""Endings of pictures that need the extra `[heic]`."""
 VIDEO_ENDINGS = frozenset(
     {".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob"}
     | {".ts", ".m2t", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".ogm", ".mxf", ".ivf"}

@@ -16,7 +16,7 @@ FRAMES_FACTOR = 4
 ANIMATION_FACTOR = 100
 """Pixels that an animated picture may take to decode, frame after frame, likewise."""
 _BYTES_PER_PIXEL = 8
-"""Of a file, at most: four samples of 16 bits."""
+"""The most that a file takes for a pixel: four samples of 16 bits."""
 _SPARE_BYTES = 64 << 20
 """For what else a file holds: previews, profiles, other pages."""
 

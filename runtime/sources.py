@@ -26,7 +26,7 @@ ImageSources = Iterable[ImageSource] | None
 
 _BYTES = (bytes, bytearray, memoryview)
 _MOST_SOURCES = 100_000
-"""Of one question; an iterator may have no end."""
+"""The most pictures of one question; an iterator may have no end."""
 
 
 def sort_sources(images: ImageSources, video: VideoSource | None) -> tuple[list[ImageSource], VideoSource | None]:

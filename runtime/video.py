@@ -25,7 +25,7 @@ VideoSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | Iterable[Ima
 a list of them."""
 
 MAX_FRAMES = 4096
-"""Of one question; far more than any context holds."""
+"""The most frames of one question; far more than any context holds."""
 
 
 def load_frames(

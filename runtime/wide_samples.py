@@ -19,11 +19,11 @@ class SampleRange:
     """What the samples of a grey picture mean."""
 
     bits: int = 16
-    """Of an integer."""
+    """How many bits an integer sample has."""
     signed: bool = False
     """Black is the smallest integer of these bits, white the largest; the TIFF specification's default range."""
     black: float = 0.0
-    """Of floats."""
+    """The float sample that is black."""
     white: float = 1.0
     inverted: bool = False
     """White and black change places."""

@@ -47,7 +47,7 @@ HOSTILE: tuple[Any, ...] = (
     {"x": {"x": {}}},
 )
 ROUNDS = 400
-"""Of each kind of mutation."""
+"""Mutations of each kind."""
 
 
 @pytest.fixture(scope="module")

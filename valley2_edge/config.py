@@ -27,7 +27,7 @@ Token = Annotated[int, Field(strict=True, ge=0, le=1 << 22)]
 
 MAX_CANVASES = 1024
 MAX_TILES = 256
-"""Of a canvas; the released canvases have up to 9."""
+"""The most tiles of a canvas; the released canvases have up to 9."""
 MAX_STOP_TOKENS = 64
 
 

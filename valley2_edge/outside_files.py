@@ -22,17 +22,17 @@ from typing import Any, BinaryIO
 from valley2_edge.errors import Valley2Error
 
 MAX_JSON_BYTES = 4 << 20
-"""Of a file of settings: a manifest, a config, a note."""
+"""The largest file of settings: a manifest, a config, a note."""
 MAX_JSON_VALUES = 200_000
 """In a file of settings; each takes up to a hundred bytes of memory."""
 MAX_JSON_DEPTH = 64
 """Arrays and objects inside one another, as in the native core."""
 MAX_DIGITS = 100
-"""Of a whole number. Tokenizers' files hold 10^30 for "no limit"."""
+"""The longest whole number. Tokenizers' files hold 10^30 for "no limit"."""
 MAX_LINE_BYTES = 1 << 20
-"""Of a question or a calibration sample."""
+"""The longest line with a question or a calibration sample."""
 MAX_LINES_BYTES = 256 << 20
-"""Of a file of questions or calibration samples."""
+"""The largest file of questions or calibration samples."""
 
 ErrorType = type[Valley2Error]
 

@@ -17,7 +17,7 @@ SELFTEST_FILE = "selftest/selftest.json"
 SELFTEST_PICTURE = "selftest/picture.png"
 SELFTEST_REFERENCE = "selftest/reference.safetensors"
 MAX_SELFTEST_BYTES = 256 << 20
-"""Of the picture and of the reference; the released sizes make 20 MB."""
+"""The largest picture and the largest reference; the released sizes make 20 MB."""
 
 _Count = Annotated[int, Field(strict=True, ge=0, le=1 << 24)]
 _Positive = Annotated[int, Field(strict=True, ge=1, le=1 << 24)]

@@ -28,7 +28,7 @@ class Options:
     new_tokens: int = 16
     """Decoded in every repetition."""
     eagle_preset: EaglePreset = "balanced"
-    """Of the picture in eagle and first-token."""
+    """Preset of the picture in the parts eagle and first-token."""
     threads: int = 0
     isa: str = "auto"
     activations: str = "int8"

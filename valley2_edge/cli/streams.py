@@ -14,7 +14,7 @@ from valley2_edge.runtime.media_kind import HEAD_BYTES, MediaKind, foreign_reaso
 from valley2_edge.text_limits import MAX_TEXT_CHARACTERS, check_text
 
 MAX_STDIN_BYTES = 256 << 20
-"""Of a picture on stdin."""
+"""The largest picture that is read from stdin."""
 
 
 def plug_closed_streams() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from valley2_edge.cli.terminal import print_line, printable
 
 MAX_COLUMNS = 80
-"""Of prose, however wide the terminal is."""
+"""The longest line of prose, however wide the terminal is."""
 _FENCE = "```"
 _WORD = re.compile(r"\n|[^\S\n]+|\S+")
 

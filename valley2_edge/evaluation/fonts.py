@@ -28,9 +28,9 @@ _LIKELY = (
     "meiryo",
     "malgun",
 )
-"""Of the names of files that have Chinese, Japanese or Korean characters; these are tried first."""
+"""Parts of the names of files that have Chinese, Japanese or Korean characters; these are tried first."""
 _STYLED = ("black", "bold", "italic", "light", "medium", "mono", "oblique", "thin")
-"""Of those of fonts that do not look like the rest of the picture; these are tried last."""
+"""Parts of the names of fonts that do not look like the rest of the picture; these are tried last."""
 _MOST_FILES = 2000
 
 

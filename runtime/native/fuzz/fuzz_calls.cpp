@@ -29,7 +29,7 @@ Options make_options(Input &input) {
     return options;
 }
 
-// Of one entry more than asked for: a pointer into it may be moved by a byte.
+// Has one entry more than asked for: a pointer into it may be moved by a byte.
 template <class T>
 class Array {
   public:

@@ -102,7 +102,7 @@ void write_towers(const Seeds &seeds, const std::string &scratch) {
         }
 }
 
-// Of the question that the target asks, with keys and values that nothing has computed.
+// A saved session with the question that the target asks, with keys and values that nothing has computed.
 std::string session_input(const char *precision, size_t page_bytes, const std::string &choices, size_t length) {
     const std::string count = std::to_string(length), page = std::to_string(page_bytes);
     const size_t keys = 4 * length, note = keys + 16 * length, logits = note + 4, kv = logits + 4 * fuzz::VOCABULARY;

@@ -464,7 +464,7 @@ int64_t modified_of(const struct stat &status) {
 #endif
 }
 
-// Of a file that the descriptor, which is the guard's from now on, has open. Throws std::bad_alloc.
+// Guards the mapping of a file. Its open descriptor is the guard's from now on. Throws std::bad_alloc.
 GuardedMapping *guard_mapping(const void *data, FileDescriptor &file, const struct stat &status) {
     const std::lock_guard lock(guard_mutex);
     GuardedMapping *mapping = guarded_mappings.load();

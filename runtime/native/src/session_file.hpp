@@ -60,7 +60,7 @@ class SessionFile {
     void check_sum() const;
     size_t length() const; // positions
     bool has_logits() const { return file_.contains("logits"); }
-    // Of a damaged file; the reason ends its sentence.
+    // Fails because the file is damaged; the reason ends the sentence.
     [[noreturn]] void refuse(const std::string &reason) const;
 
   private:
