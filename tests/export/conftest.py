@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from valley2_edge.export.pipeline import export_bundle
 
+sys.path.insert(0, str(Path(__file__).parent))
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
 

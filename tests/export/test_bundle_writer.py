@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plain_manifest import plain_manifest
 
-from valley2_edge.bundle import DecoderComponent, Manifest, Source, VisionComponent, read_manifest
-from valley2_edge.config import ModelConfig
+from valley2_edge.bundle import read_manifest
 from valley2_edge.errors import BudgetError, ExportError, InputError
 from valley2_edge.export.bundle_writer import BundleWriter
 
@@ -33,21 +33,6 @@ def _writes(name: str, content: bytes = b"content", facts: dict[str, Any] | None
 
 def _must_not_run(directory: Path) -> dict[str, Any]:
     raise AssertionError("the component was made again")
-
-
-def _manifest(writer: BundleWriter, checkpoint: str = "tiny") -> Manifest:
-    vision = VisionComponent(precision="fp32", files=[], relative_error=0)
-    return Manifest(
-        architecture=ModelConfig(),
-        siglip=vision,
-        projector=vision,
-        eagle=vision,
-        decoder=DecoderComponent(
-            precision="fp32", lm_head_precision="fp32", group_size=0, symmetric=True, method="none", files=[]
-        ),
-        files=writer.files(),
-        source=Source(checkpoint=checkpoint, revision=None, tool_version="0", created="now"),
-    )
 
 
 def _kill_after(output: Path, fingerprint: str, components: dict[str, Make]) -> None:
@@ -74,7 +59,7 @@ def _fail(output: Path, error: BaseException, overwrite: bool = False) -> None:
 def _publish(output: Path, content: bytes, overwrite: bool = False, checkpoint: str = "tiny") -> None:
     with BundleWriter(output, "f", overwrite=overwrite) as writer:
         writer.component("a", _writes("a.bin", content))
-        writer.publish(_manifest(writer, checkpoint))
+        writer.publish(plain_manifest(writer, checkpoint))
 
 
 def test_the_output_appears_only_when_published(tmp_path: Path) -> None:
@@ -82,7 +67,7 @@ def test_the_output_appears_only_when_published(tmp_path: Path) -> None:
     with BundleWriter(output, "f") as writer:
         writer.component("a", _writes("vision/a.bin"))
         assert not output.exists()
-        writer.publish(_manifest(writer))
+        writer.publish(plain_manifest(writer))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
     assert sorted(path.name for path in output.rglob("*") if path.is_file()) == ["a.bin", "valley2.json"]
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plain_manifest import plain_manifest
 
-from valley2_edge.bundle import DecoderComponent, Manifest, Source, VisionComponent
-from valley2_edge.config import ModelConfig
 from valley2_edge.errors import Cancelled
 from valley2_edge.export.bundle_writer import BundleWriter
 from valley2_edge.export.checkpoint import Checkpoint
@@ -28,21 +27,6 @@ def make_a(directory: Path) -> dict[str, Any]:
 
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
-
-
-def manifest(writer: BundleWriter) -> Manifest:
-    vision = VisionComponent(precision="fp32", files=[], relative_error=0)
-    return Manifest(
-        architecture=ModelConfig(),
-        siglip=vision,
-        projector=vision,
-        eagle=vision,
-        decoder=DecoderComponent(
-            precision="fp32", lm_head_precision="fp32", group_size=0, symmetric=True, method="none", files=[]
-        ),
-        files=writer.files(),
-        source=Source(checkpoint="tiny", revision=None, tool_version="0", created="now"),
-    )
 
 
 def test_what_is_finished_is_kept_and_the_rest_removed(tmp_path: Path) -> None:
@@ -90,7 +74,7 @@ def test_an_abandoned_export_finishes_nothing_more(tmp_path: Path) -> None:
     store.commit(LayerState(steps=1))
     control.note_layers(1, 3)
     control.cancel()
-    for finish in (lambda: store.commit(LayerState(steps=2)), lambda: writer.publish(manifest(writer))):
+    for finish in (lambda: store.commit(LayerState(steps=2)), lambda: writer.publish(plain_manifest(writer))):
         with pytest.raises(Cancelled):
             finish()
     control.abandon()
@@ -114,7 +98,7 @@ def test_what_an_earlier_run_finished_survives_while_it_is_not_read_yet(tmp_path
 def test_a_published_bundle_is_called_complete(tmp_path: Path) -> None:
     with BundleWriter(tmp_path / "out", "f") as writer:
         writer.component("a", make_a)
-        writer.publish(manifest(writer))
+        writer.publish(plain_manifest(writer))
     writer.control.abandon()
     writer.control.tidy()
     assert writer.control.outcome() == f"{tmp_path / 'out'} is complete"
