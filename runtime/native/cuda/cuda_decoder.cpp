@@ -1,8 +1,8 @@
 #include "cuda/cuda_decoder.hpp"
 
+#include "base/error.hpp"
 #include "cuda/device_plan.hpp"
-#include "decoder.hpp"
-#include "error.hpp"
+#include "decoder/decoder.hpp"
 
 #include <algorithm>
 

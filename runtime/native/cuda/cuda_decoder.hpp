@@ -2,9 +2,9 @@
 // weights may leave the GPU for a while, when nobody uses them.
 #pragma once
 
+#include "bundle/matrix.hpp"
 #include "cuda/device.hpp"
 #include "cuda/kernels/arguments.hpp"
-#include "matrix.hpp"
 #include "valley2.h"
 
 #include <cstddef>

@@ -1,8 +1,8 @@
 // What a decoder takes of a GPU's memory, by arithmetic: the loader and the planner ask the same functions.
 #pragma once
 
-#include "decoder.hpp"
-#include "kernels/attention.hpp"
+#include "cpu/attention/attention.hpp"
+#include "decoder/decoder.hpp"
 
 #include <cstddef>
 #include <cstdint>

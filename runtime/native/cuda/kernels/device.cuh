@@ -2,7 +2,7 @@
 // the tests. Instructions are described in the PTX ISA, chapter 9, "Instruction Set".
 #pragma once
 
-#include "arguments.hpp"
+#include "cuda/kernels/arguments.hpp"
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
@@ -10,7 +10,7 @@
 #define V2E_KERNEL(name, Arguments)                                                                                    \
     extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Arguments arguments)
 #else
-#include "cuda_emulation.hpp"
+#include "tests/cuda_emulation/cuda_emulation.hpp"
 #endif
 
 namespace v2e::cuda {

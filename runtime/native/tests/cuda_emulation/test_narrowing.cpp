@@ -1,8 +1,8 @@
 // Candidates that the emulated device finds are those of the host's sampler, bit for bit.
-#include "check.hpp"
+#include "base/half.hpp"
 #include "cuda/cuda_narrowing.hpp"
-#include "half.hpp"
-#include "sampler.hpp"
+#include "generation/sampler.hpp"
+#include "tests/check.hpp"
 
 #include <algorithm>
 #include <cstdlib>
