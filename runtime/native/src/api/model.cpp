@@ -3,6 +3,7 @@
 #include "base/digest.hpp"
 #include "base/error.hpp"
 #include "base/platform.hpp"
+#include "cuda/cuda_backend.hpp"
 #include "decoder/decoder.hpp"
 #include "generation/prefix_cache.hpp"
 #include "generation/session.hpp"
@@ -89,7 +90,7 @@ v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options
         *model = nullptr;
         const v2e_model_options given = read_options(options);
         const uint64_t budget = given.prefix_cache_bytes == 0 ? DEFAULT_PREFIX_CACHE_BYTES : given.prefix_cache_bytes;
-        *model = new v2e_model{Decoder(decoder_directory, given), PrefixCache(budget),
+        *model = new v2e_model{Decoder(decoder_directory, given, cuda::backend()), PrefixCache(budget),
                                bundle_identity(decoder_directory), given.activations};
     });
 }

@@ -2,7 +2,6 @@
 
 #include "base/error.hpp"
 #include "base/platform.hpp"
-#include "cpu/linear/linear_kernels.hpp"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define V2E_X86 1
@@ -98,8 +97,12 @@ bool isa_available(v2e_isa isa) {
 #if defined(V2E_X86)
     case V2E_ISA_AVX2:
         return x86_features().avx2;
-    case V2E_ISA_AVX_VNNI: // not every compiler has it
-        return x86_features().avx_vnni && linear_kernels_avxvnni() != nullptr;
+    case V2E_ISA_AVX_VNNI:
+#if defined(V2E_AVXVNNI) // by CMake, where the compiler has it
+        return x86_features().avx_vnni;
+#else
+        return false;
+#endif
     case V2E_ISA_AVX512_VNNI:
         return x86_features().avx512_vnni;
 #endif

@@ -62,7 +62,7 @@ bool is_padding(const std::string &tensor) {
 
 } // namespace
 
-Decoder::Decoder(const std::string &directory, const v2e_model_options &options)
+Decoder::Decoder(const std::string &directory, const v2e_model_options &options, const Backend &backend)
     : weights_(directory + "/decoder.safetensors", options.decoder_stamp),
       embedding_file_(directory + "/embeddings.safetensors", options.embeddings_stamp) {
     const unsigned threads = chosen_threads(options.threads);
@@ -78,16 +78,16 @@ Decoder::Decoder(const std::string &directory, const v2e_model_options &options)
     attention_ = &attention_kernels(isa);
     pool_ = std::make_unique<ThreadPool>(threads);
     linear_ = std::make_unique<Linear>(isa, static_cast<v2e_activations>(options.activations), *pool_);
-    open_device(options);
+    open_device(options, backend);
 }
 
-void Decoder::open_device(const v2e_model_options &options) {
+void Decoder::open_device(const v2e_model_options &options, const Backend &backend) {
     if (options.device > V2E_DEVICE_CUDA)
         fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(options.device));
     if (options.device == V2E_DEVICE_CPU)
         return;
     try {
-        device_ = cuda::CudaDecoder::open(*this, options, device_reason_);
+        device_ = backend.open(*this, options, device_reason_);
     } catch (const Failure &failure) {
         if (options.device == V2E_DEVICE_CUDA)
             throw;
@@ -229,9 +229,9 @@ v2e_model_description Decoder::describe() const {
     description.mapped_bytes = weights_.mapped_bytes() + embedding_file_.mapped_bytes();
     description.device = device_ == nullptr ? V2E_DEVICE_CPU : V2E_DEVICE_CUDA;
     if (device_ != nullptr) {
-        description.gpu_layers = static_cast<uint32_t>(device_->layers().size());
+        description.gpu_layers = static_cast<uint32_t>(device_->layer_count());
         description.gpu_bytes = device_->bytes();
-        std::snprintf(description.device_name, sizeof description.device_name, "%s", device_->device().name().c_str());
+        std::snprintf(description.device_name, sizeof description.device_name, "%s", device_->device_name().c_str());
     }
     std::snprintf(description.device_reason, sizeof description.device_reason, "%s", device_reason_.c_str());
     return description;
@@ -240,7 +240,7 @@ v2e_model_description Decoder::describe() const {
 void Decoder::trim() const {
     drop_pages();
     if (device_ != nullptr)
-        device_->yield();
+        device_->offload_weights();
 }
 
 void Decoder::drop_pages() const noexcept {

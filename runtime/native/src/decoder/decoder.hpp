@@ -7,7 +7,7 @@
 #include "cpu/attention/attention.hpp"
 #include "cpu/elementwise/elementwise.hpp"
 #include "cpu/linear/linear.hpp"
-#include "cuda/cuda_decoder.hpp"
+#include "decoder/backend.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -46,7 +46,8 @@ struct DecoderLayer {
 
 class Decoder {
   public:
-    Decoder(const std::string &directory, const v2e_model_options &options);
+    // The options say whether a device of the backend may compute layers; the backend must outlive the decoder.
+    Decoder(const std::string &directory, const v2e_model_options &options, const Backend &backend);
 
     const DecoderConfig &config() const { return config_; }
     const std::vector<DecoderLayer> &layers() const { return layers_; }
@@ -59,8 +60,8 @@ class Decoder {
     const ElementwiseKernels &elementwise() const { return *elementwise_; }
     const AttentionKernels &attention() const { return *attention_; }
 
-    // The layers that a GPU computes; null: there are none.
-    cuda::CudaDecoder *device() const { return device_.get(); }
+    // The layers that a device computes; null: there are none.
+    DeviceLayers *device() const { return device_.get(); }
     // Why there are none although one was allowed, a part of a sentence; empty: there are, or none was.
     const std::string &device_reason() const { return device_reason_; }
 
@@ -86,7 +87,7 @@ class Decoder {
 
   private:
     void load_config();
-    void open_device(const v2e_model_options &options);
+    void open_device(const v2e_model_options &options, const Backend &backend);
     void load_weights();
     void load_embeddings();
     void check_matrix(const Matrix &matrix, const std::string &name, size_t rows, size_t columns) const;
@@ -105,7 +106,7 @@ class Decoder {
     std::unique_ptr<Linear> linear_;
     const ElementwiseKernels *elementwise_ = nullptr;
     const AttentionKernels *attention_ = nullptr;
-    std::unique_ptr<cuda::CudaDecoder> device_;
+    std::unique_ptr<DeviceLayers> device_;
     std::string device_reason_;
 };
 

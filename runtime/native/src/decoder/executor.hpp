@@ -5,7 +5,7 @@
 #include "decoder/decoder.hpp"
 #include "decoder/forward.hpp"
 #include "decoder/kv_cache.hpp"
-#include "generation/sampler.hpp"
+#include "decoder/narrowing.hpp"
 
 #include <cstddef>
 #include <cstdint>

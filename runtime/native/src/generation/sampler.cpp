@@ -99,7 +99,7 @@ int32_t Sampler::choose(const float *logits) {
 
 Narrowing Sampler::narrowing() const {
     size_t count = options_.temperature == 0.0f ? 1 : options_.top_k;
-    if (count > MOST_NARROWED || (options_.temperature != 0.0f && count >= vocabulary_size_))
+    if (count > Narrowing::MOST || (options_.temperature != 0.0f && count >= vocabulary_size_))
         count = 0; // with all candidates, they are summed up in another order
     return {count, penalises() ? options_.repetition_penalty : 1.0f, seen_};
 }

@@ -1,6 +1,7 @@
 // The choice of the next token.
 #pragma once
 
+#include "decoder/narrowing.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -20,18 +21,6 @@ class RandomNumbers {
     uint64_t state_;
 };
 
-struct Candidate {
-    float logit;
-    int32_t token;
-};
-
-// The candidates that come first, of equal logits the lowest token, with the repetition penalty.
-struct Narrowing {
-    size_t count;
-    float penalty;                     // 1: none
-    const std::vector<uint32_t> &seen; // bit token % 32 of word token / 32: it is penalised
-};
-
 // In the order of transformers: repetition penalty, temperature, top-k, top-p, min-p. Of equal logits the lowest id is
 // the first, and top_k takes exactly k.
 class Sampler {
@@ -45,9 +34,8 @@ class Sampler {
     int32_t choose(const float *logits);
     // The candidates from which choose would choose, where they are few; else none.
     Narrowing narrowing() const;
-    // Those candidates, in any order: chooses as from all logits. At most MOST_NARROWED.
+    // Those candidates, in any order: chooses as from all logits. At most Narrowing::MOST.
     int32_t choose_narrowed(const Candidate *candidates, size_t count);
-    static constexpr size_t MOST_NARROWED = 1024;
     bool is_stop(int32_t token) const;
     // Greedy, and the logits as they are.
     bool takes_largest() const;

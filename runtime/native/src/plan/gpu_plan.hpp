@@ -1,7 +1,8 @@
 // What a question takes of a GPU's memory, phase by phase: the decoder's layers, and vision engines of TensorRT.
 #pragma once
 
-#include "cuda/device_plan.hpp"
+#include "decoder/backend.hpp"
+#include "decoder/decoder.hpp"
 #include "valley2.h"
 
 #include <cstdint>
@@ -15,8 +16,8 @@ struct GpuVision {
 };
 
 struct GpuPlan {
-    cuda::DevicePlan decoder{}; // of no layers: it is with the CPU
-    uint64_t context = 0;       // the driver's, the kernels' and TensorRT's own
+    DevicePlan decoder{}; // of no layers: it is with the CPU
+    uint64_t context = 0; // the driver's, the kernels' and TensorRT's own
     uint64_t tiles = 0, eagle = 0, answer = 0;
     uint64_t memory = 0; // that may be used; 0: there is no GPU to ask
 
@@ -27,6 +28,7 @@ struct GpuPlan {
 // The largest number of layers with which every phase fits, unless the options name one; `decoder` is NULL when it is
 // not the native one. Fails with V2E_ERROR_INPUT where there must be a GPU and is none, with V2E_ERROR_BUDGET where
 // nothing fits.
-GpuPlan plan_gpu(const Decoder *decoder, const v2e_memory_options &options, uint64_t context, const GpuVision &vision);
+GpuPlan plan_gpu(const Decoder *decoder, const v2e_memory_options &options, uint64_t context, const GpuVision &vision,
+                 const Backend &backend);
 
 } // namespace v2e

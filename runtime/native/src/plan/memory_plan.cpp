@@ -307,13 +307,14 @@ void move_to_gpu(const GpuPlan &gpu, uint64_t layers, DecoderPlan &plan) {
 }
 
 DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_options &options,
-                                const GpuVision &vision) {
+                                const GpuVision &vision, const Backend &backend) {
     v2e_model_options model_options{};
     model_options.struct_size = sizeof model_options;
     model_options.threads = 1;
     model_options.isa = V2E_ISA_PORTABLE;
     model_options.activations = options.activations;
-    const Decoder decoder(directory, model_options);
+    model_options.device = V2E_DEVICE_CPU;
+    const Decoder decoder(directory, model_options, backend);
     v2e_session_options session_options{};
     session_options.struct_size = sizeof session_options;
     session_options.context_length = options.context_length;
@@ -332,13 +333,13 @@ DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_o
                      scratch,
                      false,
                      {}};
-    move_to_gpu(plan_gpu(&decoder, options, context, vision), decoder.config().layers, plan);
+    move_to_gpu(plan_gpu(&decoder, options, context, vision, backend), decoder.config().layers, plan);
     return plan;
 }
 
 // On the processor, where ONNX Runtime packs the weights into memory of its own and keeps keys and values in fp32.
 DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_options &options,
-                              const GpuVision &vision) {
+                              const GpuVision &vision, const Backend &backend) {
     if (options.kv_precision != V2E_KV_AUTO && options.kv_precision != V2E_KV_FP32)
         fail(V2E_ERROR_INPUT, "kv_precision must be auto or fp32: the ONNX decoder keeps keys and values in fp32.");
     if (options.device != V2E_DEVICE_CPU)
@@ -370,19 +371,21 @@ DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_o
             0,
             scratch.value(),
             true,
-            plan_gpu(nullptr, options, context, vision)};
+            plan_gpu(nullptr, options, context, vision, backend)};
 }
 
 } // namespace
 
-v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memory_options &options) {
+v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memory_options &options,
+                            const Backend &backend) {
     if (options.picture_count > 0 && options.pictures == nullptr)
         fail(V2E_ERROR_INPUT, "picture_count is %zu but pictures is NULL.", options.picture_count);
     const ManifestReader manifest(bundle_directory);
     const VisionPlan vision(manifest, options);
-    const DecoderPlan decoder = manifest.has_onnx_decoder()
-                                    ? plan_onnx_decoder(manifest, options, vision.gpu())
-                                    : plan_native_decoder(bundle_directory + "/decoder", options, vision.gpu());
+    const DecoderPlan decoder =
+        manifest.has_onnx_decoder()
+            ? plan_onnx_decoder(manifest, options, vision.gpu(), backend)
+            : plan_native_decoder(bundle_directory + "/decoder", options, vision.gpu(), backend);
     const uint64_t context = decoder.context;
     if (vision.tokens() >= context)
         fail(V2E_ERROR_BUDGET, "The pictures need %llu positions, but the context holds %llu.",
