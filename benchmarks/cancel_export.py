@@ -73,7 +73,7 @@ def tower(directory: Path) -> Callable[[], object]:
     import torch
 
     from valley2_edge.config import SiglipConfig
-    from valley2_edge.export.towers import SiglipReference
+    from valley2_edge.export.vision.torch_reference import SiglipReference
 
     reference = SiglipReference(SiglipConfig(num_hidden_layers=1))
     tiles = torch.randn(2, 3, 384, 384)
@@ -100,8 +100,8 @@ def reading(directory: Path) -> Callable[[], object]:
     from safetensors.torch import save_file
 
     from valley2_edge.config import ModelConfig
-    from valley2_edge.export.checkpoint import Checkpoint
-    from valley2_edge.export.shards import read_header
+    from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+    from valley2_edge.export.checkpoint.shards import read_header
 
     save_file({"down": torch.zeros(HIDDEN, WIDE, dtype=torch.bfloat16)}, directory / "shard.safetensors")
     checkpoint = Checkpoint(directory, ModelConfig(), read_header(directory / "shard.safetensors"), ())

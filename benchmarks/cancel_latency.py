@@ -23,15 +23,15 @@ from typing import get_args
 import numpy as np
 from vision_towers import Subject, inputs_of, open_engine, prepare, released
 
-from valley2_edge.benchmark.synthetic_decoder import SyntheticDecoder
+from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
 from valley2_edge.config import DecoderConfig, ModelConfig
 from valley2_edge.errors import Cancelled, Valley2Error
 from valley2_edge.policy import EaglePreset, Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.decoder import Decoder
-from valley2_edge.runtime.generation import GenerateOptions
-from valley2_edge.runtime.preprocess import PreparedPicture, prepare_pictures
-from valley2_edge.runtime.vision_engine import ComponentName, EngineInputs
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.generation import GenerateOptions
+from valley2_edge.runtime.vision.engine import ComponentName, EngineInputs
+from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 
 PICTURE_SIDE = 10_000
 """Pixels of a picture that is as large as the command line accepts."""

@@ -30,18 +30,18 @@ import torch
 from valley2_edge.bundle import Bundle, DecoderPrecision, ProjectorPrecision, open_bundle
 from valley2_edge.calibration.builtin import BUILTIN
 from valley2_edge.errors import ExportError, Valley2Error
-from valley2_edge.evaluation.intervals import bootstrap_ratio
-from valley2_edge.export.calibration_inputs import prepare_packs, sample_encoder
-from valley2_edge.export.checkpoint import Checkpoint
-from valley2_edge.export.decoder import decoder_formats, export_decoder, export_rounded_decoder
-from valley2_edge.export.decoder_layout import DECODER_FILE, EMBEDDINGS_FILE
+from valley2_edge.eval.intervals import bootstrap_ratio
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.decoder.layout import DECODER_FILE, EMBEDDINGS_FILE
+from valley2_edge.export.decoder.writer import decoder_formats, export_decoder, export_rounded_decoder
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.quality import Quality, QualitySurvey, SampleQuality
-from valley2_edge.export.rounded_layers import LayerStore
-from valley2_edge.export.rounded_model import Activations
-from valley2_edge.export.rounding import Rounding, resolve_rounding, round_with_calibration
-from valley2_edge.export.rounding_options import RoundingOptions
-from valley2_edge.export.vision import export_vision
+from valley2_edge.export.quality.rounded_model import Activations
+from valley2_edge.export.quality.survey import Quality, QualitySurvey, SampleQuality
+from valley2_edge.export.rounding.inputs import prepare_packs, sample_encoder
+from valley2_edge.export.rounding.layer_store import LayerStore
+from valley2_edge.export.rounding.options import RoundingOptions
+from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding, round_with_calibration
+from valley2_edge.export.vision.component import export_vision
 from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.version import __version__
 

@@ -21,14 +21,14 @@ from typing import TypeVar
 import torch
 
 from valley2_edge.errors import Valley2Error
-from valley2_edge.export.checkpoint import Checkpoint
-from valley2_edge.export.decoder import decoder_formats
-from valley2_edge.export.decoder_layers import row_blocks, split_parts
-from valley2_edge.export.decoder_layout import DecoderMatrix
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.decoder.layers import row_blocks, split_parts
+from valley2_edge.export.decoder.layout import DecoderMatrix
+from valley2_edge.export.decoder.writer import decoder_formats
 from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.method import rounding_method
-from valley2_edge.runtime.process_memory import peak_bytes
+from valley2_edge.runtime.core.process_memory import peak_bytes
 
 BLOCK_ROWS = 1024
 OUTLIER_EVERY = 97

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from engine import MATRICES, About, Shape, random_rows
 
-from valley2_edge.benchmark.synthetic_decoder import SyntheticDecoder
+from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
 from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
-from valley2_edge.runtime.decoder import Decoder
-from valley2_edge.runtime.generation import GenerateOptions
-from valley2_edge.runtime.probe import Probe
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.generation import GenerateOptions
+from valley2_edge.runtime.core.probe import Probe
 from valley2_edge.version import __version__
 
 PANEL = 64

@@ -20,10 +20,10 @@ from valley2_edge.bundle import (
     sha256_of_file,
 )
 from valley2_edge.config import DecoderConfig, EagleConfig, ModelConfig, PictureConfig, ProjectorConfig, SiglipConfig
-from valley2_edge.export.eagle import write_eagle
-from valley2_edge.export.layout import eagle_tensors, projector_tensors, siglip_tensors
-from valley2_edge.export.projector import write_projector
-from valley2_edge.export.siglip import write_siglip
+from valley2_edge.export.checkpoint.tensor_names import eagle_tensors, projector_tensors, siglip_tensors
+from valley2_edge.export.vision.onnx_eagle import write_eagle
+from valley2_edge.export.vision.onnx_projector import write_projector
+from valley2_edge.export.vision.onnx_siglip import write_siglip
 
 TOKENIZER = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")

@@ -16,7 +16,7 @@ from valley2_edge.cli.terminal import error_console, output_console, print_line
 from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
-    from valley2_edge.ecom.showcase import Exhibit
+    from valley2_edge.eval.questions.showcase import Exhibit
     from valley2_edge.runtime.model import Valley2
 
 EXIT_WRONG = 1
@@ -34,7 +34,7 @@ def demo(
 
     Exits with 1 when an answer is wrong.
     """
-    from valley2_edge.ecom.showcase import write_showcase
+    from valley2_edge.eval.questions.showcase import write_showcase
     from valley2_edge.runtime.model import Valley2
 
     with contextlib.ExitStack() as stack:

@@ -40,10 +40,10 @@ from valley2_edge.cli.rounding_options import (
 )
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
-from valley2_edge.export.bundle_writer import check_output, check_place
-from valley2_edge.export.checkpoint_config import read_model_config
+from valley2_edge.export.bundle.writer import check_output, check_place
+from valley2_edge.export.checkpoint.config import read_model_config
+from valley2_edge.export.checkpoint.local import DEFAULT_CHECKPOINT, local_checkpoint
 from valley2_edge.export.control import ExportControl
-from valley2_edge.export.local_checkpoint import DEFAULT_CHECKPOINT, local_checkpoint
 from valley2_edge.user_data import remember_bundle
 
 DECIDED_BY_DECODER = ("precision", "group_size", "symmetric")
