@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from valley2_edge.bundle_files import MAX_FILES, beside, check_listed, check_name, check_vision_files, unlisted_files
+from valley2_edge.bundle_files import (
+    MANIFEST_NAME,
+    MAX_FILES,
+    beside,
+    check_listed,
+    check_name,
+    check_vision_files,
+    unlisted_files,
+)
 from valley2_edge.config import ModelConfig, first_problem
 from valley2_edge.errors import BundleError
 from valley2_edge.onnx_references import MAX_GRAPH_BYTES, referenced_files
@@ -25,9 +33,8 @@ from valley2_edge.outside_files import (
     shown,
     wait_out_clock,
 )
-from valley2_edge.user_data import VerifiedFiles
+from valley2_edge.verified_files import VerifiedFiles
 
-MANIFEST_NAME = "valley2.json"
 FORMAT: Literal["valley2-bundle"] = "valley2-bundle"
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer/tokenizer.json"

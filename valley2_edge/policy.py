@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import OptionError
-from valley2_edge.runtime.core.pixels import GeometryOptions
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS
+from valley2_edge.geometry import GeometryOptions
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS
 
 PolicyName = Literal["hub", "repo"]
 EaglePreset = Literal["fast", "balanced", "document", "full"]
