@@ -78,7 +78,7 @@ class Answer:
     tokens: list[int]
     seconds: float
     counters: GenerationCounters
-    """Of the answer with its warm-up."""
+    """What the answer cost, its warm-up included."""
 
 
 def answer(decoder: Decoder, prompt: Tokens, new_tokens: int, speculation: str) -> Answer:

@@ -113,7 +113,7 @@ def _print_table(outcomes: Mapping[str, Sequence[Outcome]], errors: Mapping[str,
 
 
 def _change(found: Sequence[Outcome], reference: Sequence[Outcome]) -> Estimate:
-    """Of the share of questions that are right; every task has equally many."""
+    """The change of the share of questions that are right; every task has equally many questions."""
     differences = [one.right - other.right for one, other in zip(found, reference, strict=True)]
     return bootstrap_ratio(differences, [1] * len(differences))
 
