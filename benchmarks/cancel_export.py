@@ -1,4 +1,4 @@
-"""How long Ctrl-C takes in an export at the released layer sizes: to the sentence, and to the end of the process.
+"""Measures how long Ctrl-C takes in an export at the released layer sizes: to the sentence and to the process's end.
 
     python benchmarks/cancel_export.py --moments 10
 
@@ -73,7 +73,7 @@ def tower(directory: Path) -> Callable[[], object]:
     import torch
 
     from valley2_edge.config import SiglipConfig
-    from valley2_edge.export.towers import SiglipReference
+    from valley2_edge.export.vision.torch_reference import SiglipReference
 
     reference = SiglipReference(SiglipConfig(num_hidden_layers=1))
     tiles = torch.randn(2, 3, 384, 384)
@@ -90,7 +90,7 @@ def hashing(directory: Path) -> Callable[[], object]:
     from valley2_edge.bundle import sha256_of_file
 
     with (directory / "file").open("wb") as stream:
-        stream.truncate(8 << 30)  # takes no room
+        stream.truncate(8 << 30)  # takes no space on the disk
     return lambda: sha256_of_file(directory / "file", lambda count: None)
 
 
@@ -100,8 +100,8 @@ def reading(directory: Path) -> Callable[[], object]:
     from safetensors.torch import save_file
 
     from valley2_edge.config import ModelConfig
-    from valley2_edge.export.checkpoint import Checkpoint
-    from valley2_edge.export.shards import read_header
+    from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+    from valley2_edge.export.checkpoint.shards import read_header
 
     save_file({"down": torch.zeros(HIDDEN, WIDE, dtype=torch.bfloat16)}, directory / "shard.safetensors")
     checkpoint = Checkpoint(directory, ModelConfig(), read_header(directory / "shard.safetensors"), ())
@@ -151,8 +151,8 @@ def measure(name: str, wait: float) -> tuple[float, float]:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moments", type=int, default=10, help="signals for each stage")
-    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--moments", type=int, default=10, help="how many signals each stage gets")
+    parser.add_argument("--stages", default=",".join(STAGES), help="which stages are measured (default: %(default)s)")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

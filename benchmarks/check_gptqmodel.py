@@ -29,15 +29,15 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from valley2_edge.bundle import open_bundle
-from valley2_edge.export.bundle_decoder import BundleDecoder
-from valley2_edge.export.checkpoint import Checkpoint
-from valley2_edge.export.decoder_layout import LM_HEAD, DecoderMatrix, decoder_parts
-from valley2_edge.export.gptq_source import weight_heights
-from valley2_edge.export.interchange import write_gptq_checkpoint
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.decoder.layout import LM_HEAD, DecoderMatrix, decoder_parts
+from valley2_edge.export.decoder.reader import BundleDecoder
+from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
+from valley2_edge.export.gptq.source import weight_heights
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.synthetic import small_config, write_synthetic_checkpoint
-from valley2_edge.export.synthetic_tokenizer import write_tokenizer
-from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.export.synthetic.checkpoint import small_config, write_synthetic_checkpoint
+from valley2_edge.export.synthetic.tokenizer import write_tokenizer
+from valley2_edge.runtime.core.decoder import Decoder
 
 Row = tuple[str, float, float]
 """What was checked, the error, and the largest that passes."""
@@ -87,7 +87,7 @@ def logits_of(model: torch.nn.Module, tokens: list[int]) -> NDArray[np.float32]:
 
 
 def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Norm of the difference over norm of the expected."""
+    """Norm of the difference divided by the norm of the expected logits."""
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 

@@ -22,10 +22,10 @@ from rich.progress import Progress
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.config import DecoderConfig, ModelConfig, PictureConfig
 from valley2_edge.errors import ExportError, Valley2Error
-from valley2_edge.export.checkpoint_config import parse_grid_pinpoints
-from valley2_edge.export.layout import pooling_head_tensors, required_tensors
-from valley2_edge.export.synthetic import BF16_BYTES, write_synthetic_checkpoint
-from valley2_edge.export.synthetic_tokenizer import write_tokenizer
+from valley2_edge.export.checkpoint.config import parse_grid_pinpoints
+from valley2_edge.export.checkpoint.tensor_names import pooling_head_tensors, required_tensors
+from valley2_edge.export.synthetic.checkpoint import BF16_BYTES, write_synthetic_checkpoint
+from valley2_edge.export.synthetic.tokenizer import write_tokenizer
 
 RELEASED_LAYERS = 28
 CANVASES = parse_grid_pinpoints("(1x1),...,(3x3)", crop_size=384)

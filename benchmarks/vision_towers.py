@@ -21,23 +21,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from valley2_edge.benchmark.work import eagle_operations, projector_operations, siglip_operations
+from valley2_edge.bench.work import eagle_operations, projector_operations, siglip_operations
 from valley2_edge.config import EagleConfig, ModelConfig, SiglipConfig
 from valley2_edge.errors import ExportError, Valley2Error
-from valley2_edge.export.eagle import write_eagle
-from valley2_edge.export.layout import Shape, eagle_tensors, projector_tensors, siglip_tensors
-from valley2_edge.export.native_eagle import eagle_parts
-from valley2_edge.export.native_projector import projector_parts
-from valley2_edge.export.native_siglip import siglip_parts
-from valley2_edge.export.onnx_blocks import Weights
-from valley2_edge.export.projector import write_projector
-from valley2_edge.export.siglip import write_siglip
-from valley2_edge.export.tower_parts import Part, Tensors, TowerPrecision, write_tower
-from valley2_edge.export.vision import block_positions
-from valley2_edge.runtime.native_engine import NativeEngine
-from valley2_edge.runtime.onnx_engine import OnnxEngine
-from valley2_edge.runtime.probe import LimitName, Probe
-from valley2_edge.runtime.vision_engine import ComponentName, EngineInputs, VisionEngine
+from valley2_edge.export.checkpoint.tensor_names import Shape, eagle_tensors, projector_tensors, siglip_tensors
+from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.vision.component import block_positions
+from valley2_edge.export.vision.native_eagle import eagle_parts
+from valley2_edge.export.vision.native_file import Part, Tensors, TowerPrecision, write_tower
+from valley2_edge.export.vision.native_projector import projector_parts
+from valley2_edge.export.vision.native_siglip import siglip_parts
+from valley2_edge.export.vision.onnx_eagle import write_eagle
+from valley2_edge.export.vision.onnx_projector import write_projector
+from valley2_edge.export.vision.onnx_siglip import write_siglip
+from valley2_edge.runtime.core.probe import LimitName, Probe
+from valley2_edge.runtime.onnx.engine import OnnxEngine
+from valley2_edge.runtime.vision.engine import ComponentName, EngineInputs, VisionEngine
+from valley2_edge.runtime.vision.native_engine import NativeEngine
 
 TOWERS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 EAGLE_SIDE = 32
@@ -196,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, required=True, help="where the towers are")
     parser.add_argument("--prepare", action="store_true", help="write them, and measure nothing")
-    parser.add_argument("--layers", type=int, default=6, help="of SigLIP and Eagle")
+    parser.add_argument("--layers", type=int, default=6, help="layers of SigLIP and Eagle")
     parser.add_argument("--towers", default=",".join(TOWERS))
     parser.add_argument("--engines", default="int8,bf16,onnx")
     parser.add_argument("--threads", type=int, default=2)

@@ -6,10 +6,10 @@ from random import Random
 
 from valley2_edge.calibration.mixture import draw_opens
 from valley2_edge.calibration.samples import CalibrationSet, Sample, Turn, make_set
-from valley2_edge.ecom.dialogue import SCENES, thinking_turn
-from valley2_edge.ecom.question import Question
-from valley2_edge.ecom.scene import Choice, Scene
 from valley2_edge.errors import InputError
+from valley2_edge.eval.questions.dialogue import SCENES, thinking_turn
+from valley2_edge.eval.questions.question import Question
+from valley2_edge.eval.questions.scene import Choice, Scene
 
 BUILTIN = "builtin"
 CALIBRATION_SEED = 4_000_037

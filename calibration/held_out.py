@@ -8,9 +8,9 @@ from typing import Literal
 
 from valley2_edge.calibration.mixture import READING, draw_opens
 from valley2_edge.calibration.samples import Sample, Turn, content_sha256
-from valley2_edge.ecom.dialogue import SCENES
-from valley2_edge.ecom.question import LETTERS, Question
 from valley2_edge.errors import InputError
+from valley2_edge.eval.questions.dialogue import SCENES
+from valley2_edge.eval.questions.question import LETTERS, Question
 
 _KINDS = ("single", "pair", "single", "triple", "single", "show", "single", "steps", "badge", "motion")
 _OPEN_TURNS = 3

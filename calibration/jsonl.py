@@ -15,7 +15,7 @@ from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.outside_files import check_file_name, json_object, parse_json, text_lines
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.sources import load_pictures, sort_sources
+from valley2_edge.runtime.media.sources import load_pictures, sort_sources
 
 MOST_BROKEN = 0.05
 """Share of broken lines above which the set is refused."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from valley2_edge.ecom.scene import Open
 from valley2_edge.errors import InputError
+from valley2_edge.eval.questions.scene import Open
 
 READING = ("read_price", "read_name")
 """Kinds that are answered by reading characters."""

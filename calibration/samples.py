@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.images import ImageSource, load_picture
-from valley2_edge.runtime.source_file import open_source
+from valley2_edge.runtime.media.images import ImageSource, load_picture
+from valley2_edge.runtime.media.source_file import open_source
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from valley2_edge.bundle import ProjectorPrecision, VisionPrecision
-from valley2_edge.export.checkpoint import Checkpoint
-from valley2_edge.export.decoder_layout import (
+from valley2_edge.export.bundle.safetensors_stream import dtype_name, file_size
+from valley2_edge.export.bundle.tokenizer_files import tokenizer_files
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.checkpoint.tensor_names import Shape, eagle_tensors, projector_tensors, siglip_tensors
+from valley2_edge.export.decoder.layout import (
     DecoderFormats,
     decoder_metadata,
     decoder_plan,
     embeddings_metadata,
     embeddings_plan,
 )
-from valley2_edge.export.layout import Shape, eagle_tensors, projector_tensors, siglip_tensors
-from valley2_edge.export.safetensors_stream import dtype_name, file_size
-from valley2_edge.export.selftest import LOGIT_ROWS
-from valley2_edge.export.tokenizer_files import tokenizer_files
+from valley2_edge.export.selftest.writer import LOGIT_ROWS
+from valley2_edge.precisions import ProjectorPrecision, VisionPrecision
 
 _GRAPH_BYTES = 1 << 20
 """Of one ONNX graph or tower without its matrices, generously."""

@@ -11,32 +11,27 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
 
-from valley2_edge.bundle import (
-    FORMAT_VERSION,
-    Bundle,
-    DecoderComponent,
-    DecoderEngine,
-    DecoderPrecision,
-    Manifest,
-    MatrixError,
-    ProjectorPrecision,
-    Source,
-    VisionComponent,
-    VisionPrecision,
-)
+from valley2_edge.bundle import FORMAT_VERSION, Bundle, DecoderComponent, Manifest, MatrixError, Source, VisionComponent
 from valley2_edge.errors import ExportError, Valley2Warning
+from valley2_edge.export.bundle.tokenizer_files import copy_tokenizer
+from valley2_edge.export.bundle.writer import BundleWriter, check_place
 from valley2_edge.export.bundle_size import bundle_size
-from valley2_edge.export.bundle_writer import BundleWriter, check_place
-from valley2_edge.export.checkpoint import Checkpoint
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.checkpoint.hub import resolve_checkpoint
 from valley2_edge.export.control import ExportControl, looking
-from valley2_edge.export.decoder import decoder_formats, export_decoder, export_embeddings, export_rounded_decoder
-from valley2_edge.export.decoder_layout import DECODER_FILE, EMBEDDINGS_FILE, DecoderFormats
-from valley2_edge.export.gptq_config import read_gptq_config
-from valley2_edge.export.gptq_source import GptqDecoder
-from valley2_edge.export.hub import resolve_checkpoint
-from valley2_edge.export.onnx_decoder import check_onnx_formats, onnx_decoder_bytes, write_onnx_decoder
-from valley2_edge.export.report import REPORT_FILE, ReportData, render_report
-from valley2_edge.export.rounding import (
+from valley2_edge.export.decoder.layout import DECODER_FILE, EMBEDDINGS_FILE, DecoderFormats
+from valley2_edge.export.decoder.writer import (
+    decoder_formats,
+    export_decoder,
+    export_embeddings,
+    export_rounded_decoder,
+)
+from valley2_edge.export.decoder_onnx.writer import check_onnx_formats, onnx_decoder_bytes, write_onnx_decoder
+from valley2_edge.export.gptq.config import read_gptq_config
+from valley2_edge.export.gptq.source import GptqDecoder
+from valley2_edge.export.quality.report import REPORT_FILE, ReportData, render_report
+from valley2_edge.export.rounding.options import RoundingOptions
+from valley2_edge.export.rounding.rounder import (
     Rounding,
     check_limit,
     judge,
@@ -44,12 +39,11 @@ from valley2_edge.export.rounding import (
     round_with_calibration,
     workspace_bytes,
 )
-from valley2_edge.export.rounding_options import RoundingOptions
-from valley2_edge.export.selftest import write_selftest
-from valley2_edge.export.tokenizer_files import copy_tokenizer
-from valley2_edge.export.vision import export_vision
+from valley2_edge.export.selftest.writer import write_selftest
+from valley2_edge.export.vision.component import export_vision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
 from valley2_edge.quantize.matrix_format import MatrixFormat
-from valley2_edge.runtime.vision_engine import ComponentName
+from valley2_edge.runtime.vision.engine import ComponentName
 from valley2_edge.version import __version__
 
 Progress = Callable[[str, int, int], None]

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch.nn import functional
 
-from valley2_edge.ecom.dialogue import training_dialogue
+from valley2_edge.eval.questions.dialogue import training_dialogue
 from valley2_edge.tokenizer import Tokenizer
 from valley2_nano.model import Valley2Nano
 from valley2_nano.packing import PackedBatch, pack

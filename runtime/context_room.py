@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import BudgetError
 from valley2_edge.policy import Policy
-from valley2_edge.runtime.pixels import plan_picture
+from valley2_edge.runtime.core.pixels import plan_picture
 
 Size = tuple[int, int]
 """Width and height, pixels."""

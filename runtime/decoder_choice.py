@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from valley2_edge.bundle import NATIVE_DECODER_FILES, Bundle
 from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
-from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
 from valley2_edge.runtime.decoder_engine import DecoderDescription, DecoderEngine
-from valley2_edge.runtime.device_check import check_decoder, nvidia_gpu
-from valley2_edge.runtime.driver_cache import keep_driver_caches
+from valley2_edge.runtime.devices.check import check_decoder, nvidia_gpu
+from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
 from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu
-from valley2_edge.runtime.memory import MemorySettings, plan_memory
-from valley2_edge.runtime.onnx_providers import CPU_PROVIDER
-from valley2_edge.runtime.vision_engine import VisionEngineName
+from valley2_edge.runtime.onnx.providers import CPU_PROVIDER
+from valley2_edge.runtime.vision.engine import VisionEngineName
 
 if TYPE_CHECKING:
-    from valley2_edge.runtime.onnx_decoder import OnnxDecoder
+    from valley2_edge.runtime.onnx.decoder import OnnxDecoder
 
 
 def place(
@@ -231,7 +231,7 @@ def _open(
             raise InputError(
                 f"{name} is of the native decoder; the bundle's runs in ONNX Runtime, which takes all or none."
             )
-    from valley2_edge.runtime.onnx_decoder import OnnxDecoder
+    from valley2_edge.runtime.onnx.decoder import OnnxDecoder
 
     if device != "cpu":
         keep_driver_caches()

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from valley2_edge.runtime.generation import GenerateOptions, GenerationCounters, StopReason
+from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 
 Segment = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 """Token ids (n,) int32, or embeddings (n, hidden_size) float32."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from valley2_edge.bundle import Bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError
-from valley2_edge.runtime.memory import ANY_PICTURE, MemoryPlan, MemorySettings, Size, plan_memory
+from valley2_edge.runtime.core.memory import ANY_PICTURE, MemoryPlan, MemorySettings, Size, plan_memory
 
 PLANNED_CONTEXT = 4096
 """Positions that must fit beside the weights when nobody says how many a session will have."""

@@ -14,11 +14,11 @@ from valley2_edge import prompt
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.engines import Engines, prompt_segments
-from valley2_edge.runtime.generation import GenerateOptions, StopReason
-from valley2_edge.runtime.preprocess import prepare_pictures
-from valley2_edge.runtime.sources import ImageSources, load_pictures, sort_sources
-from valley2_edge.runtime.video import VideoSource
+from valley2_edge.runtime.media.sources import ImageSources, load_pictures, sort_sources
+from valley2_edge.runtime.media.video import VideoSource
+from valley2_edge.runtime.vision.preprocess import prepare_pictures
 from valley2_edge.text_limits import check_text
 
 Array = npt.NDArray[Any]

@@ -13,23 +13,23 @@ from typing import Any
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import BudgetError, InputError
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.policy import EaglePreset, PolicyName
+from valley2_edge.runtime.core.memory import MemorySettings, Size
+from valley2_edge.runtime.core.native_call import LARGEST_UINT64, unsigned
 from valley2_edge.runtime.decoder_choice import open_decoder, place
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.gpu_budget import GpuChoice
-from valley2_edge.runtime.memory import MemorySettings, Size
+from valley2_edge.runtime.media.sources import ImageSources
+from valley2_edge.runtime.media.video import VideoSource
 from valley2_edge.runtime.memory_budget import MemoryBudget
-from valley2_edge.runtime.native_call import LARGEST_UINT64, unsigned
-from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
 from valley2_edge.runtime.session import Session
-from valley2_edge.runtime.sources import ImageSources
-from valley2_edge.runtime.video import VideoSource
-from valley2_edge.runtime.vision import VisionEncoder
-from valley2_edge.runtime.vision_cache import DEFAULT_VISION_CACHE_BYTES, VisionCache, engines_of
-from valley2_edge.runtime.vision_engine import VisionEngineName
+from valley2_edge.runtime.vision.cache import DEFAULT_VISION_CACHE_BYTES, VisionCache, engines_of
+from valley2_edge.runtime.vision.encoder import VisionEncoder
+from valley2_edge.runtime.vision.engine import VisionEngineName
 from valley2_edge.text_limits import check_text
 from valley2_edge.tokenizer import bundle_tokenizer
 

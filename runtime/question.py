@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from valley2_edge.runtime.images import ImageSource
+from valley2_edge.runtime.core.sampling import Sampling
+from valley2_edge.runtime.media.images import ImageSource
+from valley2_edge.runtime.media.video import VideoSource
 from valley2_edge.runtime.progress import ProgressCallback
-from valley2_edge.runtime.sampling import Sampling
-from valley2_edge.runtime.video import VideoSource
 
 MAX_FRAMES = 2**32 - 1
 

@@ -15,21 +15,21 @@ from valley2_edge.errors import Cancelled, InputError, Valley2Error, Valley2Warn
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.context_room import Context, Question, full_context
+from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
+from valley2_edge.runtime.core.process_memory import peak_bytes
+from valley2_edge.runtime.core.sampling import Sampling, check_whole, seed_of_step
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
-from valley2_edge.runtime.generation import GenerateOptions, StopReason
-from valley2_edge.runtime.images import Size
+from valley2_edge.runtime.media.images import Size
+from valley2_edge.runtime.media.sources import ImageSources, load_pictures, sort_sources
+from valley2_edge.runtime.media.video import VideoSource
 from valley2_edge.runtime.memory_budget import MemoryChoice
-from valley2_edge.runtime.preprocess import PreparedPicture, black_picture, prepare_pictures
-from valley2_edge.runtime.process_memory import peak_bytes
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.question import MAX_FRAMES, Request
-from valley2_edge.runtime.sampling import Sampling, check_whole, seed_of_step
 from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
 from valley2_edge.runtime.session_lock import SessionLock
-from valley2_edge.runtime.sources import ImageSources, load_pictures, sort_sources
 from valley2_edge.runtime.stats import Statistics
-from valley2_edge.runtime.video import VideoSource
+from valley2_edge.runtime.vision.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.text_limits import check_text
 from valley2_edge.tokenizer import TextStream
 

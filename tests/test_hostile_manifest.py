@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 import valley2_edge
-from valley2_edge.bundle import MANIFEST_NAME, open_bundle
+from valley2_edge.bundle import open_bundle
+from valley2_edge.bundle_files import MANIFEST_NAME
 from valley2_edge.errors import Valley2Error
-from valley2_edge.runtime.memory import MemorySettings, plan_memory
+from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
 
 NANO = Path(valley2_edge.__file__).parent / "builtin" / "valley2-nano-int4"
 HOSTILE: tuple[Any, ...] = (

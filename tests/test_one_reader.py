@@ -16,11 +16,11 @@ READS = re.compile(
 # What each of these reads was written by this process or by the system, or has a reader of its own.
 ALLOWED = {
     "valley2_edge/outside_files.py": "the reader",
-    "export/calibration_inputs.py": "the workspace of the export that runs",
-    "export/onnx_decoder.py": "the decoder that the export has just written",
-    "export/rounded_layers.py": "the workspace of the export that runs",
-    "export/sensitivity.py": "the workspace of the export that runs",
-    "runtime/process_memory.py": "/proc",
+    "export/rounding/inputs.py": "the workspace of the export that runs",
+    "export/decoder_onnx/writer.py": "the decoder that the export has just written",
+    "export/rounding/layer_store.py": "the workspace of the export that runs",
+    "export/rounding/sensitivity.py": "the workspace of the export that runs",
+    "runtime/core/process_memory.py": "/proc",
     "runtime/trt/cache.py": "engines that this machine built",
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from valley2_edge.runtime import library
+from valley2_edge.runtime.core import library
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("calibration", "export", "quantize", "runtime")

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from valley2_edge.config import ModelConfig
-from valley2_edge.ecom.dialogue import training_dialogue
+from valley2_edge.eval.questions.dialogue import training_dialogue
 from valley2_edge.tokenizer import Tokenizer
 from valley2_nano.packing import PackedBatch, pack
 from valley2_nano.samples import SampleMaker
@@ -24,7 +24,7 @@ Stage = Literal["broad", "annealing"]
 AHEAD = 3
 """Batches that may wait."""
 PATIENCE_SECONDS = 5.0
-"""Between two looks at whether the process is alive."""
+"""Seconds between two looks at whether the process is alive."""
 NICENESS = 5
 """The data give way to the training, which is what a processor is short of."""
 
@@ -103,7 +103,7 @@ class BatchProcess:
                     raise RuntimeError("The process that makes the batches has ended.") from None
 
     def begin_annealing(self) -> None:
-        """From the next batch that is made on, dialogues are those of the annealing stage."""
+        """Makes dialogues of the annealing stage from the next batch on."""
         self._tell.send(True)
 
     def close(self) -> None:

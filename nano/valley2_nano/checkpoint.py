@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from valley2_edge.config import ModelConfig
-from valley2_edge.export.checkpoint_config import read_model_config
-from valley2_edge.export.synthetic import TOKENIZER_FILES, write_config_files
+from valley2_edge.export.checkpoint.config import read_model_config
+from valley2_edge.export.synthetic.checkpoint import TOKENIZER_FILES, write_config_files
 from valley2_nano.model import Valley2Nano
 
 WEIGHTS = "model.safetensors"

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 from valley2_edge.config import ModelConfig
-from valley2_edge.ecom.dialogue import text_corpus
 from valley2_edge.errors import CheckpointError
-from valley2_edge.export.checkpoint_config import read_model_config
-from valley2_edge.export.synthetic import TOKENIZER_FILES
+from valley2_edge.eval.questions.dialogue import text_corpus
+from valley2_edge.export.checkpoint.config import read_model_config
+from valley2_edge.export.synthetic.checkpoint import TOKENIZER_FILES
 from valley2_edge.outside_files import read_json
 from valley2_nano.sizes import NanoSizes
 from valley2_nano.tokenizer import LARGEST_BASE_SIZE, train_tokenizer

@@ -12,8 +12,8 @@ from PIL import Image
 from valley2_edge.config import ModelConfig
 from valley2_edge.policy import Policy
 from valley2_edge.prompt import PICTURE_ID, Layout, build_first_turn, encode
-from valley2_edge.runtime.pixels import stitch_tiles
-from valley2_edge.runtime.preprocess import PreparedPicture, prepare_pictures
+from valley2_edge.runtime.core.pixels import stitch_tiles
+from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.tokenizer import END_OF_TURN, Tokenizer
 
 Bytes = NDArray[np.uint8]
@@ -47,7 +47,7 @@ class TurnInput:
     """The ids of one question and its answer."""
 
     prompt: tuple[int, ...]
-    """With `PICTURE_ID` where a picture stands."""
+    """Token ids, with `PICTURE_ID` where a picture stands."""
     answer: tuple[int, ...]
     """`<|im_end|>` included; empty where only the prompt is wanted."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from valley2_edge.export.synthetic_tokenizer import BaseVocabulary, byte_symbols, write_tokenizer_files
+from valley2_edge.export.synthetic.tokenizer import BaseVocabulary, byte_symbols, write_tokenizer_files
 from valley2_edge.tokenizer import SPLIT_PATTERN
 
 LARGEST_BASE_SIZE = 1000

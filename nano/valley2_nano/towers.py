@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from valley2_edge.ecom.card import Mark, draw_card, random_style
-from valley2_edge.ecom.product import BADGES, COLOURS, KINDS, format_price, names, prices, random_product
-from valley2_edge.ecom.single import FORM_SHARES, FORMS
+from valley2_edge.eval.questions.card import Mark, draw_card, random_style
+from valley2_edge.eval.questions.product import BADGES, COLOURS, KINDS, format_price, names, prices, random_product
+from valley2_edge.eval.questions.single import FORM_SHARES, FORMS
 from valley2_nano.model import Switches, Valley2Nano
 from valley2_nano.packing import PackedBatch, pack
 from valley2_nano.samples import Sample, SampleMaker

@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from valley2_edge.config import ModelConfig
-from valley2_edge.ecom.dialogue import COMPARING_FROM
+from valley2_edge.eval.questions.dialogue import COMPARING_FROM
 from valley2_nano.batches import BatchPlan, BatchProcess, StagedBatch
 from valley2_nano.checkpoint import read_checkpoint, write_checkpoint
 from valley2_nano.model import Valley2Nano
@@ -53,7 +53,7 @@ class TrainingOptions:
     initial: Path | None = None
     """A checkpoint that a new run begins from; None: the towers alone are trained."""
     first_dialogue: int = 0
-    """Of a new run: the phases go by the dialogues' numbers."""
+    """Number of a new run's first dialogue; the phases go by the dialogues' numbers."""
 
     @property
     def tokenizer(self) -> Path:

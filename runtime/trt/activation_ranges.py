@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from valley2_edge.errors import EngineError
-from valley2_edge.runtime.onnx_engine import session_options
-from valley2_edge.runtime.onnx_providers import first_line
-from valley2_edge.runtime.onnx_runtime import import_onnxruntime
+from valley2_edge.runtime.onnx.engine import session_options
+from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime
+from valley2_edge.runtime.onnx.providers import first_line
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from valley2_edge.errors import EngineError
-from valley2_edge.runtime.driver_cache import keep_driver_caches
+from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
 
 DRIVER_VARIABLE = "VALLEY2_CUDA_DRIVER"
 """Another library than libcuda.so.1 or nvcuda.dll, for the native core as well."""

@@ -12,8 +12,8 @@ from valley2_edge.calibration.builtin import builtin_set
 from valley2_edge.calibration.held_out import held_out_set
 from valley2_edge.calibration.jsonl import read_calibration_file
 from valley2_edge.calibration.samples import CalibrationSet, make_set, without_pictures
-from valley2_edge.ecom.product import names, prices
 from valley2_edge.errors import InputError, Valley2Warning
+from valley2_edge.eval.questions.product import names, prices
 
 
 def _write(directory: Path, lines: list[str], colour: str = "red") -> Path:

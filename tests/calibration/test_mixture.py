@@ -11,10 +11,10 @@ from valley2_edge.calibration.builtin import builtin_set
 from valley2_edge.calibration.held_out import held_out_set
 from valley2_edge.calibration.mixture import draw_opens, family
 from valley2_edge.calibration.samples import Sample
-from valley2_edge.ecom.dialogue import SCENES
-from valley2_edge.ecom.question import INSTRUCTION
-from valley2_edge.ecom.scene import Open
 from valley2_edge.errors import InputError
+from valley2_edge.eval.questions.dialogue import SCENES
+from valley2_edge.eval.questions.question import INSTRUCTION
+from valley2_edge.eval.questions.scene import Open
 
 SAMPLES = 96
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from valley2_edge.export import bundle_writer, pipeline
+from valley2_edge.export import pipeline
+from valley2_edge.export.bundle import writer as bundle_writer
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from valley2_edge.ecom.question import TASKS
+from valley2_edge.eval.questions.question import TASKS
 
 
 @pytest.fixture

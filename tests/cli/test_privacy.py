@@ -63,7 +63,7 @@ def test_commands_ask_no_network_and_write_nothing_elsewhere(
 
 def test_what_the_user_says_about_telemetry_stays(tmp_path: Path) -> None:
     program = (
-        "import os; from valley2_edge.runtime.onnx_runtime import import_onnxruntime; import_onnxruntime(); "
+        "import os; from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime; import_onnxruntime(); "
         f"print([os.environ[name] for name in {SWITCHES}])"
     )
     told = {name: value for name, value in os.environ.items() if name not in SWITCHES}
@@ -93,12 +93,12 @@ def test_onnx_runtime_is_imported_in_one_place() -> None:
                 if any(name.split(".")[0] == "onnxruntime" for name in names):
                     importing.add(path.relative_to(ROOT).as_posix())
     # The benchmark's engines are programs of others, in environments without this package; worker.py sets the variable.
-    assert importing == {"runtime/onnx_runtime.py", "benchmarks/peers/engine_onnxruntime.py"}
+    assert importing == {"runtime/onnx/onnx_runtime.py", "benchmarks/peers/engine_onnxruntime.py"}
 
 
 def test_export_speaks_to_the_hub_of_the_checkpoint_alone() -> None:
     program = (
-        "import os, sys; import valley2_edge.export.hub; from huggingface_hub import constants; "
+        "import os, sys; import valley2_edge.export.checkpoint.hub; from huggingface_hub import constants; "
         "print(constants.HF_HUB_DISABLE_TELEMETRY)"
     )
     environment = {name: value for name, value in os.environ.items() if name not in UNSET}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from valley2_edge.bundle import DecoderComponent, Manifest, Source, VisionComponent
 from valley2_edge.config import ModelConfig
-from valley2_edge.export.bundle_writer import BundleWriter
+from valley2_edge.export.bundle.writer import BundleWriter
 
 
 def plain_manifest(writer: BundleWriter, checkpoint: str = "tiny") -> Manifest:

@@ -10,12 +10,12 @@ import pytest
 from plain_manifest import plain_manifest
 
 from valley2_edge.errors import Cancelled
-from valley2_edge.export.bundle_writer import BundleWriter
-from valley2_edge.export.checkpoint import Checkpoint
+from valley2_edge.export.bundle.remaining_time import WorkMeter
+from valley2_edge.export.bundle.writer import BundleWriter
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.control import ExportControl
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.remaining_time import WorkMeter
-from valley2_edge.export.rounded_layers import LayerState, LayerStore
+from valley2_edge.export.rounding.layer_store import LayerState, LayerStore
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
@@ -106,7 +106,7 @@ def test_a_published_bundle_is_called_complete(tmp_path: Path) -> None:
 
 
 def test_a_long_read_looks_at_the_flag_between_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("valley2_edge.export.checkpoint._PIECE", 1024)
+    monkeypatch.setattr("valley2_edge.export.checkpoint.checkpoint._PIECE", 1024)
     with Checkpoint.open(CHECKPOINT) as checkpoint:
         looks = 0
 

@@ -17,11 +17,11 @@ import pytest
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, CheckpointError, ExportError
-from valley2_edge.export import vision
 from valley2_edge.export.bundle_size import bundle_size
-from valley2_edge.export.checkpoint import Checkpoint
-from valley2_edge.export.decoder import decoder_formats
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.decoder.writer import decoder_formats
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.export.vision import component as vision
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 

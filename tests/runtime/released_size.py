@@ -6,7 +6,7 @@ import json
 from math import prod
 from pathlib import Path
 
-from valley2_edge.benchmark.work import MatrixSize, layer_matrices
+from valley2_edge.bench.work import MatrixSize, layer_matrices
 from valley2_edge.bundle import (
     MANIFEST_NAME,
     TOKENIZER_FILE,
@@ -18,7 +18,7 @@ from valley2_edge.bundle import (
     VisionComponent,
 )
 from valley2_edge.config import DecoderConfig, EagleConfig, ModelConfig, PictureConfig, ProjectorConfig, SiglipConfig
-from valley2_edge.export.layout import eagle_tensors, projector_tensors, siglip_tensors
+from valley2_edge.export.checkpoint.tensor_names import eagle_tensors, projector_tensors, siglip_tensors
 
 NORMS = ("input_norm", "post_attention_norm")
 BYTES = {"U8": 1, "F16": 2, "BF16": 2, "F32": 4}

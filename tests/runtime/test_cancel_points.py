@@ -20,15 +20,16 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 from valley2_edge import Valley2
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import Cancelled, InputError
+from valley2_edge.geometry import GeometryOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.decoder import Decoder, DecoderSession
-from valley2_edge.runtime.generation import GenerateOptions
-from valley2_edge.runtime.library import library
-from valley2_edge.runtime.native_tower import NativeTower
-from valley2_edge.runtime.pixels import GeometryOptions, make_patches, make_tiles, plan_picture
-from valley2_edge.runtime.vision import VisionEncoder
-from valley2_edge.runtime.vision_cache import VisionCache
+from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.generation import GenerateOptions
+from valley2_edge.runtime.core.library import library
+from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture
+from valley2_edge.runtime.core.tower import NativeTower
+from valley2_edge.runtime.vision.cache import VisionCache
+from valley2_edge.runtime.vision.encoder import VisionEncoder
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 CONFIG = TinyConfig()
@@ -262,7 +263,7 @@ def test_cutting_a_picture_asks_often_and_stops_at_once(make: Callable[..., Any]
 
 
 def test_known_picture_is_looked_up_in_pieces(bundle: Bundle) -> None:
-    from valley2_edge.runtime.preprocess import prepare_pictures
+    from valley2_edge.runtime.vision.preprocess import prepare_pictures
 
     pixels = np.zeros((3000, 4000, 3), np.uint8)  # more than is hashed together
     pictures = prepare_pictures([pixels], bundle.manifest.architecture, Policy())

@@ -16,8 +16,8 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import BundleError
-from valley2_edge.runtime.decoder import Decoder
-from valley2_edge.runtime.generation import GenerateOptions
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.generation import GenerateOptions
 
 CONFIG = TinyConfig(num_hidden_layers=2)
 PROMPT = np.arange(20, dtype=np.int32)
@@ -124,7 +124,7 @@ def test_every_part_of_a_stamp_counts(directory: Path, field: str) -> None:
 OTHER_SIGNALS = """
 import os, signal, sys
 from pathlib import Path
-from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.core.decoder import Decoder
 caught = []
 if sys.argv[2] == "handled":
     signal.signal(signal.SIGBUS, lambda number, frame: caught.append(number))
@@ -150,7 +150,7 @@ def test_other_bus_errors_go_where_they_went_before(directory: Path) -> None:
 FILE_OF_ANOTHER_LIBRARY = """
 import mmap, os, sys
 from pathlib import Path
-from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.core.decoder import Decoder
 path = Path(sys.argv[2])
 path.write_bytes(bytes(3 * mmap.PAGESIZE))
 with Decoder(Path(sys.argv[1])), path.open("rb") as file:

@@ -13,11 +13,11 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
-from valley2_edge.runtime.decoder import Decoder, DecoderSession
-from valley2_edge.runtime.generation import GenerateOptions
-from valley2_edge.runtime.memory import MemorySettings, plan_memory
-from valley2_edge.runtime.probe import Probe
-from valley2_edge.runtime.verify import self_test
+from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.generation import GenerateOptions
+from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
+from valley2_edge.runtime.core.probe import Probe
+from valley2_edge.verify.run import self_test
 
 CONFIG = TinyConfig()
 PRECISIONS = ("fp32", "fp16", "int8", "int4", "int4-asymmetric", "nf4")

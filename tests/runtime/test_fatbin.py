@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fatbin import ELF, PTX, Entry, read_fatbin
 
-from valley2_edge.runtime.library import library_path
+from valley2_edge.runtime.core.library import library_path
 
 NATIVE = Path(__file__).resolve().parents[2] / "runtime" / "native"
 KERNELS_VARIABLE = "VALLEY2_CUDA_KERNELS"

@@ -9,9 +9,9 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.bundle import open_bundle
-from valley2_edge.runtime.decoder import Decoder
-from valley2_edge.runtime.generation import GenerateOptions
-from valley2_edge.runtime.verify import self_test
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.generation import GenerateOptions
+from valley2_edge.verify.run import self_test
 
 pytestmark = pytest.mark.gpu
 

@@ -12,10 +12,10 @@ from released_size import write_released_size
 
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import BudgetError, InputError
-from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.memory import ANY_PICTURE, MemoryPlan, MemorySettings, plan_memory
 from valley2_edge.runtime.decoder_choice import place, settings_for_gpu, with_layers
 from valley2_edge.runtime.gpu_budget import GpuChoice, fit_gpu
-from valley2_edge.runtime.memory import ANY_PICTURE, MemoryPlan, MemorySettings, plan_memory
 
 GB = 10**9
 PICTURE = (1280, 720)

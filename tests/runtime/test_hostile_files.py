@@ -11,8 +11,8 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import BundleError
-from valley2_edge.runtime.decoder import Decoder
-from valley2_edge.runtime.native_tower import NativeTower
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.tower import NativeTower
 
 CONFIG = TinyConfig(num_hidden_layers=1)
 Header = dict[str, Any]

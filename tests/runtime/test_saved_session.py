@@ -19,8 +19,8 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge import BudgetError, InputError, Session, Valley2
-from valley2_edge.runtime.decoder import Decoder, DecoderSession
-from valley2_edge.runtime.generation import GenerateOptions
+from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.generation import GenerateOptions
 
 CONFIG = TinyConfig(num_hidden_layers=2)
 RANDOM = np.random.default_rng(5)
@@ -335,7 +335,7 @@ import resource, sys
 import numpy as np
 from pathlib import Path
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.decoder import Decoder
+from valley2_edge.runtime.core.decoder import Decoder
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 with Decoder(Path(sys.argv[1])) as decoder, decoder.session() as session:
     session.prefill([np.arange(300, dtype=np.int32)])

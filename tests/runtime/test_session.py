@@ -19,9 +19,9 @@ from PIL import Image
 from valley2_edge import BudgetError, Cancelled, InputError, NumericError, Session, Valley2, Valley2Warning
 from valley2_edge.policy import PolicyName
 from valley2_edge.prompt import Layout, build_first_turn, build_next_turn, encode
-from valley2_edge.runtime.generation import GenerateOptions
+from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.inquiry import Inquiry
-from valley2_edge.runtime.vision import VisionEncoder
+from valley2_edge.runtime.vision.encoder import VisionEncoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SYSTEM = "You are Valley, developed by ByteDance. Your are a helpfull Assistant."

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from valley2_edge.bundle import DecoderPrecision, read_manifest
+from valley2_edge.bundle import read_manifest
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.chat_options import VisionEngineOption
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.rounding_options import check_group_size
 from valley2_edge.cli.terminal import error_console, output_console, stage_progress
 from valley2_edge.errors import InputError
 from valley2_edge.policy import EaglePreset
-from valley2_edge.user_data import resolve_bundle
+from valley2_edge.precisions import DecoderPrecision
 
 if TYPE_CHECKING:
-    from valley2_edge.benchmark.report import Report
+    from valley2_edge.bench.report import Report
 
 _SHAPE = "Without a bundle"
 
@@ -80,7 +81,7 @@ def bench(
         raise InputError(f"--{given[0]} belongs to a --shape; a bundle has its own")
     if group_size is not None:
         check_group_size(group_size)
-    from valley2_edge.benchmark.options import Options, parse_parts
+    from valley2_edge.bench.options import Options, parse_parts
 
     options = Options(
         None if parts is None else parse_parts(parts),
@@ -104,7 +105,7 @@ def bench(
     measured: list[Report] = []
 
     def work() -> Report:
-        from valley2_edge.benchmark.run import bench_bundle, bench_shape
+        from valley2_edge.bench.run import bench_bundle, bench_shape
 
         if shape is None:
             return bench_bundle(directory, options, progress, measured.append)

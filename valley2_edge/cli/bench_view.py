@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Column, Table
 
-from valley2_edge.benchmark.alternation import Measurement, Spread
-from valley2_edge.benchmark.report import Report
+from valley2_edge.bench.alternation import Measurement, Spread
+from valley2_edge.bench.report import Report
 from valley2_edge.cli.terminal import print_line
-from valley2_edge.runtime.probe import LimitName
+from valley2_edge.runtime.core.probe import LimitName
 
 _UNITS: dict[LimitName, str] = {"read": "GB/s", "int8": "GOPS", "fp32": "GFLOPS", "fp16": "GFLOPS"}
 _GIGA = 1e9

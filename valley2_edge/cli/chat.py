@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from valley2_edge.byte_count import format_bytes, parse_bytes
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.answer_view import ProgressLine, print_answer
 from valley2_edge.cli.conversation import Conversation
@@ -25,9 +26,8 @@ from valley2_edge.cli.terminal import error_console, print_line
 from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import InputError
 from valley2_edge.outside_files import open_regular
-from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.text_limits import check_text
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.model import Valley2
@@ -284,9 +284,9 @@ def cancelling_on_interrupt(session: Session) -> Iterator[None]:
 def _check_options(given: Mapping[str, Any]) -> None:
     """What `Valley2.load`, `Valley2.session` and `Session.ask` would refuse, before a bundle is looked for."""
     from valley2_edge.policy import Policy
-    from valley2_edge.runtime.native_call import unsigned
+    from valley2_edge.runtime.core.native_call import unsigned
+    from valley2_edge.runtime.core.sampling import Sampling, check_whole
     from valley2_edge.runtime.question import MAX_FRAMES
-    from valley2_edge.runtime.sampling import Sampling, check_whole
 
     for name in ("threads", "context_length", "prefill_chunk"):
         unsigned(name, given[name])
@@ -294,7 +294,7 @@ def _check_options(given: Mapping[str, Any]) -> None:
     Policy(**_pick(given, [name.name for name in fields(Policy)]))
     Sampling(**_pick(given, [name.name for name in fields(Sampling)]))
     if given["provider"] is not None:
-        from valley2_edge.runtime.onnx_providers import choose_providers
+        from valley2_edge.runtime.onnx.providers import choose_providers
 
         _named("provider", lambda: choose_providers(given["provider"]))
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.answer_view import ProgressLine
 from valley2_edge.cli.terminal import error_console, output_console, print_line
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
-    from valley2_edge.ecom.showcase import Exhibit
+    from valley2_edge.eval.questions.showcase import Exhibit
     from valley2_edge.runtime.model import Valley2
 
 EXIT_WRONG = 1
@@ -34,7 +34,7 @@ def demo(
 
     Exits with 1 when an answer is wrong.
     """
-    from valley2_edge.ecom.showcase import write_showcase
+    from valley2_edge.eval.questions.showcase import write_showcase
     from valley2_edge.runtime.model import Valley2
 
     with contextlib.ExitStack() as stack:

@@ -12,16 +12,16 @@ from rich.table import Table
 
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import format_bytes
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import EngineError, InputError
 from valley2_edge.policy import EAGLE_CAPS, EAGLE_MAX_TOKENS
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.trt.api import Flavour, TensorRt
     from valley2_edge.runtime.trt.cache import EngineKey
     from valley2_edge.runtime.trt.samples import Feed
-    from valley2_edge.runtime.vision_engine import ComponentName
+    from valley2_edge.runtime.vision.engine import ComponentName
 
 Component = Literal["siglip", "projector", "eagle"]
 
@@ -63,7 +63,7 @@ def build(
 ) -> None:
     """Build a bundle's engines now instead of at the first question; those that are there stay."""
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
-    from valley2_edge.runtime.vision_engine import check_engine
+    from valley2_edge.runtime.vision.engine import check_engine
 
     manifest = opened.manifest
     check_engine("tensorrt", [manifest.siglip, manifest.projector, manifest.eagle])

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from valley2_edge.bundle import read_manifest
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.chat_options import KvPrecisionName, Providers
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.terminal import StageProgress, error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import InputError
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
-    from valley2_edge.ecom.question import Question
-    from valley2_edge.evaluation.compare import Comparison
-    from valley2_edge.evaluation.scoring import Outcome, Score
+    from valley2_edge.eval.compare import Comparison
+    from valley2_edge.eval.questions.question import Question
+    from valley2_edge.eval.scoring import Outcome, Score
     from valley2_edge.runtime.model import Valley2
 
 app = typer.Typer()
@@ -82,10 +82,10 @@ def ecom_vqa(
     if text_only and not (eagle and tiles):
         raise InputError("--text-only shows no picture, so --no-eagle and --no-tiles have nothing to switch off")
     from valley2_edge.cli.eval_view import print_score, score_as_json
-    from valley2_edge.evaluation.ablation import inquiry_of
-    from valley2_edge.evaluation.chart import check_picture_path, save_score
-    from valley2_edge.evaluation.run import ask_all
-    from valley2_edge.evaluation.scoring import score
+    from valley2_edge.eval.ablation import inquiry_of
+    from valley2_edge.eval.chart import check_picture_path, save_score
+    from valley2_edge.eval.run import ask_all
+    from valley2_edge.eval.scoring import score
 
     if picture is not None:
         check_picture_path(picture)
@@ -134,9 +134,9 @@ def compare_bundles(
 ) -> None:
     """Ask two bundles the same questions: agreement, divergence of their distributions, and reading errors."""
     from valley2_edge.cli.eval_view import comparison_as_json, print_comparison
-    from valley2_edge.ecom.benchmark import ocr_questions
-    from valley2_edge.evaluation.ablation import inquiry_of
-    from valley2_edge.evaluation.compare import check_comparable, compare
+    from valley2_edge.eval.ablation import inquiry_of
+    from valley2_edge.eval.compare import check_comparable, compare
+    from valley2_edge.eval.questions.benchmark import ocr_questions
 
     asked, read = _questions(questions, count, seed, tasks), ocr_questions(reading, seed)
     if not asked and not read:
@@ -177,7 +177,7 @@ def write(
     tasks: Tasks = None,
 ) -> None:
     """Write built-in questions as a JSONL file with PNG pictures: a pattern for questions of your own."""
-    from valley2_edge.evaluation.questions_file import write_questions
+    from valley2_edge.eval.questions_file import write_questions
 
     questions = _questions(None, count, seed, tasks)
     print_line(output_console(), f"{write_questions(directory, questions)}: {len(questions)} questions")
@@ -186,11 +186,11 @@ def write(
 def _questions(path: Path | None, count: int, seed: int, tasks: str | None) -> list[Question]:
     wanted = [task.strip() for task in tasks.split(",") if task.strip()] if tasks is not None else None
     if path is None:
-        from valley2_edge.ecom.benchmark import benchmark_questions
-        from valley2_edge.ecom.question import TASKS
+        from valley2_edge.eval.questions.benchmark import benchmark_questions
+        from valley2_edge.eval.questions.question import TASKS
 
         return benchmark_questions(count, seed, _checked(wanted, TASKS))
-    from valley2_edge.evaluation.questions_file import read_questions
+    from valley2_edge.eval.questions_file import read_questions
 
     questions = read_questions(path)
     chosen = _checked(wanted, list(dict.fromkeys(question.task for question in questions)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Column, Table
 
-from valley2_edge.evaluation.compare import Comparison
-from valley2_edge.evaluation.intervals import Estimate
-from valley2_edge.evaluation.scoring import Score
+from valley2_edge.eval.compare import Comparison
+from valley2_edge.eval.intervals import Estimate
+from valley2_edge.eval.scoring import Score
 
 
 def print_score(console: Console, score: Score) -> None:

@@ -13,9 +13,9 @@ from urllib.request import url2pathname
 
 from valley2_edge.cli.streams import read_stdin
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.media_kind import URL_SENTENCE, ends_like_file, is_address, looks_like_file
-from valley2_edge.runtime.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
-from valley2_edge.runtime.source_file import kind_of_file, open_source
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
+from valley2_edge.runtime.media.media_kind import URL_SENTENCE, ends_like_file, is_address, looks_like_file
+from valley2_edge.runtime.media.source_file import kind_of_file, open_source
 
 STDIN = "-"
 _PATH_BEGINNINGS = ("/", "./", "../", "~", "file:")
@@ -78,7 +78,7 @@ class Media:
 
     def readable(self, max_pixels: int) -> Media:
         """What of it can be read to its end."""
-        from valley2_edge.runtime.images import load_picture
+        from valley2_edge.runtime.media.images import load_picture
 
         pictures = []
         for picture in self.pictures:
@@ -89,7 +89,7 @@ class Media:
             pictures.append(picture)
         video = self.video
         if video is not None:
-            from valley2_edge.runtime.video import load_frames
+            from valley2_edge.runtime.media.video import load_frames
 
             try:
                 load_frames(video, 1, max_pixels=max_pixels)
@@ -106,7 +106,7 @@ def look_at_picture(picture: Path | bytes, max_pixels: int) -> tuple[int, int]:
     """
     import io
 
-    from valley2_edge.runtime.pillow_reader import opened_picture, orientation_of
+    from valley2_edge.runtime.media.pillow_reader import opened_picture, orientation_of
 
     stream = io.BytesIO(picture) if isinstance(picture, bytes) else open_source(picture, "picture")
     name = "the picture on stdin" if isinstance(picture, bytes) else str(picture)

@@ -14,14 +14,14 @@ from rich.table import Table
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.byte_count import format_bytes, parse_bytes
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.terminal import output_console, print_line
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
-    from valley2_edge.runtime.memory import MemoryPlan, MemorySettings
+    from valley2_edge.runtime.core.memory import MemoryPlan, MemorySettings
     from valley2_edge.runtime.memory_budget import MemoryChoice
 
 _PARTS = {
@@ -108,9 +108,9 @@ def plan(
     """Show what a question will take of memory; reads the manifest and headers only."""
     pictures = _picture_sizes(image or [], video, frames)
     limit = None if memory is None else parse_bytes(memory)
+    from valley2_edge.runtime.core.memory import MemorySettings, check_positions
     from valley2_edge.runtime.decoder_choice import place, with_layers
-    from valley2_edge.runtime.memory import MemorySettings, check_positions
-    from valley2_edge.runtime.vision_engine import check_engine
+    from valley2_edge.runtime.vision.engine import check_engine
 
     settings = MemorySettings(
         policy=Policy(policy, False, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens),
@@ -146,7 +146,7 @@ def plan(
 def _choose(
     bundle: Any, sizes: list[tuple[int, int]], settings: MemorySettings, limit: int | None, about: dict[str, Any]
 ) -> MemoryChoice:
-    from valley2_edge.runtime.memory import plan_memory
+    from valley2_edge.runtime.core.memory import plan_memory
     from valley2_edge.runtime.memory_budget import MemoryBudget, MemoryChoice
 
     if limit is None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import InputError
 from valley2_edge.outside_files import open_regular
+from valley2_edge.precisions import DecoderPrecision
 
 if TYPE_CHECKING:
-    from valley2_edge.export.rounding_options import RoundingOptions
+    from valley2_edge.export.rounding.options import RoundingOptions
 
 _ROUNDING = "Rounding"
 _QUALITY = "Quality"
@@ -136,7 +136,7 @@ def make_rounding_options(
         InputError: A value cannot be read or is out of range, or a file is missing.
         ExportError: Options contradict one another.
     """
-    from valley2_edge.export.rounding_options import RoundingOptions, check_options
+    from valley2_edge.export.rounding.options import RoundingOptions, check_options
     from valley2_edge.quantize.gptq_options import GptqOptions
     from valley2_edge.quantize.matrix_format import MatrixFormat
 

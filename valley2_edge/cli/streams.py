@@ -10,7 +10,7 @@ from typing import IO, TextIO
 
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.media_kind import HEAD_BYTES, MediaKind, foreign_reason, kind_of
+from valley2_edge.runtime.media.media_kind import HEAD_BYTES, MediaKind, foreign_reason, kind_of
 from valley2_edge.text_limits import MAX_TEXT_CHARACTERS, check_text
 
 MAX_STDIN_BYTES = 256 << 20

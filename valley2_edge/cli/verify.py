@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.terminal import error_console, output_console, plain, print_line, stage_progress
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
 from valley2_edge.policy import PolicyName
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
-    from valley2_edge.runtime.comparison import Row
-    from valley2_edge.runtime.vision_engine import VisionEngineName
+    from valley2_edge.runtime.devices.comparison import Row
+    from valley2_edge.runtime.vision.engine import VisionEngineName
 
 EXIT_FAILED = 1
 HUB_PREFIX = "hf_"
@@ -117,7 +117,7 @@ def variant_architecture(bundle: ModelConfig, variant: ModelConfig, name: str) -
 def _self_test(
     bundle: Bundle, threads: int, providers: list[str] | None, device: str | None, vision_engine: VisionEngineName
 ) -> Iterator[Row]:
-    from valley2_edge.runtime.verify import self_test
+    from valley2_edge.verify.run import self_test
 
     return self_test(bundle, threads, providers, device, vision_engine)
 
@@ -132,8 +132,8 @@ def _golden(
     device: str | None,
     vision_engine: VisionEngineName,
 ) -> Iterator[Row]:
-    from valley2_edge.runtime.golden import Golden
-    from valley2_edge.runtime.verify import verify_golden
+    from valley2_edge.verify.golden import Golden
+    from valley2_edge.verify.run import verify_golden
 
     golden = Golden(directory)
     name = variant or PurePosixPath(bundle.manifest.source.checkpoint).name
@@ -141,7 +141,7 @@ def _golden(
     architecture, checkpoint = None, golden.checkpoint(name)
     if checkpoint is not None:
         # Needs none of the packages of the export extra.
-        from valley2_edge.export.checkpoint_config import read_model_config
+        from valley2_edge.export.checkpoint.config import read_model_config
 
         architecture = variant_architecture(bundle.manifest.architecture, read_model_config(checkpoint), name)
     chosen: PolicyName = policy or ("hub" if name.startswith(HUB_PREFIX) else "repo")

@@ -25,7 +25,7 @@ constexpr uint64_t FLOAT_BYTES = 4;
 constexpr uint64_t CHANNELS = 3;
 // Of what is in use at once, ONNX Runtime's arena takes more: it grows by steps and cannot move anything.
 constexpr uint64_t ARENA_PERCENT = 150;
-// Queries that a block of attention holds scores for: export/siglip.py, export/eagle.py.
+// Queries that a block of attention holds scores for: export/vision/onnx_siglip.py, export/vision/onnx_eagle.py.
 constexpr uint64_t SIGLIP_BLOCK = 243;
 constexpr uint64_t EAGLE_BLOCK = 128;
 // Linux maps this much around a page that is touched; a text's tokens lie anywhere in the embedding table.
@@ -358,7 +358,7 @@ DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_o
     const Saturating kv = 2 * layers * kv_heads * (hidden / heads) * FLOAT_BYTES * context;
     // Residual, norm, queries, keys, values and the MLP's four middles; attention holds the scores of all heads.
     const Saturating floats = rows * (5 * hidden + 4 * middle) + rows * heads * context;
-    // Exact arithmetic dequantises a block of the output matrix at a time: _HEAD_ROWS of export/onnx_decoder_graph.py.
+    // Exact arithmetic dequantises a block of the output matrix at a time: _HEAD_ROWS of export/decoder_onnx/graph.py.
     const bool exact = options.activations == V2E_ACTIVATIONS_INT16;
     const Saturating block = exact ? std::min<Saturating>(vocabulary, 16384) * hidden * FLOAT_BYTES : Saturating();
     const Saturating logits = vocabulary * (2 * FLOAT_BYTES + SAMPLING_BYTES);

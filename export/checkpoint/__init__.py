@@ -1,0 +1,1 @@
+"""Reading a Valley2 checkpoint: its configuration, its tensors, and where it comes from."""

@@ -1,0 +1,1 @@
+"""The decoder's file in a bundle: layout, writer and reader."""

@@ -1,0 +1,182 @@
+"""A checkpoint's decoder, one layer at a time and unrounded, run over packs of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from valley2_edge.calibration.activations import Activations
+from valley2_edge.calibration.decoder_block import attend, gate, rms_norm
+from valley2_edge.calibration.packs import Pack
+from valley2_edge.config import DecoderConfig
+from valley2_edge.errors import NumericError
+from valley2_edge.export.decoder.layout import LM_HEAD, DecoderMatrix, DecoderNorm, decoder_parts
+
+MLP_ROWS = 512
+"""Rows that go through the feed-forward network together: its width is the largest thing in memory."""
+
+
+class Tensors(Protocol):
+    """Where the weights come from: a checkpoint."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor in its stored dtype."""
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows start..stop of a tensor in its stored dtype."""
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """The parts of one layer."""
+
+    input_norm: DecoderNorm
+    qkv: DecoderMatrix
+    output: DecoderMatrix
+    post_attention_norm: DecoderNorm
+    gate_up: DecoderMatrix
+    down: DecoderMatrix
+
+    @property
+    def matrices(self) -> tuple[DecoderMatrix, ...]:
+        """In the order of computation."""
+        return self.qkv, self.output, self.gate_up, self.down
+
+
+@dataclass(frozen=True)
+class HeadParts:
+    """The parts behind the last layer."""
+
+    norm: DecoderNorm
+    lm_head: DecoderMatrix
+
+
+def split_parts(config: DecoderConfig) -> tuple[list[LayerParts], HeadParts]:
+    """The decoder's parts by layer, and what comes behind the last.
+
+    Args:
+        config: The decoder's sizes.
+    """
+    parts = {part.name: part for part in decoder_parts(config)}
+
+    def matrix(name: str) -> DecoderMatrix:
+        part = parts[name]
+        if not isinstance(part, DecoderMatrix):
+            raise TypeError(f"{name} is no matrix")
+        return part
+
+    def norm(name: str) -> DecoderNorm:
+        part = parts[name]
+        if not isinstance(part, DecoderNorm):
+            raise TypeError(f"{name} is no norm")
+        return part
+
+    layers = [
+        LayerParts(
+            norm(f"layers.{index}.input_norm"),
+            matrix(f"layers.{index}.attention.qkv"),
+            matrix(f"layers.{index}.attention.output"),
+            norm(f"layers.{index}.post_attention_norm"),
+            matrix(f"layers.{index}.mlp.gate_up"),
+            matrix(f"layers.{index}.mlp.down"),
+        )
+        for index in range(config.num_hidden_layers)
+    ]
+    return layers, HeadParts(norm("norm"), matrix(LM_HEAD))
+
+
+def stacked_rows(source: Tensors, matrix: DecoderMatrix, first: int, last: int) -> torch.Tensor:
+    """Rows first..last of a matrix whose weights lie apart in the checkpoint: (last - first, columns) float32."""
+    pieces = []
+    start = 0
+    for name in matrix.weights:
+        stop = start + source.shape(name)[0]
+        if start < last and stop > first:
+            pieces.append(source.rows(name, max(first, start) - start, min(last, stop) - start).to(torch.float32))
+        start = stop
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def row_blocks(source: Tensors, matrix: DecoderMatrix, block_rows: int) -> Iterator[torch.Tensor]:
+    """The matrix in blocks of at most `block_rows` rows, (rows, columns) float32."""
+    for first in range(0, matrix.rows, block_rows):
+        yield stacked_rows(source, matrix, first, min(first + block_rows, matrix.rows))
+
+
+def biases(source: Tensors, matrix: DecoderMatrix) -> torch.Tensor | None:
+    """(rows,) float32, or None."""
+    if not matrix.biases:
+        return None
+    return torch.cat([source.tensor(name).to(torch.float32) for name in matrix.biases])
+
+
+def norm_weight(source: Tensors, norm: DecoderNorm) -> torch.Tensor:
+    """(hidden,) float32."""
+    return source.tensor(norm.weight).to(torch.float32)
+
+
+def feed_forward(
+    hidden: torch.Tensor, norm: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, epsilon: float
+) -> torch.Tensor:
+    """The second half of a layer: (rows, hidden) float32, the layer's sum included."""
+    result = torch.empty_like(hidden)
+    for start in range(0, len(hidden), MLP_ROWS):
+        rows = hidden[start : start + MLP_ROWS]
+        result[start : start + MLP_ROWS] = rows + gate(rms_norm(rows, norm, epsilon) @ gate_up.T) @ down.T
+    return result
+
+
+def check_finite(hidden: torch.Tensor, layer: int, what: str) -> None:
+    """Raises when a layer's output cannot be used.
+
+    Raises:
+        NumericError: It holds a NaN or an infinity; the text names the layer.
+    """
+    if not bool(torch.isfinite(hidden).all()):
+        raise NumericError(f"layer {layer} computed a NaN or an infinity in {what}")
+
+
+def run_unrounded(
+    source: Tensors,
+    config: DecoderConfig,
+    packs: Sequence[Pack],
+    activations: Activations,
+    device: torch.device,
+    on_layer: Callable[[int, int], None],
+) -> None:
+    """Runs the unrounded layers over packs, one layer in memory at a time.
+
+    Args:
+        source: The checkpoint.
+        config: The decoder's sizes.
+        packs: The samples.
+        activations: Holds their embeddings and, afterwards, the output of the last layer before the final norm.
+        device: Where to compute.
+        on_layer: Called with the layers done and the layers in all.
+
+    Raises:
+        NumericError: A layer computed a NaN or an infinity; the text names it.
+    """
+    layers, _ = split_parts(config)
+    for index, parts in enumerate(layers):
+        norms = [norm_weight(source, norm).to(device) for norm in (parts.input_norm, parts.post_attention_norm)]
+        qkv, output, gate_up, down = (
+            stacked_rows(source, matrix, 0, matrix.rows).to(device) for matrix in parts.matrices
+        )
+        bias = biases(source, parts.qkv)
+        for number, pack in enumerate(packs):
+            hidden = activations.read(number).to(device)  # (rows, hidden)
+            mixed = rms_norm(hidden, norms[0], config.rms_norm_eps) @ qkv.T
+            if bias is not None:
+                mixed += bias.to(device)
+            hidden = hidden + attend(mixed, pack, config) @ output.T
+            hidden = feed_forward(hidden, norms[1], gate_up, down, config.rms_norm_eps)
+            check_finite(hidden, index, "the unrounded decoder")
+            activations.write(number, hidden.cpu())
+        on_layer(index + 1, len(layers))

@@ -1,0 +1,1 @@
+"""The decoder as ONNX graphs that ONNX Runtime runs."""

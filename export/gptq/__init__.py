@@ -1,0 +1,1 @@
+"""GPTQ checkpoints in the format of transformers: read, written and converted."""

@@ -1,0 +1,159 @@
+"""Parts that the vision graphs share: linear layers, norms, and attention that never holds patches times patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from onnx import GraphProto, TensorProto, helper
+
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.onnx.graph import Graph
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Reads a checkpoint's tensors for a graph and tells how far it is."""
+
+    checkpoint: Checkpoint
+    on_tensor: Callable[[], None]
+
+    def read(self, name: str) -> torch.Tensor:
+        """Reads one tensor in its stored type."""
+        tensor = self.checkpoint.tensor(name)
+        self.on_tensor()
+        return tensor
+
+
+def linear(graph: Graph, weights: Weights, value: str, source: str, name: str, bias: bool = True) -> str:
+    """Adds value (..., inputs) times `source.weight` (outputs, inputs) transposed, plus `source.bias`."""
+    return linear_of(
+        graph, value, name, weights.read(source + ".weight"), weights.read(source + ".bias") if bias else None
+    )
+
+
+def linear_of(graph: Graph, value: str, name: str, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
+    """Adds value (..., inputs) times weight (outputs, inputs) transposed, plus bias (outputs,)."""
+    # (inputs, outputs): a MatMul has no transposed form in standard ONNX
+    product = graph.node("MatMul", [value, graph.matrix(name + ".weight", weight.t(), channel=1)], name + ".product")
+    return product if bias is None else graph.node("Add", [product, graph.vector(name + ".bias", bias)], name)
+
+
+def layer_norm(graph: Graph, weights: Weights, value: str, source: str, name: str, epsilon: float) -> str:
+    """Adds a LayerNorm over the last axis."""
+    scale = graph.vector(name + ".weight", weights.read(source + ".weight"))
+    shift = graph.vector(name + ".bias", weights.read(source + ".bias"))
+    return graph.node("LayerNormalization", [value, scale, shift], name, axis=-1, epsilon=epsilon)
+
+
+@dataclass(frozen=True)
+class QueryBlocks:
+    """How the tokens of one picture are cut into blocks of queries.
+
+    Attributes:
+        size: Queries of a block.
+        count: Number of blocks; None when the number of tokens is free, then pictures come one at a time.
+        padding: The value with the pads for (pictures, tokens, heads, head size), and the value with the number of
+            tokens, at which the padding is cut off again; None: the blocks fit.
+    """
+
+    size: int
+    count: int | None
+    padding: tuple[str, str] | None
+
+
+def fixed_blocks(graph: Graph, tokens: int, largest: int) -> QueryBlocks:
+    """Cuts a fixed number of tokens into the fewest equal blocks of at most `largest` queries."""
+    count = -(-tokens // largest)
+    size = -(-tokens // count)
+    missing = count * size - tokens
+    if missing == 0:
+        return QueryBlocks(size, count, None)
+    return QueryBlocks(size, count, (graph.integers(0, 0, 0, 0, 0, missing, 0, 0), graph.integers(tokens)))
+
+
+def free_blocks(graph: Graph, value: str, size: int) -> QueryBlocks:
+    """Cuts a free number of tokens, the first axis of `value`, into blocks of `size` queries."""
+    tokens = graph.node("Shape", [value], "blocks.tokens", start=0, end=1)
+    blocks = graph.node(
+        "Div", [graph.node("Add", [tokens, graph.integers(size - 1)], "blocks.raised"), graph.integers(size)],
+        "blocks.count",
+    )  # fmt: skip
+    padded = graph.node("Mul", [blocks, graph.integers(size)], "blocks.padded")
+    missing = graph.node("Sub", [padded, tokens], "blocks.missing")
+    none, nothing = graph.integers(0, 0, 0, 0, 0), graph.integers(0, 0)
+    padding = graph.node("Concat", [none, missing, nothing], "blocks.padding", axis=0)
+    return QueryBlocks(size, None, (padding, tokens))
+
+
+def attention(
+    graph: Graph, name: str, query: str, key: str, value: str, heads: int, head_size: int, blocks: QueryBlocks
+) -> str:
+    """Adds full attention inside each picture, one block of queries after the other.
+
+    A Scan walks over the blocks, so that the largest intermediate is (pictures, heads, block, tokens) and never
+    (tokens, tokens) (Rabe and Staats 2021, "Self-attention does not need O(n^2) memory", section 2, without the split
+    of the keys).
+
+    Args:
+        graph: Where to add it.
+        name: Prefix of the new values.
+        query: (pictures, tokens, heads, head size) float32; so are `key` and `value`.
+        key: As the query.
+        value: As the query.
+        heads: Number of heads.
+        head_size: Channels of a head.
+        blocks: The cut of the tokens.
+
+    Returns:
+        (pictures, tokens, heads * head size).
+    """
+    query = graph.node("Mul", [query, graph.scalar(head_size**-0.5)], name + ".scaled_query")
+    if blocks.padding is not None:
+        query = graph.node("Pad", [query, blocks.padding[0]], name + ".padded_query")
+    # (pictures, blocks, block, heads, head size) -> (blocks, pictures, heads, block, head size)
+    pictures, count = (1, -1) if blocks.count is None else (-1, blocks.count)
+    shape = graph.integers(pictures, count, blocks.size, heads, head_size)
+    query = graph.node("Reshape", [query, shape], name + ".cut_query")
+    query = graph.node("Transpose", [query], name + ".query_blocks", perm=[1, 0, 3, 2, 4])
+    # (pictures, heads, head size, tokens)
+    keys = graph.node("Transpose", [key], name + ".keys", perm=[0, 2, 3, 1])
+    # (pictures, heads, tokens, head size)
+    values = graph.node("Transpose", [value], name + ".values", perm=[0, 2, 1, 3])
+    body = _attention_body(name, keys, values, heads, blocks.size, head_size)
+    mixed = graph.scan(graph.scalar(0.0), query, name + ".mixed_blocks", body)
+    # (blocks, pictures, heads, block, head size) -> (pictures, blocks, block, heads, head size)
+    mixed = graph.node("Transpose", [mixed], name + ".mixed_queries", perm=[1, 0, 3, 2, 4])
+    tokens = -1 if blocks.count is None else blocks.count * blocks.size
+    shape = graph.integers(pictures, tokens, heads * head_size)
+    mixed = graph.node("Reshape", [mixed, shape], name + ".mixed_tokens")
+    if blocks.padding is None:
+        return mixed
+    ends = [graph.integers(0), blocks.padding[1], graph.integers(1)]
+    return graph.node("Slice", [mixed, *ends], name + ".mixed_without_padding")
+
+
+def _attention_body(name: str, keys: str, values: str, heads: int, block: int, head_size: int) -> GraphProto:
+    """The Scan's body; `keys` and `values` are captured from outside.
+
+    TensorRT's parser refuses a Scan that carries nothing from one step to the next, so a number is carried.
+    """
+    carried, kept = name + ".carried", name + ".kept"
+    query, mixed = name + ".query_block", name + ".mixed_block"
+    scores, probabilities = name + ".scores", name + ".probabilities"
+    nodes = [
+        helper.make_node("Identity", [carried], [kept], name=kept),
+        helper.make_node("MatMul", [query, keys], [scores], name=scores),
+        helper.make_node("Softmax", [scores], [probabilities], name=probabilities, axis=-1),
+        helper.make_node("MatMul", [probabilities, values], [mixed], name=mixed),
+    ]
+    shape = (None, heads, block, head_size)
+    inputs, outputs = (
+        [
+            helper.make_tensor_value_info(number, TensorProto.FLOAT, ()),
+            helper.make_tensor_value_info(part, TensorProto.FLOAT, shape),
+        ]
+        for number, part in ((carried, query), (kept, mixed))
+    )
+    return helper.make_graph(nodes, name + ".body", inputs, outputs)

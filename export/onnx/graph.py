@@ -1,0 +1,188 @@
+"""Builds an ONNX graph by hand while its weights stream into the external data file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from valley2_edge.errors import ExportError
+from valley2_edge.precisions import VisionPrecision
+
+OPSET = 20
+"""TensorRT accepts up to 21; Gelu is an operator since 20."""
+IR_VERSION = 9
+PRODUCER = "valley2-edge"
+PAGE_BYTES = 4096
+"""Large weights begin on a page, so that a runtime can map them."""
+LINE_BYTES = 64
+INLINE_BYTES = 1024
+"""Smaller constants stay in the graph, where shape inference can see them."""
+
+Dimension = int | str
+
+
+class Graph:
+    """An ONNX graph under construction. Use it as a context, then `save` it inside.
+
+    Every method that adds something returns the name of the value that it adds; a value, its node and its weight share
+    one readable name such as `layers.0.attention.scores`.
+
+    Args:
+        name: Name of the graph.
+        path: The graph's file; the weights go into one file beside it, with `.data` added to its name.
+        precision: How matrices are stored; with fp16 a Cast to float32 stands in front of each, with int8 a Cast and a
+            product with the scales. bf16 is not for graphs.
+    """
+
+    def __init__(self, name: str, path: Path, precision: VisionPrecision):
+        self._name = name
+        self._path = path
+        self._precision = precision
+        self._data = data_path(path).open("wb")
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, TensorProto] = {}
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._data.close()
+
+    def input(self, name: str, element_type: int, shape: tuple[Dimension, ...]) -> str:
+        """Declares an input; a dimension that is a string is free."""
+        self._inputs.append(helper.make_tensor_value_info(name, element_type, shape))
+        return name
+
+    def output(self, value: str, name: str, shape: tuple[Dimension, ...]) -> None:
+        """Declares the float32 output `name` with the content of `value`."""
+        self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    def node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        """Adds a node with one output."""
+        self._nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        return name
+
+    def split(self, value: str, name: str, parts: list[str], axis: int) -> list[str]:
+        """Adds a Split into equal parts, called `name.part`."""
+        outputs = [f"{name}.{part}" for part in parts]
+        self._nodes.append(helper.make_node("Split", [value], outputs, name=name, axis=axis, num_outputs=len(parts)))
+        return outputs
+
+    def scan(self, carried: str, value: str, name: str, body: onnx.GraphProto) -> str:
+        """Adds a Scan over the first axis of `value` whose body takes and gives (carried number, part)."""
+        outputs = [name + ".carried", name]
+        self._nodes.append(helper.make_node("Scan", [carried, value], outputs, name=name, body=body, num_scan_inputs=1))
+        return name
+
+    def integers(self, *values: int) -> str:
+        """Adds an int64 vector, such as the target of a Reshape; equal ones are shared."""
+        return self._inline("integers." + "_".join(str(value) for value in values), np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """Adds a float32 scalar; equal ones are shared."""
+        return self._inline(f"scalar.{value!r}", np.array(value, np.float32))
+
+    def vector(self, name: str, values: torch.Tensor) -> str:
+        """Adds a float32 weight whatever the precision: a bias or a scale.
+
+        Raises:
+            ExportError: It holds a NaN or an infinity.
+        """
+        return self._store(name, _finite(name, values.float()))
+
+    def matrix(self, name: str, values: torch.Tensor, channel: int = 0) -> str:
+        """Adds a weight in the graph's precision; the returned value is float32 in any case.
+
+        Args:
+            name: Of the weight.
+            values: Of any shape.
+            channel: The axis that has a scale for each of its places; int8 only.
+
+        Raises:
+            ExportError: It holds a NaN or an infinity, or a number beyond fp16's range.
+        """
+        values = _finite(name, values.float())
+        if self._precision == "fp32":
+            return self._store(name, values)
+        if self._precision == "int8":
+            return self._int8_matrix(name, values, channel)
+        half = values.to(torch.float16)
+        if not _is_finite(half):
+            raise ExportError(
+                f"The tensor {name} reaches {values.abs().max().item():.6g}, beyond fp16; use --vision-precision fp32."
+            )
+        stored = self._store(name + ".fp16", half)
+        return self.node("Cast", [stored], name, to=TensorProto.FLOAT)
+
+    def _int8_matrix(self, name: str, values: torch.Tensor, channel: int) -> str:
+        """Whole numbers from -127 to 127 times a scale for each channel; the runtime expands them when it loads."""
+        others = [axis for axis in range(values.ndim) if axis != channel]
+        scales = values.abs().amax(dim=others, keepdim=True) / 127
+        levels = torch.round(values / torch.where(scales == 0, 1.0, scales)).to(torch.int8)
+        widened = self.node("Cast", [self._store(name + ".int8", levels)], name + ".levels", to=TensorProto.FLOAT)
+        return self.node("Mul", [widened, self._store(name + ".scales", scales)], name)
+
+    def save(self) -> None:
+        """Writes the graph's file."""
+        graph = helper.make_graph(
+            self._nodes, self._name, self._inputs, self._outputs, list(self._initializers.values())
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name=PRODUCER
+        )
+        self._data.flush()
+        self._path.write_bytes(model.SerializeToString())
+
+    def _inline(self, name: str, values: NDArray[Any]) -> str:
+        if name not in self._initializers:
+            self._initializers[name] = numpy_helper.from_array(values, name)
+        return name
+
+    def _store(self, name: str, values: torch.Tensor) -> str:
+        if name in self._initializers:
+            raise ExportError(f"The weight {name} is stored twice.")
+        array = values.contiguous().numpy()
+        if array.nbytes < INLINE_BYTES:
+            return self._inline(name, array)
+        alignment = PAGE_BYTES if array.nbytes >= PAGE_BYTES else LINE_BYTES
+        self._data.write(bytes(-self._data.tell() % alignment))
+        proto = TensorProto(
+            name=name,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            dims=array.shape,
+            data_location=TensorProto.EXTERNAL,
+        )
+        place = {"location": data_path(self._path).name, "offset": self._data.tell(), "length": array.nbytes}
+        for key, value in place.items():
+            proto.external_data.add(key=key, value=str(value))
+        self._data.write(array.data.cast("B"))
+        self._initializers[name] = proto
+        return name
+
+
+def data_path(path: Path) -> Path:
+    """The file with the weights of the graph at `path`."""
+    return path.with_name(path.name + ".data")
+
+
+def _finite(name: str, values: torch.Tensor) -> torch.Tensor:
+    if not _is_finite(values):
+        raise ExportError(f"The tensor {name} holds a NaN or an infinity.")
+    return values
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    # torch.isfinite makes temporaries of the tensor's own size; a NaN is its own minimum and maximum
+    return all(bool(torch.isfinite(extreme)) for extreme in values.aminmax())

@@ -1,0 +1,1 @@
+"""What rounding costs: a bundle's answers and probabilities beside those of the checkpoint."""

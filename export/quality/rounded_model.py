@@ -1,0 +1,91 @@
+"""A bundle's decoder as the run time computes it, asked about samples that are encoded already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import torch
+
+from valley2_edge.calibration.encode import Branch, EncodedSample
+from valley2_edge.export.rounding.inputs import EmbeddingTable
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
+
+Tokens = tuple[int, ...]
+Activations = Literal["int8", "int16"]
+"""What the inputs of quantised matrices are rounded to while the decoder runs."""
+
+
+class RoundedModel:
+    """The native decoder.
+
+    Args:
+        directory: The bundle, finished or being made.
+        embed: Its embedding table.
+        stops: Tokens that end an answer.
+        activations: As a chat has them by default, "int8", or "int16", whose error does not count beside that of int4.
+    """
+
+    def __init__(
+        self, directory: Path, embed: EmbeddingTable, stops: Tokens, activations: Activations = "int8"
+    ) -> None:
+        self._embed = embed
+        self._stops = stops
+        self._decoder = Decoder(directory / "decoder", threads=torch.get_num_threads(), activations=activations)
+        self._session = self._decoder.session()
+        self._shown: EncodedSample | None = None
+
+    def logits(self, sample: EncodedSample, branch: Branch) -> torch.Tensor:
+        """Logits of the rows that predict the branch's answer: (len(answer), vocabulary) float32."""
+        count = len(branch.answer)
+        self._prefill(sample, branch.tokens, count)
+        return torch.from_numpy(self._session.logits(count))
+
+    def answer(self, sample: EncodedSample, branch: Branch, begin: Tokens, limit: int) -> Tokens:
+        """The greedy answer to a branch's question.
+
+        Args:
+            sample: Whose branch it is.
+            branch: The question; its answer is not looked at.
+            begin: Tokens that the answer begins with.
+            limit: Tokens of the answer at most.
+
+        Returns:
+            The whole answer, with the stop token where the model ended it.
+        """
+        if len(begin) >= limit:
+            return begin[:limit]
+        self._prefill(sample, (*branch.tokens[: branch.prompt_rows], *begin), 1)
+        new: list[int] = []
+        options = GenerateOptions(max_new_tokens=limit - len(begin), stop_tokens=self._stops)
+        reason = self._session.generate(options, new.append)
+        if reason == StopReason.TOKEN:
+            # The core keeps the stop token to itself; greedily, it is the likeliest.
+            new.append(int(self._session.logits(1)[0].argmax()))
+        return (*begin, *new)
+
+    def close(self) -> None:
+        """Frees the KV cache and the mapping of the weights."""
+        self._session.close()
+        self._decoder.close()
+
+    def _prefill(self, sample: EncodedSample, tokens: Sequence[int], logit_rows: int) -> None:
+        if sample is not self._shown:
+            self._session.truncate(0)
+            if sample.prefix_rows:
+                self._session.prefill([np.ascontiguousarray(sample.embeddings[: sample.prefix_rows])])
+            self._shown = sample
+        self._session.truncate(sample.prefix_rows)
+        self._session.prefill([self._embed(tokens)], logit_rows=logit_rows)
+
+    def __enter__(self) -> RoundedModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,284 @@
+"""How much a bundle lost: measured against the unrounded model on held-out pictures and questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from valley2_edge.bundle import Bundle
+from valley2_edge.calibration.encode import EncodedSample
+from valley2_edge.calibration.held_out import held_out_set
+from valley2_edge.eval.edit_distance import edit_distance
+from valley2_edge.eval.intervals import Estimate, bootstrap_ratio
+from valley2_edge.eval.scoring import ROTATIONS, Outcome, chosen_letter
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.quality.answer_statistics import KEPT_LOGITS, Difference, TopLogits, compare_logits
+from valley2_edge.export.quality.greedy_reference import Tokens
+from valley2_edge.export.quality.held_out_reference import Reference, asked_questions, draft_answers, make_reference
+from valley2_edge.export.quality.rounded_model import Activations, RoundedModel
+from valley2_edge.export.quality.unrounded_model import UnroundedModel
+from valley2_edge.export.rounding.inputs import EmbeddingTable, encode_all, sample_encoder
+from valley2_edge.tokenizer import Tokenizer
+
+Progress = Callable[[str, int, int], None]
+
+STAGE = "quality"
+
+
+@dataclass(frozen=True)
+class SampleQuality:
+    """What was found on one held-out sample."""
+
+    positions: int
+    kl: float
+    """Sums over the positions."""
+    same_top: int
+    surprise: float
+    tail: float
+    characters: int
+    """Of the texts that were to be read."""
+    errors: int
+    reference_errors: int
+    questions: int
+    """With options."""
+    right: int
+    """In all four orders."""
+    reference_right: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A bundle against its checkpoint."""
+
+    samples: tuple[SampleQuality, ...]
+    sha256: str
+    """Of the held-out set."""
+    reference_runs: int
+    inexact_answers: int
+    activations: Activations = "int8"
+    """Of the bundle while it ran."""
+
+    def figures(self) -> dict[str, Any]:
+        """The manifest's `quality`: intervals of 95 % are a bootstrap over samples."""
+        positions = [sample.positions for sample in self.samples]
+        surprise = self._ratio([sample.surprise for sample in self.samples], positions)
+        limits = (surprise.value, surprise.low, surprise.high)
+        return {
+            "mean_kl": _facts(self._ratio([sample.kl for sample in self.samples], positions)),
+            "same_top": _facts(self._ratio([sample.same_top for sample in self.samples], positions)),
+            "perplexity_ratio": _facts(Estimate(*(math.exp(limit) for limit in limits))),
+            "character_error_rate": self._against_reference("errors", "reference_errors", "characters"),
+            "ecom_vqa": self._against_reference("right", "reference_right", "questions"),
+            "held_out": {
+                "sha256": self.sha256,
+                "samples": len(self.samples),
+                "positions": sum(positions),
+                "activations": self.activations,
+                "kept_logits": KEPT_LOGITS,
+                "mean_tail": _number(sum(sample.tail for sample in self.samples) / sum(positions)),
+                "reference_runs": self.reference_runs,
+                "inexact_answers": self.inexact_answers,
+            },
+        }
+
+    def mean_kl(self) -> float:
+        """Nats a position."""
+        return sum(sample.kl for sample in self.samples) / sum(sample.positions for sample in self.samples)
+
+    def _against_reference(self, found: str, reference: str, size: str) -> dict[str, float] | None:
+        sizes = [getattr(sample, size) for sample in self.samples]
+        if not sum(sizes):
+            return None
+        ours = [getattr(sample, found) for sample in self.samples]
+        theirs = [getattr(sample, reference) for sample in self.samples]
+        change = self._ratio([a - b for a, b in zip(ours, theirs, strict=True)], sizes)
+        return {
+            **_facts(self._ratio(ours, sizes)),
+            "reference": _number(sum(theirs) / sum(sizes)),
+            "change": _number(change.value),
+            "change_low": _number(change.low),
+            "change_high": _number(change.high),
+        }
+
+    @staticmethod
+    def _ratio(amounts: Sequence[float], sizes: Sequence[float]) -> Estimate:
+        return bootstrap_ratio(amounts, sizes)
+
+
+def measure_quality(
+    checkpoint: Checkpoint,
+    bundle: Bundle,
+    count: int,
+    scratch: Path,
+    in_memory_bytes: int,
+    progress: Progress,
+    seed: int = 0,
+) -> Quality:
+    """Measures a bundle.
+
+    The unrounded model runs in float32, layer by layer, with the bundle's own vision graphs: what is measured is the
+    decoder. The bundle runs as it will: native, with its default activations.
+
+    Args:
+        checkpoint: The unrounded model.
+        bundle: All of it, finished or being made.
+        count: Held-out samples.
+        scratch: A file for activations; made and removed.
+        in_memory_bytes: Activations of the unrounded model up to this size stay in memory.
+        progress: Called while it runs.
+        seed: Of the held-out samples.
+
+    Raises:
+        NumericError: A stage computed a NaN or an infinity.
+    """
+    survey = QualitySurvey(checkpoint, count, scratch, in_memory_bytes, progress, seed)
+    return survey.measure(bundle)
+
+
+class QualitySurvey:
+    """Measures bundles of one checkpoint; the unrounded model runs for the first of them alone.
+
+    Args:
+        checkpoint: The unrounded model.
+        count: Held-out samples.
+        scratch: A file for activations; made and removed.
+        in_memory_bytes: Activations of the unrounded model up to this size stay in memory.
+        progress: Called while it runs.
+        seed: Of the held-out samples.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        count: int,
+        scratch: Path,
+        in_memory_bytes: int,
+        progress: Progress,
+        seed: int = 0,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._held = held_out_set(count, seed)
+        self._unrounded = UnroundedModel(
+            checkpoint, scratch, in_memory_bytes, lambda done, total: progress(f"{STAGE}: unrounded model", done, total)
+        )
+        self._embed = EmbeddingTable(checkpoint)
+        self._stops = checkpoint.config.stop_tokens
+        self._progress = progress
+        self._reference: Reference | None = None
+
+    def measure(self, bundle: Bundle, *, activations: Activations = "int8", own_pictures: bool = False) -> Quality:
+        """Measures a bundle.
+
+        Args:
+            bundle: The first one shows both models the pictures. The others are shown the same rows: theirs must be the
+                same vision graphs, unless they show their own.
+            activations: Of the bundle while it runs.
+            own_pictures: The bundle's own vision graphs show it the pictures, and what they lose counts as well.
+
+        Raises:
+            NumericError: A stage computed a NaN or an infinity.
+        """
+        if self._reference is None or own_pictures:
+            samples = [one.sample for one in self._held.samples]
+            encoder = sample_encoder(self._checkpoint, bundle)
+            shown = list(encode_all(encoder, samples, self._progress, f"{STAGE}: pictures"))
+        else:
+            shown = self._reference.encoded
+        with RoundedModel(bundle.directory, self._embed, self._stops, activations) as rounded:
+            drafts = draft_answers(rounded, self._held, shown)
+            if self._reference is None:
+                self._reference = make_reference(
+                    self._held, shown, self._unrounded, rounded, drafts, self._embed, self._stops
+                )
+            found = self._compare_all(rounded, shown, drafts, self._reference)
+        greedy = self._reference.greedy
+        return Quality(found, self._held.sha256, max(1, greedy.runs), greedy.inexact, activations)
+
+    def _compare_all(
+        self,
+        rounded: RoundedModel,
+        shown: Sequence[EncodedSample],
+        drafts: Sequence[Tokens],
+        reference: Reference,
+    ) -> tuple[SampleQuality, ...]:
+        tokenizer = Tokenizer(self._checkpoint.path)
+        found = []
+        for index, sample in enumerate(shown):
+            differences = _compare(rounded, sample, reference.kept[index])
+            found.append(_summarise(reference, index, differences, drafts, tokenizer, self._stops))
+            self._progress(f"{STAGE}: comparison", index + 1, len(shown))
+        return tuple(found)
+
+
+def _compare(rounded: RoundedModel, sample: EncodedSample, kept: TopLogits) -> list[Difference]:
+    differences = []
+    start = 0
+    for branch in sample.branches:
+        part = kept.part(start, start + len(branch.answer))
+        start += len(branch.answer)
+        differences.append(compare_logits(part, rounded.logits(sample, branch), torch.tensor(branch.answer)))
+    return differences
+
+
+def _summarise(
+    reference: Reference,
+    sample: int,
+    differences: Sequence[Difference],
+    drafts: Sequence[Tokens],
+    tokenizer: Tokenizer,
+    stops: Tokens,
+) -> SampleQuality:
+    one = reference.held.samples[sample]
+    letters: tuple[list[str | None], list[str | None]] = ([], [])
+    errors = [0, 0]
+    characters = 0
+    for index, asked in enumerate(asked_questions(reference.held)):
+        if asked.sample != sample:
+            continue
+        texts = [_text(answers[index], tokenizer, stops) for answers in (drafts, reference.greedy.answers)]
+        truth = one.sample.turns[asked.turn].answer
+        if one.kinds[asked.turn] == "choice":
+            options = one.question.shown(len(letters[0]) % ROTATIONS)
+            for chosen, text in zip(letters, texts, strict=True):
+                chosen.append(chosen_letter(text, options))
+        else:
+            characters += len(truth)
+            for which, text in enumerate(texts):
+                errors[which] += edit_distance(text.strip(), truth)
+    right = [
+        sum(
+            Outcome("", "", tuple(chosen[first : first + ROTATIONS])).right
+            for first in range(0, len(chosen), ROTATIONS)
+        )
+        for chosen in letters
+    ]
+    return SampleQuality(
+        positions=sum(len(difference.kl) for difference in differences),
+        kl=sum(float(difference.kl.sum()) for difference in differences),
+        same_top=sum(int(difference.same_top.sum()) for difference in differences),
+        surprise=sum(float(difference.surprise.sum()) for difference in differences),
+        tail=sum(float(difference.tail.sum()) for difference in differences),
+        characters=characters,
+        errors=errors[0],
+        reference_errors=errors[1],
+        questions=len(letters[0]) // ROTATIONS,
+        right=right[0],
+        reference_right=right[1],
+    )
+
+
+def _text(answer: Tokens, tokenizer: Tokenizer, stops: Tokens) -> str:
+    return tokenizer.decode([token for token in answer if token not in stops])
+
+
+def _facts(estimate: Estimate) -> dict[str, float]:
+    return {"value": _number(estimate.value), "low": _number(estimate.low), "high": _number(estimate.high)}
+
+
+def _number(value: float) -> float:
+    return float(f"{value:.6g}")

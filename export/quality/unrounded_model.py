@@ -1,0 +1,88 @@
+"""A checkpoint's own decoder in float32, streamed layer by layer: the reference that a bundle is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from valley2_edge.calibration.activations import open_activations
+from valley2_edge.calibration.decoder_block import rms_norm
+from valley2_edge.calibration.encode import EncodedSample
+from valley2_edge.calibration.packs import pack_samples
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.decoder.layers import norm_weight, row_blocks, run_unrounded, split_parts
+from valley2_edge.export.quality.answer_statistics import TopLogits, TopLogitsBuilder
+
+_HEAD_ROWS = 4096
+
+
+class UnroundedModel:
+    """Runs samples through a checkpoint's decoder.
+
+    Args:
+        checkpoint: The model.
+        scratch: A file for activations that do not stay in memory; made and removed by each run.
+        in_memory_bytes: Activations up to this size stay in memory.
+        on_layer: Called with the layers done and the layers in all of a run.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, scratch: Path, in_memory_bytes: int, on_layer: Callable[[int, int], None]
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._scratch = scratch
+        self._in_memory_bytes = in_memory_bytes
+        self._on_layer = on_layer
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def run(self, samples: Sequence[EncodedSample]) -> list[TopLogits]:
+        """What the model predicts at the rows that predict an answer.
+
+        Args:
+            samples: At least one.
+
+        Returns:
+            For each sample, over the answers of its branches one behind the other.
+
+        Raises:
+            NumericError: A layer computed a NaN or an infinity; the text names it.
+        """
+        config = self._checkpoint.config.decoder
+        pairs = list(pack_samples(samples))
+        packs = [pack for pack, _ in pairs]
+        lengths = [pack.rows for pack in packs]
+        in_memory = 4 * sum(lengths) * config.hidden_size <= self._in_memory_bytes
+        activations = open_activations(self._scratch, lengths, config.hidden_size, in_memory=in_memory, saved=False)
+        try:
+            for number, (_, embeddings) in enumerate(pairs):
+                activations.write(number, embeddings)
+            del pairs
+            with torch.inference_mode():
+                run_unrounded(self._checkpoint, config, packs, activations, self._device, self._on_layer)
+                rows = [activations.read(number)[pack.target_rows] for number, pack in enumerate(packs)]
+                targets = torch.cat([pack.targets[pack.target_rows] for pack in packs])
+                kept = self._head(torch.cat(rows), targets)
+        finally:
+            activations.close()
+            self._scratch.unlink(missing_ok=True)
+        return list(_split(kept, [sum(len(branch.answer) for branch in sample.branches) for sample in samples]))
+
+    def _head(self, hidden: torch.Tensor, targets: torch.Tensor) -> TopLogits:
+        """Logits of rows (n, hidden), a block of the vocabulary at a time."""
+        config = self._checkpoint.config.decoder
+        _, head = split_parts(config)
+        norm = norm_weight(self._checkpoint, head.norm).to(self._device)
+        inputs = rms_norm(hidden.to(self._device), norm, config.rms_norm_eps)
+        builder = TopLogitsBuilder(targets)
+        for weights in row_blocks(self._checkpoint, head.lm_head, _HEAD_ROWS):
+            builder.add((inputs @ weights.to(self._device).T).cpu())
+        return builder.result()
+
+
+def _split(kept: TopLogits, counts: Sequence[int]) -> Iterator[TopLogits]:
+    start = 0
+    for count in counts:
+        yield kept.part(start, start + count)
+        start += count

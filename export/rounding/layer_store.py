@@ -1,0 +1,186 @@
+"""The rounded layers of an unfinished export: what is safe on disk after every layer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from valley2_edge.errors import ExportError
+from valley2_edge.export.bundle.safetensors_stream import SafetensorsStream, TensorPlan, dtype_name
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.control import ExportControl
+from valley2_edge.export.decoder.layout import DecoderFormats, DecoderMatrix, decoder_parts
+from valley2_edge.quantize.matrix_format import MatrixFormat
+from valley2_edge.quantize.method import MatrixRecord
+from valley2_edge.quantize.packing import pack_int4, unpack_int4
+from valley2_edge.quantize.rtn import QuantizedRows
+
+STATE_FILE = "state.json"
+
+
+@dataclass
+class LayerState:
+    """How far the rounding has come."""
+
+    steps: int = 0
+    """Layers that are finished; lm_head counts as the last one."""
+    records: list[MatrixRecord] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Spent on each kind of work, in all runs together."""
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    """The same of all threads of the process."""
+    step_seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    """Memory of the process at most."""
+
+
+class LayerStore:
+    """The directory with a file for every rounded layer and the state that names the finished ones.
+
+    Args:
+        directory: Is made.
+        control: Stops the export from another thread; None: nothing does.
+    """
+
+    def __init__(self, directory: Path, control: ExportControl | None = None) -> None:
+        self.directory = directory
+        self.control = control or ExportControl()
+        directory.mkdir(parents=True, exist_ok=True)
+        self.state = self._read_state()
+
+    def layer_path(self, step: int) -> Path:
+        """The rounded matrices of a layer."""
+        return self.directory / f"layer-{step:03}.safetensors"
+
+    def activations_path(self, step: int) -> Path:
+        """The input of a layer."""
+        return self.directory / f"activations-{step:03}.bin"
+
+    def write_layer(self, step: int, matrices: Mapping[str, QuantizedRows]) -> None:
+        """Writes the rounded matrices of a layer, int4 two to a byte."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, rows in matrices.items():
+            four_bits = int(rows.values.max()) < 16 and rows.values.shape[1] % 8 == 0
+            tensors[f"{name}.int4" if four_bits else f"{name}.int8"] = (
+                pack_int4(rows.values, padding=0) if four_bits else rows.values
+            )
+            tensors[f"{name}.scales"] = rows.scales
+            if rows.zeros is not None:
+                tensors[f"{name}.zeros"] = rows.zeros
+        plan = [TensorPlan(name, dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()]
+        path = self.layer_path(step)
+        with SafetensorsStream(path, plan, {"format": "valley2-rounded-layer"}) as stream:
+            for name, tensor in tensors.items():
+                stream.write(name, [tensor])
+        flush_file(path)
+
+    def read_matrix(self, step: int, name: str, rows: int) -> QuantizedRows:
+        """A rounded matrix of a finished layer.
+
+        Args:
+            step: The layer.
+            name: The matrix.
+            rows: Of the matrix.
+
+        Raises:
+            ExportError: The file is not as it was written.
+        """
+        try:
+            with safe_open(self.layer_path(step), "pt") as reader:
+                names = set(reader.keys())
+                four_bits = f"{name}.int4" in names
+                packed = reader.get_tensor(f"{name}.int4" if four_bits else f"{name}.int8").clone()
+                scales = reader.get_tensor(f"{name}.scales").clone()
+                zeros = reader.get_tensor(f"{name}.zeros").clone() if f"{name}.zeros" in names else None
+        except Exception as error:  # safetensors' own errors share no base class
+            raise ExportError(
+                f"{self.layer_path(step)} is damaged: delete {self.directory} and export again"
+            ) from error
+        return QuantizedRows(unpack_int4(packed, rows) if four_bits else packed, scales, zeros)
+
+    def commit(self, state: LayerState) -> None:
+        """Makes a new state the one that a later run finds; what it names must be on disk."""
+        content = {**asdict(state), "records": [asdict(record) for record in state.records]}
+        temporary = self.directory / f"{STATE_FILE}.new"
+        temporary.write_text(json.dumps(content), "utf-8")
+        flush_file(temporary)
+        with self.control.finishing():
+            temporary.replace(self.directory / STATE_FILE)
+        self.state = state
+        for path in self.directory.glob("activations-*.bin"):
+            if path != self.activations_path(state.steps):
+                path.unlink()
+
+    def _read_state(self) -> LayerState:
+        try:
+            content = json.loads((self.directory / STATE_FILE).read_text("utf-8"))
+            records = [MatrixRecord(**record) for record in content.pop("records")]
+            state = LayerState(**content, records=records)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return LayerState()
+        whole = all(self.layer_path(step).is_file() for step in range(state.steps))
+        return state if whole else LayerState()
+
+
+class RoundedLayers:
+    """A decoder that is rounded layer by layer, as `export_rounded_decoder` reads it.
+
+    Args:
+        checkpoint: Where everything comes from that is not rounded.
+        store: With all layers finished.
+        formats: Of the matrices.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, store: LayerStore, formats: DecoderFormats) -> None:
+        self._checkpoint = checkpoint
+        self._store = store
+        self._formats = formats
+        self.parts = decoder_parts(checkpoint.config.decoder)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor of the checkpoint."""
+        return self._checkpoint.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Type in which the checkpoint stores a tensor."""
+        return self._checkpoint.dtype(name)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor of the checkpoint in its stored dtype."""
+        return self._checkpoint.tensor(name)
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows start..stop of a tensor of the checkpoint in its stored dtype."""
+        return self._checkpoint.rows(name, start, stop)
+
+    def quantized_rows(self, matrix: DecoderMatrix) -> QuantizedRows | None:
+        """The integers of a matrix; None where it is stored as floats."""
+        matrix_format: MatrixFormat = self._formats.of(matrix.name)
+        if not matrix_format.quantized:
+            return None
+        return self._store.read_matrix(step_of(matrix.name, self._checkpoint), matrix.name, matrix.rows)
+
+
+def step_of(name: str, checkpoint: Checkpoint) -> int:
+    """The step that rounds a matrix: its layer, or the one behind the last for lm_head."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "layers" else checkpoint.config.decoder.num_hidden_layers
+
+
+def flush_file(path: Path) -> None:
+    """Makes a file safe on disk."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def record_facts(record: MatrixRecord) -> dict[str, Any]:
+    """A record as the manifest and the report have it, numbers with six digits."""
+    facts = asdict(record)
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in facts.items()}

@@ -1,0 +1,250 @@
+"""From the options of an export to a rounded decoder: method, calibration set, formats, and the measured quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from valley2_edge.bundle import Bundle
+from valley2_edge.calibration.builtin import BUILTIN, builtin_set
+from valley2_edge.calibration.jsonl import read_calibration_file
+from valley2_edge.calibration.packs import PACK_TOKENS, Pack
+from valley2_edge.calibration.samples import CalibrationSet, without_pictures
+from valley2_edge.errors import ExportError
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.control import ExportControl
+from valley2_edge.export.decoder.layers import split_parts
+from valley2_edge.export.decoder.layout import LM_HEAD, DecoderFormats
+from valley2_edge.export.gptq.source import NamedFormats
+from valley2_edge.export.quality.survey import Quality, measure_quality
+from valley2_edge.export.rounding.calibrated_decoder import RoundingPlan, round_decoder
+from valley2_edge.export.rounding.inputs import prepare_packs, sample_encoder
+from valley2_edge.export.rounding.layer_store import LayerState, LayerStore, RoundedLayers, record_facts
+from valley2_edge.export.rounding.options import RoundingOptions, check_options
+from valley2_edge.export.rounding.sensitivity import SensitivityMethod
+from valley2_edge.precisions import DecoderPrecision
+from valley2_edge.quantize.matrix_format import MatrixFormat
+from valley2_edge.quantize.method import MethodName, rounding_method
+from valley2_edge.quantize.mixed_precision import allocate_formats, candidate_formats
+from valley2_edge.runtime.core.process_memory import resident_bytes
+
+Progress = Callable[[str, int, int], None]
+Announce = Callable[[str], None]
+
+QUALITY_SAMPLES = 32
+_QUALITY_FILE = "quality-activations.bin"
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The options, checked, with everything that they leave open filled in."""
+
+    method: MethodName
+    calibration: CalibrationSet | None
+    options: RoundingOptions
+    quality_samples: int
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the bytes of the decoder, as plain JSON."""
+        options = self.options
+        return {
+            "method": self.method,
+            "calibration": None if self.calibration is None else self.calibration.sha256,
+            "pack_tokens": PACK_TOKENS,
+            "gptq": asdict(options.gptq),
+            "picture_weight": options.picture_weight,
+            "average_bits": options.average_bits,
+            "quality_samples": self.quality_samples,
+            # Whether activations are in memory changes no bit; a smaller budget may be tried on a started export.
+        }
+
+
+def resolve_rounding(options: RoundingOptions, precision: DecoderPrecision, rounded_elsewhere: bool) -> Rounding:
+    """Checks the options and reads the calibration set.
+
+    Args:
+        options: As the user gave them.
+        precision: Of the decoder's layers.
+        rounded_elsewhere: The decoder comes from a GPTQ checkpoint.
+
+    Raises:
+        InputError: The set is unusable, or an option is out of range.
+        ExportError: Options contradict one another.
+    """
+    check_options(options, precision, rounded_elsewhere)
+    calibrated = options.calibration is not None or options.method == "gptq" or options.average_bits is not None
+    method = options.method or ("gptq" if calibrated else "rtn")
+    calibration = _read_set(options) if calibrated else None
+    wanted = options.quality_samples
+    if wanted is None:
+        wanted = QUALITY_SAMPLES if calibrated or options.max_kl is not None else 0
+    return Rounding(method, calibration, options, wanted)
+
+
+def _read_set(options: RoundingOptions) -> CalibrationSet:
+    source = options.calibration
+    if source is None or str(source) == BUILTIN:
+        found = builtin_set(options.calibration_samples)
+    else:
+        found = read_calibration_file(source, options.calibration_samples)
+    return without_pictures(found) if options.text_only else found
+
+
+@dataclass(frozen=True)
+class RoundedDecoder:
+    """The outcome of rounding with a calibration set."""
+
+    layers: RoundedLayers
+    formats: DecoderFormats
+    facts: dict[str, Any]
+    """For the manifest and the report, as plain JSON."""
+
+
+def round_with_calibration(
+    checkpoint: Checkpoint,
+    bundle: Bundle,
+    rounding: Rounding,
+    formats: DecoderFormats,
+    workspace: Path,
+    progress: Progress,
+    announce: Announce,
+    control: ExportControl | None = None,
+) -> RoundedDecoder:
+    """Rounds the decoder on a calibration set.
+
+    Args:
+        checkpoint: The unrounded model.
+        bundle: The unfinished bundle with its vision components.
+        rounding: With a calibration set.
+        formats: Of the matrices, where no average is asked for.
+        workspace: Where finished layers wait.
+        progress: Called with a stage's name, the steps done and the steps in all.
+        announce: Called with a sentence for the user.
+        control: Stops the export from another thread; None: nothing does.
+
+    Raises:
+        BudgetError: The memory or the disk does not suffice.
+        NumericError: A stage computed a NaN or an infinity.
+        ExportError: A matrix cannot be stored in its format.
+        InputError: A sample is unusable.
+        Cancelled: The export was stopped; the layers that are finished stay in the workspace.
+    """
+    options = rounding.options
+    samples = () if rounding.calibration is None else rounding.calibration.samples
+    encoder = sample_encoder(checkpoint, bundle)
+    if options.average_bits is not None:
+        survey = LayerStore(workspace / "sensitivity", control)
+        packs = prepare_packs(encoder, samples, survey, progress)
+        formats = _choose_formats(checkpoint, survey, packs, options, formats, progress, announce)
+    store = LayerStore(workspace / "layers", control)
+    packs = prepare_packs(encoder, samples, store, progress)
+    gptq = options.gptq if rounding.method == "gptq" else None
+    method = rounding_method(rounding.method, gptq)
+    plan = RoundingPlan(method, formats, options.picture_weight, options.budget_bytes)
+    state = round_decoder(checkpoint, store, packs, plan, progress, announce)
+    return RoundedDecoder(RoundedLayers(checkpoint, store, formats), formats, _facts(rounding, packs, state))
+
+
+def _choose_formats(
+    checkpoint: Checkpoint,
+    store: LayerStore,
+    packs: Sequence[Pack],
+    options: RoundingOptions,
+    formats: DecoderFormats,
+    progress: Progress,
+    announce: Announce,
+) -> NamedFormats:
+    """A format for each matrix within the average of bits; lm_head keeps its own."""
+    config = checkpoint.config.decoder
+    method = SensitivityMethod(store.directory / "losses.json", candidate_formats(formats.layers.symmetric))
+    fine = DecoderFormats(MatrixFormat("int8", 32), MatrixFormat("fp32"))
+    plan = RoundingPlan(method, fine, options.picture_weight, options.budget_bytes)
+    round_decoder(checkpoint, store, packs, plan, lambda _, done, total: progress("sensitivity", done, total), announce)
+    if options.average_bits is None:
+        return NamedFormats(formats.layers, formats.lm_head, {})
+    chosen = allocate_formats(method.choices(config), options.average_bits)
+    counts: dict[MatrixFormat, int] = {}
+    for matrix_format in chosen.formats.values():
+        counts[matrix_format] = counts.get(matrix_format, 0) + 1
+    named = ", ".join(
+        f"{count} in {matrix_format.precision} by {matrix_format.group_size}" for matrix_format, count in counts.items()
+    )
+    announce(f"{chosen.average_bits:.3f} bits a weight: {named}")
+    most = max(counts, key=lambda matrix_format: counts[matrix_format])
+    return NamedFormats(most, formats.lm_head, {**chosen.formats, LM_HEAD: formats.lm_head})
+
+
+def _facts(rounding: Rounding, packs: Sequence[Pack], state: LayerState) -> dict[str, Any]:
+    pictures = sum(int(pack.is_picture.sum()) for pack in packs)
+    calibration = rounding.calibration
+    return {
+        "calibration": {
+            "name": "" if calibration is None else calibration.name,
+            "sha256": "" if calibration is None else calibration.sha256,
+            "samples": 0 if calibration is None else len(calibration.samples),
+            "broken": [] if calibration is None else list(calibration.broken),
+            "picture_tokens": pictures,
+            "text_tokens": sum(pack.rows for pack in packs) - pictures,
+            "packs": len(packs),
+        },
+        "matrices": [record_facts(record) for record in state.records],
+        "seconds": {kind: float(f"{amount:.4g}") for kind, amount in state.seconds.items()},
+        "cpu_seconds": {kind: float(f"{amount:.4g}") for kind, amount in state.cpu_seconds.items()},
+        "layer_seconds": [float(f"{amount:.4g}") for amount in state.step_seconds],
+        "peak_bytes": state.peak_bytes,
+    }
+
+
+def judge(
+    checkpoint: Checkpoint, bundle: Bundle, rounding: Rounding, workspace: Path, progress: Progress
+) -> Quality | None:
+    """Measures a bundle that is about to be published; None where nothing is to be measured.
+
+    Raises:
+        NumericError: A stage computed a NaN or an infinity.
+    """
+    if rounding.quality_samples == 0:
+        return None
+    workspace.mkdir(parents=True, exist_ok=True)
+    weights = 4 * sum(matrix.rows * matrix.columns for matrix in split_parts(checkpoint.config.decoder)[0][0].matrices)
+    free = rounding.options.budget_bytes - resident_bytes() - weights
+    return measure_quality(
+        checkpoint, bundle, rounding.quality_samples, workspace / _QUALITY_FILE, max(0, free), progress
+    )
+
+
+def check_limit(figures: Mapping[str, Any], rounding: Rounding) -> None:
+    """Refuses a bundle that is worse than the options allow.
+
+    Args:
+        figures: As the manifest's `quality` has them.
+        rounding: The options.
+
+    Raises:
+        ExportError: The mean KL is above the limit.
+    """
+    limit = rounding.options.max_kl
+    if limit is not None and figures["mean_kl"]["value"] > limit:
+        raise ExportError(
+            f"the mean KL of the bundle is {figures['mean_kl']['value']:.4g}, more than --max-kl {limit:g}: "
+            "nothing was published"
+        )
+
+
+def workspace_bytes(checkpoint: Checkpoint, rounding: Rounding, decoder_bytes: int) -> int:
+    """Disk that an export with a calibration set needs beside the bundle, generously.
+
+    Args:
+        checkpoint: The model.
+        rounding: The options.
+        decoder_bytes: Of the rounded decoder.
+    """
+    if rounding.calibration is None:
+        return 0
+    turns = sum(len(sample.turns) for sample in rounding.calibration.samples)
+    pictures = sum(len(sample.images) or 8 for sample in rounding.calibration.samples)
+    tokens = 100 * turns + 2100 * pictures
+    surveys = 1 if rounding.options.average_bits is None else 3
+    return surveys * decoder_bytes + 2 * tokens * checkpoint.config.decoder.hidden_size * 4

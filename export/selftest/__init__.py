@@ -1,0 +1,1 @@
+"""The self-test that a bundle carries: a picture, a question and what the exporter computed."""

@@ -1,0 +1,1 @@
+"""Checkpoints with random weights and the released names and layout, for tests and measurements."""

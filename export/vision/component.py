@@ -1,0 +1,268 @@
+"""Exports a vision component to ONNX or to a native tower, then checks it against torch on the spot."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from valley2_edge.bundle import VisionComponent
+from valley2_edge.config import EagleConfig, ModelConfig
+from valley2_edge.errors import ExportError
+from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.checkpoint.tensor_names import (
+    PICTURE_CHANNELS,
+    eagle_tensors,
+    projector_tensors,
+    siglip_tensors,
+)
+from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.onnx.graph import data_path
+from valley2_edge.export.onnx.session import open_session
+from valley2_edge.export.vision.native_eagle import write_native_eagle
+from valley2_edge.export.vision.native_file import TowerPrecision
+from valley2_edge.export.vision.native_projector import NATIVE_PROJECTOR, write_native_projector
+from valley2_edge.export.vision.native_siglip import write_native_siglip
+from valley2_edge.export.vision.onnx_eagle import write_eagle
+from valley2_edge.export.vision.onnx_projector import write_projector
+from valley2_edge.export.vision.onnx_siglip import write_siglip
+from valley2_edge.precisions import VisionPrecision
+from valley2_edge.runtime.vision.engine import NATIVE_SUFFIX, ComponentName
+from valley2_edge.runtime.vision.native_engine import NativeEngine
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+LARGEST_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 1e-1}
+"""Norm of the difference over norm of the reference; more fails the export."""
+TILE_COUNTS = (1, 2)
+EAGLE_GRIDS = ((2, 2), (14, 22))
+"""(rows, columns) of patches: less than a block of queries, and more than one."""
+SEED = 20250905
+
+Inputs = dict[str, NDArray[Any]]
+Array = NDArray[np.float32]
+
+
+def export_vision(
+    checkpoint: Checkpoint,
+    component: ComponentName,
+    directory: Path,
+    precision: VisionPrecision,
+    progress: Progress | None = None,
+    *,
+    as_graph: bool = False,
+) -> VisionComponent:
+    """Writes a graph or a native tower into `vision/`, and compares it with torch on random inputs of several shapes.
+
+    Memory is bounded by one tensor while writing, and by one float32 copy of the component while checking: torch and
+    ONNX Runtime never hold it at the same time.
+
+    Args:
+        checkpoint: Where the weights come from.
+        component: "siglip", "projector" or "eagle".
+        directory: The bundle under construction; `vision` is made in it.
+        precision: fp16 and fp32 are graphs for ONNX Runtime, which computes in float32 with both; int8 and bf16 are
+            towers of the native core.
+        progress: Called with the component's stage, the steps done and all steps.
+        as_graph: The projector is a graph in this very precision; int8 weights have a scale for each channel.
+
+    Returns:
+        The component's entry in the manifest.
+
+    Raises:
+        CheckpointError: A tensor cannot be read.
+        ExportError: The component is not in this model, a weight does not fit the precision, or the error is too large.
+        OSError: The files cannot be written.
+    """
+    config = checkpoint.config
+    if component == "eagle" and config.eagle is None:
+        raise ExportError(f"The checkpoint {checkpoint.name} has no Eagle tower to export.")
+    if as_graph and (component != "projector" or precision == "bf16"):
+        raise ExportError(f"There is no graph of {component} in {precision}.")
+    if not as_graph:
+        precision = stored_precision(config, component, precision)
+    native = not as_graph and is_native(precision)
+    path = directory / "vision" / (f"{component}.safetensors" if native else f"{component}.onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = progress or (lambda stage, done, total: None)
+    _write(checkpoint, component, path, precision, report, native=native)
+    if not native:
+        onnx.checker.check_model(str(path), full_check=True)
+    error = relative_error(checkpoint, component, path, report)
+    # Written so that a NaN fails as well
+    if not error <= LARGEST_ERROR[precision]:
+        raise ExportError(
+            f"{path.name} in {precision} differs from torch by {error:.2e}, more than {LARGEST_ERROR[precision]:.0e}."
+        )
+    written = (path,) if native else (path, data_path(path))
+    files = [file.relative_to(directory).as_posix() for file in written]
+    return VisionComponent(precision=precision, files=files, relative_error=error)
+
+
+def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path, progress: Progress) -> float:
+    """Largest relative error of a graph against torch over the check's inputs.
+
+    Raises:
+        CheckpointError: A tensor cannot be read.
+        ExportError: ONNX Runtime does not take the graph.
+        BundleError: The native core does not take the file.
+    """
+    cases = list(_cases(checkpoint.config, component))
+    steps = 2 * len(cases)
+    progress(f"{component}: check", 0, steps)
+    expected: list[Array] = []
+    reference = _reference(checkpoint, component)
+    for inputs in cases:
+        expected.append(reference(inputs))
+        progress(f"{component}: check", len(expected), steps)
+    # The reference's weights go before ONNX Runtime takes its own
+    del reference
+    gc.collect()
+    run = open_component(path, component, checkpoint.config)
+    largest = 0.0
+    for index, (inputs, reference_output) in enumerate(zip(cases, expected, strict=True)):
+        output = run(inputs)
+        difference = np.linalg.norm((output - reference_output).astype(np.float64))
+        largest = float(np.maximum(largest, difference / np.linalg.norm(reference_output.astype(np.float64))))
+        progress(f"{component}: check", len(cases) + index + 1, steps)
+    return largest
+
+
+def is_native(precision: VisionPrecision) -> TypeGuard[TowerPrecision]:
+    """Whether weights of this precision are multiplied by the native core."""
+    return precision in ("int8", "bf16")
+
+
+def stored_precision(config: ModelConfig, component: ComponentName, precision: VisionPrecision) -> VisionPrecision:
+    """The precision that a component really gets.
+
+    A native projector is bf16 always, and one that the native core does not know becomes a graph in fp16.
+    """
+    if component != "projector" or not is_native(precision):
+        return precision
+    return "bf16" if config.projector.type == NATIVE_PROJECTOR else "fp16"
+
+
+def open_component(path: Path, component: ComponentName, config: ModelConfig) -> Callable[[Inputs], Array]:
+    """Opens a finished component for the exporter's own checks.
+
+    Raises:
+        ExportError: ONNX Runtime does not take the graph.
+        BundleError: The native core does not take the file.
+    """
+    if path.suffix == NATIVE_SUFFIX:
+        engine = NativeEngine(path, component, config, threads=0)
+        return lambda inputs: engine.run(inputs, None)
+    session = open_session(path)
+    return lambda inputs: np.asarray(session.run(None, inputs)[0], np.float32)
+
+
+def block_positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:
+    """(rows * columns, 2): row and column of each patch, block after block (docs/valley2.md, "Eagle branch")."""
+    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
+    blocks = grid.reshape(rows // merge, merge, columns // merge, merge, 2).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(blocks.reshape(-1, 2), dtype=np.int64)
+
+
+def _write(
+    checkpoint: Checkpoint,
+    component: ComponentName,
+    path: Path,
+    precision: VisionPrecision,
+    progress: Progress,
+    *,
+    native: bool,
+) -> None:
+    config, stage, done = checkpoint.config, f"{component}: weights", 0
+    total = _tensor_count(config, component)
+    progress(stage, 0, total)
+
+    def on_tensor() -> None:
+        nonlocal done
+        done += 1
+        progress(stage, done, total)
+
+    weights = Weights(checkpoint, on_tensor)
+    if native and is_native(precision):
+        _write_native(weights, config, component, path, precision)
+    elif component == "siglip":
+        write_siglip(weights, config.siglip, path, precision)
+    elif component == "projector":
+        write_projector(weights, config.projector, config.siglip, path, precision)
+    else:
+        write_eagle(weights, _eagle(config), path, precision)
+
+
+def _write_native(
+    weights: Weights, config: ModelConfig, component: ComponentName, path: Path, precision: TowerPrecision
+) -> None:
+    if component == "siglip":
+        write_native_siglip(weights, config.siglip, path, precision)
+    elif component == "projector":
+        write_native_projector(weights, config.projector, config.siglip, path)
+    else:
+        write_native_eagle(weights, _eagle(config), path, precision)
+
+
+def _tensor_count(config: ModelConfig, component: ComponentName) -> int:
+    if component == "siglip":
+        return len(siglip_tensors(config.siglip))
+    if component == "projector":
+        return len(projector_tensors(config.projector))
+    return len(eagle_tensors(_eagle(config)))
+
+
+def _eagle(config: ModelConfig) -> EagleConfig:
+    if config.eagle is None:
+        raise ExportError("The model has no Eagle tower.")
+    return config.eagle
+
+
+def _cases(config: ModelConfig, component: ComponentName) -> Iterator[Inputs]:
+    """Random inputs of the range that pictures have, the same on every machine."""
+    random = np.random.default_rng(SEED)
+    if component == "eagle":
+        eagle = _eagle(config)
+        for rows, columns in EAGLE_GRIDS:
+            patch_size = PICTURE_CHANNELS * eagle.patch_size**2
+            patches = random.standard_normal((rows * columns, patch_size), dtype=np.float32)
+            yield {"patches": patches, "positions": block_positions(rows, columns, eagle.spatial_merge_size)}
+        return
+    side, siglip = config.siglip.image_size, config.siglip
+    for tiles in TILE_COUNTS:
+        if component == "siglip":
+            pixels = random.random((tiles, PICTURE_CHANNELS, side, side), dtype=np.float32)
+            yield {"tiles": 2 * pixels - 1}
+        else:
+            shape = (tiles, siglip.patches_per_side**2, siglip.hidden_size)
+            yield {"features": random.standard_normal(shape, dtype=np.float32)}
+
+
+def _reference(checkpoint: Checkpoint, component: ComponentName) -> Callable[[Inputs], Array]:
+    # transformers takes seconds to import, and a graph can be written without it
+    from valley2_edge.export.vision.torch_reference import load_eagle, load_projector, load_siglip
+
+    if component == "eagle":
+        eagle = load_eagle(checkpoint, _eagle(checkpoint.config))
+
+        def run_eagle(inputs: Inputs) -> Array:
+            rows, columns = (int(last) + 1 for last in inputs["positions"].max(axis=0))
+            with torch.inference_mode():
+                return np.asarray(eagle(torch.from_numpy(inputs["patches"]), rows, columns).numpy())
+
+        return run_eagle
+    module = load_siglip(checkpoint) if component == "siglip" else load_projector(checkpoint)
+
+    def run(inputs: Inputs) -> Array:
+        (value,) = inputs.values()
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(value)).numpy())
+
+    return run

@@ -1,0 +1,89 @@
+"""The Eagle tower and its merger as a native tower's file (docs/valley2.md, "Eagle tower")."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from valley2_edge.config import EagleConfig
+from valley2_edge.export.checkpoint.tensor_names import EAGLE_PREFIX, PICTURE_CHANNELS
+from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, TowerPrecision, write_tower
+from valley2_edge.export.vision.native_layers import (
+    LayerSource,
+    layer_parts,
+    norm_plan,
+    norm_tensors,
+    read_linear,
+    read_norm,
+)
+
+
+def write_native_eagle(weights: Weights, config: EagleConfig, path: Path, precision: TowerPrecision) -> None:
+    """Writes the tower: `patches` (patches, 588) and `positions` (patches, 2) to `tokens` (patches / 4, hidden).
+
+    Raises:
+        CheckpointError: A tensor cannot be read.
+        ExportError: A tensor is not finite.
+        OSError: The file cannot be written.
+    """
+    write_tower(path, "eagle", config.model_dump(), eagle_parts(weights, config, precision))
+
+
+def eagle_parts(weights: Weights, config: EagleConfig, precision: TowerPrecision) -> list[Part]:
+    """Everything in the tower's file, in order."""
+    parts = [_embedding(weights, config)]
+    for index in range(config.depth):
+        source = _layer_source(weights, f"{EAGLE_PREFIX}blocks.{index}.")
+        parts += layer_parts(index, source, config.embed_dim, config.mlp_ratio * config.embed_dim, precision)
+    parts += _merger(weights, config, precision)
+    return parts
+
+
+def _embedding(weights: Weights, config: EagleConfig) -> Part:
+    """Patches are 8-bit numbers already, and the matrix is a twentieth of a layer: it stays bf16.
+
+    A picture's temporal slices are equal, but the sum of their weights would have more digits than bf16 has.
+    """
+    patch = PICTURE_CHANNELS * config.patch_size**2
+    matrix = MatrixPlan("patch_embedding", "bf16", config.embed_dim, config.temporal_patch_size * patch, bias=False)
+
+    def make() -> Tensors:
+        # (embed, 3, temporal, y, x) to (embed, temporal, 3 * y * x)
+        kernel = weights.read(EAGLE_PREFIX + "patch_embed.proj.weight").transpose(1, 2)
+        return matrix.pack(kernel.reshape(matrix.outputs, matrix.columns), None)
+
+    return Part(matrix.tensors(), [matrix], make)
+
+
+def _layer_source(weights: Weights, source: str) -> LayerSource:
+    return LayerSource(
+        norm1=lambda: read_norm(weights, source + "norm1"),
+        qkv=lambda: read_linear(weights, source + "attn.qkv"),
+        output=lambda: read_linear(weights, source + "attn.proj"),
+        norm2=lambda: read_norm(weights, source + "norm2"),
+        up=lambda: read_linear(weights, source + "mlp.fc1"),
+        down=lambda: read_linear(weights, source + "mlp.fc2"),
+    )
+
+
+def _merger(weights: Weights, config: EagleConfig, precision: TowerPrecision) -> list[Part]:
+    source, merged = EAGLE_PREFIX + "merger.", config.embed_dim * config.spatial_merge_size**2
+    inner = MatrixPlan("merger.inner", precision, merged, merged, bias=True)
+    outer = MatrixPlan("merger.outer", precision, config.hidden_size, merged, bias=True)
+
+    def matrix_part(matrix: MatrixPlan, name: str) -> Part:
+        def make() -> Tensors:
+            linear = read_linear(weights, source + name)
+            return matrix.pack(linear.weight, linear.bias)
+
+        return Part(matrix.tensors(), [matrix], make)
+
+    return [
+        Part(
+            norm_plan("merger.norm", config.embed_dim),
+            [],
+            lambda: norm_tensors("merger.norm", read_norm(weights, source + "ln_q")),
+        ),
+        matrix_part(inner, "mlp.0"),
+        matrix_part(outer, "mlp.2"),
+    ]

@@ -1,0 +1,135 @@
+"""What a native tower's file is made of: parts that are read, rounded and written one after the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from valley2_edge.errors import ExportError
+from valley2_edge.export.bundle.safetensors_stream import SafetensorsStream, TensorPlan
+from valley2_edge.export.vision.native_panels import (
+    BYTES_PER_WORD,
+    PANEL,
+    pack_bf16,
+    pack_int8,
+    pad_rows,
+    panel_shape,
+    round_matrix,
+)
+
+TowerPrecision = Literal["int8", "bf16"]
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class MatrixPlan:
+    """One matrix of a tower."""
+
+    name: str
+    precision: TowerPrecision
+    outputs: int
+    columns: int
+    bias: bool
+
+    def tensors(self) -> list[TensorPlan]:
+        """The tensors that it becomes."""
+        padded = (-(-self.outputs // PANEL) * PANEL,)
+        if self.precision == "bf16":
+            plan = [TensorPlan(f"{self.name}.weight", "BF16", panel_shape(self.outputs, self.columns, 2))]
+        else:
+            plan = [
+                TensorPlan(f"{self.name}.weight", "U8", panel_shape(self.outputs, self.columns, BYTES_PER_WORD)),
+                TensorPlan(f"{self.name}.scales", "F32", padded),
+                TensorPlan(f"{self.name}.sums", "I32", padded),
+            ]
+        return [*plan, TensorPlan(f"{self.name}.bias", "F32", padded)] if self.bias else plan
+
+    def entry(self) -> dict[str, object]:
+        """Its entry in the file's metadata."""
+        return {"precision": self.precision, "rows": self.outputs, "columns": self.columns}
+
+    def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Tensors:
+        """Its tensors.
+
+        Args:
+            weight: (outputs, columns), any float dtype.
+            bias: (outputs,); None where the plan has none.
+
+        Raises:
+            ExportError: A number is a NaN or an infinity, or the shape is not the planned one.
+        """
+        if tuple(weight.shape) != (self.outputs, self.columns) or (bias is None) == self.bias:
+            raise ExportError(f"The matrix {self.name} has not its planned shape.")
+        _check_finite(self.name, weight)
+        packed = {} if bias is None else {f"{self.name}.bias": padded_vector(f"{self.name}.bias", bias)}
+        if self.precision == "bf16":
+            return packed | {f"{self.name}.weight": pack_bf16(weight.to(torch.bfloat16))}
+        rounded = round_matrix(weight.float())
+        return packed | {
+            f"{self.name}.weight": pack_int8(rounded.q),
+            f"{self.name}.scales": pad_rows(rounded.scales),
+            f"{self.name}.sums": pad_rows(rounded.q.sum(dim=1, dtype=torch.int32)),
+        }
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tensors that are made together."""
+
+    tensors: Sequence[TensorPlan]
+    matrices: Sequence[MatrixPlan]
+    make: Callable[[], Tensors]
+
+
+def vector_plan(name: str, *shape: int) -> TensorPlan:
+    """A vector, or rows of vectors, padded to multiples of 32."""
+    return TensorPlan(name, "F32", (*shape[:-1], -(-shape[-1] // PANEL) * PANEL))
+
+
+def padded_vector(name: str, values: torch.Tensor) -> torch.Tensor:
+    """Values as the file holds them.
+
+    Raises:
+        ExportError: A number is a NaN or an infinity.
+    """
+    _check_finite(name, values)
+    return pad_rows(values.float())
+
+
+def write_tower(path: Path, tower: str, config: dict[str, Any], parts: Sequence[Part]) -> None:
+    """Writes a tower's file part by part.
+
+    Args:
+        path: The file.
+        tower: "siglip", "projector" or "eagle".
+        config: Sizes that the kernels need.
+        parts: In the order of the file.
+
+    Raises:
+        CheckpointError: A tensor cannot be read.
+        ExportError: A number is a NaN or an infinity.
+        OSError: The file cannot be written.
+    """
+    metadata = {
+        "format": "valley2-tower",
+        "format_version": "1",
+        "tower": tower,
+        "config": json.dumps(config),
+        "matrices": json.dumps({matrix.name: matrix.entry() for part in parts for matrix in part.matrices}),
+    }
+    with SafetensorsStream(path, [tensor for part in parts for tensor in part.tensors], metadata) as stream:
+        for part in parts:
+            made = part.make()
+            for tensor in part.tensors:
+                stream.write(tensor.name, [made.pop(tensor.name)])
+
+
+def _check_finite(name: str, values: torch.Tensor) -> None:
+    # A NaN is its own minimum and maximum
+    if not all(bool(torch.isfinite(extreme)) for extreme in values.float().aminmax()):
+        raise ExportError(f"The tensor {name} holds a NaN or an infinity.")

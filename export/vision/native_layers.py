@@ -1,0 +1,129 @@
+"""The transformer layers of the native towers, as parts of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from valley2_edge.export.bundle.safetensors_stream import TensorPlan
+from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, TowerPrecision, padded_vector, vector_plan
+from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix of the checkpoint with its bias."""
+
+    weight: torch.Tensor
+    """(outputs, columns) float32."""
+    bias: torch.Tensor
+    """(outputs,) float32."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm of the checkpoint."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+@dataclass(frozen=True)
+class LayerSource:
+    """How to read one layer of a checkpoint."""
+
+    norm1: Callable[[], Norm]
+    qkv: Callable[[], Linear]
+    """Rows of the queries, the keys, the values."""
+    output: Callable[[], Linear]
+    norm2: Callable[[], Norm]
+    up: Callable[[], Linear]
+    down: Callable[[], Linear]
+
+
+def read_linear(weights: Weights, *sources: str) -> Linear:
+    """One matrix, or several with their rows one below the other."""
+    return Linear(
+        torch.cat([weights.read(f"{source}.weight").float() for source in sources]),
+        torch.cat([weights.read(f"{source}.bias").float() for source in sources]),
+    )
+
+
+def read_norm(weights: Weights, source: str) -> Norm:
+    """One LayerNorm."""
+    return Norm(weights.read(f"{source}.weight").float(), weights.read(f"{source}.bias").float())
+
+
+def layer_parts(index: int, source: LayerSource, width: int, middle: int, precision: TowerPrecision) -> list[Part]:
+    """The parts of one layer.
+
+    Args:
+        index: Of the layer.
+        source: Reads its tensors.
+        width: Channels of a token.
+        middle: Channels inside the MLP.
+        precision: Of its matrices.
+    """
+    name = f"layers.{index}."
+    qkv = MatrixPlan(name + "qkv", precision, 3 * width, width, bias=True)
+    output = MatrixPlan(name + "output", precision, width, width, bias=True)
+    up = MatrixPlan(name + "up", precision, middle, width, bias=True)
+    down = MatrixPlan(name + "down", precision, width, middle, bias=True)
+
+    def attention() -> Tensors:
+        mixing, last = source.qkv(), source.output()
+        if precision == "int8":
+            mixing, last = _balanced(mixing, last, width)
+        normed, matrix = _normed(source.norm1(), mixing, precision)
+        return (
+            norm_tensors(name + "norm1", normed)
+            | qkv.pack(matrix.weight, matrix.bias)
+            | output.pack(last.weight, last.bias)
+        )
+
+    def mlp() -> Tensors:
+        normed, matrix = _normed(source.norm2(), source.up(), precision)
+        last = source.down()
+        return (
+            norm_tensors(name + "norm2", normed)
+            | up.pack(matrix.weight, matrix.bias)
+            | down.pack(last.weight, last.bias)
+        )
+
+    return [
+        Part([*norm_plan(name + "norm1", width), *qkv.tensors(), *output.tensors()], [qkv, output], attention),
+        Part([*norm_plan(name + "norm2", width), *up.tensors(), *down.tensors()], [up, down], mlp),
+    ]
+
+
+def norm_plan(name: str, width: int) -> list[TensorPlan]:
+    """The tensors of a LayerNorm."""
+    return [vector_plan(f"{name}.weight", width), vector_plan(f"{name}.bias", width)]
+
+
+def norm_tensors(name: str, norm: Norm) -> Tensors:
+    """A LayerNorm as the file holds it."""
+    return {
+        f"{name}.weight": padded_vector(f"{name}.weight", norm.weight),
+        f"{name}.bias": padded_vector(f"{name}.bias", norm.bias),
+    }
+
+
+def _normed(norm: Norm, linear: Linear, precision: TowerPrecision) -> tuple[Norm, Linear]:
+    if precision != "int8":
+        return norm, linear
+    smoothed = smooth(NormedMatrix(norm.weight, norm.bias, linear.weight, linear.bias))
+    return Norm(smoothed.norm_weight, smoothed.norm_bias), Linear(smoothed.weight, smoothed.bias)
+
+
+def _balanced(qkv: Linear, output: Linear, width: int) -> tuple[Linear, Linear]:
+    """Value channels of even size: attention sums them over tokens, so that a factor passes through it."""
+    values, bias = qkv.weight[2 * width :], qkv.bias[2 * width :]
+    factor = balance(values, bias, output.weight)
+    weight = torch.cat([qkv.weight[: 2 * width], values / factor[:, None]])
+    return Linear(weight, torch.cat([qkv.bias[: 2 * width], bias / factor])), Linear(
+        output.weight * factor, output.bias
+    )

@@ -1,0 +1,81 @@
+"""The SigLIP tower as a native tower's file (docs/valley2.md, "SigLIP")."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from valley2_edge.config import SiglipConfig
+from valley2_edge.export.checkpoint.tensor_names import PICTURE_CHANNELS, SIGLIP_PREFIX
+from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.vision.native_file import (
+    MatrixPlan,
+    Part,
+    Tensors,
+    TowerPrecision,
+    padded_vector,
+    vector_plan,
+    write_tower,
+)
+from valley2_edge.export.vision.native_layers import (
+    LayerSource,
+    layer_parts,
+    norm_plan,
+    norm_tensors,
+    read_linear,
+    read_norm,
+)
+
+
+def write_native_siglip(weights: Weights, config: SiglipConfig, path: Path, precision: TowerPrecision) -> None:
+    """Writes the tower: `tiles` (tiles, 3, image, image) to `features` (tiles, patches, hidden).
+
+    Raises:
+        CheckpointError: A tensor cannot be read.
+        ExportError: A tensor is not finite.
+        OSError: The file cannot be written.
+    """
+    write_tower(path, "siglip", config.model_dump(), siglip_parts(weights, config, precision))
+
+
+def siglip_parts(weights: Weights, config: SiglipConfig, precision: TowerPrecision) -> list[Part]:
+    """Everything in the tower's file, in order."""
+    parts = [_embeddings(weights, config)]
+    for index in range(config.num_hidden_layers):
+        source = _layer_source(weights, f"{SIGLIP_PREFIX}encoder.layers.{index}.")
+        parts += layer_parts(index, source, config.hidden_size, config.intermediate_size, precision)
+    parts.append(
+        Part(
+            norm_plan("post_norm", config.hidden_size),
+            [],
+            lambda: norm_tensors("post_norm", read_norm(weights, SIGLIP_PREFIX + "post_layernorm")),
+        )
+    )
+    return parts
+
+
+def _embeddings(weights: Weights, config: SiglipConfig) -> Part:
+    """A tile's pixels are 8-bit numbers already, and the matrix is a twentieth of a layer: it stays bf16."""
+    columns, patches = PICTURE_CHANNELS * config.patch_size**2, config.patches_per_side**2
+    matrix = MatrixPlan("patch_embedding", "bf16", config.hidden_size, columns, bias=True)
+    positions = "position_embedding"
+
+    def make() -> Tensors:
+        source = SIGLIP_PREFIX + "embeddings."
+        kernel = weights.read(source + "patch_embedding.weight").reshape(config.hidden_size, columns)
+        return matrix.pack(kernel, weights.read(source + "patch_embedding.bias")) | {
+            positions: padded_vector(positions, weights.read(source + "position_embedding.weight"))
+        }
+
+    return Part([*matrix.tensors(), vector_plan(positions, patches, config.hidden_size)], [matrix], make)
+
+
+def _layer_source(weights: Weights, source: str) -> LayerSource:
+    attention = source + "self_attn."
+    return LayerSource(
+        norm1=lambda: read_norm(weights, source + "layer_norm1"),
+        qkv=lambda: read_linear(weights, *(f"{attention}{part}_proj" for part in "qkv")),
+        output=lambda: read_linear(weights, attention + "out_proj"),
+        norm2=lambda: read_norm(weights, source + "layer_norm2"),
+        up=lambda: read_linear(weights, source + "mlp.fc1"),
+        down=lambda: read_linear(weights, source + "mlp.fc2"),
+    )

@@ -1,0 +1,445 @@
+"""The native Qwen2.5 decoder as Python objects: a shareable `Decoder` and its `DecoderSession`s."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from valley2_edge.errors import InputError, Valley2Error
+from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
+from valley2_edge.runtime.core.library import (
+    ACTIVATIONS_NUMBERS,
+    DEVICE_NUMBERS,
+    ISA_NUMBERS,
+    KV_PRECISION_NUMBERS,
+    REUSE_NUMBERS,
+    ModelDescriptionStruct,
+    ModelOptionsStruct,
+    PrefixCacheStruct,
+    SegmentStruct,
+    SessionCountersStruct,
+    SessionOptionsStruct,
+    check,
+    library,
+)
+from valley2_edge.runtime.core.native_call import (
+    LARGEST_UINT64,
+    EventBridge,
+    Stamp,
+    float_pointer,
+    int32_pointer,
+    number_of,
+    path_bytes,
+    stamp_struct,
+    token_array,
+    unsigned,
+)
+from valley2_edge.runtime.decoder_engine import DecoderDescription, OnProgress, OnToken, PrefixCacheState, Segment
+
+
+class Decoder:
+    """A decoder whose weights are mapped from a bundle's `decoder` directory; immutable, shared by sessions.
+
+    Args:
+        directory: holds decoder.safetensors and embeddings.safetensors.
+        threads: of the native thread pool; 0: as many as the process may run on.
+        isa: instruction set of the kernels, a key of `ISA_NUMBERS`; "auto": the machine's best.
+        activations: of quantised matrices on the CPU, "int8" or "int16".
+        device: "cpu", "cuda", or "auto": a GPU if there is a usable one with room for a layer, else the CPU.
+        gpu_layers: the first ones, on the GPU; 0: as many as there is memory for.
+        gpu_context: positions of a session that must fit beside them; 0: 4096.
+        gpu_memory: bytes of the GPU's memory at most; 0: what is free.
+        gpu_yields: `trim` takes the weights off the GPU until they are used again.
+        decoder_stamp: what decoder.safetensors was when it was checked; None: any file will do.
+        embeddings_stamp: likewise of embeddings.safetensors.
+
+    Raises:
+        BundleError: a file is missing, damaged, not understood, or not the one that was checked.
+        InputError: an option means nothing, or the machine lacks the instruction set or the GPU.
+        BudgetError: the GPU has too little memory for the layers that were asked for.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        threads: int = 0,
+        isa: str = "auto",
+        activations: str = "int8",
+        device: str = "cpu",
+        gpu_layers: int = 0,
+        gpu_context: int = 0,
+        gpu_memory: int = 0,
+        gpu_yields: bool = False,
+        decoder_stamp: Stamp | None = None,
+        embeddings_stamp: Stamp | None = None,
+    ) -> None:
+        self._handle: ctypes.c_void_p | None = None
+        self._lock = threading.RLock()
+        self._sessions = 0
+        self._closed = False
+        options = ModelOptionsStruct(
+            threads=unsigned("threads", threads),
+            isa=number_of("isa", isa, ISA_NUMBERS),
+            activations=number_of("activations", activations, ACTIVATIONS_NUMBERS),
+            device=number_of("device", device, DEVICE_NUMBERS),
+            gpu_layers=unsigned("gpu_layers", gpu_layers),
+            gpu_context=unsigned("gpu_context", gpu_context),
+            gpu_memory=unsigned("gpu_memory", gpu_memory, LARGEST_UINT64),
+            gpu_yields=int(gpu_yields),
+            decoder_stamp=stamp_struct(decoder_stamp),
+            embeddings_stamp=stamp_struct(embeddings_stamp),
+        )
+        handle = ctypes.c_void_p()
+        check(library().v2e_model_open(path_bytes(directory), ctypes.byref(options), ctypes.byref(handle)))
+        self._handle = handle
+        self.description = self._describe()
+
+    def _describe(self) -> DecoderDescription:
+        struct = ModelDescriptionStruct()
+        check(library().v2e_model_describe(self.handle, ctypes.byref(struct)))
+        names = [field.name for field in dataclasses.fields(DecoderDescription)]
+        values = {name: getattr(struct, name) for name in names}
+        values["isa"] = library().v2e_isa_name(struct.isa).decode()
+        values["device"] = next(name for name, number in DEVICE_NUMBERS.items() if number == struct.device)
+        values |= {name: getattr(struct, name).decode() for name in ("device_name", "device_reason")}
+        return DecoderDescription(**values)
+
+    @property
+    def finest_kv_precision(self) -> str:
+        """The `kv_precision` that loses least."""
+        return "fp32"
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """The v2e_model.
+
+        Raises:
+            Valley2Error: the decoder is closed.
+        """
+        if self._handle is None or self._closed:
+            raise Valley2Error("The decoder is closed.")
+        return self._handle
+
+    def embed(self, tokens: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Rows of the embedding table.
+
+        Args:
+            tokens: ids, (n,).
+
+        Returns:
+            (n, hidden_size) float32.
+
+        Raises:
+            InputError: an id is outside the vocabulary.
+        """
+        ids = token_array(tokens)
+        rows = np.empty((len(ids), self.description.hidden_size), np.float32)
+        check(library().v2e_model_embed(self.handle, int32_pointer(ids), len(ids), float_pointer(rows)))
+        return rows
+
+    def session(
+        self, context_length: int = 0, kv_precision: str = "auto", prefill_chunk: int = 0, reuse: str = "off"
+    ) -> DecoderSession:
+        """A new, empty session.
+
+        Args:
+            context_length: most positions; 0: as many as the model was trained for. Memory grows with use.
+            kv_precision: storage of the KV cache, "fp32", "fp16", "int8" or "auto": fp32 for a decoder in fp32, else
+                fp16.
+            prefill_chunk: positions computed together; 0: 256. Does not change the result.
+            reuse: "auto" takes the keys and values of a beginning that another session of the decoder has computed, and
+                leaves its own; "off" does neither. Does not change the result.
+
+        Raises:
+            InputError: an option is out of range.
+        """
+        options = SessionOptionsStruct(
+            context_length=unsigned("context_length", context_length),
+            kv_precision=number_of("kv_precision", kv_precision, KV_PRECISION_NUMBERS),
+            prefill_chunk=unsigned("prefill_chunk", prefill_chunk),
+            reuse=number_of("reuse", reuse, REUSE_NUMBERS),
+        )
+        handle = ctypes.c_void_p()
+        check(library().v2e_session_open(self.handle, ctypes.byref(options), ctypes.byref(handle)))
+        return DecoderSession(self, handle)
+
+    def load_session(self, path: Path) -> DecoderSession:
+        """A session that goes on where a saved one stood, with its precision, context and chunk.
+
+        It shares nothing with other sessions: whoever wrote the file answers for what it holds.
+
+        Args:
+            path: that `DecoderSession.save` wrote.
+
+        Raises:
+            InputError: the file is missing, no saved session, damaged, or of another bundle.
+            BudgetError: the memory does not suffice.
+        """
+        options = SessionOptionsStruct()
+        handle, name = ctypes.c_void_p(), path_bytes(path)
+        check(library().v2e_session_load(self.handle, name, ctypes.byref(options), ctypes.byref(handle)))
+        return DecoderSession(self, handle)
+
+    @property
+    def prefix_cache(self) -> PrefixCacheState:
+        """KV pages that sessions have left for others."""
+        struct = PrefixCacheStruct()
+        check(library().v2e_model_prefix_cache(self.handle, ctypes.byref(struct)))
+        return PrefixCacheState(int(struct.budget_bytes), int(struct.kept_bytes), int(struct.pages))
+
+    def resize_prefix_cache(self, budget_bytes: int) -> None:
+        """Sets another budget for KV pages that no session holds; what is beyond it goes at once.
+
+        Raises:
+            InputError: it is no number of bytes.
+        """
+        budget = unsigned("prefix_cache_bytes", budget_bytes, LARGEST_UINT64)
+        check(library().v2e_model_resize_prefix_cache(self.handle, budget))
+
+    def trim(self) -> None:
+        """Gives back what nothing needs until the next call: mapped pages of the weights, and freed memory."""
+        with self._lock:
+            if self._handle is not None:
+                library().v2e_model_trim(self._handle)
+
+    def close(self) -> None:
+        """Gives the weights back, as soon as the last of its sessions is closed as well."""
+        with self._lock:
+            self._closed = True
+            self._free_if_unused()
+
+    def add_session(self) -> None:
+        """A session is open that needs the weights."""
+        with self._lock:
+            self._sessions += 1
+
+    def remove_session(self) -> None:
+        """A session that needed the weights is closed."""
+        with self._lock:
+            self._sessions -= 1
+            self._free_if_unused()
+
+    def _free_if_unused(self) -> None:
+        if self._closed and self._sessions == 0 and self._handle is not None:
+            handle, self._handle = self._handle, None
+            library().v2e_model_close(handle)
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()
+
+
+def _note_bytes(note: str) -> bytes:
+    try:
+        text = note.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("The note of a session must be text; it holds half of a pair of surrogates.") from error
+    if b"\0" in text:
+        raise InputError("The note of a session must be text; it holds a NUL.")
+    return text
+
+
+class DecoderSession:
+    """One conversation with a decoder. Belongs to one thread at a time; only `cancel` may come from another.
+
+    Args:
+        decoder: whose `session` made it.
+        handle: a v2e_session, which is closed with this.
+    """
+
+    def __init__(self, decoder: Decoder, handle: ctypes.c_void_p) -> None:
+        self._handle: ctypes.c_void_p | None = handle
+        self._handle_lock = threading.Lock()
+        self._call_lock = threading.RLock()
+        self._running_in: int | None = None  # the thread of the call that runs
+        self._decoder = decoder
+        decoder.add_session()
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """The v2e_session.
+
+        Raises:
+            Valley2Error: the session is closed.
+        """
+        if self._handle is None:
+            raise Valley2Error("The session is closed.")
+        return self._handle
+
+    @contextmanager
+    def _call(self) -> Iterator[ctypes.c_void_p]:
+        """One call that runs for long; `close` from another thread waits for its end."""
+        with self._call_lock:
+            if self._running_in is not None:
+                raise Valley2Error("The session is in the middle of a call; its callbacks can only cancel.")
+            self._running_in = threading.get_ident()
+            try:
+                yield self.handle
+            finally:
+                self._running_in = None
+
+    @property
+    def length(self) -> int:
+        """Positions in the KV cache."""
+        return int(library().v2e_session_length(self.handle))
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that the KV cache holds now."""
+        return int(library().v2e_session_kv_bytes(self.handle))
+
+    @property
+    def counters(self) -> GenerationCounters:
+        """What `generate` and `prefill` have cost since the session was opened."""
+        struct = SessionCountersStruct()
+        check(library().v2e_session_count(self.handle, ctypes.byref(struct)))
+        return GenerationCounters.of(struct)
+
+    def prefill(self, segments: Sequence[Segment], logit_rows: int = 1, on_progress: OnProgress | None = None) -> None:
+        """Appends segments to the session; after a failure or a cancellation it is as it was before.
+
+        Args:
+            segments: token ids (n,) int32 and embeddings (n, hidden_size) float32, in order.
+            logit_rows: of the last positions, kept for `logits`; at least one is always kept.
+            on_progress: called after every chunk.
+
+        Raises:
+            InputError: a segment has the wrong shape or an id outside the vocabulary.
+            BudgetError: the context or the memory does not suffice.
+            Cancelled: `cancel` was called or on_progress returned False.
+            NumericError: a NaN or an infinity; the text names the layer.
+        """
+        converted = [self._converted(segment) for segment in segments]
+        structs = (SegmentStruct * len(converted))(*(struct for struct, _ in converted))
+        rows = unsigned("logit_rows", logit_rows)
+        bridge = EventBridge(lambda event: on_progress(int(event.done), int(event.total)) if on_progress else None)
+        with self._call() as handle:
+            status = library().v2e_session_prefill(handle, structs, len(structs), rows, bridge.function, None)
+        bridge.finish(status)
+
+    def _converted(self, segment: Segment) -> tuple[SegmentStruct, Segment]:
+        """A segment as the header has it, and the array that it points into."""
+        array = np.asarray(segment)
+        if array.ndim == 1:
+            ids = token_array(array)
+            return SegmentStruct(tokens=int32_pointer(ids), count=len(ids)), ids
+        hidden_size = self._decoder.description.hidden_size
+        if array.ndim != 2 or array.shape[1] != hidden_size:
+            raise InputError(f"A segment must be ids (n,) or embeddings (n, {hidden_size}), not {array.shape}.")
+        rows = np.require(array, np.float32, ["C", "A"])
+        return SegmentStruct(embeddings=float_pointer(rows), count=len(rows)), rows
+
+    def logits(self, rows: int = 1) -> npt.NDArray[np.float32]:
+        """The last rows of logits kept by the last prefill or decode step.
+
+        Returns:
+            (rows, vocabulary_size) float32.
+
+        Raises:
+            InputError: fewer rows are kept.
+        """
+        kept = np.empty((unsigned("rows", rows), self._decoder.description.vocabulary_size), np.float32)
+        check(library().v2e_session_logits(self.handle, rows, float_pointer(kept)))
+        return kept
+
+    def generate(self, options: GenerateOptions, on_token: OnToken | None = None) -> StopReason:
+        """Chooses tokens, reports each and decodes it; every reported token is in the session afterwards.
+
+        Raises:
+            InputError: an option is out of range, or nothing was prefilled before.
+            BudgetError: the memory does not suffice.
+            Cancelled: `cancel` was called or on_token returned False.
+            NumericError: a NaN or an infinity; the text names the layer.
+        """
+        struct = options.struct()
+        bridge = EventBridge(lambda event: on_token(int(event.token)) if on_token else None)
+        reason = ctypes.c_int()
+        with self._call() as handle:
+            status = library().v2e_session_generate(
+                handle, ctypes.byref(struct), bridge.function, None, ctypes.byref(reason)
+            )
+        bridge.finish(status)
+        return StopReason(reason.value)
+
+    @property
+    def note(self) -> str:
+        """What was given to `save` beside the session; empty when it was not loaded."""
+        return str(library().v2e_session_note(self.handle).decode())
+
+    def save(self, path: Path, note: str = "") -> None:
+        """Writes the session to a file, which appears whole or not at all.
+
+        Args:
+            path: of the file; one that is there is replaced.
+            note: any text, to be found again as `note`.
+
+        Raises:
+            InputError: the file cannot be written, or the decoder is part of no bundle.
+        """
+        with self._call() as handle:
+            check(library().v2e_session_save(handle, path_bytes(path), _note_bytes(note)))
+
+    def truncate(self, length: int) -> None:
+        """Forgets all positions from `length` on; prefill at least one before the next `generate`.
+
+        Raises:
+            InputError: the session is shorter.
+        """
+        with self._call() as handle:
+            status = library().v2e_session_truncate(handle, unsigned("length", length, LARGEST_UINT64))
+        check(status)
+
+    def cancel(self) -> None:
+        """Stops the running call, or else the next ones, until `resume`; legal from every thread."""
+        with self._handle_lock:
+            if self._handle is not None:
+                library().v2e_session_cancel(self._handle)
+
+    def resume(self) -> None:
+        """Ends the effect of `cancel`."""
+        library().v2e_session_resume(self.handle)
+
+    def close(self) -> None:
+        """Frees the KV cache. A call that runs in another thread is cancelled first.
+
+        Raises:
+            Valley2Error: called from a callback of the session's own call.
+        """
+        if self._running_in == threading.get_ident():
+            raise Valley2Error("A session cannot be closed by its own callback.")
+        self.cancel()
+        with self._call_lock, self._handle_lock:
+            if self._handle is None:
+                return
+            library().v2e_session_close(self._handle)
+            self._handle = None
+        self._decoder.remove_session()
+
+    def __enter__(self) -> DecoderSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()

@@ -1,0 +1,217 @@
+"""What a question will cost in memory, planned before anything is loaded (docs/memory.md)."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+
+from valley2_edge.bundle import TOKENIZER_FILE, Bundle
+from valley2_edge.errors import BudgetError
+from valley2_edge.policy import Policy
+from valley2_edge.runtime.context_room import picture_tokens
+from valley2_edge.runtime.core.library import (
+    ACTIVATIONS_NUMBERS,
+    DEVICE_NUMBERS,
+    KV_PRECISION_NUMBERS,
+    GeometryStruct,
+    MemoryOptionsStruct,
+    MemoryPlanStruct,
+    check,
+    library,
+)
+from valley2_edge.runtime.core.native_call import LARGEST_UINT64, number_of, path_bytes, unsigned
+from valley2_edge.runtime.core.pixels import plan_picture
+from valley2_edge.runtime.core.process_memory import resident_bytes
+
+Size = tuple[int, int]
+"""Width and height, pixels."""
+
+ANY_PICTURE: Size = (3500, 3500)
+"""Stands for pictures that nobody has seen yet: a photo of 12 megapixels that takes all tiles."""
+
+_LIBRARIES_BYTES = 48 << 20
+"""Of ONNX Runtime, Pillow and the tokenizer's library, with the pages that their first use touches."""
+_TENSORRT_BYTES = 103 << 20
+"""Of TensorRT-RTX 1.7 once it is imported; what a driver adds on top is not known."""
+_KEPT_BYTES = 8 << 20
+"""Of freed memory that allocators keep whatever they are told."""
+_TOKENIZER_FACTOR = 30
+"""Memory of a tokenizer by the size of its file."""
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """What a session's memory depends on, beside the pictures; the names are those of `Valley2.session`."""
+
+    policy: Policy = field(default_factory=Policy)
+    context_length: int = 0
+    """Positions; 0: as many as the model was trained for."""
+    kv_precision: str = "auto"
+    prefill_chunk: int = 0
+    keep_vision: bool = False
+    """The vision engines stay loaded; otherwise each goes after its use and the decoder's pages make room for it."""
+    vision_cache_bytes: int = 0
+    """Embeddings of earlier pictures, kept beside everything else."""
+    prefix_cache_bytes: int = 0
+    """KV pages that no session holds, kept likewise."""
+    threads: int = 0
+    activations: str = "int8"
+    device: str = "cpu"
+    """Of the decoder."""
+    gpu_layers: int = 0
+    """The first ones of the decoder, on the GPU; 0: as many as fit."""
+    gpu_memory: int = 0
+    """Bytes of the GPU's memory; 0: what its driver says is free."""
+    vision_device: str = "cpu"
+    """Of the vision engines; "cuda": TensorRT."""
+    gpu_yields: bool = False
+    """The decoder's weights leave the GPU while pictures are encoded there."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of each part and of each phase; the fields are those of v2e_memory_plan."""
+
+    context_length: int
+    picture_tokens: int
+    process_bytes: int
+    decoder_bytes: int
+    embedding_bytes: int
+    kv_bytes: int
+    scratch_bytes: int
+    siglip_bytes: int
+    projector_bytes: int
+    eagle_bytes: int
+    siglip_work_bytes: int
+    eagle_work_bytes: int
+    picture_bytes: int
+    vision_cache_bytes: int
+    prefix_cache_bytes: int
+    tiles_phase_bytes: int
+    eagle_phase_bytes: int
+    answer_phase_bytes: int
+    peak_bytes: int
+    gpu_layers: int
+    """Of the decoder; the parts above are then what stays with the CPU."""
+    gpu_weight_bytes: int
+    gpu_kv_bytes: int
+    gpu_scratch_bytes: int
+    gpu_context_bytes: int
+    gpu_bytes: int
+    """Of the GPU's largest phase."""
+    gpu_siglip_bytes: int
+    gpu_projector_bytes: int
+    gpu_eagle_bytes: int
+    gpu_siglip_work_bytes: int
+    gpu_eagle_work_bytes: int
+    gpu_tiles_phase_bytes: int
+    gpu_eagle_phase_bytes: int
+    gpu_answer_phase_bytes: int
+    gpu_memory_bytes: int
+    """That may be used; 0: there is no GPU."""
+
+    @property
+    def peak_phase(self) -> str:
+        """The phase that takes most: tiles, eagle or answer."""
+        phases = {"tiles": self.tiles_phase_bytes, "eagle": self.eagle_phase_bytes, "answer": self.answer_phase_bytes}
+        return max(phases, key=lambda name: phases[name])
+
+
+def plan_memory(
+    bundle: Bundle,
+    pictures: Sequence[Size],
+    settings: MemorySettings,
+    *,
+    video: bool = False,
+    conversation: bool = False,
+    process_bytes: int | None = None,
+) -> MemoryPlan:
+    """Plans a question whose context is used up to its end.
+
+    Args:
+        bundle: Of which only the manifest and the headers are read.
+        pictures: Sizes of the pictures, or of a video's frames.
+        settings: The session's.
+        video: The pictures are frames of a video.
+        conversation: The pictures may come when the context is full; otherwise they come with the first question.
+        process_bytes: Of the program itself; None: as `process_bytes` finds.
+
+    Raises:
+        InputError: An option is out of range, or a picture is too thin.
+        BundleError: A header is damaged.
+        BudgetError: The pictures do not fit the context.
+    """
+    sizes = Counter(pictures)
+    check_positions(bundle, sizes, settings, video=video)
+    options = settings.policy.geometry_options(bundle.manifest.architecture, len(pictures), video)
+    geometries = {size: GeometryStruct(**asdict(plan_picture(*size, options))) for size in sizes}
+    structs = [geometries[size] for size in pictures]
+    request = MemoryOptionsStruct(
+        context_length=unsigned("context_length", settings.context_length),
+        kv_precision=number_of("kv_precision", settings.kv_precision, KV_PRECISION_NUMBERS),
+        prefill_chunk=unsigned("prefill_chunk", settings.prefill_chunk),
+        threads=unsigned("threads", settings.threads),
+        activations=number_of("activations", settings.activations, ACTIVATIONS_NUMBERS),
+        together=int(settings.keep_vision),
+        conversation=int(conversation),
+        vision_cache_bytes=unsigned("vision_cache_bytes", settings.vision_cache_bytes, LARGEST_UINT64),
+        prefix_cache_bytes=unsigned("prefix_cache_bytes", settings.prefix_cache_bytes, LARGEST_UINT64),
+        process_bytes=expected_process_bytes(bundle, settings.vision_device)
+        if process_bytes is None
+        else process_bytes,
+        pictures=(GeometryStruct * len(structs))(*structs),
+        picture_count=len(structs),
+        device=number_of("device", settings.device, DEVICE_NUMBERS),
+        gpu_layers=unsigned("gpu_layers", settings.gpu_layers),
+        gpu_memory=unsigned("gpu_memory", settings.gpu_memory, LARGEST_UINT64),
+        vision_device=number_of("vision_device", settings.vision_device, DEVICE_NUMBERS),
+        gpu_yields=int(settings.gpu_yields),
+    )
+    result = MemoryPlanStruct()
+    directory = path_bytes(bundle.directory)
+    check(library().v2e_plan_memory(directory, ctypes.byref(request), ctypes.byref(result)))
+    return MemoryPlan(**{part.name: int(getattr(result, part.name)) for part in fields(MemoryPlan)})
+
+
+def check_positions(bundle: Bundle, sizes: Counter[Size], settings: MemorySettings, *, video: bool) -> None:
+    """Refuses pictures for which no context is long enough, however many they are.
+
+    Args:
+        bundle: Whose model it is.
+        sizes: How many pictures there are of each size.
+        settings: The session's.
+        video: They are frames of a video.
+
+    Raises:
+        BudgetError: They need more positions than the model was trained for; the sentence says how many would fit.
+        InputError: A picture is too thin.
+    """
+    architecture = bundle.manifest.architecture
+    longest = architecture.decoder.max_position_embeddings
+    needed = picture_tokens(sizes, settings.policy, architecture, video=video)
+    if needed <= longest:
+        return
+    context = min(settings.context_length or longest, longest)
+    fitting = ""
+    if len(sizes) == 1 and sizes.total() > 1:
+        (size,) = sizes
+        one = picture_tokens(Counter({size: 2}), settings.policy, architecture, video=video) // 2
+        fitting = f"; at most {context // one} of them fit"
+    raise BudgetError(f"The pictures need {needed} positions, but the context holds {context}{fitting}.")
+
+
+def expected_process_bytes(bundle: Bundle, vision_device: str = "cpu") -> int:
+    """Memory of this process once the libraries and the tokenizer are loaded, before any weight is.
+
+    Args:
+        bundle: Whose tokenizer it is.
+        vision_device: "cuda": TensorRT is loaded as well.
+    """
+    libraries = 0 if "onnxruntime" in sys.modules else _LIBRARIES_BYTES
+    if vision_device == "cuda" and not {"tensorrt", "tensorrt_rtx"} & sys.modules.keys():
+        libraries += _TENSORRT_BYTES
+    tokenizer = _TOKENIZER_FACTOR * bundle.manifest.files[TOKENIZER_FILE].size
+    return resident_bytes() + libraries + tokenizer + _KEPT_BYTES

@@ -1,0 +1,249 @@
+"""A vision tower that the native core computes, as a Python object (docs/vision.md)."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from valley2_edge.errors import InputError, Valley2Error
+from valley2_edge.runtime.core.library import (
+    ISA_NUMBERS,
+    TowerCostStruct,
+    TowerDescriptionStruct,
+    TowerInputStruct,
+    TowerOptionsStruct,
+    TowerVocabularyStruct,
+    check,
+    library,
+)
+from valley2_edge.runtime.core.native_call import (
+    EventBridge,
+    Stamp,
+    float_pointer,
+    int64_pointer,
+    number_of,
+    path_bytes,
+    stamp_struct,
+    unsigned,
+)
+
+OnLayer = Callable[[int, int], bool | None]
+"""Called with (layers done, layers in all); returning False cancels."""
+
+Floats = npt.NDArray[np.float32]
+
+DROPPED_MASS = 1e-4
+"""Probability that a projector leaves out of a token at most."""
+_KINDS = {1: "siglip", 2: "projector", 3: "eagle"}
+
+
+@dataclass(frozen=True)
+class TowerDescription:
+    """What a tower is and what it computes with."""
+
+    kind: str
+    """siglip, projector or eagle."""
+    threads: int
+    isa: str
+    bf16_arithmetic: bool
+    """Matrices in bf16 are multiplied as bf16; otherwise they are widened to fp32."""
+    input_floats: int
+    """Of one tile or patch."""
+    mapped_bytes: int
+    """Of the file mapped from disk."""
+
+
+@dataclass(frozen=True)
+class TowerCost:
+    """What a run of a tower takes."""
+
+    output_floats: int
+    scratch_bytes: int
+    """Kept until the tower is closed."""
+    operations: float
+    """An addition and its multiplication are two."""
+
+
+@dataclass(frozen=True)
+class VocabularyUse:
+    """What a run of a projector left out of the visual vocabulary; the fields of v2e_tower_vocabulary."""
+
+    dropped_mass: float
+    """Probability that was left out of a token at most."""
+    tokens: int
+    entries: int
+    """That mattered, summed over the tokens."""
+    multiplied: int
+    """That were multiplied, likewise: neighbouring tokens share theirs."""
+
+    def joined(self, other: VocabularyUse) -> VocabularyUse:
+        """Both runs together."""
+        return VocabularyUse(
+            max(self.dropped_mass, other.dropped_mass),
+            self.tokens + other.tokens,
+            self.entries + other.entries,
+            self.multiplied + other.multiplied,
+        )
+
+
+class NativeTower:
+    """A tower whose weights are mapped from a file; it belongs to one thread at a time.
+
+    Args:
+        path: A file that an export with `--vision-precision int8` or `bf16` made.
+        threads: Of its own pool; 0: as many as the process may run on.
+        isa: Instruction set of the kernels, a key of `ISA_NUMBERS`; "auto": the machine's best.
+        dropped_mass: Of a projector: entries of the visual vocabulary are left out of a token whose probabilities sum
+            up to no more than this; 0 leaves out none.
+        stamp: What the file was when it was checked; None: any file will do.
+
+    Raises:
+        BundleError: The file is missing, damaged, not understood, or not the one that was checked.
+        InputError: An option means nothing, or the machine lacks the instruction set.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        isa: str = "auto",
+        dropped_mass: float = DROPPED_MASS,
+        stamp: Stamp | None = None,
+    ) -> None:
+        self._handle: ctypes.c_void_p | None = None
+        self._lock = threading.Lock()
+        options = TowerOptionsStruct(
+            threads=unsigned("threads", threads),
+            isa=number_of("isa", isa, ISA_NUMBERS),
+            dropped_mass=dropped_mass or -1.0,  # the header's 0 is its default
+            stamp=stamp_struct(stamp),
+        )
+        handle = ctypes.c_void_p()
+        check(library().v2e_tower_open(path_bytes(path), ctypes.byref(options), ctypes.byref(handle)))
+        self._handle = handle
+        self.description = self._describe()
+
+    def _describe(self) -> TowerDescription:
+        struct = TowerDescriptionStruct()
+        check(library().v2e_tower_describe(self.handle, ctypes.byref(struct)))
+        return TowerDescription(
+            kind=_KINDS[struct.kind],
+            threads=struct.threads,
+            isa=library().v2e_isa_name(struct.isa).decode(),
+            bf16_arithmetic=bool(struct.bf16_arithmetic),
+            input_floats=struct.input_floats,
+            mapped_bytes=struct.mapped_bytes,
+        )
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """The v2e_tower.
+
+        Raises:
+            Valley2Error: The tower is closed.
+        """
+        if self._handle is None:
+            raise Valley2Error("The vision tower is closed.")
+        return self._handle
+
+    def plan(self, count: int) -> TowerCost:
+        """What a run takes.
+
+        Args:
+            count: Of tiles or patches.
+
+        Raises:
+            InputError: The tower cannot take as many.
+        """
+        struct = TowerCostStruct()
+        check(library().v2e_tower_plan(self.handle, count, ctypes.byref(struct)))
+        return TowerCost(struct.output_floats, struct.scratch_bytes, struct.operations)
+
+    @property
+    def vocabulary(self) -> VocabularyUse:
+        """What the last run left out; zeros before it, and for other towers than a projector."""
+        struct = TowerVocabularyStruct()
+        check(library().v2e_tower_vocabulary_of(self.handle, ctypes.byref(struct)))
+        return VocabularyUse(struct.dropped_mass, struct.tokens, struct.entries, struct.multiplied)
+
+    def run(
+        self,
+        values: npt.NDArray[np.float32],
+        positions: npt.NDArray[np.int64] | None = None,
+        on_layer: OnLayer | None = None,
+    ) -> Floats:
+        """Computes tiles, features or patches.
+
+        Args:
+            values: (count, ...) float32: tiles of SigLIP, features of the projector, patches of Eagle.
+            positions: (count, 2) int64: row and column of each patch; Eagle only.
+            on_layer: Called between the layers, on the calling thread.
+
+        Returns:
+            (output floats,) float32, for the caller to shape.
+
+        Raises:
+            InputError: The input has another shape.
+            Cancelled: `cancel` was called or on_layer returned False.
+            NumericError: A NaN or an infinity; the text names the stage.
+            BudgetError: The memory does not suffice.
+        """
+        dense = np.require(values, np.float32, ["C", "A"])
+        if dense.ndim < 2 or dense[0].size != self.description.input_floats:
+            raise InputError(
+                f"The {self.description.kind} tower takes {self.description.input_floats} numbers for each of its "
+                f"inputs, not {list(dense.shape)}."
+            )
+        places = None if positions is None else np.require(positions, np.int64, ["C", "A"])
+        if places is not None and places.shape != (len(dense), 2):
+            raise InputError(f"positions must be ({len(dense)}, 2), not {list(places.shape)}.")
+        output = np.empty(self.plan(len(dense)).output_floats, np.float32)
+        struct = TowerInputStruct(
+            values=float_pointer(dense),
+            count=len(dense),
+            positions=None if places is None else int64_pointer(places),
+        )
+        bridge = EventBridge(lambda event: on_layer(int(event.done), int(event.total)) if on_layer else None)
+        with self._lock:
+            status = library().v2e_tower_run(
+                self.handle, ctypes.byref(struct), float_pointer(output), bridge.function, None
+            )
+        bridge.finish(status)
+        return output
+
+    def cancel(self) -> None:
+        """Stops the running call, or else the next ones, within some milliseconds; legal from every thread."""
+        if self._handle is not None:
+            library().v2e_tower_cancel(self._handle)
+
+    def resume(self) -> None:
+        """Ends the effect of `cancel`."""
+        if self._handle is not None:
+            library().v2e_tower_resume(self._handle)
+
+    def close(self) -> None:
+        """Gives the weights and the threads back."""
+        with self._lock:
+            if self._handle is not None:
+                handle, self._handle = self._handle, None
+                library().v2e_tower_close(handle)
+
+    def __enter__(self) -> NativeTower:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()

@@ -1,0 +1,1 @@
+"""Whether a device computes what the processor computes, and what it may keep on the disk."""

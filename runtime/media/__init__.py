@@ -1,0 +1,1 @@
+"""Pictures, animations and videos: files become RGB pixels."""

@@ -1,0 +1,1 @@
+"""The decoder and the vision graphs in ONNX Runtime."""

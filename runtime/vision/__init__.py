@@ -1,0 +1,1 @@
+"""Pictures become embeddings: preprocessing, the towers in whatever engine, and a cache of embeddings."""

@@ -1,0 +1,192 @@
+"""The vision engines: results, providers, memory, cancellation."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from safetensors.numpy import load_file
+
+from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.errors import BundleError, Cancelled, InputError, NumericError, Valley2Warning
+from valley2_edge.policy import Policy
+from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.vision.encoder import VisionEncoder
+from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+@pytest.fixture(scope="module")
+def bundle(fp32_bundle: Path) -> Bundle:
+    return open_bundle(fp32_bundle)
+
+
+@pytest.fixture
+def encoder(bundle: Bundle) -> VisionEncoder:
+    return VisionEncoder(bundle, threads=2)
+
+
+def prepared(bundle: Bundle, policy: Policy, *sizes: tuple[int, int]) -> list[PreparedPicture]:
+    numbers = np.random.default_rng(3)
+    pictures = [numbers.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in sizes]
+    return prepare_pictures(pictures, bundle.manifest.architecture, policy)
+
+
+def test_recorded_features(bundle: Bundle, encoder: VisionEncoder) -> None:
+    case = "tiny30x20"
+    expected = load_file(GOLDEN / "fwd" / "eagle_ovis" / f"{case}.safetensors")
+    ids = expected["input_ids"].tolist()
+    with np.load(GOLDEN / "inputs" / f"{case}.npz") as archive:
+        pictures = [archive["image0"]]
+    (picture,) = prepare_pictures(pictures, bundle.manifest.architecture, Policy.of_reference("repo"))
+    (tokens,) = encoder.encode([picture], CancelToken()).tokens
+    place = ids.index(-200)
+    reference = expected["inputs_embeds"][place : place + picture.tokens]
+    assert tokens.shape == reference.shape
+    assert np.linalg.norm(tokens - reference) <= 1e-4 * np.linalg.norm(reference)
+
+
+def test_progress_and_times_cover_every_tile_and_picture(bundle: Bundle, encoder: VisionEncoder) -> None:
+    pictures = prepared(bundle, Policy(), (60, 40), (50, 50))
+    steps: list[tuple[str, int, int]] = []
+    encoded = encoder.encode(pictures, CancelToken(), lambda *step: steps.append(step))
+    assert steps == [("siglip", done, 2) for done in range(3)] + [("eagle", done, 2) for done in range(3)]
+    assert [len(tokens) for tokens in encoded.tokens] == [picture.tokens for picture in pictures]
+    assert min(encoded.times.siglip, encoded.times.projector, encoded.times.eagle, encoded.times.load) > 0
+
+
+def test_each_engine_sees_each_picture_once(
+    bundle: Bundle, encoder: VisionEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("siglip", "project", "eagle"):
+        original = getattr(encoder, name)
+        monkeypatch.setattr(encoder, name, lambda *given, n=name, o=original: calls.append(n) or o(*given))
+    (picture,) = prepared(bundle, Policy(), (400, 300))
+    encoder.encode([picture], CancelToken())
+    assert calls.count("siglip") == calls.count("project") == picture.geometry.tile_count
+    assert calls.count("eagle") == 1
+
+
+def test_without_eagle_its_engine_is_not_loaded(bundle: Bundle, encoder: VisionEncoder) -> None:
+    (picture,) = prepared(bundle, Policy(eagle=False), (30, 20))
+    (tokens,) = encoder.encode([picture], CancelToken()).tokens
+    assert len(tokens) == picture.geometry.siglip_tokens == picture.tokens
+    assert set(encoder.providers) == {"siglip", "projector"}
+
+
+def test_no_pictures_load_nothing(encoder: VisionEncoder) -> None:
+    assert encoder.encode([], CancelToken()).tokens == []
+    assert encoder.providers == {}
+
+
+def test_towers_are_never_in_memory_together_and_go_after_use(bundle: Bundle, encoder: VisionEncoder) -> None:
+    loaded: dict[str, frozenset[str]] = {}
+    pictures = prepared(bundle, Policy(), (30, 20))
+    encoder.encode(pictures, CancelToken(), lambda stage, done, total: loaded.update({stage: encoder.loaded}))
+    assert loaded == {"siglip": {"siglip", "projector"}, "eagle": {"eagle"}}
+    assert encoder.loaded == frozenset()
+
+
+def test_kept_engines_stay(bundle: Bundle) -> None:
+    encoder = VisionEncoder(bundle, threads=2, keep=True)
+    encoder.encode(prepared(bundle, Policy(), (30, 20)), CancelToken())
+    assert encoder.loaded == {"siglip", "projector", "eagle"}
+    encoder.release()
+    assert encoder.loaded == frozenset()
+
+
+@pytest.mark.parametrize("stage", ["siglip", "eagle"])
+def test_cancel_between_steps(bundle: Bundle, encoder: VisionEncoder, stage: str) -> None:
+    token = CancelToken()
+    pictures = prepared(bundle, Policy(), (60, 40), (50, 50))
+    seen: list[tuple[str, int]] = []
+
+    def progress(name: str, done: int, total: int) -> None:
+        seen.append((name, done))
+        if (name, done) == (stage, 1):
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        encoder.encode(pictures, token, progress)
+    assert seen[-1] == (stage, 1)
+    assert encoder.loaded == frozenset()
+    token.clear()
+    assert len(encoder.encode(pictures, token).tokens) == 2
+
+
+def test_cancel_inside_eagle(bundle: Bundle, encoder: VisionEncoder) -> None:
+    token = CancelToken()
+    pictures = prepared(bundle, Policy(eagle_preset="full"), (1400, 1400))
+    timers: list[threading.Timer] = []
+
+    def progress(name: str, done: int, total: int) -> None:
+        if name == "eagle" and done == 0:
+            timers.append(threading.Timer(0.3, token.cancel))
+            timers[0].start()
+
+    with pytest.raises(Cancelled):
+        encoder.encode(pictures, token, progress)
+
+
+def test_turns_wait_for_each_other_and_can_be_cancelled_while_they_wait(bundle: Bundle, encoder: VisionEncoder) -> None:
+    pictures = prepared(bundle, Policy(), (30, 20))
+    waiting = CancelToken()
+    outcome: list[Exception] = []
+
+    def second() -> None:
+        try:
+            encoder.encode(pictures, waiting)
+        except Cancelled as error:
+            outcome.append(error)
+
+    def progress(name: str, done: int, total: int) -> None:
+        if (name, done) == ("siglip", 0):
+            thread = threading.Thread(target=second)
+            thread.start()
+            waiting.cancel()
+            thread.join()
+
+    encoder.encode(pictures, CancelToken(), progress)
+    assert len(outcome) == 1
+
+
+def test_nan_names_the_stage(encoder: VisionEncoder) -> None:
+    with pytest.raises(NumericError, match="siglip"):
+        encoder.siglip(np.full((1, 3, 384, 384), np.nan, np.float32))
+
+
+def test_default_providers_are_local(encoder: VisionEncoder) -> None:
+    encoder.siglip(np.zeros((1, 3, 384, 384), np.float32))
+    assert encoder.providers["siglip"][-1] == "CPUExecutionProvider"
+    assert "AzureExecutionProvider" not in encoder.providers["siglip"]
+
+
+def test_unknown_provider_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(InputError, match="NoSuchProvider"):
+        VisionEncoder(bundle, threads=1, providers=["NoSuchProvider"])
+
+
+def test_fallback_is_said_aloud(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = ["ROCMExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    encoder = VisionEncoder(bundle, threads=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        encoder.project(np.zeros((1, 729, 144), np.float32))
+    said = [str(warning.message) for warning in caught if warning.category is Valley2Warning]
+    assert said == ["The projector engine runs on CPUExecutionProvider: ROCMExecutionProvider could not be used."]
+    assert encoder.providers["projector"] == ["CPUExecutionProvider"]
+
+
+def test_broken_graph_is_a_bundle_error(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "vision").mkdir()
+    (tmp_path / "vision" / "siglip.onnx").write_bytes(b"no graph")
+    encoder = VisionEncoder(Bundle(tmp_path, bundle.manifest), threads=1)
+    with pytest.raises(BundleError, match=r"siglip\.onnx cannot be loaded"):
+        encoder.siglip(np.zeros((1, 3, 384, 384), np.float32))

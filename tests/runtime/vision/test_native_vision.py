@@ -1,0 +1,120 @@
+"""A bundle whose vision half the native core computes: from the export to an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.errors import BundleError, Cancelled, InputError
+from valley2_edge.policy import Policy
+from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
+from valley2_edge.runtime.model import Valley2
+from valley2_edge.runtime.vision.encoder import VisionEncoder
+from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
+from valley2_edge.verify.run import self_test
+
+CHECKPOINT = Path(__file__).parents[2] / "golden" / "ckpt" / "eagle_ovis"
+
+
+@pytest.fixture(scope="module")
+def native_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with int8 towers; not to be changed."""
+    from valley2_edge.export.pipeline import export_bundle
+
+    return export_bundle(
+        CHECKPOINT, tmp_path_factory.mktemp("bundles") / "native", precision="fp32", vision_precision="int8"
+    )
+
+
+@pytest.fixture
+def bundle(native_bundle: Path) -> Bundle:
+    return open_bundle(native_bundle)
+
+
+def picture(bundle: Bundle, width: int = 500, height: int = 300) -> PreparedPicture:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return prepare_pictures([pixels], bundle.manifest.architecture, Policy(eagle_preset="fast"))[0]
+
+
+def test_manifest_says_what_each_tower_is(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    assert manifest.eagle is not None
+    assert (manifest.siglip.precision, manifest.projector.precision, manifest.eagle.precision) == (
+        "int8",
+        "bf16",
+        "int8",
+    )
+    assert manifest.siglip.files == ["vision/siglip.safetensors"]
+    assert 1e-3 < manifest.siglip.relative_error < 3e-2
+    assert not list((bundle.directory / "vision").glob("*.onnx*"))
+
+
+def test_native_towers_agree_with_graphs(bundle: Bundle, fp32_bundle: Path) -> None:
+    prepared = [picture(bundle)]
+    native = VisionEncoder(bundle, threads=2).encode(prepared, CancelToken())
+    graphs = VisionEncoder(open_bundle(fp32_bundle), threads=2).encode(prepared, CancelToken())
+    difference = np.linalg.norm(native.tokens[0] - graphs.tokens[0]) / np.linalg.norm(graphs.tokens[0])
+    assert 0 < difference < 5e-2
+    assert graphs.vocabulary is None
+    assert native.vocabulary is not None
+    assert native.vocabulary.tokens == 196 * prepared[0].geometry.tile_count
+    assert native.vocabulary.dropped_mass <= 1e-4
+
+
+def test_answer_says_what_computed_it(native_bundle: Path) -> None:
+    with Valley2.load(native_bundle, threads=1, isa="portable", vision_engine="native") as model:
+        session = model.session(eagle_preset="fast", tiles=False)
+        pixels = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+        "".join(session.ask("What is this?", images=[pixels], max_new_tokens=2))
+        assert session.statistics.providers["siglip"] == ["native portable"]
+        assert session.statistics.vocabulary_share is not None
+        assert 0 < session.statistics.vocabulary_share <= 1
+        assert session.statistics.dropped_mass <= 1e-4
+
+
+def test_bundle_proves_itself_on_every_machine(bundle: Bundle) -> None:
+    assert [row.stage for row in self_test(bundle, threads=1) if not row.passed] == []
+
+
+def test_engine_that_the_bundle_lacks_is_refused(bundle: Bundle, fp32_bundle: Path) -> None:
+    with pytest.raises(InputError, match="--vision-precision fp16"):
+        VisionEncoder(bundle, threads=1, engine="onnx")
+    with pytest.raises(InputError, match="--vision-precision int8"):
+        VisionEncoder(open_bundle(fp32_bundle), threads=1, engine="native")
+    with pytest.raises(InputError, match="auto, native, onnx"):
+        VisionEncoder(bundle, threads=1, engine="fast")  # type: ignore[arg-type]
+
+
+def test_cancelling_ends_a_native_tower(bundle: Bundle) -> None:
+    encoder, token = VisionEncoder(bundle, threads=1, keep=True), CancelToken()
+    with pytest.raises(Cancelled):
+        encoder.encode(
+            [picture(bundle)], token, lambda stage, done, _total: token.cancel() if stage == "eagle" else None
+        )
+    token.clear()
+    assert len(encoder.encode([picture(bundle)], token).tokens) == 1
+
+
+def test_swapped_towers_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "vision").mkdir()
+    for name, source in (("siglip", "eagle"), ("projector", "projector"), ("eagle", "eagle")):
+        content = (bundle.directory / "vision" / f"{source}.safetensors").read_bytes()
+        (tmp_path / "vision" / f"{name}.safetensors").write_bytes(content)
+    encoder = VisionEncoder(Bundle(tmp_path, bundle.manifest), threads=1)
+    with pytest.raises(BundleError, match="holds the tower eagle"):
+        encoder.siglip(np.zeros((1, 3, 384, 384), np.float32))
+
+
+def test_plan_counts_native_towers(bundle: Bundle, fp32_bundle: Path) -> None:
+    settings = MemorySettings(context_length=4096, threads=1)
+    native = plan_memory(bundle, [(1280, 720)], settings)
+    assert native.siglip_bytes == bundle.manifest.files["vision/siglip.safetensors"].size
+    graphs = plan_memory(open_bundle(fp32_bundle), [(1280, 720)], settings)
+    assert native.siglip_bytes < graphs.siglip_bytes
+    more = plan_memory(bundle, [(1280, 720)], MemorySettings(context_length=4096, threads=4))
+    assert more.siglip_work_bytes > native.siglip_work_bytes > 0
+    assert native.eagle_work_bytes > 0
