@@ -177,7 +177,7 @@ class VisionPlan {
             tokens_ += Saturating(picture.siglip_tokens) + picture.eagle_tokens;
             patches_ = std::max<Saturating>(patches_, picture.eagle_patches);
             const Saturating tiles = side * CHANNELS * picture.tile_count * side * FLOAT_BYTES;
-            const uint64_t patch = CHANNELS * eagle_patch_size * eagle_patch_size * FLOAT_BYTES + 2 * sizeof(int64_t);
+            const uint64_t patch = CHANNELS * EAGLE_PATCH_SIZE * EAGLE_PATCH_SIZE * FLOAT_BYTES + 2 * sizeof(int64_t);
             inputs_ = std::max({inputs_, tiles, Saturating(picture.eagle_patches) * patch});
         }
         // Resized copies and Pillow's own pixels are those of one picture at a time.
@@ -272,15 +272,15 @@ uint64_t linear_scratch_bytes(const Decoder &decoder, uint64_t rows, unsigned th
 // Of chunks of `rows` positions, in a session of `positions` at most.
 uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, uint64_t positions, unsigned threads, bool two_planes) {
     const DecoderConfig &config = decoder.config();
-    constexpr uint64_t draft_rows = 1 + DraftPlan::MOST_DRAFTED;
-    rows = std::max(rows, draft_rows);
+    constexpr uint64_t DRAFT_ROWS = 1 + DraftPlan::MOST_DRAFTED;
+    rows = std::max(rows, DRAFT_ROWS);
     const uint64_t floats = 2 * config.hidden_size + config.qkv_size() + config.query_size() + config.head_size;
     const uint64_t linear = linear_scratch_bytes(decoder, rows, threads, two_planes);
     const uint64_t attention = (threads * attention_scratch_floats(config.head_size) +
                                 split_attention_floats(config, rows, positions, threads)) *
                                FLOAT_BYTES;
     // Of the longest draft, and of the prefill that comes after it.
-    const uint64_t logits = config.vocabulary_size * ((draft_rows + 1) * FLOAT_BYTES + SAMPLING_BYTES);
+    const uint64_t logits = config.vocabulary_size * ((DRAFT_ROWS + 1) * FLOAT_BYTES + SAMPLING_BYTES);
     return rows * floats * FLOAT_BYTES + linear + attention + logits;
 }
 
