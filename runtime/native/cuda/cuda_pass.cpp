@@ -9,8 +9,8 @@ namespace {
 
 constexpr unsigned THREADS = 256;
 constexpr unsigned ATTENTION_THREADS = 128;
-constexpr size_t ROTATE_HEADS = 8;  // of a block
-constexpr size_t TILE_ROWS = 64;    // of a block of attention_tiles.cu
+constexpr size_t ROTATE_HEADS = 8;  // heads that a block rotates
+constexpr size_t TILE_ROWS = 64;    // rows that a block of attention_tiles.cuh computes
 constexpr size_t CHOOSE_PARTS = 64; // blocks that share a row of logits
 constexpr size_t GROUPS_PER_BLOCK = 8;
 

@@ -55,7 +55,7 @@ class Device {
     std::unordered_map<std::string, Function> functions_;
 };
 
-// Of the first usable GPU; 0, and `reason` is set to a part of a sentence, when there is none.
+// Free memory of the first usable GPU. Returns 0, and sets `reason` to a part of a sentence, when there is none.
 uint64_t free_device_bytes(std::string &reason);
 
 // Makes a device's context current in this thread, and the one before it afterwards.

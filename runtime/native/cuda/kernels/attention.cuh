@@ -6,9 +6,9 @@
 namespace v2e::cuda::attention {
 
 constexpr int ROTATE_WARPS = 8;
-constexpr int THREADS = 128; // of attention
+constexpr int THREADS = 128; // threads of a block
 constexpr int SLOTS = 16;    // keys that a block scores at a time, by eight lanes each
-constexpr int PAIRS = 2;     // of channels that a thread may have: MOST_HEAD_SIZE / 2 / THREADS
+constexpr int PAIRS = 2;     // most pairs of channels of a thread: MOST_HEAD_SIZE / 2 / THREADS
 constexpr float MINUS_INFINITY = -3.402823466e+38f;
 
 __device__ inline int64_t element_bytes(int precision) {

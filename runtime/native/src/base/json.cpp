@@ -14,7 +14,7 @@ namespace {
 
 constexpr uint32_t NONE = UINT32_MAX;
 constexpr size_t MOST_NUMBER_BYTES = 128;
-constexpr size_t MOST_SHOWN_KEYS = 4; // of a path in a message
+constexpr size_t MOST_SHOWN_KEYS = 4; // keys of a path that a message shows
 
 // One value: 24 bytes, because a stranger decides how many there are.
 struct Node {
@@ -36,7 +36,7 @@ struct JsonDocument {
     std::string name;
     std::string texts; // keys and strings, one after the other
     std::vector<Node> nodes;
-    std::vector<uint32_t> children; // of each array and object side by side, in the order of the text
+    std::vector<uint32_t> children; // the elements of each array and object side by side, in the order of the text
     std::vector<uint32_t> sorted;   // likewise, those of an object by their keys
 
     std::string_view key(uint32_t node) const {

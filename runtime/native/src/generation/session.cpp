@@ -155,7 +155,7 @@ Session::~Session() {
     prefixes_->trim();
 }
 
-// Of the session's positions and the segments'.
+// The keys of the session's positions, and behind them those of the segments.
 std::vector<PositionKey> Session::keys_with(const v2e_segment *segments, size_t segment_count, size_t total) const {
     const size_t hidden = decoder_.config().hidden_size;
     std::vector<PositionKey> keys;

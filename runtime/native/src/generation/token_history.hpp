@@ -11,7 +11,7 @@ namespace v2e {
 
 // An earlier place that ends with the same tokens as the session.
 struct Repeat {
-    size_t end = 0;    // of the earlier place: the token here followed it
+    size_t end = 0;    // where the earlier place ends: the token here followed it
     size_t length = 0; // tokens that agree, MOST_AGREEING at most; 0: there is no such place
 };
 

@@ -19,7 +19,7 @@ struct Size {
 // v2e_geometry_options with the defaults filled in and checked.
 struct GeometryOptions {
     uint32_t tile_size;       // pixels
-    uint32_t tokens_per_side; // of one tile's token grid
+    uint32_t tokens_per_side; // tokens a side of one tile's grid
     bool tiled;
     bool unpad;
     uint32_t max_vision_token;

@@ -10,11 +10,11 @@
 namespace v2e {
 namespace {
 
-constexpr int PRECISION_BITS = 32 - 8 - 2; // of a weight; eight for the pixel and two for overshoot are left
+constexpr int PRECISION_BITS = 32 - 8 - 2; // bits of a weight; eight for the pixel and two for overshoot are left
 constexpr int32_t ONE_HALF = 1 << (PRECISION_BITS - 1);
 constexpr double CUBIC_SUPPORT = 2.0;
 constexpr size_t CHANNELS = 3;
-constexpr size_t KERNEL_PRODUCTS = 8; // of one weight
+constexpr size_t KERNEL_PRODUCTS = 8; // multiplications that one weight takes
 
 // Keys' cubic convolution kernel with A = -0.5 ("Cubic convolution interpolation for digital image processing", 1981).
 double cubic(double x) {

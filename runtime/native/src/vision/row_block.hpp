@@ -12,7 +12,7 @@ constexpr size_t MOST_BLOCK_ROWS = 96; // their activations fit into the second-
 
 // How rows are cut into blocks: it never changes a result.
 struct BlockPlan {
-    size_t rows; // of a block
+    size_t rows; // most rows of a block
     size_t blocks;
 
     BlockPlan(size_t count, unsigned threads);

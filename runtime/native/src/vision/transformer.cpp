@@ -10,7 +10,7 @@ namespace v2e {
 namespace {
 
 constexpr size_t MOST_HEAD_SIZE = 256; // pack_key's buffers
-constexpr size_t QUERY_TILES = 8;      // of one task
+constexpr size_t QUERY_TILES = 8;      // tiles of queries in one task
 constexpr size_t PADDING = 2 * VISION_PANEL;
 
 // Stages of a layer, in order.

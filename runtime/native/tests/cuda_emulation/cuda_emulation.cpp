@@ -39,7 +39,7 @@ struct Fiber {
     ucontext_t place;
 #endif
     Index index{};
-    std::vector<Copy> copies; // of the group that is not committed yet
+    std::vector<Copy> copies; // the group that is not committed yet
     std::deque<std::vector<Copy>> groups;
     const unsigned *waits_for = nullptr; // a generation, until it is no longer `since`
     unsigned since = 0;

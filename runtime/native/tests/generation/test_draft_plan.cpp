@@ -39,7 +39,7 @@ class Text {
 template <class Cost>
 double speed_up(DraftPlan &plan, Text text, size_t tokens, Cost &&step_ms) {
     double elapsed = 0.0, alone = 0.0;
-    size_t left = 0; // of the last draft
+    size_t left = 0; // tokens left of the last draft
     for (size_t token = 0; token < tokens; ++token) {
         const size_t agreeing = text.agreeing();
         const bool right = text.next_is_right();

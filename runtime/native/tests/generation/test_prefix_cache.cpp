@@ -8,7 +8,7 @@ using namespace v2e;
 
 namespace {
 
-constexpr uint64_t PAGE_BYTES = 2 * KV_PAGE * 16 * sizeof(float); // of a cache of `Conversation`
+constexpr uint64_t PAGE_BYTES = 2 * KV_PAGE * 16 * sizeof(float); // a page of the cache of a `Conversation`
 constexpr uint64_t PLENTY = 100 * PAGE_BYTES;
 
 std::vector<PositionKey> keys_of(size_t count, int32_t first = 0) {

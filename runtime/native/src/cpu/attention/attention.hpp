@@ -11,7 +11,7 @@ namespace v2e {
 
 constexpr size_t KV_PAGE = 256;           // positions that are allocated together
 constexpr size_t KEY_LANES = 16;          // keys that lie side by side, channel by channel
-constexpr size_t MAX_ATTENTION_ROWS = 64; // of one task: positions * heads
+constexpr size_t MAX_ATTENTION_ROWS = 64; // most rows of one task: positions * heads
 constexpr size_t MAX_HEAD_SIZE = 512;
 // Keys that a row adds up by themselves before they join the rest: a multiple of KV_PAGE. It decides the order of the
 // sums and thereby the bits, so it depends on nothing, the number of threads least of all.

@@ -10,7 +10,7 @@ namespace v2e::V2E_SIMD {
 
 namespace {
 
-constexpr size_t KEYS = 64; // of one block
+constexpr size_t KEYS = 64; // keys of one block
 constexpr int LANES = 16;
 constexpr int KEY_VECTORS = static_cast<int>(KEYS) / LANES;
 constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();

@@ -29,9 +29,9 @@ struct QuantizedRows {
 // Grows with the largest product and is kept by its owner, a session.
 struct LinearScratch {
     QuantizedRows input;
-    QuantizedRows middle;        // of a feed-forward block
+    QuantizedRows middle;        // the rows between the two products of a feed-forward block
     AlignedBuffer<float> gated;  // (count, gate_up.rows), where a feed-forward block goes through floats
-    AlignedBuffer<float> blocks; // of each thread: results on their way to where they belong
+    AlignedBuffer<float> blocks; // each thread's results on their way to where they belong
     // The owner's, null for none: a product that it stops fails with V2E_ERROR_CANCELLED.
     const StopFlag *stop = nullptr;
 };

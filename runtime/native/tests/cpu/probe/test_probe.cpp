@@ -20,7 +20,7 @@ TEST_CASE("a probe counts a multiplication with its addition as two") {
     struct Case {
         v2e_isa isa;
         const ProbeKernels *kernels;
-        double int8_products, fp32_products; // of one instruction
+        double int8_products, fp32_products; // products of one instruction
     };
     const Case cases[] = {{V2E_ISA_AVX512_VNNI, probe_kernels_avx512(), 64, 16},
                           {V2E_ISA_AVX_VNNI, probe_kernels_avxvnni(), 32, 8},

@@ -251,7 +251,7 @@ TEST_CASE("vision products of picked words leave out the others") {
     for_every_isa([](const VisionKernels &kernels) {
         constexpr size_t COLUMNS = 200, ROWS = 5, OUTPUTS = 40;
         const TestMatrix matrix(OUTPUTS, COLUMNS, false, 2);
-        const uint32_t picks[] = {1, 2, 50, 99}; // of 100 pairs
+        const uint32_t picks[] = {1, 2, 50, 99}; // some of 100 pairs
         const std::vector<float> input = random_floats(ROWS * 8, 1.0f, 4);
         const TestRows packed(kernels.bf16, input, ROWS, 8);
         VisionPanels panels = matrix.panels();
