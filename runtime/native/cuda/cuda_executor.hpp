@@ -43,7 +43,7 @@ struct CudaScratch {
 
 class CudaExecutor final : public Executor {
   public:
-    // The device's context must be current, as for all that makes something on a device.
+    // The device's context must be current.
     CudaExecutor(const Decoder &decoder, CudaDecoder &device_decoder, KvPrecision precision, size_t context_length);
     ~CudaExecutor() override;
 

@@ -66,7 +66,7 @@ CudaProbe::CudaProbe() {
     queue_->set(source_.address(), 1, bytes);
 }
 
-// Once to wake the device up, and once to be timed.
+// The first launch wakes the device up, the second one is timed.
 template <class Launch>
 double CudaProbe::seconds(Launch &&launch) {
     launch();

@@ -85,9 +85,9 @@ class DeviceMemory {
     DeviceMemory(const DeviceMemory &) = delete;
     DeviceMemory &operator=(const DeviceMemory &) = delete;
 
-    // Makes room for at least `bytes`. Growing loses what was there. Fails with V2E_ERROR_BUDGET.
+    // Reserves at least `bytes`. Growing loses what was there. Fails with V2E_ERROR_BUDGET.
     void reserve(const Device &device, size_t bytes);
-    // From the host, at once.
+    // Copies from the host before it returns.
     void fill(const void *source, size_t bytes);
 
     Address address() const { return address_; }

@@ -65,7 +65,7 @@ TEST_CASE("a stopped region begins at most one more task a thread") {
         }
 }
 
-TEST_CASE("a region without a wish to stop runs every task once") {
+TEST_CASE("a region without a stop flag runs every task once") {
     ThreadPool pool(3);
     StopFlag stop;
     std::vector<std::atomic<int>> counts(100);

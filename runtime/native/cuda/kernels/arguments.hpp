@@ -12,7 +12,7 @@ constexpr int KEY_SEGMENT = 128; // keys that one block of step attention adds u
 constexpr int MOST_HEADS = 8;    // query heads that one block of attention serves
 constexpr int MOST_HEAD_SIZE = 512;
 constexpr int STEP_ROWS = 16; // positions of a decode step at most: a token and its draft
-// By how many rows and columns each block of linear_many multiplies, and linear_plain.
+// The rows and columns that each block of linear_many and linear_plain multiplies.
 constexpr int MANY_ROWS = 128, MANY_PANELS = 2;
 constexpr int PLAIN_ROWS = 64;
 constexpr int FEW_ROWS = 32; // weight rows of a block of linear_few

@@ -74,7 +74,7 @@ class TileAttention {
     static constexpr int STEPS = HEAD_SIZE / 32; // a step has 32 channels, a lane eight of them
     static constexpr int CHANNEL_TILES = HEAD_SIZE / 8;
 
-    // Scaled, and as the sum of two halves each: a score then has the precision of fp32.
+    // The queries are scaled, and each is the sum of two halves: a score then has the precision of fp32.
     __device__ void load_queries() {
         const int64_t stride = arguments_.query_stride;
 #pragma unroll

@@ -1,4 +1,4 @@
-// One chunk of positions through the decoder.
+// Computes one chunk of positions with the layers of the decoder.
 #pragma once
 
 #include "base/platform.hpp"

@@ -22,16 +22,16 @@ class KvCache {
   public:
     KvCache(size_t layers, size_t kv_heads, size_t head_size, KvPrecision precision);
 
-    // Makes room for `positions`. Throws std::bad_alloc.
+    // Reserves memory for `positions`. Throws std::bad_alloc.
     void reserve(size_t positions);
-    // Lets go of the pages that `positions` do not need. Returns whether there were any.
+    // Frees the pages that `positions` do not need. Returns whether there were any.
     bool trim(size_t positions);
 
-    size_t positions() const { return pages_.size() * KV_PAGE; } // that there is room for
+    size_t positions() const { return pages_.size() * KV_PAGE; } // that have memory
     const KvPage &page(size_t index) const { return pages_[index]; }
     // Another page with the same positions in it.
     void replace(size_t index, const KvPage &page);
-    // Whether somebody else has the page as well: then `copy_page` comes before the next write to it.
+    // Whether another owner has the page as well: then `copy_page` comes before the next write to it.
     bool shared(size_t index) const;
     void copy_page(size_t index);
     // A copy whose places behind the first `positions` of the cache are 0.

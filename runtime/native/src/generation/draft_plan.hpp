@@ -1,4 +1,4 @@
-// How many tokens to draft for a step of the decoder, which checks them together.
+// How many tokens to draft for a step of the decoder, which checks all of them at once.
 #pragma once
 
 #include <array>
@@ -33,7 +33,7 @@ class DraftPlan {
     std::array<double, LENGTHS.size()>
         row_costs_{};      // cost of one drafted token, in steps, by length; 0: not measured yet
     double step_ms_ = 0.0; // without a draft; 0: not measured yet
-    size_t refused_ = 0;   // promising drafts since the last one that was too dear
+    size_t refused_ = 0;   // promising drafts since the last one that cost too much
 };
 
 } // namespace v2e

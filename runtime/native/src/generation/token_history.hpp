@@ -19,7 +19,7 @@ constexpr size_t MOST_AGREEING = 32; // more say nothing more
 
 class TokenHistory {
   public:
-    // Makes room: appending up to this length needs no memory. Throws std::bad_alloc and changes nothing.
+    // Reserves memory: appending up to this length needs no memory. Throws std::bad_alloc and changes nothing.
     void reserve(size_t length);
     // A negative token is none: the place of an embedding that the caller gave.
     void append(int32_t token);

@@ -21,7 +21,7 @@ struct BlockPlan {
 // The memory of one worker.
 class RowBlock {
   public:
-    // For inputs of up to `columns` and outputs of up to `outputs` values.
+    // Reserves memory for inputs of up to `columns` and outputs of up to `outputs` values.
     void reserve(size_t columns, size_t outputs);
     static size_t bytes(size_t columns, size_t outputs);
 

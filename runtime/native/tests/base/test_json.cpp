@@ -81,7 +81,7 @@ TEST_CASE("the JSON reader refuses more than a file of this project needs") {
     CHECK_FAILS(V2E_ERROR_BUNDLE, "bytes of JSON", parse("\"" + std::string(Json::MOST_BYTES, ' ') + "\""));
 }
 
-// What a stranger's text may take: its size, and VALUE_BYTES for each of at most MOST_VALUES values.
+// The memory that a text from outside may take: its size, and VALUE_BYTES for each of at most MOST_VALUES values.
 TEST_CASE("JSON takes little memory whatever the text is") {
     const auto repeated = [](const std::string &begin, const std::string &part, const std::string &end, size_t bytes) {
         std::string text = begin;

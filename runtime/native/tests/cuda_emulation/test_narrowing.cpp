@@ -17,7 +17,7 @@ using namespace v2e;
 
 namespace {
 
-// The double of the driver, with enough of a file of kernels: it has its own.
+// The fake driver. It has its own kernels, so that any file of kernels will do.
 cuda::Device &device() {
     static const std::unique_ptr<cuda::Device> opened([] {
         const std::string directory = V2E_FAKE_DRIVER ".kernels";

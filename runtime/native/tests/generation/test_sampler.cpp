@@ -1,4 +1,4 @@
-// The choice of a token, for logits and options that nobody computes on purpose.
+// The choice of a token for logits and options at the edge of what is allowed, and beyond it.
 #include "generation/sampler.hpp"
 #include "tests/check.hpp"
 

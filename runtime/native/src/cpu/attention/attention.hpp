@@ -56,9 +56,9 @@ size_t attention_partial_floats(size_t rows, size_t head_size);
 // blocks of 64 keys begin at multiples of 64, segments at multiples of KEY_SEGMENT, and what a row does not see changes
 // nothing in it.
 struct AttentionKernels {
-    // Over all keys. Returns false when an output is a NaN or an infinity.
+    // Attends over all keys. Returns false when an output is a NaN or an infinity.
     bool (*attend)(const AttentionTask &task, float *scratch);
-    // Over the keys of one segment only; `partial` holds the sums that are not finished.
+    // Attends over the keys of one segment only; `partial` holds the sums that are not finished.
     void (*attend_segment)(const AttentionTask &task, size_t segment, float *partial, float *scratch);
     // Finishes partials (segments, attention_partial_floats), which it overwrites. Returns what attend does.
     bool (*join)(const AttentionTask &task, float *partials);

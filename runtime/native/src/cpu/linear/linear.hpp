@@ -45,7 +45,7 @@ class Linear {
   public:
     // Fails with V2E_ERROR_INPUT for an instruction set that the machine lacks. AUTO takes the best one.
     Linear(v2e_isa isa, v2e_activations activations, ThreadPool &pool);
-    // With other kernels for the products than those of the instruction set; null: with those.
+    // Takes other kernels for the products than those of the instruction set. Null means those of the instruction set.
     Linear(v2e_isa isa, const LinearKernels *kernels, v2e_activations activations, ThreadPool &pool);
 
     v2e_isa isa() const { return isa_; }

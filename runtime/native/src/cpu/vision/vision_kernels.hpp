@@ -71,7 +71,8 @@ struct VisionArithmetic {
     size_t per_word;  // elements of a row in a word
     size_t tile_rows; // buffers of rows are padded to a multiple of them
 
-    // One row to elements; false when it holds a NaN or an infinity. row: readable up to a multiple of 16.
+    // Converts one row to elements; returns false when it holds a NaN or an infinity. row: readable up to a multiple of
+    // 16.
     bool (*pack_row)(const float *row, size_t columns, uint32_t *words, float *scale, int32_t *zero);
     // rows * panels [first, last), transposed. scratch: VISION_BLOCK_WORDS * 32 words.
     void (*multiply)(const VisionPanels &panels, size_t first, size_t last, const VisionRows &rows,

@@ -283,7 +283,7 @@ TEST_CASE("spreading makes one large channel equal ones") {
 }
 
 // Errors against exact arithmetic on the values that were not rounded.
-TEST_CASE("an int8 cache bears keys with outlier channels") {
+TEST_CASE("an int8 cache is precise for keys with outlier channels") {
     const Shape shape{7, 128};
     const size_t length = 600, first = length - 1;
     for_each_isa([&](v2e_isa isa) {
