@@ -26,7 +26,7 @@ PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmark
 
 $(STAMP): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet 'scikit-build-core>=1.1,<2' cmake ninja 'setuptools>=70.1'
+	$(BIN)/python -m pip install --quiet 'cffi>=1.17' 'scikit-build-core>=1.1,<2' cmake ninja 'setuptools>=70.1'
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[all,dev]'
 	touch $@
 
