@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from valley2_edge.bundle import Bundle, DecoderPrecision, ProjectorPrecision, open_bundle
+from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.calibration.builtin import BUILTIN
 from valley2_edge.errors import ExportError, Valley2Error
 from valley2_edge.eval.intervals import bootstrap_ratio
@@ -42,6 +42,7 @@ from valley2_edge.export.rounding.layer_store import LayerStore
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding, round_with_calibration
 from valley2_edge.export.vision.component import export_vision
+from valley2_edge.precisions import DecoderPrecision, ProjectorPrecision
 from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.version import __version__
 

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge import Session, Valley2
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.errors import Valley2Error
-from valley2_edge.user_data import resolve_bundle
 
 FIRST = "What is in this picture?"
 SECOND = "Which colours does it have?"

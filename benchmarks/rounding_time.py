@@ -24,8 +24,8 @@ import torch
 from valley2_edge.calibration.encode import NO_TARGET
 from valley2_edge.calibration.packs import PACK_TOKENS, Pack, Span
 from valley2_edge.config import DecoderConfig
+from valley2_edge.duration import format_duration
 from valley2_edge.errors import Valley2Error
-from valley2_edge.export.bundle.remaining_time import format_duration
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.writer import decoder_formats
 from valley2_edge.export.rounding.calibrated_decoder import RoundingPlan, round_decoder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from valley2_edge.bundle import ProjectorPrecision, VisionPrecision
 from valley2_edge.export.bundle.safetensors_stream import dtype_name, file_size
 from valley2_edge.export.bundle.tokenizer_files import tokenizer_files
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
@@ -18,6 +17,7 @@ from valley2_edge.export.decoder.layout import (
     embeddings_plan,
 )
 from valley2_edge.export.selftest.writer import LOGIT_ROWS
+from valley2_edge.precisions import ProjectorPrecision, VisionPrecision
 
 _GRAPH_BYTES = 1 << 20
 """Of one ONNX graph or tower without its matrices, generously."""

@@ -11,19 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
 
-from valley2_edge.bundle import (
-    FORMAT_VERSION,
-    Bundle,
-    DecoderComponent,
-    DecoderEngine,
-    DecoderPrecision,
-    Manifest,
-    MatrixError,
-    ProjectorPrecision,
-    Source,
-    VisionComponent,
-    VisionPrecision,
-)
+from valley2_edge.bundle import FORMAT_VERSION, Bundle, DecoderComponent, Manifest, MatrixError, Source, VisionComponent
 from valley2_edge.errors import ExportError, Valley2Warning
 from valley2_edge.export.bundle.tokenizer_files import copy_tokenizer
 from valley2_edge.export.bundle.writer import BundleWriter, check_place
@@ -53,6 +41,7 @@ from valley2_edge.export.rounding.rounder import (
 )
 from valley2_edge.export.selftest.writer import write_selftest
 from valley2_edge.export.vision.component import export_vision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.runtime.vision.engine import ComponentName
 from valley2_edge.version import __version__

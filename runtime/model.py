@@ -13,6 +13,7 @@ from typing import Any
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import BudgetError, InputError
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.policy import EaglePreset, PolicyName
 from valley2_edge.runtime.core.memory import MemorySettings, Size
 from valley2_edge.runtime.core.native_call import LARGEST_UINT64, unsigned
@@ -20,7 +21,6 @@ from valley2_edge.runtime.decoder_choice import open_decoder, place
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.gpu_budget import GpuChoice
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.media.sources import ImageSources
 from valley2_edge.runtime.media.video import VideoSource
 from valley2_edge.runtime.memory_budget import MemoryBudget

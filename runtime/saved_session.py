@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from valley2_edge.errors import InputError
 from valley2_edge.outside_files import parse_json
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.policy import EaglePreset, Policy, PolicyName
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 
 
 class _Strict(BaseModel):

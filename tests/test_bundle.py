@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from valley2_edge import bundle as bundle_module
-from valley2_edge.bundle import MANIFEST_NAME, open_bundle, read_manifest
+from valley2_edge.bundle import open_bundle, read_manifest
+from valley2_edge.bundle_files import MANIFEST_NAME
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import BundleError
 from valley2_edge.user_data import DATA_DIRECTORY_VARIABLE

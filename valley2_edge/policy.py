@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from valley2_edge.config import ModelConfig
 from valley2_edge.errors import OptionError
-from valley2_edge.runtime.core.pixels import GeometryOptions
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS
+from valley2_edge.geometry import GeometryOptions
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS
+
+if TYPE_CHECKING:
+    from valley2_edge.config import ModelConfig
 
 PolicyName = Literal["hub", "repo"]
 EaglePreset = Literal["fast", "balanced", "document", "full"]

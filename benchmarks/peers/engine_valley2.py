@@ -11,8 +11,8 @@ from pathlib import Path
 from engine import MATRICES, About, Shape, random_rows
 
 from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.probe import Probe

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from valley2_edge.bundle import DecoderPrecision, MatrixError
+from valley2_edge.bundle import MatrixError
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import CheckpointError, ExportError
 from valley2_edge.export.bundle.safetensors_stream import SafetensorsStream, dtype_name
@@ -27,6 +27,7 @@ from valley2_edge.export.decoder.layout import (
     embeddings_metadata,
     embeddings_plan,
 )
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.matrix_format import Code, MatrixFormat
 from valley2_edge.quantize.nf4 import quantize_rows_nf4
 from valley2_edge.quantize.nf4_codes import NF4_ZERO

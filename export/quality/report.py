@@ -10,7 +10,7 @@ from typing import Any
 
 from valley2_edge.bundle import DecoderComponent, FileEntry, MatrixError, Source
 from valley2_edge.byte_count import format_bytes
-from valley2_edge.export.bundle.remaining_time import format_duration
+from valley2_edge.duration import format_duration
 
 REPORT_FILE = "report.html"
 

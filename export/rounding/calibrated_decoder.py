@@ -13,8 +13,9 @@ from valley2_edge.calibration.activations import ITEM_BYTES, Activations, open_a
 from valley2_edge.calibration.decoder_block import attend, gate, rms_norm
 from valley2_edge.calibration.packs import Pack
 from valley2_edge.config import DecoderConfig
+from valley2_edge.duration import format_duration
 from valley2_edge.errors import BudgetError, ExportError
-from valley2_edge.export.bundle.remaining_time import WorkMeter, format_duration
+from valley2_edge.export.bundle.remaining_time import WorkMeter
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.layers import (
     MLP_ROWS,

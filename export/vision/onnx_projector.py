@@ -6,11 +6,11 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from valley2_edge.bundle import VisionPrecision
 from valley2_edge.config import ProjectorConfig, SiglipConfig
 from valley2_edge.export.checkpoint.tensor_names import CONV_SIDE, PROJECTOR_PREFIX
 from valley2_edge.export.onnx.blocks import Weights, layer_norm, linear
 from valley2_edge.export.onnx.graph import Graph
+from valley2_edge.precisions import VisionPrecision
 
 OVIS_EPSILON = 1e-5
 

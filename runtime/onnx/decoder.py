@@ -18,11 +18,11 @@ from valley2_edge.bundle import (
     ONNX_EMBEDDINGS_FILE,
     ONNX_WEIGHTS_FILE,
     Bundle,
-    OnnxArithmetic,
     onnx_decoder_file,
     onnx_head_file,
 )
 from valley2_edge.errors import BundleError, InputError, Valley2Error, Valley2Warning
+from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.runtime.cancellation import run_interruptibly
 from valley2_edge.runtime.core.library import ACTIVATIONS_NUMBERS, KV_PRECISION_NUMBERS, REUSE_NUMBERS
 from valley2_edge.runtime.core.native_call import LARGEST_UINT64, number_of, token_array, unsigned

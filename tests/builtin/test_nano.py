@@ -8,6 +8,7 @@ import pytest
 
 from valley2_edge.builtin import builtin_bundle, builtin_checkpoint
 from valley2_edge.bundle import open_bundle
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.errors import BundleError, CheckpointError
 from valley2_edge.eval.questions.benchmark import benchmark_questions
 from valley2_edge.eval.questions.showcase import write_showcase
@@ -17,7 +18,6 @@ from valley2_edge.export.checkpoint.hub import resolve_checkpoint
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
-from valley2_edge.user_data import resolve_bundle
 
 LARGEST_CHECKPOINT = 24_000_000
 

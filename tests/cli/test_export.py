@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from valley2_edge import user_data
+from valley2_edge import chosen_bundle, user_data
 from valley2_edge.export import pipeline
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
@@ -72,7 +72,7 @@ def test_projector_precision_without_a_graph_is_refused(run, tmp_path: Path, pre
 
 def test_bundle_is_remembered_and_the_next_step_said(run, given: dict[str, Any], int4_bundle: Path) -> None:
     outcome = run("export", "nano")
-    assert user_data.last_bundle() == int4_bundle
+    assert chosen_bundle.last_bundle() == int4_bundle
     assert f"{int4_bundle}: " in outcome.stdout
     assert "Next: valley2-edge chat picture.jpg" in outcome.stdout
     assert outcome.stderr.splitlines() == ["loading torch", "decoder", "It takes a while.", "checking files"]

@@ -20,12 +20,13 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 from valley2_edge import Valley2
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import Cancelled, InputError
+from valley2_edge.geometry import GeometryOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.library import library
-from valley2_edge.runtime.core.pixels import GeometryOptions, make_patches, make_tiles, plan_picture
+from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture
 from valley2_edge.runtime.core.tower import NativeTower
 from valley2_edge.runtime.vision.cache import VisionCache
 from valley2_edge.runtime.vision.encoder import VisionEncoder

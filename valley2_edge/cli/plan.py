@@ -14,11 +14,11 @@ from rich.table import Table
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.byte_count import format_bytes, parse_bytes
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.terminal import output_console, print_line
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.core.memory import MemoryPlan, MemorySettings

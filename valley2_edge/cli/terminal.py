@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from valley2_edge.export.bundle.remaining_time import format_duration
+from valley2_edge.duration import format_duration
 
 _FEW_SECONDS, _MANY_SECONDS = 10, 60
 

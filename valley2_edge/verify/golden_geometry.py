@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.core.pixels import GeometryOptions, plan_picture
+from valley2_edge.geometry import GeometryOptions
+from valley2_edge.runtime.core.pixels import plan_picture
 from valley2_edge.runtime.devices.comparison import Row
 
 TOKEN_PIXELS = 28 * 28

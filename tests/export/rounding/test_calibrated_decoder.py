@@ -16,8 +16,9 @@ import torch
 
 from valley2_edge.calibration.encode import Branch, EncodedSample
 from valley2_edge.calibration.packs import Pack, pack_samples
+from valley2_edge.duration import format_duration
 from valley2_edge.errors import BudgetError, NumericError
-from valley2_edge.export.bundle.remaining_time import WorkMeter, format_duration
+from valley2_edge.export.bundle.remaining_time import WorkMeter
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.layout import DECODER_FILE
 from valley2_edge.export.decoder.writer import decoder_formats, export_decoder, export_rounded_decoder

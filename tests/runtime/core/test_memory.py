@@ -10,7 +10,8 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge import Valley2
-from valley2_edge.bundle import MANIFEST_NAME, Bundle, open_bundle
+from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.bundle_files import MANIFEST_NAME
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.core.memory import MemoryPlan, MemorySettings, Size, plan_memory

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from valley2_edge.errors import InputError, Valley2Warning
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, STRANGERS_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.media.images import load_picture
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, STRANGERS_MAX_PICTURE_PIXELS
 
 
 def random_picture(height: int = 20, width: int = 30) -> NDArray[np.uint8]:
