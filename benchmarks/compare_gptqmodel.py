@@ -35,7 +35,7 @@ from valley2_edge.calibration.packs import Pack, pack_samples
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.layers import norm_weight, run_unrounded, split_parts, stacked_rows
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.rounding.inputs import encode_all, sample_encoder
+from valley2_edge.export.vision.sample_encoder import encode_all, sample_encoder
 from valley2_edge.quantize.error import relative_output_error, relative_weight_error
 from valley2_edge.quantize.gptq_options import ColumnOrder, GptqOptions
 from valley2_edge.quantize.hessian import Hessian
@@ -187,8 +187,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpoint", type=Path, help="take a matrix and its inputs from this model")
-    parser.add_argument("--layer", type=int, default=0, help="of --checkpoint (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=64, help="of each set, with --checkpoint (default: %(default)s)")
+    parser.add_argument("--layer", type=int, default=0, help="which layer of --checkpoint (default: %(default)s)")
+    parser.add_argument(
+        "--samples", type=int, default=64, help="samples of each set, with --checkpoint (default: %(default)s)"
+    )
     options = parser.parse_args()
     try:
         import gptqmodel

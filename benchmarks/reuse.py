@@ -68,7 +68,7 @@ def main() -> int:
     """Reads the command line, measures, prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("nano"), help="a bundle; nano comes with the package")
-    parser.add_argument("--size", default="1280x720", help="of the pictures, pixels")
+    parser.add_argument("--size", default="1280x720", help="width and height of the pictures in pixels")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()

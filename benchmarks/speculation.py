@@ -29,9 +29,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import Valley2Error
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters
 
@@ -78,7 +78,7 @@ class Answer:
     tokens: list[int]
     seconds: float
     counters: GenerationCounters
-    """Of the answer with its warm-up."""
+    """What the answer cost, its warm-up included."""
 
 
 def answer(decoder: Decoder, prompt: Tokens, new_tokens: int, speculation: str) -> Answer:
@@ -139,7 +139,8 @@ def counting_decoder(layers: int, precision: DecoderPrecision, group_size: int) 
     import torch
 
     from valley2_edge.export.checkpoint.tensor_names import decoder_tensors
-    from valley2_edge.export.decoder.writer import decoder_formats, export_decoder, export_embeddings
+    from valley2_edge.export.decoder.formats import decoder_formats
+    from valley2_edge.export.decoder.writer import export_decoder, export_embeddings
 
     class CountingSource:
         """Random weights that hardly change the residual stream, and the embeddings, a token later, as output head."""

@@ -25,7 +25,7 @@ from valley2_edge.bench.work import eagle_operations, projector_operations, sigl
 from valley2_edge.config import EagleConfig, ModelConfig, SiglipConfig
 from valley2_edge.errors import ExportError, Valley2Error
 from valley2_edge.export.checkpoint.tensor_names import Shape, eagle_tensors, projector_tensors, siglip_tensors
-from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.vision.component import block_positions
 from valley2_edge.export.vision.native_eagle import eagle_parts
 from valley2_edge.export.vision.native_file import Part, Tensors, TowerPrecision, write_tower
@@ -196,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, required=True, help="where the towers are")
     parser.add_argument("--prepare", action="store_true", help="write them, and measure nothing")
-    parser.add_argument("--layers", type=int, default=6, help="of SigLIP and Eagle")
+    parser.add_argument("--layers", type=int, default=6, help="layers of SigLIP and Eagle")
     parser.add_argument("--towers", default=",".join(TOWERS))
     parser.add_argument("--engines", default="int8,bf16,onnx")
     parser.add_argument("--threads", type=int, default=2)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from valley2_edge.config import ModelConfig
 from valley2_edge.errors import OptionError
 from valley2_edge.geometry import GeometryOptions
 from valley2_edge.options import EAGLE_MAX_TOKENS, EaglePreset, PictureOptions, PolicyName
+
+if TYPE_CHECKING:
+    from valley2_edge.config import ModelConfig
 
 EAGLE_TOKEN_PIXELS = 28 * 28
 """Pixels of the Eagle picture that become one token: a 2 x 2 block of 14-pixel patches."""

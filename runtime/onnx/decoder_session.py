@@ -329,7 +329,7 @@ class OnnxDecoderSession:
             array_pointer(last), len(last), array_pointer(seen), len(seen), options.struct(), token
         )
         check(status)
-        return token.value
+        return int(token[0])
 
     def _catch_up(self) -> None:
         """Decodes the last token unless that is done; it was reported, so a cancel leaves it to the next call."""
