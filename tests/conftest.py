@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # The tests import ONNX Runtime themselves.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# The tests run on every core already. Two more threads for each operation of torch or NumPy wait for each other more
+# than they compute: an export of the tiny checkpoint then takes three times the processor time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"
+QUICK = "not slow"
+SLOW_FILE = "\npytestmark = pytest.mark.slow\n"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves the files that are slow as a whole out of `make test` unread.
+
+    Their imports, torch and transformers among them, take longer than all quick tests of a folder.
+    """
+    if config.getoption("markexpr") != QUICK or collection_path.suffix != ".py":
+        return None
+    return SLOW_FILE in collection_path.read_text("utf-8") or None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,24 +48,48 @@ def _heard_interruptions() -> None:
 
 
 @pytest.fixture(scope="session")
-def fp32_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def shared_bundle(run_directory: Path) -> Callable[..., Path]:
+    """Exports the tiny checkpoint under a name, once in a run: whichever worker asks first does it."""
+
+    def export(name: str, **options: object) -> Path:
+        bundle = run_directory / "bundles" / name
+        bundle.parent.mkdir(exist_ok=True)
+        with FileLock(bundle.with_name(f"{name}.lock")):
+            if not bundle.is_dir():
+                from valley2_edge.export.pipeline import export_bundle
+
+                export_bundle(CHECKPOINT, bundle, **options)
+        return bundle
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def fp32_bundle(shared_bundle: Callable[..., Path]) -> Path:
     """The tiny checkpoint, exported in fp32; not to be changed."""
-    from valley2_edge.export.pipeline import export_bundle
-
-    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("bundles") / "fp32", precision="fp32")
+    return shared_bundle("fp32", precision="fp32")
 
 
 @pytest.fixture(scope="session")
-def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def int4_bundle(shared_bundle: Callable[..., Path]) -> Path:
     """The tiny checkpoint, exported with the default options; not to be changed."""
-    from valley2_edge.export.pipeline import export_bundle
-
-    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("bundles") / "int4")
+    return shared_bundle("int4")
 
 
 @pytest.fixture(scope="session")
-def onnx_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def onnx_bundle(shared_bundle: Callable[..., Path]) -> Path:
     """The tiny checkpoint in int4 with the decoder in ONNX graphs; not to be changed."""
-    from valley2_edge.export.pipeline import export_bundle
+    return shared_bundle("onnx", decoder_engine="onnx")
 
-    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("bundles") / "onnx", decoder_engine="onnx")
+
+@pytest.fixture(scope="session")
+def int8_vision_bundle(shared_bundle: Callable[..., Path]) -> Path:
+    """The tiny checkpoint in fp32 with its vision layers in int8; not to be changed."""
+    return shared_bundle("int8-vision", precision="fp32", vision_precision="int8")
