@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,42 +54,44 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
-@pytest.fixture(scope="session")
-def shared_bundle(run_directory: Path) -> Callable[..., Path]:
-    """Exports the tiny checkpoint under a name, once in a run: whichever worker asks first does it."""
-
-    def export(name: str, **options: object) -> Path:
-        bundle = run_directory / "bundles" / name
-        bundle.parent.mkdir(exist_ok=True)
-        with FileLock(bundle.with_name(f"{name}.lock")):
-            if not bundle.is_dir():
+def export_once(directory: Path, bundles: dict[str, dict[str, str]]) -> Path:
+    """Exports the tiny checkpoint, by name and options, where all workers look: whichever asks first does it."""
+    directory.mkdir(exist_ok=True)
+    with FileLock(directory / ".lock"):
+        for name, options in bundles.items():
+            if not (directory / name).is_dir():
                 from valley2_edge.export.pipeline import export_bundle
 
-                export_bundle(CHECKPOINT, bundle, **options)
-        return bundle
-
-    return export
+                export_bundle(CHECKPOINT, directory / name, **options)
+    return directory
 
 
 @pytest.fixture(scope="session")
-def fp32_bundle(shared_bundle: Callable[..., Path]) -> Path:
+def plain_bundles(run_directory: Path) -> Path:
+    """What most tests need, exported by one worker: the imports of an export take longer than both bundles."""
+    return export_once(run_directory / "plain_bundles", {"fp32": {"precision": "fp32"}, "int4": {}})
+
+
+@pytest.fixture(scope="session")
+def fp32_bundle(plain_bundles: Path) -> Path:
     """The tiny checkpoint, exported in fp32; not to be changed."""
-    return shared_bundle("fp32", precision="fp32")
+    return plain_bundles / "fp32"
 
 
 @pytest.fixture(scope="session")
-def int4_bundle(shared_bundle: Callable[..., Path]) -> Path:
+def int4_bundle(plain_bundles: Path) -> Path:
     """The tiny checkpoint, exported with the default options; not to be changed."""
-    return shared_bundle("int4")
+    return plain_bundles / "int4"
 
 
 @pytest.fixture(scope="session")
-def onnx_bundle(shared_bundle: Callable[..., Path]) -> Path:
+def onnx_bundle(run_directory: Path) -> Path:
     """The tiny checkpoint in int4 with the decoder in ONNX graphs; not to be changed."""
-    return shared_bundle("onnx", decoder_engine="onnx")
+    return export_once(run_directory / "onnx_bundles", {"int4": {"decoder_engine": "onnx"}}) / "int4"
 
 
 @pytest.fixture(scope="session")
-def int8_vision_bundle(shared_bundle: Callable[..., Path]) -> Path:
+def int8_vision_bundle(run_directory: Path) -> Path:
     """The tiny checkpoint in fp32 with its vision layers in int8; not to be changed."""
-    return shared_bundle("int8-vision", precision="fp32", vision_precision="int8")
+    options = {"precision": "fp32", "vision_precision": "int8"}
+    return export_once(run_directory / "int8_vision_bundles", {"fp32": options}) / "fp32"
