@@ -17,6 +17,8 @@ from valley2_edge.export.control import ExportControl
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
 

@@ -23,6 +23,8 @@ from valley2_edge.export.decoder.writer import decoder_formats
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.vision import component as vision
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
 KILLED_EXPORT = """

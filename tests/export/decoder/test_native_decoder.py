@@ -16,6 +16,8 @@ from valley2_edge.export.decoder.writer import decoder_formats, export_decoder, 
 from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.decoder import Decoder
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 

@@ -13,6 +13,8 @@ from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.stored_reference import StoredDecoder, reference_logits
 from valley2_edge.export.decoder.writer import decoder_formats, export_decoder, export_embeddings
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 

@@ -27,6 +27,8 @@ from valley2_edge.export.gptq.source import GptqDecoder, weight_heights
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.runtime.core.decoder import Decoder
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[2] / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"
 BY_GPTQMODEL = sorted(path.parent.name for path in GOLDEN.glob("gptq/*/expected.json"))

@@ -23,6 +23,8 @@ from valley2_edge.export.rounding.rounder import resolve_rounding
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 from valley2_edge.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = Path(__file__).parents[2] / "golden" / "ckpt" / "eagle_ovis"
 STOP = 9
 

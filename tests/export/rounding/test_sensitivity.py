@@ -18,6 +18,8 @@ from valley2_edge.quantize.mixed_precision import stored_bits
 from valley2_edge.quantize.rtn import dequantize_rows, quantize_rows
 from valley2_edge.runtime.model import Valley2
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = Path(__file__).parents[2] / "golden" / "ckpt" / "eagle_ovis"
 FORMATS = (MatrixFormat("int4", 128), MatrixFormat("int4", 32), MatrixFormat("int8", 128))
 FINE = MatrixFormat("int8", 32)
