@@ -19,8 +19,6 @@ from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.nf4 import quantize_rows_nf4
 from valley2_edge.quantize.rtn import dequantize_rows
 
-pytestmark = pytest.mark.slow
-
 CHECKPOINT = Path(__file__).parents[2] / "golden" / "ckpt" / "eagle_ovis"
 
 
