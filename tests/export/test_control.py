@@ -10,12 +10,12 @@ import pytest
 from plain_manifest import plain_manifest
 
 from valley2_edge.errors import Cancelled
-from valley2_edge.export.bundle.remaining_time import WorkMeter
 from valley2_edge.export.bundle.writer import BundleWriter
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.control import ExportControl
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore
+from valley2_edge.export.rounding.work_meter import WorkMeter
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 

@@ -19,7 +19,7 @@ from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, CheckpointError, ExportError
 from valley2_edge.export.bundle_size import bundle_size
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.decoder.writer import decoder_formats
+from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.vision import component as vision
 

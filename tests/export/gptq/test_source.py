@@ -18,8 +18,9 @@ from valley2_edge.bundle import open_bundle, read_manifest
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import CheckpointError, ExportError, Valley2Error, Valley2Warning
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.decoder.layout import DecoderMatrix, decoder_parts
-from valley2_edge.export.decoder.stored_reference import StoredDecoder, reference_logits
+from valley2_edge.export.decoder.parts import DecoderMatrix, decoder_parts
+from valley2_edge.export.decoder.reference import reference_logits
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder.writer import export_embeddings, export_rounded_decoder
 from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
 from valley2_edge.export.gptq.output_scales import SCALES_FILE

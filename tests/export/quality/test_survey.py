@@ -14,12 +14,13 @@ from valley2_edge.calibration.builtin import builtin_set
 from valley2_edge.calibration.encode import SampleEncoder
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.checkpoint.embedding_table import EmbeddingTable
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.quality.answer_statistics import compare_logits, top_logits
 from valley2_edge.export.quality.greedy_reference import Tokens, greedy_answers
-from valley2_edge.export.rounding.inputs import EmbeddingTable, encode_all
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import resolve_rounding
+from valley2_edge.export.vision.sample_encoder import encode_all
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 from valley2_edge.tokenizer import Tokenizer
 

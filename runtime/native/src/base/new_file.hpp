@@ -1,4 +1,4 @@
-// A file that is written whole or not at all; platform.cpp has the system calls.
+// A file that is written whole or not at all. platform_posix.cpp and platform_windows.cpp implement it.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// The operating system, as far as the core needs it. platform.cpp is the only file with system calls.
+// The operating system, as far as the core needs it. Only the files of this folder whose names end with a system have
+// system calls.
 #pragma once
 
 #include "valley2.h"
@@ -42,7 +43,7 @@ class MappedFile {
   private:
     const std::byte *data_ = nullptr;
     size_t size_ = 0;
-    GuardedMapping *guard_ = nullptr; // what watches over the mapping; none on Windows
+    GuardedMapping *guard_ = nullptr; // watches over the mapping (mapping_guard_posix.hpp); null on Windows
 };
 
 // A library that is opened while the program runs, or is not there.
