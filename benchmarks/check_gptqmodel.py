@@ -30,8 +30,8 @@ from safetensors.torch import save_file
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.decoder.layout import LM_HEAD, DecoderMatrix, decoder_parts
-from valley2_edge.export.decoder.reader import BundleDecoder
+from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, decoder_parts
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
 from valley2_edge.export.gptq.source import weight_heights
 from valley2_edge.export.pipeline import export_bundle
@@ -102,7 +102,7 @@ def load_gptqmodel(directory: Path, backend: str) -> torch.nn.Module:
 
 def unequal_weights(model: torch.nn.Module, bundle: Path) -> list[str]:
     """Layers whose weights, as GPTQModel unpacks them in float32, are not the bundle's, bit for bit."""
-    decoder = BundleDecoder(bundle)
+    decoder = StoredDecoder(bundle)
     unequal = []
     for part in decoder_parts(decoder.config):
         if not isinstance(part, DecoderMatrix) or part.name == LM_HEAD:

@@ -35,7 +35,7 @@ from valley2_edge.calibration.packs import Pack, pack_samples
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.layers import norm_weight, run_unrounded, split_parts, stacked_rows
 from valley2_edge.export.pipeline import export_bundle
-from valley2_edge.export.rounding.inputs import encode_all, sample_encoder
+from valley2_edge.export.vision.sample_encoder import encode_all, sample_encoder
 from valley2_edge.quantize.error import relative_output_error, relative_weight_error
 from valley2_edge.quantize.gptq_options import ColumnOrder, GptqOptions
 from valley2_edge.quantize.hessian import Hessian

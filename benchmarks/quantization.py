@@ -32,16 +32,19 @@ from valley2_edge.calibration.builtin import BUILTIN
 from valley2_edge.errors import ExportError, Valley2Error
 from valley2_edge.eval.intervals import bootstrap_ratio
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.control import no_announcement, no_progress
+from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.decoder.layout import DECODER_FILE, EMBEDDINGS_FILE
-from valley2_edge.export.decoder.writer import decoder_formats, export_decoder, export_rounded_decoder
+from valley2_edge.export.decoder.writer import export_decoder, export_rounded_decoder
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.quality.rounded_model import Activations
 from valley2_edge.export.quality.survey import Quality, QualitySurvey, SampleQuality
-from valley2_edge.export.rounding.inputs import prepare_packs, sample_encoder
+from valley2_edge.export.rounding.inputs import prepare_packs
 from valley2_edge.export.rounding.layer_store import LayerStore
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding, round_with_calibration
 from valley2_edge.export.vision.component import export_vision
+from valley2_edge.export.vision.sample_encoder import sample_encoder
 from valley2_edge.precisions import DecoderPrecision, ProjectorPrecision
 from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.version import __version__
@@ -162,7 +165,7 @@ class Workshop:
         base = self._base()
         if self._survey is None:
             self._survey = QualitySurvey(
-                self._checkpoint, self._arguments.samples, self._directory / "rows.bin", IN_MEMORY, _silent
+                self._checkpoint, self._arguments.samples, self._directory / "rows.bin", IN_MEMORY, no_progress
             )
             self._survey.measure(base)  # its pictures and its drafts make the reference
         with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
@@ -203,7 +206,9 @@ class Workshop:
         rounding = resolve_rounding(options, variant.precision, rounded_elsewhere=False)
         for name in ("sensitivity", "layers"):
             shutil.copytree(self._packs(base, rounding), workspace / name)
-        found = round_with_calibration(self._checkpoint, base, rounding, formats, workspace, _silent, _unheard)
+        found = round_with_calibration(
+            self._checkpoint, base, rounding, formats, workspace, no_progress, no_announcement
+        )
         export_rounded_decoder(found.layers, config, directory, found.formats)
 
     def _packs(self, base: Bundle, rounding: Rounding) -> Path:
@@ -212,7 +217,7 @@ class Workshop:
             raise ExportError("gptq needs a calibration set")
         directory: Path = self._directory / f"set-{rounding.calibration.sha256[:16]}"
         store = LayerStore(directory)
-        prepare_packs(sample_encoder(self._checkpoint, base), rounding.calibration.samples, store, _silent)
+        prepare_packs(sample_encoder(self._checkpoint, base), rounding.calibration.samples, store, no_progress)
         return directory
 
 
@@ -311,14 +316,6 @@ def _change(quality: Quality, reference: Quality) -> str:
     differences = [ours.kl - theirs.kl for ours, theirs in zip(quality.samples, reference.samples, strict=True)]
     change = bootstrap_ratio(differences, [one.positions for one in quality.samples])
     return f"{change.value:+.5f} ({change.low:+.5f} to {change.high:+.5f})"
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass
-
-
-def _unheard(sentence: str) -> None:
-    pass
 
 
 def main() -> int:

@@ -22,9 +22,9 @@ import torch
 
 from valley2_edge.errors import Valley2Error
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.decoder.layers import row_blocks, split_parts
-from valley2_edge.export.decoder.layout import DecoderMatrix
-from valley2_edge.export.decoder.writer import decoder_formats
+from valley2_edge.export.decoder.parts import DecoderMatrix
 from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.method import rounding_method

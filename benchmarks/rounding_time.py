@@ -27,9 +27,9 @@ from valley2_edge.config import DecoderConfig
 from valley2_edge.duration import format_duration
 from valley2_edge.errors import Valley2Error
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.decoder.writer import decoder_formats
+from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS
+from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.rounding.calibrated_decoder import RoundingPlan, round_decoder
-from valley2_edge.export.rounding.inputs import EMBEDDINGS
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore
 from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.method import rounding_method

@@ -139,7 +139,8 @@ def counting_decoder(layers: int, precision: DecoderPrecision, group_size: int) 
     import torch
 
     from valley2_edge.export.checkpoint.tensor_names import decoder_tensors
-    from valley2_edge.export.decoder.writer import decoder_formats, export_decoder, export_embeddings
+    from valley2_edge.export.decoder.formats import decoder_formats
+    from valley2_edge.export.decoder.writer import export_decoder, export_embeddings
 
     class CountingSource:
         """Random weights that hardly change the residual stream, and the embeddings, a token later, as output head."""

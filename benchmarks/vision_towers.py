@@ -25,7 +25,7 @@ from valley2_edge.bench.work import eagle_operations, projector_operations, sigl
 from valley2_edge.config import EagleConfig, ModelConfig, SiglipConfig
 from valley2_edge.errors import ExportError, Valley2Error
 from valley2_edge.export.checkpoint.tensor_names import Shape, eagle_tensors, projector_tensors, siglip_tensors
-from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.vision.component import block_positions
 from valley2_edge.export.vision.native_eagle import eagle_parts
 from valley2_edge.export.vision.native_file import Part, Tensors, TowerPrecision, write_tower

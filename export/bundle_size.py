@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from valley2_edge.export.bundle.safetensors_stream import dtype_name, file_size
 from valley2_edge.export.bundle.tokenizer_files import tokenizer_files
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.checkpoint.tensor_names import Shape, eagle_tensors, projector_tensors, siglip_tensors
-from valley2_edge.export.decoder.layout import (
-    DecoderFormats,
-    decoder_metadata,
-    decoder_plan,
-    embeddings_metadata,
-    embeddings_plan,
+from valley2_edge.export.checkpoint.tensor_names import (
+    EMBEDDINGS,
+    Shape,
+    eagle_tensors,
+    projector_tensors,
+    siglip_tensors,
 )
+from valley2_edge.export.decoder.formats import DecoderFormats
+from valley2_edge.export.decoder.layout import decoder_metadata, decoder_plan, embeddings_metadata, embeddings_plan
 from valley2_edge.export.selftest.writer import LOGIT_ROWS
 from valley2_edge.precisions import ProjectorPrecision, VisionPrecision
 
@@ -46,7 +47,7 @@ def bundle_size(
     """
     config = checkpoint.config
     decoder = file_size(decoder_plan(config.decoder, formats), decoder_metadata(config.decoder, formats))
-    dtype = dtype_name(checkpoint.dtype("model.embed_tokens.weight"))
+    dtype = dtype_name(checkpoint.dtype(EMBEDDINGS))
     embeddings = file_size(embeddings_plan(config.decoder, dtype), embeddings_metadata())
     towers = [siglip_tensors(config.siglip)]
     if config.eagle is not None:

@@ -1,4 +1,4 @@
-"""How another thread stops an export: between two pieces of its work, or together with the whole process."""
+"""How a long export is watched and stopped: progress reports, and cancellation from another thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from valley2_edge.errors import Cancelled
 from valley2_edge.runtime.cancellation import CancelToken
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done and the steps in all."""
+"""Called with a stage's name, the number of finished steps, and the number of all steps."""
+Announce = Callable[[str], None]
+"""Called with a sentence for the user."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """The Progress of a caller that wants none."""
+
+
+def no_announcement(sentence: str) -> None:
+    """The Announce of a caller that wants none."""
 
 
 class ExportControl(CancelToken):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,23 +17,18 @@ from valley2_edge.export.bundle.writer import BundleWriter, check_place
 from valley2_edge.export.bundle_size import bundle_size
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.hub import resolve_checkpoint
-from valley2_edge.export.control import ExportControl, looking
-from valley2_edge.export.decoder.layout import DECODER_FILE, EMBEDDINGS_FILE, DecoderFormats
-from valley2_edge.export.decoder.writer import (
-    decoder_formats,
-    export_decoder,
-    export_embeddings,
-    export_rounded_decoder,
-)
+from valley2_edge.export.control import Announce, ExportControl, Progress, looking, no_announcement, no_progress
+from valley2_edge.export.decoder.formats import DecoderFormats, decoder_formats
+from valley2_edge.export.decoder.layout import DECODER_FILE, EMBEDDINGS_FILE
+from valley2_edge.export.decoder.writer import export_decoder, export_embeddings, export_rounded_decoder
 from valley2_edge.export.decoder_onnx.writer import check_onnx_formats, onnx_decoder_bytes, write_onnx_decoder
 from valley2_edge.export.gptq.config import read_gptq_config
 from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.quality.report import REPORT_FILE, ReportData, render_report
+from valley2_edge.export.quality.survey import check_max_kl, measure_before_publishing
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import (
     Rounding,
-    check_limit,
-    judge,
     resolve_rounding,
     round_with_calibration,
     workspace_bytes,
@@ -45,12 +39,6 @@ from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPr
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.runtime.vision.engine import ComponentName
 from valley2_edge.version import __version__
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done and the steps in all."""
-Announce = Callable[[str], None]
-"""Called with a sentence for the user."""
-
 
 _ANOTHER_MODEL = 0.6
 """Relative error of a matrix above which it is hardly the checkpoint's own, rounded."""
@@ -145,7 +133,7 @@ def export_bundle(
         Cancelled: `control` was cancelled; what is finished waits for the next run with the same arguments.
     """
     control = control or ExportControl()
-    progress = looking(control, progress or _silent)
+    progress = looking(control, progress or no_progress)
     formats = decoder_formats(
         precision,
         group_size=group_size,
@@ -184,7 +172,7 @@ def export_bundle(
             if plan.engine == "onnx":
                 size += onnx_decoder_bytes(opened.config, plan.formats)  # beside the native files, which go at the end
             writer.check_space(size + workspace_bytes(opened, resolved, size))
-            manifest = _write_components(opened, writer, plan, progress, announce or _unheard)
+            manifest = _write_components(opened, writer, plan, progress, announce or no_announcement)
             return writer.publish(manifest)
 
 
@@ -260,7 +248,7 @@ def _write_components(
             "report",
             lambda directory: _make_report(checkpoint, directory, writer, plan, manifest, decoder_facts, progress),
         )
-        check_limit(manifest.quality, plan.rounding)
+        check_max_kl(manifest.quality, plan.rounding.options.max_kl)
     manifest.files = writer.files()
     return manifest
 
@@ -288,7 +276,7 @@ def _make_decoder(
         )
         formats, rounding = found.formats, found.facts
         by_name = {record["name"]: record for record in rounding.pop("matrices")}
-        errors = export_rounded_decoder(found.layers, config, directory, formats, _silent, reference=checkpoint)
+        errors = export_rounded_decoder(found.layers, config, directory, formats, no_progress, reference=checkpoint)
     for error in errors:
         record = by_name.get(error.name, {})
         error.output_error, error.note = record.get("output_error"), record.get("fallback")
@@ -312,7 +300,14 @@ def _make_report(
     progress: Progress,
 ) -> dict[str, Any]:
     """Measures the bundle where that is asked for, and writes the report; its facts are the figures."""
-    measured = judge(checkpoint, Bundle(directory, manifest), plan.rounding, writer.workspace, progress)
+    measured = measure_before_publishing(
+        checkpoint,
+        Bundle(directory, manifest),
+        plan.rounding.quality_samples,
+        writer.workspace,
+        plan.rounding.options.budget_bytes,
+        progress,
+    )
     figures: dict[str, Any] = {} if measured is None else measured.figures()
     if decoder_facts["rounding"]:
         figures["calibration"] = decoder_facts["rounding"]["calibration"]
@@ -366,11 +361,3 @@ def _quality(matrices: list[MatrixError]) -> dict[str, Any]:
         "decoder_worst_matrix": worst.name,
         "decoder_worst_relative_error": worst.relative_error,
     }
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass
-
-
-def _unheard(sentence: str) -> None:
-    pass

@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+PRESENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
+"""The pages that say how things are now."""
 FOLDERS = ("valley2_edge", "runtime", "export", "quantize", "calibration", "tests", "benchmarks", "examples", "nano")
 SUFFIXES = {".py", ".c", ".h", ".cpp", ".hpp", ".cu", ".cuh"}
 
@@ -18,6 +20,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r'docs/([\w-]+\.md)(?:, "([^"]{1,60})")?')
+PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)}|docs)/[\w./*-]*)`")
 LINE_BREAK = re.compile(r"\n[ \t]*(?://|#|\*)?[ \t]*")
 
 
@@ -66,6 +69,12 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     assert list(find_faults(page)) == []
     page.write_text("# A\n\n[x](#b) [x](other.md)\n")
     assert list(find_faults(page)) == ["#b names no heading", "other.md names no file"]
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_folders_that_a_page_names_exist(page: Path) -> None:
+    named = [path for path in PATH.findall(page.read_text(encoding="utf-8")) if not re.search(r"/[A-Z]+$", path)]
+    assert [path for path in named if not list(ROOT.glob(path.rstrip("/")))] == []
 
 
 def test_pages_and_sections_that_sources_name_exist() -> None:

@@ -21,6 +21,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError, CheckpointError
 from valley2_edge.export.checkpoint.local import CONFIG_NAME, DEFAULT_CHECKPOINT, local_checkpoint
+from valley2_edge.export.control import Announce, Progress
 
 NEEDED_FILES = [
     CONFIG_NAME,
@@ -37,10 +38,6 @@ NEEDED_FILES = [
     "merges.txt",
 ]
 
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total), here in bytes."""
-Announce = Callable[[str], None]
-"""Called with a sentence for the user."""
 
 # The base of the hub client's own errors and of its transport's; which HTTP library that is changes with its version.
 _TRANSPORT_ERRORS: tuple[type[Exception], ...] = (OSError, HfHubHTTPError.__bases__[0])

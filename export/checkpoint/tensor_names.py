@@ -1,4 +1,4 @@
-"""The names and shapes of a Valley2 checkpoint's tensors (docs/valley2.md, "State dict")."""
+"""Names and shapes of a Valley2 checkpoint's tensors, and the sizes that no config states (docs/valley2.md)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ SIGLIP_PREFIX = "model.vision_tower.vision_tower.vision_model."
 POOLING_HEAD_PREFIX = SIGLIP_PREFIX + "head."
 PROJECTOR_PREFIX = "model.mm_projector."
 EAGLE_PREFIX = "model.qwen2vl_vision_tower."
+EMBEDDINGS = "model.embed_tokens.weight"
+"""The embedding table, (vocabulary, hidden); also the output matrix where the checkpoint ties the two."""
+OUTPUT_WEIGHT = "lm_head.weight"
+"""The output matrix, (vocabulary, hidden)."""
 PICTURE_CHANNELS = 3
+"""Red, green and blue."""
 CONV_SIDE = 3
+"""Rows and columns of the projector's convolution kernel."""
+PROJECTOR_NORM_EPSILON = 1e-5
+"""Epsilon of the LayerNorm in the ovis_conv_adapter projector: torch's default, which no config states."""
 
 
 def _linear(name: str, outputs: int, inputs: int, bias: bool = True) -> dict[str, Shape]:
@@ -104,7 +112,7 @@ def eagle_tensors(config: EagleConfig) -> dict[str, Shape]:
 def decoder_tensors(config: DecoderConfig) -> dict[str, Shape]:
     """Names and shapes of the decoder, its embeddings and its output head."""
     size, kv_size = config.hidden_size, config.num_key_value_heads * config.head_size
-    shapes: dict[str, Shape] = {"model.embed_tokens.weight": (config.vocab_size, size)}
+    shapes: dict[str, Shape] = {EMBEDDINGS: (config.vocab_size, size)}
     for index in range(config.num_hidden_layers):
         layer = f"model.layers.{index}."
         shapes |= _linear(layer + "self_attn.q_proj", size, size)
@@ -118,7 +126,7 @@ def decoder_tensors(config: DecoderConfig) -> dict[str, Shape]:
         shapes[layer + "post_attention_layernorm.weight"] = (size,)
     shapes["model.norm.weight"] = (size,)
     if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, size)
+        shapes[OUTPUT_WEIGHT] = (config.vocab_size, size)
     return shapes
 
 
@@ -126,7 +134,7 @@ def required_tensors(config: ModelConfig) -> dict[str, Shape]:
     """Every tensor that an export reads, in the order of the released shards."""
     eagle = {} if config.eagle is None else eagle_tensors(config.eagle)
     decoder = decoder_tensors(config.decoder)
-    head = {name: decoder.pop(name) for name in list(decoder) if name == "lm_head.weight"}
+    head = {name: decoder.pop(name) for name in list(decoder) if name == OUTPUT_WEIGHT}
     return decoder | siglip_tensors(config.siglip) | eagle | projector_tensors(config.projector) | head
 
 
@@ -141,5 +149,5 @@ def unused_tensors(config: ModelConfig) -> dict[str, Shape]:
     if config.eagle is None:
         shapes |= eagle_tensors(EagleConfig(hidden_size=config.decoder.hidden_size))
     if config.decoder.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.decoder.vocab_size, config.decoder.hidden_size)
+        shapes[OUTPUT_WEIGHT] = (config.decoder.vocab_size, config.decoder.hidden_size)
     return shapes

@@ -13,7 +13,7 @@ from valley2_edge.calibration.decoder_block import attend, gate, rms_norm
 from valley2_edge.calibration.packs import Pack
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import NumericError
-from valley2_edge.export.decoder.layout import LM_HEAD, DecoderMatrix, DecoderNorm, decoder_parts
+from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, DecoderNorm, decoder_parts
 
 MLP_ROWS = 512
 """Rows that go through the feed-forward network together: its width is the largest thing in memory."""

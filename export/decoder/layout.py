@@ -3,94 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from valley2_edge.config import DecoderConfig
 from valley2_edge.export.bundle.safetensors_stream import TensorPlan
+from valley2_edge.export.decoder.formats import DecoderFormats
+from valley2_edge.export.decoder.parts import DecoderMatrix, DecoderNorm, decoder_parts
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.packing import PANEL, panel_count
 
 DECODER_FILE = "decoder/decoder.safetensors"
 EMBEDDINGS_FILE = "decoder/embeddings.safetensors"
 EMBEDDINGS_TENSOR = "embeddings.weight"
-LM_HEAD = "lm_head"
-FINAL_NORM = "norm"
-
-
-@dataclass(frozen=True)
-class DecoderMatrix:
-    """One matrix of the decoder: several weights of the checkpoint, stacked by rows."""
-
-    name: str
-    rows: int
-    columns: int
-    weights: tuple[str, ...]
-    """Tensors of the checkpoint."""
-    biases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class DecoderNorm:
-    """One RMSNorm weight, (hidden_size,)."""
-
-    name: str
-    weight: str
-    """Tensor of the checkpoint."""
-
-
-def decoder_parts(config: DecoderConfig) -> list[DecoderMatrix | DecoderNorm]:
-    """Every part of the decoder in the order of computation, which is the order in the file.
-
-    Args:
-        config: The decoder's sizes.
-    """
-    hidden, intermediate = config.hidden_size, config.intermediate_size
-    query_rows = config.num_attention_heads * config.head_size
-    kv_rows = config.num_key_value_heads * config.head_size
-    parts: list[DecoderMatrix | DecoderNorm] = []
-    for index in range(config.num_hidden_layers):
-        ours, theirs = f"layers.{index}", f"model.layers.{index}"
-        projections = [f"{theirs}.self_attn.{letter}_proj" for letter in "qkv"]
-        parts += [
-            DecoderNorm(f"{ours}.input_norm", f"{theirs}.input_layernorm.weight"),
-            DecoderMatrix(
-                f"{ours}.attention.qkv",
-                query_rows + 2 * kv_rows,
-                hidden,
-                tuple(f"{name}.weight" for name in projections),
-                tuple(f"{name}.bias" for name in projections),
-            ),
-            DecoderMatrix(f"{ours}.attention.output", hidden, query_rows, (f"{theirs}.self_attn.o_proj.weight",)),
-            DecoderNorm(f"{ours}.post_attention_norm", f"{theirs}.post_attention_layernorm.weight"),
-            DecoderMatrix(
-                f"{ours}.mlp.gate_up",
-                2 * intermediate,
-                hidden,
-                (f"{theirs}.mlp.gate_proj.weight", f"{theirs}.mlp.up_proj.weight"),
-            ),
-            DecoderMatrix(f"{ours}.mlp.down", hidden, intermediate, (f"{theirs}.mlp.down_proj.weight",)),
-        ]
-    lm_head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-    parts.append(DecoderNorm(FINAL_NORM, "model.norm.weight"))
-    parts.append(DecoderMatrix(LM_HEAD, config.vocab_size, hidden, (lm_head,)))
-    return parts
-
-
-@dataclass(frozen=True)
-class DecoderFormats:
-    """How the decoder's matrices are stored."""
-
-    layers: MatrixFormat
-    lm_head: MatrixFormat
-
-    @property
-    def quantized(self) -> bool:
-        """Whether any matrix is stored as integers."""
-        return self.layers.quantized or self.lm_head.quantized
-
-    def of(self, name: str) -> MatrixFormat:
-        """The format of the matrix with this name."""
-        return self.lm_head if name == LM_HEAD else self.layers
 
 
 def matrix_tensors(matrix: DecoderMatrix, matrix_format: MatrixFormat) -> list[TensorPlan]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -13,29 +13,25 @@ from valley2_edge.bundle import MatrixError
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import CheckpointError, ExportError
 from valley2_edge.export.bundle.safetensors_stream import SafetensorsStream, dtype_name
+from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS
+from valley2_edge.export.control import Progress
+from valley2_edge.export.decoder.formats import DecoderFormats
 from valley2_edge.export.decoder.layers import row_blocks
 from valley2_edge.export.decoder.layout import (
     DECODER_FILE,
     EMBEDDINGS_FILE,
     EMBEDDINGS_TENSOR,
-    DecoderFormats,
-    DecoderMatrix,
-    DecoderNorm,
     decoder_metadata,
-    decoder_parts,
     decoder_plan,
     embeddings_metadata,
     embeddings_plan,
 )
-from valley2_edge.precisions import DecoderPrecision
-from valley2_edge.quantize.matrix_format import Code, MatrixFormat
+from valley2_edge.export.decoder.parts import DecoderMatrix, DecoderNorm, decoder_parts
+from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.nf4 import quantize_rows_nf4
 from valley2_edge.quantize.nf4_codes import NF4_ZERO
 from valley2_edge.quantize.packing import pack_floats, pack_groups, pack_int4, pack_int8
 from valley2_edge.quantize.rtn import INT4_ZERO, QuantizedRows, dequantize_rows, quantize_rows
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done and the steps in all."""
 
 _BLOCK_ROWS = 256  # whole panels; a block of float32 stays near the caches
 _EMBEDDING_ROWS = 4096
@@ -65,40 +61,6 @@ class RoundedSource(TensorSource, Protocol):
 
     def quantized_rows(self, matrix: DecoderMatrix) -> QuantizedRows | None:
         """The integers of a matrix; None where it has floats."""
-
-
-def decoder_formats(
-    precision: DecoderPrecision,
-    *,
-    group_size: int = 128,
-    symmetric: bool | None = None,
-    lm_head_precision: DecoderPrecision | None = None,
-    code: Code = "uniform",
-) -> DecoderFormats:
-    """The formats of the layers and of lm_head.
-
-    Args:
-        precision: Of the layers.
-        group_size: Columns that share a scale: 32, 64 or 128.
-        symmetric: int4 without zero points; None: with them, unless the code has none.
-        lm_head_precision: None: int8 for an int4 decoder, else the decoder's own; the last matrix decides every token
-            and is read once per token, so four more bits there cost little.
-        code: What the four bits of int4 mean.
-
-    Raises:
-        ExportError: A precision or a group size is not supported, or zero points are asked of nf4.
-    """
-    if code == "nf4" and symmetric is False:
-        raise ExportError("nf4 has no zero points: --asymmetric does not go with --method nf4")
-    zeroless = bool(symmetric)
-    if lm_head_precision is None:
-        lm_head_precision = "int8" if precision == "int4" else precision
-    return DecoderFormats(
-        layers=MatrixFormat(precision, group_size, zeroless, code),
-        lm_head=MatrixFormat(
-            lm_head_precision, group_size, zeroless, code if lm_head_precision == "int4" else "uniform"
-        ),
-    )
 
 
 def export_decoder(
@@ -213,7 +175,7 @@ def export_embeddings(
     """
     path = directory / EMBEDDINGS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = "model.embed_tokens.weight"
+    name = EMBEDDINGS
     _check_shape(source, (name,), (config.vocab_size, config.hidden_size), EMBEDDINGS_TENSOR)
 
     def blocks() -> Iterator[torch.Tensor]:

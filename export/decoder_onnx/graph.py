@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from valley2_edge.config import DecoderConfig
-from valley2_edge.export.decoder.layout import FINAL_NORM, LM_HEAD
+from valley2_edge.export.decoder.parts import FINAL_NORM, LM_HEAD
 from valley2_edge.export.decoder_onnx.weights import StoredDecoderWeights, StoredMatrix
 from valley2_edge.export.onnx.graph import IR_VERSION, OPSET, PRODUCER, Dimension
 from valley2_edge.export.onnx.weights import StoredTensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import ExportError
-from valley2_edge.export.decoder.layout import DecoderMatrix, DecoderNorm, decoder_parts
-from valley2_edge.export.decoder.reader import BundleDecoder
+from valley2_edge.export.control import Progress
+from valley2_edge.export.decoder.parts import DecoderMatrix, DecoderNorm, decoder_parts
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.onnx.weights import StoredTensor, WeightFile
 from valley2_edge.quantize.matrix_format import MatrixFormat
 
 Array = NDArray[Any]
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done and the steps in all."""
 
 STAGE = "onnx decoder"
 _BLOCK_ROWS = 2048
@@ -60,7 +59,7 @@ class StoredDecoderWeights:
     sine: StoredTensor
 
 
-def store_decoder(decoder: BundleDecoder, file: WeightFile, progress: Progress) -> StoredDecoderWeights:
+def store_decoder(decoder: StoredDecoder, file: WeightFile, progress: Progress) -> StoredDecoderWeights:
     """Writes every weight; no more than a block of rows is in memory, but for the scales of one matrix.
 
     Args:
@@ -87,7 +86,7 @@ def store_decoder(decoder: BundleDecoder, file: WeightFile, progress: Progress) 
     return StoredDecoderWeights(matrices, norms, cosine, sine)
 
 
-def _store_matrix(decoder: BundleDecoder, matrix: DecoderMatrix, file: WeightFile) -> StoredMatrix:
+def _store_matrix(decoder: StoredDecoder, matrix: DecoderMatrix, file: WeightFile) -> StoredMatrix:
     name, matrix_format = matrix.name, decoder.format(matrix.name)
     bias = None
     if matrix.biases:
@@ -111,7 +110,7 @@ def _store_matrix(decoder: BundleDecoder, matrix: DecoderMatrix, file: WeightFil
 
 
 def _store_integers(
-    decoder: BundleDecoder, matrix: DecoderMatrix, matrix_format: MatrixFormat, file: WeightFile
+    decoder: StoredDecoder, matrix: DecoderMatrix, matrix_format: MatrixFormat, file: WeightFile
 ) -> StoredTensor:
     size = matrix_format.group_size
     is_int4 = matrix_format.precision == "int4"

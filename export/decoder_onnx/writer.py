@@ -14,17 +14,14 @@ from valley2_edge.bundle import (
 )
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import ExportError
-from valley2_edge.export.decoder.layout import (
-    EMBEDDINGS_FILE,
-    EMBEDDINGS_TENSOR,
-    DecoderFormats,
-    DecoderMatrix,
-    decoder_parts,
-)
-from valley2_edge.export.decoder.reader import BundleDecoder
+from valley2_edge.export.control import Progress, no_progress
+from valley2_edge.export.decoder.formats import DecoderFormats
+from valley2_edge.export.decoder.layout import EMBEDDINGS_FILE, EMBEDDINGS_TENSOR
+from valley2_edge.export.decoder.parts import DecoderMatrix, decoder_parts
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder_onnx.genai_config import genai_config
 from valley2_edge.export.decoder_onnx.graph import write_decoder_graph, write_embeddings_graph, write_head_graph
-from valley2_edge.export.decoder_onnx.weights import Progress, store_decoder
+from valley2_edge.export.decoder_onnx.weights import store_decoder
 from valley2_edge.export.onnx.weights import StoredTensor, WeightFile
 from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.quantize.matrix_format import MatrixFormat
@@ -67,9 +64,9 @@ def write_onnx_decoder(directory: Path, config: ModelConfig, progress: Progress 
         ExportError: A matrix cannot be expressed.
         OSError: A file cannot be written.
     """
-    decoder = BundleDecoder(directory)
+    decoder = StoredDecoder(directory)
     with WeightFile(directory / ONNX_WEIGHTS_FILE) as file:
-        weights = store_decoder(decoder, file, progress or (lambda stage, done, total: None))
+        weights = store_decoder(decoder, file, progress or no_progress)
     files = [ONNX_WEIGHTS_FILE, EMBEDDINGS_FILE, ONNX_EMBEDDINGS_FILE, ONNX_GENAI_FILE]
     for arithmetic in arithmetics([matrix.format for matrix in weights.matrices.values()]):
         layers, head = onnx_decoder_file(arithmetic), onnx_head_file(arithmetic)

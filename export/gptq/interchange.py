@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,8 @@ from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError, ExportError
 from valley2_edge.export.bundle.safetensors_stream import dtype_name, file_size
 from valley2_edge.export.bundle.writer import BundleWriter
-from valley2_edge.export.control import ExportControl, looking
+from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS
+from valley2_edge.export.control import ExportControl, Progress, looking, no_progress
 from valley2_edge.export.decoder.layout import (
     DECODER_FILE,
     EMBEDDINGS_FILE,
@@ -27,20 +28,17 @@ from valley2_edge.export.decoder.layout import (
     embeddings_metadata,
     embeddings_plan,
 )
-from valley2_edge.export.decoder.reader import BundleDecoder
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder.writer import export_embeddings, export_rounded_decoder
 from valley2_edge.export.gptq.config import CONFIG_FILE, QUANTIZE_CONFIG_FILE
 from valley2_edge.export.gptq.output_scales import SCALES_FILE
-from valley2_edge.export.gptq.source import EMBEDDINGS, GptqDecoder
+from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.gptq.writer import GptqWriter
 from valley2_edge.export.selftest.writer import renew_selftest
 from valley2_edge.output_lock import output_lock
 from valley2_edge.quantize.gptq_checkpoint import GptqFormat
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.version import __version__
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done and the steps in all."""
 
 TENSORS_FILE = "model.safetensors"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -83,9 +81,9 @@ def write_gptq_checkpoint(
         raise ExportError(f"{bundle.directory} has an ONNX decoder; export the bundle with --decoder-engine native")
     # The core checks every entry of the decoder's headers.
     with bundle.unchanged(*NATIVE_DECODER_FILES), Decoder(bundle.directory / "decoder", threads=1):
-        writer = GptqWriter(BundleDecoder(bundle.directory), checkpoint_format)
+        writer = GptqWriter(StoredDecoder(bundle.directory), checkpoint_format)
     with _partial_directory(output, writer.size, control) as partial:
-        writer.write_tensors(partial / TENSORS_FILE, looking(control, progress or _silent))
+        writer.write_tensors(partial / TENSORS_FILE, looking(control, progress or no_progress))
         writer.write_scales(partial / SCALES_FILE)
         _write_json(partial / QUANTIZE_CONFIG_FILE, writer.quantize_config(manifest.decoder.method))
         for name in sorted(name for name in manifest.files if PurePosixPath(name).parts[0] == "tokenizer"):
@@ -133,7 +131,7 @@ def bundle_gptq_checkpoint(
         Cancelled: `control` was cancelled; what is finished waits for the next run with the same arguments.
     """
     control = control or ExportControl()
-    architecture, report = vision.manifest.architecture, looking(control, progress or _silent)
+    architecture, report = vision.manifest.architecture, looking(control, progress or no_progress)
     decoder = GptqDecoder(directory, architecture.decoder)
     shared = [name for name in vision.manifest.files if name.partition("/")[0] in ("vision", "tokenizer")]
     identity = {
@@ -254,7 +252,3 @@ def _partial_directory(output: Path, needed_bytes: int, control: ExportControl) 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +12,9 @@ from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import CheckpointError, ExportError
 from valley2_edge.export.checkpoint.checkpoint import TORCH_DTYPES
 from valley2_edge.export.checkpoint.tensor_files import TensorFiles
-from valley2_edge.export.decoder.layout import LM_HEAD, DecoderFormats, DecoderMatrix, DecoderNorm, decoder_parts
+from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS, OUTPUT_WEIGHT
+from valley2_edge.export.decoder.formats import NamedFormats
+from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, DecoderNorm, decoder_parts
 from valley2_edge.export.gptq.config import CONFIG_FILE, QUANTIZE_CONFIG_FILE, check_decoder_config, read_gptq_config
 from valley2_edge.export.gptq.output_scales import SCALES_FILE, OutputScales
 from valley2_edge.outside_files import MAX_JSON_BYTES, read_bytes
@@ -30,29 +30,7 @@ from valley2_edge.quantize.gptq_checkpoint import (
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.rtn import QuantizedRows
 
-EMBEDDINGS = "model.embed_tokens.weight"
-OUTPUT_WEIGHT = "lm_head.weight"
 _BLOCK_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class NamedFormats(DecoderFormats):
-    """A format for each matrix by its name; `layers` is the most frequent one."""
-
-    named: Mapping[str, MatrixFormat]
-
-    @property
-    def quantized(self) -> bool:
-        """Whether any matrix is stored as integers."""
-        return any(matrix_format.quantized for matrix_format in self.named.values())
-
-    def of(self, name: str) -> MatrixFormat:
-        """The format of the matrix with this name."""
-        return self.named[name]
-
-    def with_lm_head(self, lm_head: MatrixFormat) -> NamedFormats:
-        """The same formats with another one for lm_head."""
-        return NamedFormats(self.layers, lm_head, {**self.named, LM_HEAD: lm_head})
 
 
 class GptqDecoder:

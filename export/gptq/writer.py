@@ -14,17 +14,17 @@ import torch
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import ExportError
 from valley2_edge.export.bundle.safetensors_stream import SafetensorsStream, TensorPlan, dtype_name, file_size
-from valley2_edge.export.decoder.layout import LM_HEAD, DecoderMatrix, DecoderNorm, decoder_parts
-from valley2_edge.export.decoder.reader import BundleDecoder
+from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS, OUTPUT_WEIGHT
+from valley2_edge.export.control import Progress, no_progress
+from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, DecoderNorm, decoder_parts
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.gptq.output_scales import SCALES_TENSOR, ZEROS_TENSOR, OutputScales
-from valley2_edge.export.gptq.source import EMBEDDINGS, OUTPUT_WEIGHT, weight_heights
+from valley2_edge.export.gptq.source import weight_heights
 from valley2_edge.quantize.gptq_checkpoint import ZERO_POINTS, GptqFormat, group_numbers, pack_words, pack_zeros
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows
 from valley2_edge.version import __version__
 
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done and the steps in all."""
 Pieces = Iterable[torch.Tensor]
 
 _BLOCK_ROWS = 4096
@@ -51,7 +51,7 @@ class GptqWriter:
         ExportError: The layout cannot hold a matrix; the message names it.
     """
 
-    def __init__(self, decoder: BundleDecoder, checkpoint_format: GptqFormat | None = None) -> None:
+    def __init__(self, decoder: StoredDecoder, checkpoint_format: GptqFormat | None = None) -> None:
         self._decoder = decoder
         self._config = decoder.config
         # lm_head is written on its own also where the model ties it: rounding has made it another matrix.
@@ -102,7 +102,7 @@ class GptqWriter:
         """
         if self._formats[LM_HEAD].quantized:
             path.parent.mkdir(exist_ok=True)
-            _write(path, self._plan_scales(), OutputScales.metadata(self._formats[LM_HEAD]), lambda *_: None)
+            _write(path, self._plan_scales(), OutputScales.metadata(self._formats[LM_HEAD]), no_progress)
 
     def quantize_config(self, method: str) -> dict[str, Any]:
         """The content of quantize_config.json.

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from onnx import GraphProto, TensorProto, helper
 
-from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.onnx.graph import Graph
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Reads a checkpoint's tensors for a graph and tells how far it is."""
-
-    checkpoint: Checkpoint
-    on_tensor: Callable[[], None]
-
-    def read(self, name: str) -> torch.Tensor:
-        """Reads one tensor in its stored type."""
-        tensor = self.checkpoint.tensor(name)
-        self.on_tensor()
-        return tensor
 
 
 def linear(graph: Graph, weights: Weights, value: str, source: str, name: str, bias: bool = True) -> str:

@@ -12,11 +12,11 @@ import numpy as np
 
 from valley2_edge.calibration.encode import Branch, EncodedSample
 from valley2_edge.calibration.held_out import HeldOutSet
+from valley2_edge.export.checkpoint.embedding_table import EmbeddingTable
 from valley2_edge.export.quality.answer_statistics import TopLogits
 from valley2_edge.export.quality.greedy_reference import GreedyAnswers, Tokens, greedy_answers
 from valley2_edge.export.quality.rounded_model import RoundedModel
 from valley2_edge.export.quality.unrounded_model import UnroundedModel
-from valley2_edge.export.rounding.inputs import EmbeddingTable
 
 CHOICE_TOKENS = 24
 READING_TOKENS = 24

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from valley2_edge.calibration.encode import Branch, EncodedSample
-from valley2_edge.export.rounding.inputs import EmbeddingTable
+from valley2_edge.export.checkpoint.embedding_table import EmbeddingTable
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 

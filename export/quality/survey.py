@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,25 @@ import torch
 from valley2_edge.bundle import Bundle
 from valley2_edge.calibration.encode import EncodedSample
 from valley2_edge.calibration.held_out import held_out_set
+from valley2_edge.errors import ExportError
 from valley2_edge.eval.edit_distance import edit_distance
 from valley2_edge.eval.intervals import Estimate, bootstrap_ratio
 from valley2_edge.eval.scoring import ROTATIONS, Outcome, chosen_letter
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.checkpoint.embedding_table import EmbeddingTable
+from valley2_edge.export.control import Progress
+from valley2_edge.export.decoder.layers import split_parts
 from valley2_edge.export.quality.answer_statistics import KEPT_LOGITS, Difference, TopLogits, compare_logits
 from valley2_edge.export.quality.greedy_reference import Tokens
 from valley2_edge.export.quality.held_out_reference import Reference, asked_questions, draft_answers, make_reference
 from valley2_edge.export.quality.rounded_model import Activations, RoundedModel
 from valley2_edge.export.quality.unrounded_model import UnroundedModel
-from valley2_edge.export.rounding.inputs import EmbeddingTable, encode_all, sample_encoder
+from valley2_edge.export.vision.sample_encoder import encode_all, sample_encoder
+from valley2_edge.runtime.core.process_memory import resident_bytes
 from valley2_edge.tokenizer import Tokenizer
 
-Progress = Callable[[str, int, int], None]
-
 STAGE = "quality"
+_ACTIVATIONS_FILE = "quality-activations.bin"
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,50 @@ def measure_quality(
     """
     survey = QualitySurvey(checkpoint, count, scratch, in_memory_bytes, progress, seed)
     return survey.measure(bundle)
+
+
+def measure_before_publishing(
+    checkpoint: Checkpoint, bundle: Bundle, count: int, workspace: Path, budget_bytes: int, progress: Progress
+) -> Quality | None:
+    """Measures a bundle that is about to be published.
+
+    Args:
+        checkpoint: The unrounded model.
+        bundle: The bundle that is being made, with all its components.
+        count: Number of held-out samples; with 0 nothing is measured.
+        workspace: A directory for activations that do not fit in memory; made where it does not exist.
+        budget_bytes: Memory that the process may take.
+        progress: Called while it runs.
+
+    Returns:
+        What was measured, or None where `count` is 0.
+
+    Raises:
+        NumericError: A stage computed a NaN or an infinity.
+    """
+    if count == 0:
+        return None
+    workspace.mkdir(parents=True, exist_ok=True)
+    weights = 4 * sum(matrix.rows * matrix.columns for matrix in split_parts(checkpoint.config.decoder)[0][0].matrices)
+    free = budget_bytes - resident_bytes() - weights
+    return measure_quality(checkpoint, bundle, count, workspace / _ACTIVATIONS_FILE, max(0, free), progress)
+
+
+def check_max_kl(figures: Mapping[str, Any], max_kl: float | None) -> None:
+    """Refuses a bundle that lost more than the user allows.
+
+    Args:
+        figures: The measured quality, as the manifest's `quality` has it.
+        max_kl: Largest mean KL divergence that is allowed, in nats a position; None allows any.
+
+    Raises:
+        ExportError: The mean KL is above the limit.
+    """
+    if max_kl is not None and figures["mean_kl"]["value"] > max_kl:
+        raise ExportError(
+            f"the mean KL of the bundle is {figures['mean_kl']['value']:.4g}, more than --max-kl {max_kl:g}: "
+            "nothing was published"
+        )
 
 
 class QualitySurvey:

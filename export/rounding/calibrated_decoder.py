@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,8 +15,9 @@ from valley2_edge.calibration.packs import Pack
 from valley2_edge.config import DecoderConfig
 from valley2_edge.duration import format_duration
 from valley2_edge.errors import BudgetError, ExportError
-from valley2_edge.export.bundle.remaining_time import WorkMeter
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.control import Announce, Progress
+from valley2_edge.export.decoder.formats import DecoderFormats
 from valley2_edge.export.decoder.layers import (
     MLP_ROWS,
     HeadParts,
@@ -29,19 +30,15 @@ from valley2_edge.export.decoder.layers import (
     split_parts,
     stacked_rows,
 )
-from valley2_edge.export.decoder.layout import DecoderFormats, DecoderMatrix
+from valley2_edge.export.decoder.parts import DecoderMatrix
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore
+from valley2_edge.export.rounding.work_meter import WorkMeter
 from valley2_edge.quantize.factor import factor_dtype
 from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.method import MatrixRecord, Method
 from valley2_edge.quantize.modality import PictureWeight, TokenCounts, picture_token_weight, token_weights
 from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows
 from valley2_edge.runtime.core.process_memory import peak_bytes, resident_bytes
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done and the steps in all."""
-Announce = Callable[[str], None]
-"""Called with a sentence for the user."""
 
 STAGE = "decoder"
 _BLOCK_ROWS = 1024

@@ -16,7 +16,8 @@ from valley2_edge.errors import ExportError
 from valley2_edge.export.bundle.safetensors_stream import SafetensorsStream, TensorPlan, dtype_name
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.control import ExportControl
-from valley2_edge.export.decoder.layout import DecoderFormats, DecoderMatrix, decoder_parts
+from valley2_edge.export.decoder.formats import DecoderFormats
+from valley2_edge.export.decoder.parts import DecoderMatrix, decoder_parts
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import MatrixRecord
 from valley2_edge.quantize.packing import pack_int4, unpack_int4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,29 +12,22 @@ from valley2_edge.calibration.builtin import BUILTIN, builtin_set
 from valley2_edge.calibration.jsonl import read_calibration_file
 from valley2_edge.calibration.packs import PACK_TOKENS, Pack
 from valley2_edge.calibration.samples import CalibrationSet, without_pictures
-from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.control import ExportControl
-from valley2_edge.export.decoder.layers import split_parts
-from valley2_edge.export.decoder.layout import LM_HEAD, DecoderFormats
-from valley2_edge.export.gptq.source import NamedFormats
-from valley2_edge.export.quality.survey import Quality, measure_quality
+from valley2_edge.export.control import Announce, ExportControl, Progress
+from valley2_edge.export.decoder.formats import DecoderFormats, NamedFormats
+from valley2_edge.export.decoder.parts import LM_HEAD
 from valley2_edge.export.rounding.calibrated_decoder import RoundingPlan, round_decoder
-from valley2_edge.export.rounding.inputs import prepare_packs, sample_encoder
+from valley2_edge.export.rounding.inputs import prepare_packs
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore, RoundedLayers, record_facts
 from valley2_edge.export.rounding.options import RoundingOptions, check_options
 from valley2_edge.export.rounding.sensitivity import SensitivityMethod
+from valley2_edge.export.vision.sample_encoder import sample_encoder
 from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import MethodName, rounding_method
 from valley2_edge.quantize.mixed_precision import allocate_formats, candidate_formats
-from valley2_edge.runtime.core.process_memory import resident_bytes
-
-Progress = Callable[[str, int, int], None]
-Announce = Callable[[str], None]
 
 QUALITY_SAMPLES = 32
-_QUALITY_FILE = "quality-activations.bin"
 
 
 @dataclass(frozen=True)
@@ -195,42 +188,6 @@ def _facts(rounding: Rounding, packs: Sequence[Pack], state: LayerState) -> dict
         "layer_seconds": [float(f"{amount:.4g}") for amount in state.step_seconds],
         "peak_bytes": state.peak_bytes,
     }
-
-
-def judge(
-    checkpoint: Checkpoint, bundle: Bundle, rounding: Rounding, workspace: Path, progress: Progress
-) -> Quality | None:
-    """Measures a bundle that is about to be published; None where nothing is to be measured.
-
-    Raises:
-        NumericError: A stage computed a NaN or an infinity.
-    """
-    if rounding.quality_samples == 0:
-        return None
-    workspace.mkdir(parents=True, exist_ok=True)
-    weights = 4 * sum(matrix.rows * matrix.columns for matrix in split_parts(checkpoint.config.decoder)[0][0].matrices)
-    free = rounding.options.budget_bytes - resident_bytes() - weights
-    return measure_quality(
-        checkpoint, bundle, rounding.quality_samples, workspace / _QUALITY_FILE, max(0, free), progress
-    )
-
-
-def check_limit(figures: Mapping[str, Any], rounding: Rounding) -> None:
-    """Refuses a bundle that is worse than the options allow.
-
-    Args:
-        figures: As the manifest's `quality` has them.
-        rounding: The options.
-
-    Raises:
-        ExportError: The mean KL is above the limit.
-    """
-    limit = rounding.options.max_kl
-    if limit is not None and figures["mean_kl"]["value"] > limit:
-        raise ExportError(
-            f"the mean KL of the bundle is {figures['mean_kl']['value']:.4g}, more than --max-kl {limit:g}: "
-            "nothing was published"
-        )
 
 
 def workspace_bytes(checkpoint: Checkpoint, rounding: Rounding, decoder_bytes: int) -> int:

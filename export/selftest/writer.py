@@ -19,7 +19,9 @@ from valley2_edge.config import ModelConfig
 from valley2_edge.errors import ExportError, NumericError
 from valley2_edge.export.bundle.safetensors_stream import SafetensorsStream, TensorPlan
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.decoder.stored_reference import StoredDecoder, reference_logits
+from valley2_edge.export.control import Progress, no_progress
+from valley2_edge.export.decoder.reference import reference_logits
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.selftest.picture import draw_picture
 from valley2_edge.export.vision.component import open_component
 from valley2_edge.geometry import Geometry, GeometryOptions
@@ -52,7 +54,6 @@ QUANTIZED_LOGIT_TOLERANCE = 5e-3
 _VISION_STAGES = ("siglip_features", "projector_tokens", "eagle_tokens")
 
 Floats = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def write_selftest(
     """
     config = checkpoint.config
     steps = 2 + config.decoder.num_hidden_layers
-    report = progress or (lambda stage, done, total: None)
+    report = progress or no_progress
     policy = Policy()
     (directory / SELFTEST_PICTURE).parent.mkdir(exist_ok=True)
     draw_picture().save(directory / SELFTEST_PICTURE)
@@ -161,7 +162,7 @@ def renew_selftest(
         NumericError: A stage computes a NaN or an infinity.
         OSError: A file cannot be written.
     """
-    report = progress or (lambda stage, done, total: None)
+    report = progress or no_progress
     test, reference = read_self_test(previous)
     picture = previous.read(SELFTEST_PICTURE, MAX_SELFTEST_BYTES)
     (directory / SELFTEST_PICTURE).parent.mkdir(exist_ok=True)

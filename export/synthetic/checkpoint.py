@@ -26,6 +26,7 @@ from valley2_edge.config import (
 )
 from valley2_edge.errors import CheckpointError
 from valley2_edge.export.checkpoint.tensor_names import Shape, pooling_head_tensors, required_tensors
+from valley2_edge.export.control import Progress, no_progress
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -44,8 +45,6 @@ OUTLIER_CHANNELS = 1000
 """One channel in as many is an outlier."""
 _OUTLIER_EXPONENT = 4
 _BF16_MANTISSA_BITS = 7
-
-Progress = Callable[[str, int, int], None]
 
 
 def small_config(
@@ -134,7 +133,7 @@ def write_synthetic_checkpoint(
             shutil.copyfile(tokenizer / name, directory / name)
     shapes = required_tensors(config) | (pooling_head_tensors(config.siglip) if pooling_head else {})
     pieces = partial(_random_pieces, seed=seed, outliers=outliers)
-    _write_shards(directory, _cut(shapes, shard_bytes), pieces, progress or (lambda stage, done, total: None))
+    _write_shards(directory, _cut(shapes, shard_bytes), pieces, progress or no_progress)
     # The config comes last: a directory with a config is complete
     write_config_files(directory, config)
 

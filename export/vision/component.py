@@ -22,7 +22,8 @@ from valley2_edge.export.checkpoint.tensor_names import (
     projector_tensors,
     siglip_tensors,
 )
-from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.checkpoint.weights import Weights
+from valley2_edge.export.control import Progress, no_progress
 from valley2_edge.export.onnx.graph import data_path
 from valley2_edge.export.onnx.session import open_session
 from valley2_edge.export.vision.native_eagle import write_native_eagle
@@ -35,9 +36,6 @@ from valley2_edge.export.vision.onnx_siglip import write_siglip
 from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.vision.engine import NATIVE_SUFFIX, ComponentName
 from valley2_edge.runtime.vision.native_engine import NativeEngine
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
 
 LARGEST_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 1e-1}
 """Norm of the difference over norm of the reference; more fails the export."""
@@ -91,7 +89,7 @@ def export_vision(
     native = not as_graph and is_native(precision)
     path = directory / "vision" / (f"{component}.safetensors" if native else f"{component}.onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = progress or (lambda stage, done, total: None)
+    report = progress or no_progress
     _write(checkpoint, component, path, precision, report, native=native)
     if not native:
         onnx.checker.check_model(str(path), full_check=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from valley2_edge.config import EagleConfig
 from valley2_edge.export.checkpoint.tensor_names import EAGLE_PREFIX, PICTURE_CHANNELS
-from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, TowerPrecision, write_tower
 from valley2_edge.export.vision.native_layers import (
     LayerSource,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from valley2_edge.export.bundle.safetensors_stream import TensorPlan
-from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, TowerPrecision, padded_vector, vector_plan
 from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from valley2_edge.config import ProjectorConfig, SiglipConfig
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.tensor_names import CONV_SIDE, PROJECTOR_PREFIX
-from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, write_tower
 from valley2_edge.export.vision.native_layers import norm_plan, norm_tensors, read_norm
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from valley2_edge.config import SiglipConfig
 from valley2_edge.export.checkpoint.tensor_names import PICTURE_CHANNELS, SIGLIP_PREFIX
-from valley2_edge.export.onnx.blocks import Weights
+from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.vision.native_file import (
     MatrixPlan,
     Part,

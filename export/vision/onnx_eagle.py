@@ -9,7 +9,8 @@ from onnx import TensorProto
 
 from valley2_edge.config import EagleConfig
 from valley2_edge.export.checkpoint.tensor_names import EAGLE_PREFIX, PICTURE_CHANNELS
-from valley2_edge.export.onnx.blocks import QueryBlocks, Weights, attention, free_blocks, layer_norm, linear
+from valley2_edge.export.checkpoint.weights import Weights
+from valley2_edge.export.onnx.blocks import QueryBlocks, attention, free_blocks, layer_norm, linear
 from valley2_edge.export.onnx.graph import Graph
 from valley2_edge.precisions import VisionPrecision
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from onnx import TensorProto
 
 from valley2_edge.config import ProjectorConfig, SiglipConfig
-from valley2_edge.export.checkpoint.tensor_names import CONV_SIDE, PROJECTOR_PREFIX
-from valley2_edge.export.onnx.blocks import Weights, layer_norm, linear
+from valley2_edge.export.checkpoint.tensor_names import CONV_SIDE, PROJECTOR_NORM_EPSILON, PROJECTOR_PREFIX
+from valley2_edge.export.checkpoint.weights import Weights
+from valley2_edge.export.onnx.blocks import layer_norm, linear
 from valley2_edge.export.onnx.graph import Graph
 from valley2_edge.precisions import VisionPrecision
-
-OVIS_EPSILON = 1e-5
 
 
 def write_projector(
@@ -44,7 +43,7 @@ def _ovis(graph: Graph, weights: Weights, features: str, side: int, config: Proj
     value = _convolution(graph, weights, features, side, config.input_size)
     # (tiles, tokens, vocabulary)
     scores = linear(graph, weights, value, PROJECTOR_PREFIX + "mlp.0", "vocabulary", bias=False)
-    scores = layer_norm(graph, weights, scores, PROJECTOR_PREFIX + "mlp.1", "vocabulary.norm", OVIS_EPSILON)
+    scores = layer_norm(graph, weights, scores, PROJECTOR_PREFIX + "mlp.1", "vocabulary.norm", PROJECTOR_NORM_EPSILON)
     probabilities = graph.node("Softmax", [scores], "vocabulary.probabilities", axis=-1)
     embedding = graph.matrix("embedding", weights.read(PROJECTOR_PREFIX + "embedding.weight"))
     return graph.node("MatMul", [probabilities, embedding], "mixture")

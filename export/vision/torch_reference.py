@@ -19,6 +19,7 @@ from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.tensor_names import (
     EAGLE_PREFIX,
     PICTURE_CHANNELS,
+    PROJECTOR_NORM_EPSILON,
     PROJECTOR_PREFIX,
     SIGLIP_PREFIX,
     Shape,
@@ -26,7 +27,6 @@ from valley2_edge.export.checkpoint.tensor_names import (
     projector_tensors,
     siglip_tensors,
 )
-from valley2_edge.export.vision.onnx_projector import OVIS_EPSILON
 
 FLOAT_BYTES = 4
 
@@ -76,7 +76,9 @@ class ProjectorReference(nn.Module):
         inputs, width, outputs = config.input_size, config.mlp_hidden_dim, config.output_size
         if config.type == "ovis_conv_adapter":
             self.conv = nn.Conv2d(inputs, inputs, 3, stride=2, padding=1)
-            self.mlp = nn.Sequential(nn.Linear(inputs, width, bias=False), nn.LayerNorm(width, eps=OVIS_EPSILON))
+            self.mlp = nn.Sequential(
+                nn.Linear(inputs, width, bias=False), nn.LayerNorm(width, eps=PROJECTOR_NORM_EPSILON)
+            )
             self.embedding = nn.Embedding(width, outputs)
             return
         if config.type == "mlp_pixel_shuffle":

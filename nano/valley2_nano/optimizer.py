@@ -123,7 +123,7 @@ def _width_factor(name: str, value: Tensor) -> float:
 
 
 def _shares(costs: Sequence[int], workers: int) -> list[int]:
-    """Who does what: the dearest first, each to the one with the least so far."""
+    """The worker of each piece of work: the most expensive piece first, each to the worker with the least so far."""
     totals, owners = [0] * workers, [0] * len(costs)
     for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
         owners[index] = totals.index(min(totals))

@@ -38,8 +38,8 @@ def header(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("precision", ["int4", "int8", "fp16", "fp32"])
 def test_files_are_laid_out_as_an_export_does(tmp_path: Path, precision: DecoderPrecision) -> None:
+    from valley2_edge.export.decoder.formats import decoder_formats
     from valley2_edge.export.decoder.layout import decoder_metadata, decoder_plan, embeddings_metadata
-    from valley2_edge.export.decoder.writer import decoder_formats
 
     SyntheticDecoder(ODD, precision, 32).write(tmp_path)
     formats = decoder_formats(precision, group_size=32)

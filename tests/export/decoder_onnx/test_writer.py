@@ -19,13 +19,9 @@ from valley2_edge.bundle import onnx_decoder_file, onnx_head_file, open_bundle
 from valley2_edge.config import DecoderConfig, ModelConfig
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.decoder.reader import BundleDecoder
-from valley2_edge.export.decoder.writer import (
-    decoder_formats,
-    export_decoder,
-    export_embeddings,
-    export_rounded_decoder,
-)
+from valley2_edge.export.decoder.formats import decoder_formats
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
+from valley2_edge.export.decoder.writer import export_decoder, export_embeddings, export_rounded_decoder
 from valley2_edge.export.decoder_onnx.weights import pack_halves
 from valley2_edge.export.decoder_onnx.writer import onnx_decoder_bytes, write_onnx_decoder
 from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
@@ -34,6 +30,8 @@ from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.quantize.rtn import dequantize_rows
 from valley2_edge.runtime.core.decoder import Decoder
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"
@@ -103,7 +101,7 @@ def _distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> floa
 @pytest.mark.parametrize("options", FORMATS, ids=str)
 def test_logits_equal_the_native_ones(tmp_path: Path, options: dict[str, Any]) -> None:
     directory = _export(tmp_path, **options)
-    config = BundleDecoder(directory).config
+    config = StoredDecoder(directory).config
     exact = _native_logits(directory, TOKENS, "int16")
     quantized = options["precision"] in ("int4", "int8")
     # Without integers both compute in float32; with them the native core's int16 activations are what differs.
@@ -118,7 +116,7 @@ def test_logits_equal_the_native_ones(tmp_path: Path, options: dict[str, Any]) -
 def test_fp32_logits_and_greedy_tokens_are_the_original_models(tmp_path: Path) -> None:
     golden = load_file(GOLDEN / "fwd" / "eagle_ovis" / "llm_only.safetensors")
     directory = _export(tmp_path, precision="fp32")
-    config = BundleDecoder(directory).config
+    config = StoredDecoder(directory).config
     tokens = golden["input_ids"].astype(np.int32)
     logits = _onnx_logits(directory, tokens, "fp32", config)
     assert np.abs(logits - golden["logits_all"]).max() < 5e-4
@@ -131,7 +129,7 @@ def test_fp32_logits_and_greedy_tokens_are_the_original_models(tmp_path: Path) -
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_dequantised_weights_are_the_native_ones_bit_for_bit(tmp_path: Path, symmetric: bool) -> None:
     directory = _export(tmp_path, precision="int4", group_size=64, symmetric=symmetric)
-    decoder = BundleDecoder(directory)
+    decoder = StoredDecoder(directory)
     model = onnx.load(str(directory / onnx_decoder_file("fp16")))
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     qkv = "layers.1.attention.qkv"

@@ -19,24 +19,22 @@ from valley2_edge.bundle import open_bundle, read_manifest
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import BudgetError, CheckpointError, ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.decoder.layout import DecoderFormats, DecoderMatrix, decoder_parts
-from valley2_edge.export.decoder.reader import BundleDecoder
-from valley2_edge.export.decoder.writer import (
-    decoder_formats,
-    export_decoder,
-    export_embeddings,
-    export_rounded_decoder,
-)
+from valley2_edge.export.decoder.formats import DecoderFormats, NamedFormats, decoder_formats
+from valley2_edge.export.decoder.parts import DecoderMatrix, decoder_parts
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
+from valley2_edge.export.decoder.writer import export_decoder, export_embeddings, export_rounded_decoder
 from valley2_edge.export.gptq import writer as gptq_writer
 from valley2_edge.export.gptq.interchange import bundle_gptq_checkpoint, write_gptq_checkpoint
 from valley2_edge.export.gptq.output_scales import SCALES_FILE
-from valley2_edge.export.gptq.source import GptqDecoder, NamedFormats
+from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.gptq.writer import GptqWriter
 from valley2_edge.export.quality.report import REPORT_FILE
 from valley2_edge.quantize.gptq_checkpoint import GptqFormat
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.rtn import QuantizedRows
 from valley2_edge.verify.run import self_test
+
+pytestmark = pytest.mark.slow
 
 CHECKPOINT = Path(__file__).parents[2] / "golden" / "ckpt" / "eagle_ovis"
 DECODER_FILES = ("decoder/decoder.safetensors", "decoder/embeddings.safetensors")
@@ -53,7 +51,7 @@ def _write_decoder(directory: Path, formats: DecoderFormats) -> DecoderConfig:
 def _convert(bundle: Path, target: Path, checkpoint_format: GptqFormat | None = None) -> Path:
     """What write_gptq_checkpoint writes, from a directory that holds a decoder only."""
     target.mkdir()
-    writer = GptqWriter(BundleDecoder(bundle), checkpoint_format)
+    writer = GptqWriter(StoredDecoder(bundle), checkpoint_format)
     writer.write_tensors(target / "model.safetensors", lambda *_: None)
     writer.write_scales(target / SCALES_FILE)
     with Checkpoint.open(CHECKPOINT) as checkpoint:
@@ -138,7 +136,7 @@ def test_the_file_is_that_of_a_qwen2_model(tmp_path: Path) -> None:
             assert tensors[name].dtype == torch.bfloat16 and torch.equal(tensors[name], checkpoint.tensor(name))
         bias = checkpoint.tensor(f"{LAYER}.self_attn.k_proj.bias").float()
     assert torch.equal(tensors[f"{LAYER}.self_attn.k_proj.bias"].float(), bias)
-    exact = BundleDecoder(tmp_path / "bundle").matrix("lm_head")
+    exact = StoredDecoder(tmp_path / "bundle").matrix("lm_head")
     assert tensors["lm_head.weight"].dtype == torch.float32 and torch.equal(tensors["lm_head.weight"], exact)
     shapes = {name: tuple(tensors[f"{LAYER}.mlp.up_proj.{name}"].shape) for name in ("qweight", "qzeros", "scales")}
     assert shapes == {"qweight": (32, 512), "qzeros": (4, 64), "scales": (4, 512)}
@@ -162,18 +160,18 @@ def test_tensors_begin_at_multiples_of_their_item_size(tmp_path: Path) -> None:
 def test_a_decoder_of_floats_is_refused(tmp_path: Path) -> None:
     _write_decoder(tmp_path / "bundle", decoder_formats("fp16"))
     with pytest.raises(ExportError, match="has no int4 or int8 layer"):
-        GptqWriter(BundleDecoder(tmp_path / "bundle"))
+        GptqWriter(StoredDecoder(tmp_path / "bundle"))
 
 
 def test_a_decoder_of_unequal_steps_is_refused(tmp_path: Path) -> None:
     _write_decoder(tmp_path / "bundle", decoder_formats("int4", code="nf4"))
     with pytest.raises(ExportError, match=r"layers\.0\.attention\.qkv is nf4: the GPTQ layout knows levels of equal"):
-        GptqWriter(BundleDecoder(tmp_path / "bundle"))
+        GptqWriter(StoredDecoder(tmp_path / "bundle"))
 
 
 def test_a_lost_integer_of_the_output_matrix_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_decoder(tmp_path / "bundle", decoder_formats("int4"))
-    decoder = BundleDecoder(tmp_path / "bundle")
+    decoder = StoredDecoder(tmp_path / "bundle")
     read = decoder.quantized_rows
 
     def without_a_scale(name: str, first: int = 0, last: int | None = None) -> QuantizedRows:

@@ -18,13 +18,14 @@ from valley2_edge.calibration.encode import Branch, EncodedSample
 from valley2_edge.calibration.packs import Pack, pack_samples
 from valley2_edge.duration import format_duration
 from valley2_edge.errors import BudgetError, NumericError
-from valley2_edge.export.bundle.remaining_time import WorkMeter
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.decoder.layout import DECODER_FILE
-from valley2_edge.export.decoder.writer import decoder_formats, export_decoder, export_rounded_decoder
+from valley2_edge.export.decoder.writer import export_decoder, export_rounded_decoder
 from valley2_edge.export.rounding import calibrated_decoder
 from valley2_edge.export.rounding.calibrated_decoder import RoundingPlan, round_decoder
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore, RoundedLayers
+from valley2_edge.export.rounding.work_meter import WorkMeter
 from valley2_edge.quantize import gptq
 from valley2_edge.quantize.factor import NotPositiveDefiniteError
 from valley2_edge.quantize.method import MethodName, rounding_method
@@ -205,7 +206,7 @@ def test_a_full_disk_leaves_a_state_that_can_go_on(small_disk: Path) -> None:
 
 def test_remaining_time_is_judged_by_the_speed_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 10.0, 11.0])
-    monkeypatch.setattr("valley2_edge.export.bundle.remaining_time.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("valley2_edge.export.rounding.work_meter.time.perf_counter", lambda: next(clock))
     meter = WorkMeter({"slow": 30, "fast": 100, "other": 6})
     assert meter.remaining_seconds() is None
     meter.skip("slow", 10)

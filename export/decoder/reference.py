@@ -3,96 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
 from valley2_edge.config import DecoderConfig
-from valley2_edge.errors import BundleError, NumericError
-from valley2_edge.export.decoder.layout import DECODER_FILE, EMBEDDINGS_FILE, EMBEDDINGS_TENSOR, FINAL_NORM, LM_HEAD
-from valley2_edge.outside_files import parse_json
-from valley2_edge.quantize.matrix_format import MatrixFormat
-from valley2_edge.quantize.packing import PANEL, panel_count, unpack_floats, unpack_groups, unpack_int4, unpack_int8
-from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows
+from valley2_edge.errors import NumericError
+from valley2_edge.export.decoder.parts import FINAL_NORM, LM_HEAD
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
+from valley2_edge.quantize.packing import panel_count
 
 _LM_HEAD_PANELS = 64
-
-
-class StoredDecoder:
-    """Reads the decoder's files back; every read opens the file anew, so that no mapping of it stays in memory.
-
-    Args:
-        directory: The bundle, finished or being made.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / DECODER_FILE
-        self._embeddings = directory / EMBEDDINGS_FILE
-        try:
-            with safe_open(self._path, "pt") as reader:
-                metadata = reader.metadata() or {}
-            texts = metadata["matrices"], metadata["config"]
-            self._matrices, config = (parse_json(text, str(self._path), BundleError) for text in texts)
-            config.pop("head_size")
-            self.config = DecoderConfig(**config)
-        except (OSError, SafetensorError, KeyError, AttributeError, TypeError, ValidationError) as error:
-            raise BundleError(f"{self._path} does not describe a decoder: export the bundle again") from error
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """A norm or a bias, float32."""
-        with safe_open(self._path, "pt") as reader:
-            tensor: torch.Tensor = reader.get_tensor(name)
-            return tensor.clone()
-
-    def rows(self, name: str) -> int:
-        """Rows of a matrix, without padding."""
-        return int(self._matrices[name]["rows"])
-
-    def format(self, name: str) -> MatrixFormat:
-        """How a matrix is stored."""
-        facts = self._matrices[name]
-        code = facts.get("code", "uniform")
-        return MatrixFormat(facts["precision"], facts["group_size"] or 128, facts["symmetric"], code)
-
-    def matrix(self, name: str, first_panel: int = 0, last_panel: int | None = None) -> torch.Tensor:
-        """The weights that a stored matrix stands for.
-
-        Args:
-            name: The matrix.
-            first_panel: First panel of 64 rows.
-            last_panel: Panel to stop before; None: all.
-
-        Returns:
-            (rows, columns) float32.
-        """
-        facts = self._matrices[name]
-        panel_total = panel_count(facts["rows"])
-        last_panel = panel_total if last_panel is None else min(last_panel, panel_total)
-        rows = min(facts["rows"], last_panel * PANEL) - first_panel * PANEL
-        with safe_open(self._path, "pt") as reader:
-
-            def read(part: str) -> torch.Tensor:
-                panels: torch.Tensor = reader.get_slice(f"{name}.{part}")[first_panel:last_panel]
-                return panels
-
-            weight = read("weight")
-            if facts["precision"] in ("fp32", "fp16"):
-                return unpack_floats(weight, rows).to(torch.float32).contiguous()
-            matrix_format = self.format(name)
-            unpack = unpack_int4 if facts["precision"] == "int4" else unpack_int8
-            zeros = unpack_groups(read("zeros"), rows) if matrix_format.has_zeros else None
-            stored = QuantizedRows(unpack(weight, rows), unpack_groups(read("scales"), rows), zeros)
-            return dequantize_rows(stored, matrix_format)
-
-    def embed(self, tokens: list[int]) -> torch.Tensor:
-        """Rows of the embedding table: (tokens, hidden_size) float32."""
-        with safe_open(self._embeddings, "pt") as reader:
-            table = reader.get_slice(EMBEDDINGS_TENSOR)
-            return torch.cat([table[token : token + 1] for token in tokens]).to(torch.float32)
 
 
 def reference_logits(

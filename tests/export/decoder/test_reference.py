@@ -10,8 +10,12 @@ from safetensors.torch import load_file
 
 from valley2_edge.errors import NumericError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.decoder.stored_reference import StoredDecoder, reference_logits
-from valley2_edge.export.decoder.writer import decoder_formats, export_decoder, export_embeddings
+from valley2_edge.export.decoder.formats import decoder_formats
+from valley2_edge.export.decoder.reference import reference_logits
+from valley2_edge.export.decoder.stored_decoder import StoredDecoder
+from valley2_edge.export.decoder.writer import export_decoder, export_embeddings
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
