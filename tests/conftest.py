@@ -34,9 +34,10 @@ def _heard_interruptions() -> None:
 @pytest.fixture(scope="session")
 def fp32_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint, exported in fp32; not to be changed."""
+    from valley2_edge.export.options import ExportOptions
     from valley2_edge.export.pipeline import export_bundle
 
-    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("bundles") / "fp32", precision="fp32")
+    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("bundles") / "fp32", ExportOptions(precision="fp32"))
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,7 @@ def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def onnx_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint in int4 with the decoder in ONNX graphs; not to be changed."""
+    from valley2_edge.export.options import ExportOptions
     from valley2_edge.export.pipeline import export_bundle
 
-    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("bundles") / "onnx", decoder_engine="onnx")
+    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("bundles") / "onnx", ExportOptions(decoder_engine="onnx"))

@@ -20,6 +20,7 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 from valley2_edge import Valley2
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import Cancelled, InputError
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
@@ -193,7 +194,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from valley2_edge.export.pipeline import export_bundle
 
     path = tmp_path_factory.mktemp("bundles") / "native"
-    return open_bundle(export_bundle(CHECKPOINT, path, precision="fp32", vision_precision="int8"))
+    return open_bundle(export_bundle(CHECKPOINT, path, ExportOptions(precision="fp32", vision_precision="int8")))
 
 
 @pytest.mark.parametrize("kind", ["siglip", "projector", "eagle"])

@@ -9,6 +9,7 @@ import pytest
 
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import BundleError, Cancelled, InputError
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
@@ -26,7 +27,9 @@ def native_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from valley2_edge.export.pipeline import export_bundle
 
     return export_bundle(
-        CHECKPOINT, tmp_path_factory.mktemp("bundles") / "native", precision="fp32", vision_precision="int8"
+        CHECKPOINT,
+        tmp_path_factory.mktemp("bundles") / "native",
+        ExportOptions(precision="fp32", vision_precision="int8"),
     )
 
 
