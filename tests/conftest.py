@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -54,15 +55,16 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
-def export_once(directory: Path, bundles: dict[str, dict[str, str]]) -> Path:
+def export_once(directory: Path, bundles: dict[str, dict[str, Any]]) -> Path:
     """Exports the tiny checkpoint, by name and options, where all workers look: whichever asks first does it."""
     directory.mkdir(exist_ok=True)
     with FileLock(directory / ".lock"):
         for name, options in bundles.items():
             if not (directory / name).is_dir():
+                from valley2_edge.export.options import ExportOptions
                 from valley2_edge.export.pipeline import export_bundle
 
-                export_bundle(CHECKPOINT, directory / name, **options)
+                export_bundle(CHECKPOINT, directory / name, ExportOptions(**options))
     return directory
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from valley2_edge import chosen_bundle, user_data
+from valley2_edge.export.options import ExportOptions
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
@@ -21,10 +22,10 @@ def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) ->
     """What the command hands to the exporter, which returns a bundle made before."""
     seen: dict[str, Any] = {}
 
-    def export_bundle(checkpoint: str, output: Path | None, **options: Any) -> Path:
-        options["progress"]("decoder", 1, 2)
-        options["announce"]("It takes a while.")
-        seen.update(options, checkpoint=checkpoint, output=output)
+    def export_bundle(checkpoint: str, output: Path | None, options: ExportOptions, **others: Any) -> Path:
+        others["progress"]("decoder", 1, 2)
+        others["announce"]("It takes a while.")
+        seen.update(vars(options), **others, checkpoint=checkpoint, output=output)
         return int4_bundle
 
     monkeypatch.setattr("valley2_edge.export.pipeline.export_bundle", export_bundle)

@@ -15,7 +15,7 @@ from valley2_edge.cli.interrupts import Interrupted, run_until_interrupted
 from valley2_edge.cli.terminal import StageProgress, error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import InputError
 from valley2_edge.export.bundle.writer import check_place
-from valley2_edge.export.control import ExportControl, looking
+from valley2_edge.export.control import ExportControl, cancelling_progress
 
 
 def convert(
@@ -54,7 +54,7 @@ def convert(
         from valley2_edge.export.gptq.interchange import bundle_gptq_checkpoint, write_gptq_checkpoint
 
         progress("loading torch", 1, 1)
-        opened = _open(bundle, looking(control, progress))
+        opened = _open(bundle, cancelling_progress(control, progress))
         if from_bundle:
             return write_gptq_checkpoint(
                 opened,

@@ -38,6 +38,7 @@ from valley2_edge.export.bundle.writer import check_output, check_place
 from valley2_edge.export.checkpoint.config import read_model_config
 from valley2_edge.export.checkpoint.local import DEFAULT_CHECKPOINT, local_checkpoint
 from valley2_edge.export.control import ExportControl
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
 
 DECIDED_BY_DECODER = ("precision", "group_size", "symmetric")
@@ -129,15 +130,17 @@ def export(
         made = export_bundle(
             checkpoint,
             output,
-            precision=precision,
-            vision_precision=vision_precision,
-            projector_precision=projector_precision,
-            group_size=group_size,
-            symmetric=symmetric,
-            lm_head_precision=lm_head_precision,
-            rounding=rounding,
-            decoder=decoder,
-            decoder_engine=decoder_engine,
+            ExportOptions(
+                precision=precision,
+                vision_precision=vision_precision,
+                projector_precision=projector_precision,
+                group_size=group_size,
+                symmetric=symmetric,
+                lm_head_precision=lm_head_precision,
+                rounding=rounding,
+                decoder=decoder,
+                decoder_engine=decoder_engine,
+            ),
             revision=revision,
             overwrite=overwrite,
             progress=progress,
