@@ -26,7 +26,8 @@ from vision_towers import Subject, inputs_of, open_engine, prepare, released
 from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
 from valley2_edge.config import DecoderConfig, ModelConfig
 from valley2_edge.errors import Cancelled, Valley2Error
-from valley2_edge.policy import EaglePreset, Policy
+from valley2_edge.options import EaglePreset
+from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from valley2_edge.errors import InputError
-from valley2_edge.policy import Policy, PolicyName
+from valley2_edge.options import PolicyName
+from valley2_edge.policy import Policy
 from valley2_edge.prompt import (
     PICTURE_ID,
     Layout,

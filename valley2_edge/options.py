@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 from valley2_edge.errors import InputError, OptionError
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS
 
 Isa = Literal["auto", "portable", "avx2", "avx512-vnni", "neon", "avx-vnni"]
 Activations = Literal["auto", "int8", "int16"]
@@ -30,8 +31,6 @@ EAGLE_MAX_TOKENS = 16384
 """The first of the Eagle branch's two resizes never leaves more tokens, whatever the caller's cap."""
 _SELDOM_MET = (LARGEST_FACTOR, LARGEST_UINT32, LARGEST_UINT64)
 """Upper limits that a refusal mentions only to those who exceed them."""
-MAX_PICTURE_PIXELS = 178_956_970
-"""The highest limit of a picture's size that can be chosen: Pillow's own."""
 DEFAULT_FRAMES = 8
 """Frames that are taken of a video unless the caller says how many."""
 
@@ -129,7 +128,7 @@ def _text(name: str, value: Any) -> None:
 
 
 def _size(name: str, value: Any) -> None:
-    """An amount of memory above 0, as a number of bytes or as a person writes it."""
+    """An amount of memory, as a number of bytes or as a person writes it."""
     size_bytes(value)
 
 
@@ -150,14 +149,14 @@ def _providers(name: str, value: Any) -> None:
 
 
 def size_bytes(size: str | int | None) -> int:
-    """The number of bytes of an amount of memory such as "6GiB"; 0 for None.
+    """The number of bytes of an amount of memory such as "6GiB"; None and the number 0 choose nothing and are 0.
 
     Raises:
         InputError: It is no amount of memory.
     """
     from valley2_edge.byte_count import parse_bytes
 
-    return 0 if size is None else parse_bytes(str(size))
+    return parse_bytes(str(size)) if size not in (None, 0) else 0
 
 
 def _option(default: Value, meaning: str, check: Check) -> Value:
@@ -230,7 +229,7 @@ class LoadOptions(_Checked):
         None,
         "Most memory of the GPU to use, such as 6GiB or a number of bytes; layers that do not fit stay on the CPU. By "
         "default all that is free. With the vision engines on the GPU as well, it decides what stays there.",
-        _or(None, _size),
+        _size,
     )
     providers: Sequence[str] | None = _option(
         None,
@@ -238,7 +237,7 @@ class LoadOptions(_Checked):
         "it. By default in the order that ONNX Runtime offers on this machine.",
         _or(None, _providers),
     )
-    vision_engine: str = _option(
+    vision_engine: VisionEngineName = _option(
         "auto",
         "What computes the vision half: native for the core's own towers, onnx for ONNX Runtime, tensorrt for engines "
         "that are built once for an NVIDIA GPU (with ONNX Runtime where that cannot be), or auto for what the bundle "
@@ -267,7 +266,7 @@ class LoadOptions(_Checked):
         "Most memory of the process to use, such as 6GiB or a number of bytes. Each session then gives up as little "
         "as possible of what it is asked for, and a question that would need more is refused. By default there is no "
         "limit.",
-        _or(None, _size),
+        _size,
     )
 
 
@@ -280,7 +279,7 @@ class PictureOptions(_Checked):
         InputError: A value is not acceptable.
     """
 
-    policy: str = _option(
+    policy: PolicyName = _option(
         "hub",
         "Which reference to follow: hub is the released processor, which tiles a lone picture; repo is the "
         "repository's chat class, which tiles all pictures.",
@@ -291,7 +290,7 @@ class PictureOptions(_Checked):
     tiles: bool = _option(
         True, "Cut pictures into tiles where the policy says so; otherwise each is resized as a whole.", _flag
     )
-    eagle_preset: str = _option(
+    eagle_preset: EaglePreset = _option(
         "balanced",
         "Most Eagle tokens of a picture, by name: fast is 256, balanced 729 (196 for each of several pictures or "
         "frames), document 1280, full 16384.",
@@ -306,7 +305,7 @@ class PictureOptions(_Checked):
         _or(None, _whole(1, EAGLE_MAX_TOKENS)),
     )
     max_picture_pixels: int = _option(
-        100_000_000,
+        DEFAULT_MAX_PICTURE_PIXELS,
         "Largest width times height of a picture or frame; larger ones are refused before they are decoded. 40,000,000 "
         "is a good choice for pictures from strangers.",
         _whole(1, MAX_PICTURE_PIXELS),
@@ -408,6 +407,20 @@ def changed(options: Options, changes: Mapping[str, Any]) -> Options:
     """
     check_names(changes, type(options))
     return replace(options, **changes) if changes else options
+
+
+def picked(options: type[Options], source: object, **others: Any) -> Options:
+    """Options of a class whose values are those of the fields of the same names of another object.
+
+    Args:
+        options: The class.
+        source: The object that has the values.
+        **others: Values for fields that are not to be as in `source`.
+
+    Raises:
+        InputError: A value is not acceptable.
+    """
+    return options(**{field.name: getattr(source, field.name) for field in fields(options)} | others)
 
 
 def check_names(names: Mapping[str, Any], *classes: type[_Checked], others: Sequence[str] = ()) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.errors import InputError, Valley2Error
+from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, changed, size_bytes
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.core.library import (
     ACTIVATIONS_NUMBERS,
@@ -31,7 +33,6 @@ from valley2_edge.runtime.core.library import (
     library,
 )
 from valley2_edge.runtime.core.native_call import (
-    LARGEST_UINT64,
     EventBridge,
     Stamp,
     float_pointer,
@@ -49,17 +50,14 @@ class Decoder:
     """A decoder whose weights are mapped from a bundle's `decoder` directory; immutable, shared by sessions.
 
     Args:
-        directory: holds decoder.safetensors and embeddings.safetensors.
-        threads: of the native thread pool; 0: as many as the process may run on.
-        isa: instruction set of the kernels, a key of `ISA_NUMBERS`; "auto": the machine's best.
-        activations: of quantised matrices on the CPU, "int8" or "int16".
-        device: "cpu", "cuda", or "auto": a GPU if there is a usable one with room for a layer, else the CPU.
-        gpu_layers: the first ones, on the GPU; 0: as many as there is memory for.
-        gpu_context: positions of a session that must fit beside them; 0: 4096.
-        gpu_memory: bytes of the GPU's memory at most; 0: what is free.
-        gpu_yields: `trim` takes the weights off the GPU until they are used again.
-        decoder_stamp: what decoder.safetensors was when it was checked; None: any file will do.
-        embeddings_stamp: likewise of embeddings.safetensors.
+        directory: The directory with decoder.safetensors and embeddings.safetensors.
+        options: What concerns the native decoder in the options of loading: threads, isa, activations, device,
+            gpu_layers and gpu_memory. By default, and with None for the device, it runs on the CPU.
+        gpu_context: Positions of a session that must fit beside the layers on the GPU; 0 is 4096.
+        offload_weights: `trim` takes the weights off the GPU until they are used again.
+        decoder_stamp: What decoder.safetensors was when it was checked; None accepts any file.
+        embeddings_stamp: What embeddings.safetensors was when it was checked; None accepts any file.
+        **changes: Fields of `LoadOptions` that differ from `options`.
 
     Raises:
         BundleError: a file is missing, damaged, not understood, or not the one that was checked.
@@ -70,36 +68,33 @@ class Decoder:
     def __init__(
         self,
         directory: Path,
+        options: LoadOptions = LoadOptions(),
         *,
-        threads: int = 0,
-        isa: str = "auto",
-        activations: str = "int8",
-        device: str = "cpu",
-        gpu_layers: int = 0,
         gpu_context: int = 0,
-        gpu_memory: int = 0,
-        gpu_yields: bool = False,
+        offload_weights: bool = False,
         decoder_stamp: Stamp | None = None,
         embeddings_stamp: Stamp | None = None,
+        **changes: Any,
     ) -> None:
         self._handle: ctypes.c_void_p | None = None
         self._lock = threading.RLock()
         self._sessions = 0
         self._closed = False
-        options = ModelOptionsStruct(
-            threads=unsigned("threads", threads),
-            isa=number_of("isa", isa, ISA_NUMBERS),
-            activations=number_of("activations", activations, ACTIVATIONS_NUMBERS),
-            device=number_of("device", device, DEVICE_NUMBERS),
-            gpu_layers=unsigned("gpu_layers", gpu_layers),
+        wanted = changed(options, changes)
+        struct = ModelOptionsStruct(
+            threads=wanted.threads,
+            isa=ISA_NUMBERS[wanted.isa],
+            activations=ACTIVATIONS_NUMBERS[wanted.activations],
+            device=DEVICE_NUMBERS[wanted.device or "cpu"],
+            gpu_layers=wanted.gpu_layers,
             gpu_context=unsigned("gpu_context", gpu_context),
-            gpu_memory=unsigned("gpu_memory", gpu_memory, LARGEST_UINT64),
-            gpu_yields=int(gpu_yields),
+            gpu_memory=unsigned("gpu_memory", size_bytes(wanted.gpu_memory), LARGEST_UINT64),
+            gpu_yields=int(offload_weights),
             decoder_stamp=stamp_struct(decoder_stamp),
             embeddings_stamp=stamp_struct(embeddings_stamp),
         )
         handle = ctypes.c_void_p()
-        check(library().v2e_model_open(path_bytes(directory), ctypes.byref(options), ctypes.byref(handle)))
+        check(library().v2e_model_open(path_bytes(directory), ctypes.byref(struct), ctypes.byref(handle)))
         self._handle = handle
         self.description = self._describe()
 
@@ -147,29 +142,28 @@ class Decoder:
         return rows
 
     def session(
-        self, context_length: int = 0, kv_precision: str = "auto", prefill_chunk: int = 0, reuse: str = "off"
+        self, options: SessionOptions = SessionOptions(), *, reuse: str = "off", **changes: Any
     ) -> DecoderSession:
         """A new, empty session.
 
         Args:
-            context_length: most positions; 0: as many as the model was trained for. Memory grows with use.
-            kv_precision: storage of the KV cache, "fp32", "fp16", "int8" or "auto": fp32 for a decoder in fp32, else
-                fp16.
-            prefill_chunk: positions computed together; 0: 256. Does not change the result.
+            options: What concerns the decoder in the options of a session: context_length, kv_precision, prefill_chunk.
             reuse: "auto" takes the keys and values of a beginning that another session of the decoder has computed, and
                 leaves its own; "off" does neither. Does not change the result.
+            **changes: Fields of `SessionOptions` that differ from `options`.
 
         Raises:
-            InputError: an option is out of range.
+            InputError: An option is out of range.
         """
-        options = SessionOptionsStruct(
-            context_length=unsigned("context_length", context_length),
-            kv_precision=number_of("kv_precision", kv_precision, KV_PRECISION_NUMBERS),
-            prefill_chunk=unsigned("prefill_chunk", prefill_chunk),
+        wanted = changed(options, changes)
+        struct = SessionOptionsStruct(
+            context_length=wanted.context_length,
+            kv_precision=KV_PRECISION_NUMBERS[wanted.kv_precision],
+            prefill_chunk=wanted.prefill_chunk,
             reuse=number_of("reuse", reuse, REUSE_NUMBERS),
         )
         handle = ctypes.c_void_p()
-        check(library().v2e_session_open(self.handle, ctypes.byref(options), ctypes.byref(handle)))
+        check(library().v2e_session_open(self.handle, ctypes.byref(struct), ctypes.byref(handle)))
         return DecoderSession(self, handle)
 
     def load_session(self, path: Path) -> DecoderSession:

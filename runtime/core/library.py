@@ -42,7 +42,7 @@ EVENT_PREFILL = 1
 EVENT_TOKEN = 2
 
 ISA_NUMBERS = {"auto": 0, "portable": 1, "avx2": 2, "avx512-vnni": 3, "neon": 4, "avx-vnni": 5}
-ACTIVATIONS_NUMBERS = {"int8": 0, "int16": 1}
+ACTIVATIONS_NUMBERS = {"auto": 0, "int8": 0, "int16": 1}
 KV_PRECISION_NUMBERS = {"auto": 0, "fp32": 2, "fp16": 1, "int8": 3}
 REUSE_NUMBERS = {"auto": 0, "off": 1}
 DEVICE_NUMBERS = {"auto": 1, "cpu": 0, "cuda": 2}

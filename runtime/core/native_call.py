@@ -10,11 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from valley2_edge.errors import InputError, OptionError
+from valley2_edge.errors import InputError
+from valley2_edge.options import LARGEST_UINT32, check_choice, check_unsigned
 from valley2_edge.runtime.core.library import EventCallback, FileStampStruct, check
-
-LARGEST_UINT32 = 2**32 - 1
-LARGEST_UINT64 = 2**64 - 1
 
 
 class Stamp(Protocol):
@@ -67,8 +65,7 @@ def number_of(name: str, value: str, numbers: dict[str, int]) -> int:
     Raises:
         OptionError: the option has no such value.
     """
-    if value not in numbers:
-        raise OptionError(name, f"is {value!r}; it must be one of {', '.join(numbers)}.")
+    check_choice(name, value, tuple(numbers))
     return numbers[value]
 
 
@@ -78,8 +75,7 @@ def unsigned(name: str, value: int, largest: int = LARGEST_UINT32) -> int:
     Raises:
         OptionError: it does not fit, and would be cut off without a word.
     """
-    if not 0 <= value <= largest:
-        raise OptionError(name, f"is {value}; it must lie between 0 and {largest}.")
+    check_unsigned(name, value, largest)
     return value
 
 

@@ -148,7 +148,7 @@ class OnnxDecoderSession:
             done = 0
             while options.max_new_tokens == 0 or done < options.max_new_tokens:
                 self._check_cancelled()
-                token = self._choose(dataclasses.replace(options, seed=seed_of_step(options.seed, done)))
+                token = self._choose(dataclasses.replace(options, seed=seed_of_step(options.seed or 0, done)))
                 if token in options.stop_tokens:
                     return StopReason.TOKEN
                 if self.length == self._context_length:

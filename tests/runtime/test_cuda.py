@@ -356,7 +356,10 @@ def test_weights_leave_the_gpu_and_come_back(bundles: dict[str, Path], gpu: Fake
     with Decoder(bundles["int4"], threads=1, device="cuda") as stays, stays.session() as session:
         session.prefill([PROMPT])
         expected = [answer(session), answer(session)]
-    with Decoder(bundles["int4"], threads=1, device="cuda", gpu_yields=True) as decoder, decoder.session() as session:
+    with (
+        Decoder(bundles["int4"], threads=1, device="cuda", offload_weights=True) as decoder,
+        decoder.session() as session,
+    ):
         session.prefill([PROMPT])
         gpu.record()
         found = [answer(session)]

@@ -17,7 +17,7 @@ from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupte
 from valley2_edge.cli.rounding_options import check_group_size
 from valley2_edge.cli.terminal import error_console, output_console, stage_progress
 from valley2_edge.errors import InputError
-from valley2_edge.policy import EaglePreset
+from valley2_edge.options import EaglePreset
 from valley2_edge.precisions import DecoderPrecision
 
 if TYPE_CHECKING:
