@@ -22,7 +22,7 @@ class GeometryOptions:
     """Cap on one picture's SigLIP tokens."""
     eagle: bool = True
     eagle_min_pixels: int = 4 * 28 * 28
-    """Of the second Eagle resize; 28 * 28 pixels are one token."""
+    """Fewest pixels of a picture after the second Eagle resize; 28 * 28 pixels are one token."""
     eagle_max_pixels: int = 16384 * 28 * 28
     canvases: Sequence[tuple[int, int]] = ()
     """Candidate canvases (width, height) in pixels, in order of preference; none: 1 x 1 to 3 x 3 tiles."""
@@ -30,7 +30,7 @@ class GeometryOptions:
 
 @dataclass(frozen=True)
 class Geometry:
-    """One picture's way to tokens; the fields are those of v2e_geometry. Pixels unless it says tokens."""
+    """The plan of one picture; the fields are those of v2e_geometry, in pixels unless they say tokens."""
 
     width: int
     height: int
@@ -38,7 +38,7 @@ class Geometry:
     """Tiles of the chosen canvas; 0 when not tiled."""
     grid_rows: int
     resized_width: int
-    """Of the picture on the canvas."""
+    """Width of the picture on the canvas."""
     resized_height: int
     paste_x: int
     paste_y: int
@@ -53,7 +53,7 @@ class Geometry:
     """Tokens after max_vision_token: of the kept map, or of every tile without unpad."""
     pooled_rows: int
     siglip_tokens: int
-    """Of the whole picture, global view included."""
+    """SigLIP tokens of the whole picture, global view included."""
     fetch_width: int
     """After the first Eagle resize; 0 without Eagle."""
     fetch_height: int

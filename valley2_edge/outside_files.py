@@ -159,7 +159,7 @@ def read_text(path: str | os.PathLike[str], limit: int, error: ErrorType) -> str
     """The text of a regular file in UTF-8, without a byte order mark.
 
     Raises:
-        Valley2Error: As `read_bytes`, or it is no UTF-8.
+        Valley2Error: The file cannot be read, is too large, or is no UTF-8.
     """
     return decode(read_bytes(path, limit, error), str(path), error)
 

@@ -25,7 +25,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     """Refuses a picture that is empty or too large.
 
     Raises:
-        InputError: As said.
+        InputError: A side is 0, or the picture has more than `max_pixels`.
     """
     if width <= 0 or height <= 0:
         raise InputError(f"{name} is empty: {width} x {height} pixels.")
@@ -39,7 +39,7 @@ def check_bytes(size: int, name: str, max_pixels: int) -> None:
     """Refuses a file that is larger than any picture of the largest size.
 
     Raises:
-        InputError: As said.
+        InputError: The file has more bytes than a picture of `max_pixels` can have.
     """
     limit = _BYTES_PER_PIXEL * max_pixels + _SPARE_BYTES
     if size > limit:

@@ -55,7 +55,7 @@ class SelfTest(BaseModel):
     tile_stride: _Positive
     eagle_stride: _Positive
     siglip_tokens: _Count
-    """Of the picture, as the decoder sees them."""
+    """SigLIP tokens of the picture, as the decoder sees them."""
     eagle_tokens: _Count
     prefill_length: _Count
     """L: positions of the whole prompt."""

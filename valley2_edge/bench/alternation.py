@@ -32,7 +32,7 @@ class Sample:
     """One repetition."""
 
     seconds: float
-    """Of the work alone."""
+    """Seconds that the work alone took."""
     limit: float
     """Mean of what was measured before, in the pauses and after, in operations or bytes a second."""
 
@@ -120,7 +120,7 @@ class Measurement:
 
     @property
     def seconds(self) -> Spread:
-        """Of one repetition."""
+        """Seconds of one repetition."""
         return Spread.of([sample.seconds for sample in self.samples])
 
     @property
@@ -135,7 +135,7 @@ class Measurement:
 
     @property
     def fraction(self) -> Spread:
-        """Of the limit of the moment."""
+        """Share of the machine's limit at that moment that the work reached."""
         return Spread.of([self.work / sample.seconds / sample.limit for sample in self.samples])
 
     def as_json(self) -> dict[str, object]:

@@ -24,7 +24,7 @@ from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pict
 WIDTH, HEIGHT = 1280, 720
 QUESTION = "What is on the label?"
 STAGES = ("vision_load", "preprocess", "siglip", "projector", "eagle", "prefill", "decode")
-"""Of a question; their seconds are fields of `Statistics`."""
+"""Stages of a question, in order; their seconds are fields of `Statistics`."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FirstToken:
     """From a question about a picture to the first token of its answer."""
 
     statistics: tuple[Statistics, ...]
-    """Of each repetition."""
+    """Statistics of each repetition."""
 
     @property
     def seconds(self) -> Spread:
@@ -116,7 +116,7 @@ class _Run:
     call: Callable[[], object]
     unit: str
     amount: int
-    """Of units."""
+    """How many units of work one call does."""
     operations: int
     limit: LimitName
     """What the run is a share of."""

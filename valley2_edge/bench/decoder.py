@@ -43,9 +43,9 @@ def measure_prefill(
     """Prefills a session that is empty before.
 
     Args:
-        decoder: Any.
+        decoder: The decoder to measure.
         config: Its sizes.
-        positions: Of the prefill.
+        positions: Number of positions to prefill.
         plan: How often.
         limits: The machine's.
         done: Called after every repetition.
@@ -73,7 +73,7 @@ def measure_decode(
     """Decodes greedily after a context, one token a call as a conversation does, each in a step of its own.
 
     Args:
-        decoder: Any.
+        decoder: The decoder to measure.
         context: Positions before the first token.
         tokens: To decode in every repetition.
         plan: How often.

@@ -40,7 +40,7 @@ class Report:
     """decode, siglip, projector, eagle."""
     first_token: FirstToken | None = None
     device_name: str = ""
-    """Of the GPU with layers of the decoder; empty without one."""
+    """Name of the GPU that has layers of the decoder; empty without one."""
     complete: bool = False
     """Whether every part was measured; not so when the run was interrupted."""
 

@@ -53,9 +53,9 @@ class SyntheticDecoder:
 
     Args:
         config: The sizes.
-        precision: Of the layers' matrices.
+        precision: Precision of the layers' matrices.
         group_size: Columns that share a scale: 32, 64 or 128.
-        seed: Of the weights.
+        seed: Random seed of the weights.
         lm_head_precision: None: int8 beside int4 and the same otherwise, as in an export.
 
     Raises:
@@ -81,7 +81,7 @@ class SyntheticDecoder:
         return sum(tensor.size for tensor in self._tensors)
 
     def write(self, directory: Path) -> None:
-        """Writes decoder.safetensors and embeddings.safetensors; the embeddings are zeros that take no room.
+        """Writes decoder.safetensors and embeddings.safetensors; the embeddings are zeros without blocks on the disk.
 
         Args:
             directory: Exists.

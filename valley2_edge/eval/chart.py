@@ -49,7 +49,7 @@ def draw_score(score: Score, title: str, subtitle: str = "") -> Image.Image:
     """Draws a score.
 
     Args:
-        score: Of at least one task.
+        score: The score to draw, with at least one task.
         title: First line, for example the name of the bundle.
         subtitle: Second line.
 

@@ -19,7 +19,7 @@ from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
 
 OPEN_TOKENS = 64
-"""Of a free-form answer, at most."""
+"""Most tokens of a free-form answer."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -103,7 +103,7 @@ def compare(
         second: B.
         questions: With options; each is asked in its four orders.
         open_questions: Answered in words.
-        seed: Of the bootstrap.
+        seed: Random seed of the bootstrap.
         on_progress: Told how many questions are done.
 
     Raises:

@@ -102,7 +102,7 @@ def write_questions(directory: str | os.PathLike[str], questions: Sequence[Quest
     """Writes questions as `questions.jsonl` with their pictures as PNG files beside; all of it or nothing.
 
     Args:
-        directory: Is made; it must not exist.
+        directory: The folder to make; it must not exist.
         questions: With unique identifiers.
 
     Returns:

@@ -31,8 +31,8 @@ def chosen_letter(answer: str, options: Sequence[str]) -> str | None:
     A to D that stands alone counts ("B. red"). Of a four-step answer the conclusion is looked at alone.
 
     Args:
-        answer: The model's.
-        options: As the model was shown them, A to D.
+        answer: The model's answer.
+        options: The options in the order in which the model was shown them, A to D.
 
     Returns:
         The letter, or None when the answer names no option, which counts as wrong.

@@ -38,8 +38,8 @@ def check_case(case: GoldenCase, engines: Engines, policy: Policy) -> Iterator[R
 
     Args:
         case: What went in and what has to come out.
-        engines: Of the bundle.
-        policy: As the reference ran it.
+        engines: The bundle's engines.
+        policy: The policy that the reference ran with.
 
     Raises:
         InputError: The case is not complete.

@@ -27,7 +27,7 @@ _BACKGROUNDS = ((250, 250, 250), (242, 236, 224), (226, 236, 244), (232, 242, 22
 _INK = (25, 25, 30)
 _STAR = (225, 160, 10)
 _ASCENT, _CAP_HEIGHT = 0.97, 0.71
-"""Of the typeface, in heights of a line."""
+"""Ascent and height of capital letters of the typeface, in heights of a line."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -118,9 +118,9 @@ def paste_icon(
     Args:
         picture: Mode RGB; changed.
         kind: One of `KINDS`.
-        colour: Of the body.
+        colour: Colour of the product's body.
         corner: Left and top in pixels.
-        side: Of the square that the product fills, in pixels.
+        side: Side of the square that the product fills, in pixels.
     """
     body, detail = icon_masks(kind, side)
     picture.paste(colour, corner, body)

@@ -59,7 +59,7 @@ class Question:
         The options keep their cyclic order: the list is turned until the right one stands at letter `rotation`.
 
         Args:
-            rotation: Where the right option stands: 0 is A, 3 is D.
+            rotation: Place of the right option: 0 is A, 3 is D.
 
         Raises:
             InputError: rotation is not 0 to 3.

@@ -62,7 +62,7 @@ def grid_choice(task: str, question: str, template: str, first: tuple[str, str],
 
     Args:
         task: One of the benchmark's.
-        question: As asked.
+        question: The question as it is asked.
         template: With places {0} and {1}.
         first: The right and the wrong value of the first attribute.
         second: The same of the second.
