@@ -61,9 +61,9 @@ class Conversation:
     before its answer began, they are still there for the next.
 
     Args:
-        talk: Answers.
-        messages: Where all that is not an answer goes.
-        media: For the first question.
+        talk: What answers the questions.
+        messages: The console for everything that is not an answer.
+        media: Pictures or a video for the first question.
         max_picture_pixels: Width times height of a picture at most.
     """
 

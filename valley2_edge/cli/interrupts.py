@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Generic, NoReturn, TypeVar
 
-from valley2_edge.cli.terminal import printable
+from valley2_edge.cli.printable import printable
 
 EXIT_INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from valley2_edge.cli.streams import read_stdin
 from valley2_edge.errors import InputError
@@ -28,7 +27,7 @@ class Media:
     """What a question is about."""
 
     pictures: list[Path | bytes] = field(default_factory=list)
-    """Files, or what stdin held."""
+    """Files, or the bytes that stdin held."""
     video: Path | None = None
 
     def __bool__(self) -> bool:
@@ -187,6 +186,8 @@ def path_of(word: str) -> Path:
     if word.lower().startswith("file:"):
         address = urlsplit(word)
         if address.netloc in ("", "localhost"):
+            from urllib.request import url2pathname  # brings HTTP with it, which a help page need not wait for
+
             return Path(url2pathname(address.path))
     if is_address(word):
         raise InputError(f"{word}: {URL_SENTENCE}")
