@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,33 +15,28 @@ import numpy.typing as npt
 
 from valley2_edge.errors import InputError, Valley2Error
 from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, changed, size_bytes
-from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
-from valley2_edge.runtime.core.library import (
+from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.binding import (
     ACTIVATIONS_NUMBERS,
     DEVICE_NUMBERS,
     ISA_NUMBERS,
     KV_PRECISION_NUMBERS,
     REUSE_NUMBERS,
-    ModelDescriptionStruct,
-    ModelOptionsStruct,
-    PrefixCacheStruct,
-    SegmentStruct,
-    SessionCountersStruct,
-    SessionOptionsStruct,
-    check,
-    library,
-)
-from valley2_edge.runtime.core.native_call import (
     EventBridge,
     Stamp,
-    float_pointer,
-    int32_pointer,
+    array_pointer,
+    new_struct,
     number_of,
     path_bytes,
     stamp_struct,
+    struct_array,
+    struct_values,
+    text_of,
     token_array,
     unsigned,
 )
+from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
+from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.decoder_engine import DecoderDescription, OnProgress, OnToken, PrefixCacheState, Segment
 
 
@@ -76,12 +70,13 @@ class Decoder:
         embeddings_stamp: Stamp | None = None,
         **changes: Any,
     ) -> None:
-        self._handle: ctypes.c_void_p | None = None
+        self._handle: Any = None
         self._lock = threading.RLock()
         self._sessions = 0
         self._closed = False
         wanted = changed(options, changes)
-        struct = ModelOptionsStruct(
+        struct = new_struct(
+            "v2e_model_options",
             threads=wanted.threads,
             isa=ISA_NUMBERS[wanted.isa],
             activations=ACTIVATIONS_NUMBERS[wanted.activations],
@@ -93,19 +88,19 @@ class Decoder:
             decoder_stamp=stamp_struct(decoder_stamp),
             embeddings_stamp=stamp_struct(embeddings_stamp),
         )
-        handle = ctypes.c_void_p()
-        check(library().v2e_model_open(path_bytes(directory), ctypes.byref(struct), ctypes.byref(handle)))
-        self._handle = handle
+        handle = ffi.new("v2e_model **")
+        check(library().v2e_model_open(path_bytes(directory), struct, handle))
+        self._handle = handle[0]
         self.description = self._describe()
 
     def _describe(self) -> DecoderDescription:
-        struct = ModelDescriptionStruct()
-        check(library().v2e_model_describe(self.handle, ctypes.byref(struct)))
+        struct = new_struct("v2e_model_description")
+        check(library().v2e_model_describe(self.handle, struct))
         names = [field.name for field in dataclasses.fields(DecoderDescription)]
-        values = {name: getattr(struct, name) for name in names}
-        values["isa"] = library().v2e_isa_name(struct.isa).decode()
+        values = struct_values(struct, names)
+        values["isa"] = text_of(library().v2e_isa_name(struct.isa))
         values["device"] = next(name for name, number in DEVICE_NUMBERS.items() if number == struct.device)
-        values |= {name: getattr(struct, name).decode() for name in ("device_name", "device_reason")}
+        values |= {name: text_of(values[name]) for name in ("device_name", "device_reason")}
         return DecoderDescription(**values)
 
     @property
@@ -114,7 +109,7 @@ class Decoder:
         return "fp32"
 
     @property
-    def handle(self) -> ctypes.c_void_p:
+    def handle(self) -> Any:
         """The v2e_model.
 
         Raises:
@@ -138,7 +133,7 @@ class Decoder:
         """
         ids = token_array(tokens)
         rows = np.empty((len(ids), self.description.hidden_size), np.float32)
-        check(library().v2e_model_embed(self.handle, int32_pointer(ids), len(ids), float_pointer(rows)))
+        check(library().v2e_model_embed(self.handle, array_pointer(ids), len(ids), array_pointer(rows)))
         return rows
 
     def session(
@@ -156,15 +151,16 @@ class Decoder:
             InputError: An option is out of range.
         """
         wanted = changed(options, changes)
-        struct = SessionOptionsStruct(
+        struct = new_struct(
+            "v2e_session_options",
             context_length=wanted.context_length,
             kv_precision=KV_PRECISION_NUMBERS[wanted.kv_precision],
             prefill_chunk=wanted.prefill_chunk,
             reuse=number_of("reuse", reuse, REUSE_NUMBERS),
         )
-        handle = ctypes.c_void_p()
-        check(library().v2e_session_open(self.handle, ctypes.byref(struct), ctypes.byref(handle)))
-        return DecoderSession(self, handle)
+        handle = ffi.new("v2e_session **")
+        check(library().v2e_session_open(self.handle, struct, handle))
+        return DecoderSession(self, handle[0])
 
     def load_session(self, path: Path) -> DecoderSession:
         """A session that goes on where a saved one stood, with its precision, context and chunk.
@@ -178,17 +174,17 @@ class Decoder:
             InputError: the file is missing, no saved session, damaged, or of another bundle.
             BudgetError: the memory does not suffice.
         """
-        options = SessionOptionsStruct()
-        handle, name = ctypes.c_void_p(), path_bytes(path)
-        check(library().v2e_session_load(self.handle, name, ctypes.byref(options), ctypes.byref(handle)))
-        return DecoderSession(self, handle)
+        options = new_struct("v2e_session_options")
+        handle = ffi.new("v2e_session **")
+        check(library().v2e_session_load(self.handle, path_bytes(path), options, handle))
+        return DecoderSession(self, handle[0])
 
     @property
     def prefix_cache(self) -> PrefixCacheState:
         """KV pages that sessions have left for others."""
-        struct = PrefixCacheStruct()
-        check(library().v2e_model_prefix_cache(self.handle, ctypes.byref(struct)))
-        return PrefixCacheState(int(struct.budget_bytes), int(struct.kept_bytes), int(struct.pages))
+        struct = new_struct("v2e_prefix_cache")
+        check(library().v2e_model_prefix_cache(self.handle, struct))
+        return PrefixCacheState(**struct_values(struct, [field.name for field in dataclasses.fields(PrefixCacheState)]))
 
     def resize_prefix_cache(self, budget_bytes: int) -> None:
         """Sets another budget for KV pages that no session holds; what is beyond it goes at once.
@@ -258,8 +254,8 @@ class DecoderSession:
         handle: a v2e_session, which is closed with this.
     """
 
-    def __init__(self, decoder: Decoder, handle: ctypes.c_void_p) -> None:
-        self._handle: ctypes.c_void_p | None = handle
+    def __init__(self, decoder: Decoder, handle: Any) -> None:
+        self._handle: Any = handle
         self._handle_lock = threading.Lock()
         self._call_lock = threading.RLock()
         self._running_in: int | None = None  # the thread of the call that runs
@@ -267,7 +263,7 @@ class DecoderSession:
         decoder.add_session()
 
     @property
-    def handle(self) -> ctypes.c_void_p:
+    def handle(self) -> Any:
         """The v2e_session.
 
         Raises:
@@ -278,7 +274,7 @@ class DecoderSession:
         return self._handle
 
     @contextmanager
-    def _call(self) -> Iterator[ctypes.c_void_p]:
+    def _call(self) -> Iterator[Any]:
         """One call that runs for long; `close` from another thread waits for its end."""
         with self._call_lock:
             if self._running_in is not None:
@@ -302,8 +298,8 @@ class DecoderSession:
     @property
     def counters(self) -> GenerationCounters:
         """What `generate` and `prefill` have cost since the session was opened."""
-        struct = SessionCountersStruct()
-        check(library().v2e_session_count(self.handle, ctypes.byref(struct)))
+        struct = new_struct("v2e_session_counters")
+        check(library().v2e_session_count(self.handle, struct))
         return GenerationCounters.of(struct)
 
     def prefill(self, segments: Sequence[Segment], logit_rows: int = 1, on_progress: OnProgress | None = None) -> None:
@@ -320,25 +316,24 @@ class DecoderSession:
             Cancelled: `cancel` was called or on_progress returned False.
             NumericError: a NaN or an infinity; the text names the layer.
         """
-        converted = [self._converted(segment) for segment in segments]
-        structs = (SegmentStruct * len(converted))(*(struct for struct, _ in converted))
+        structs = struct_array("v2e_segment", [self._converted(segment) for segment in segments])
         rows = unsigned("logit_rows", logit_rows)
         bridge = EventBridge(lambda event: on_progress(int(event.done), int(event.total)) if on_progress else None)
         with self._call() as handle:
-            status = library().v2e_session_prefill(handle, structs, len(structs), rows, bridge.function, None)
+            status = library().v2e_session_prefill(handle, structs, len(structs), rows, bridge.function, ffi.NULL)
         bridge.finish(status)
 
-    def _converted(self, segment: Segment) -> tuple[SegmentStruct, Segment]:
-        """A segment as the header has it, and the array that it points into."""
+    def _converted(self, segment: Segment) -> Any:
+        """A segment as the header has it."""
         array = np.asarray(segment)
         if array.ndim == 1:
             ids = token_array(array)
-            return SegmentStruct(tokens=int32_pointer(ids), count=len(ids)), ids
+            return new_struct("v2e_segment", tokens=array_pointer(ids), count=len(ids))
         hidden_size = self._decoder.description.hidden_size
         if array.ndim != 2 or array.shape[1] != hidden_size:
             raise InputError(f"A segment must be ids (n,) or embeddings (n, {hidden_size}), not {array.shape}.")
         rows = np.require(array, np.float32, ["C", "A"])
-        return SegmentStruct(embeddings=float_pointer(rows), count=len(rows)), rows
+        return new_struct("v2e_segment", embeddings=array_pointer(rows), count=len(rows))
 
     def logits(self, rows: int = 1) -> npt.NDArray[np.float32]:
         """The last rows of logits kept by the last prefill or decode step.
@@ -350,7 +345,7 @@ class DecoderSession:
             InputError: fewer rows are kept.
         """
         kept = np.empty((unsigned("rows", rows), self._decoder.description.vocabulary_size), np.float32)
-        check(library().v2e_session_logits(self.handle, rows, float_pointer(kept)))
+        check(library().v2e_session_logits(self.handle, rows, array_pointer(kept)))
         return kept
 
     def generate(self, options: GenerateOptions, on_token: OnToken | None = None) -> StopReason:
@@ -364,18 +359,16 @@ class DecoderSession:
         """
         struct = options.struct()
         bridge = EventBridge(lambda event: on_token(int(event.token)) if on_token else None)
-        reason = ctypes.c_int()
+        reason = ffi.new("v2e_stop_reason *")
         with self._call() as handle:
-            status = library().v2e_session_generate(
-                handle, ctypes.byref(struct), bridge.function, None, ctypes.byref(reason)
-            )
+            status = library().v2e_session_generate(handle, struct, bridge.function, ffi.NULL, reason)
         bridge.finish(status)
-        return StopReason(reason.value)
+        return StopReason(reason[0])
 
     @property
     def note(self) -> str:
         """What was given to `save` beside the session; empty when it was not loaded."""
-        return str(library().v2e_session_note(self.handle).decode())
+        return text_of(library().v2e_session_note(self.handle))
 
     def save(self, path: Path, note: str = "") -> None:
         """Writes the session to a file, which appears whole or not at all.

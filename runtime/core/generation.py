@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import enum
+from typing import Any
 
 from valley2_edge.options import LARGEST_UINT64, SamplingOptions
-from valley2_edge.runtime.core.library import (
-    COUNTER_FIELDS,
+from valley2_edge.runtime.core.binding import (
     SPECULATION_NUMBERS,
-    GenerateOptionsStruct,
-    SessionCountersStruct,
+    array_pointer,
+    new_struct,
+    number_of,
+    struct_values,
+    token_array,
+    unsigned,
 )
-from valley2_edge.runtime.core.native_call import number_of, token_array, unsigned
 
 
 class StopReason(enum.Enum):
@@ -41,14 +43,15 @@ class GenerateOptions(SamplingOptions):
     def __post_init__(self) -> None:
         """Checks nothing: a call for each token is frequent, and the core itself refuses what is out of range."""
 
-    def struct(self) -> GenerateOptionsStruct:
-        """The options as the header has them; the struct keeps the stop tokens that it points to.
+    def struct(self) -> Any:
+        """The options as the header has them.
 
         Raises:
             InputError: one does not fit into its type, or speculation is unknown.
         """
         stops = token_array(self.stop_tokens)
-        return GenerateOptionsStruct(
+        return new_struct(
+            "v2e_generate_options",
             max_new_tokens=unsigned("max_new_tokens", self.max_new_tokens),
             temperature=self.temperature,
             top_k=unsigned("top_k", self.top_k),
@@ -56,7 +59,7 @@ class GenerateOptions(SamplingOptions):
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             seed=unsigned("seed", self.seed or 0, LARGEST_UINT64),
-            stop_tokens=(ctypes.c_int32 * len(stops))(*stops.tolist()),
+            stop_tokens=array_pointer(stops),
             stop_token_count=len(stops),
             speculation=number_of("speculation", self.speculation, SPECULATION_NUMBERS),
             tokens_to_follow=unsigned("tokens_to_follow", self.tokens_to_follow),
@@ -80,6 +83,6 @@ class GenerationCounters:
     """Of the prefilled ones: computed by an earlier call, of this session or another."""
 
     @classmethod
-    def of(cls, struct: SessionCountersStruct) -> GenerationCounters:
+    def of(cls, struct: Any) -> GenerationCounters:
         """The counters that the core has filled in."""
-        return cls(*(int(getattr(struct, name)) for name in COUNTER_FIELDS))
+        return cls(**struct_values(struct, [field.name for field in dataclasses.fields(cls)]))

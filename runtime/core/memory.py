@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,17 +12,18 @@ from valley2_edge.errors import BudgetError
 from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, picked, size_bytes
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.context_room import picture_tokens
-from valley2_edge.runtime.core.library import (
+from valley2_edge.runtime.core.binding import (
     ACTIVATIONS_NUMBERS,
     DEVICE_NUMBERS,
     KV_PRECISION_NUMBERS,
-    GeometryStruct,
-    MemoryOptionsStruct,
-    MemoryPlanStruct,
-    check,
-    library,
+    new_struct,
+    number_of,
+    path_bytes,
+    struct_array,
+    struct_values,
+    unsigned,
 )
-from valley2_edge.runtime.core.native_call import number_of, path_bytes, unsigned
+from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.core.pixels import plan_picture
 from valley2_edge.runtime.core.process_memory import resident_bytes
 
@@ -144,9 +144,10 @@ def plan_memory(
     sizes = Counter(pictures)
     check_positions(bundle, sizes, settings, video=video)
     options = settings.picture_policy.geometry_options(bundle.manifest.architecture, len(pictures), video)
-    geometries = {size: GeometryStruct(**asdict(plan_picture(*size, options))) for size in sizes}
+    geometries = {size: new_struct("v2e_geometry", **asdict(plan_picture(*size, options))) for size in sizes}
     structs = [geometries[size] for size in pictures]
-    request = MemoryOptionsStruct(
+    request = new_struct(
+        "v2e_memory_options",
         context_length=unsigned("context_length", settings.context_length),
         kv_precision=number_of("kv_precision", settings.kv_precision, KV_PRECISION_NUMBERS),
         prefill_chunk=unsigned("prefill_chunk", settings.prefill_chunk),
@@ -159,7 +160,7 @@ def plan_memory(
         process_bytes=expected_process_bytes(bundle, settings.vision_device)
         if process_bytes is None
         else process_bytes,
-        pictures=(GeometryStruct * len(structs))(*structs),
+        pictures=struct_array("v2e_geometry", structs),
         picture_count=len(structs),
         device=number_of("device", settings.device, DEVICE_NUMBERS),
         gpu_layers=unsigned("gpu_layers", settings.gpu_layers),
@@ -167,10 +168,10 @@ def plan_memory(
         vision_device=number_of("vision_device", settings.vision_device, DEVICE_NUMBERS),
         gpu_yields=int(settings.offload_weights),
     )
-    result = MemoryPlanStruct()
+    result = new_struct("v2e_memory_plan")
     directory = path_bytes(bundle.directory)
-    check(library().v2e_plan_memory(directory, ctypes.byref(request), ctypes.byref(result)))
-    return MemoryPlan(**{part.name: int(getattr(result, part.name)) for part in fields(MemoryPlan)})
+    check(library().v2e_plan_memory(directory, request, result))
+    return MemoryPlan(**struct_values(result, [part.name for part in fields(MemoryPlan)]))
 
 
 def check_positions(bundle: Bundle, sizes: Counter[Size], settings: MemorySettings, *, video: bool) -> None:

@@ -24,8 +24,7 @@ from valley2_edge.errors import BundleError, InputError, Valley2Error, Valley2Wa
 from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, changed
 from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.runtime.cancellation import run_interruptibly
-from valley2_edge.runtime.core.library import REUSE_NUMBERS
-from valley2_edge.runtime.core.native_call import number_of, token_array, unsigned
+from valley2_edge.runtime.core.binding import REUSE_NUMBERS, number_of, token_array, unsigned
 from valley2_edge.runtime.core.process_memory import trim_heap
 from valley2_edge.runtime.decoder_engine import DecoderDescription, PrefixCacheState
 from valley2_edge.runtime.onnx.decoder_session import OnnxDecoderSession

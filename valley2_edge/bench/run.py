@@ -22,8 +22,8 @@ from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import InputError
 from valley2_edge.precisions import DecoderPrecision
+from valley2_edge.runtime.core.binding import ISA_NUMBERS
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.core.library import ISA_NUMBERS
 from valley2_edge.runtime.core.probe import LIMITS, Probe
 from valley2_edge.runtime.decoder_engine import DecoderEngine
 from valley2_edge.runtime.model import Valley2

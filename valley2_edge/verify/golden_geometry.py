@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ def check_geometry(table: Sequence[Mapping[str, Any]]) -> Row:
     for size in table:
         try:
             agrees = all(_agrees(size, tokens, cap) for tokens in (14, 9) for cap in (1280, 16384))
-        except (KeyError, TypeError, ctypes.ArgumentError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise InputError(f"geometry.json: a row is not complete: {error}.") from error
         if not agrees:
             wrong.append(f"{size['w']} x {size['h']}")

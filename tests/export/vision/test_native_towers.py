@@ -21,7 +21,7 @@ from valley2_edge.export.vision.component import block_positions, export_vision
 from valley2_edge.export.vision.native_panels import pack_bf16, pack_int8, round_activations, round_matrix
 from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
 from valley2_edge.precisions import VisionPrecision
-from valley2_edge.runtime.core.library import ISA_NUMBERS, isa_available
+from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.tower import NativeTower
 from valley2_edge.runtime.vision.engine import ComponentName
 
