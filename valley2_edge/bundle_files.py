@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 MANIFEST_NAME = "valley2.json"
 COMPONENT_FOLDERS = ("decoder", "selftest", "tokenizer", "vision")
-"""All that lies in these is the bundle's own."""
+"""Folders of which everything belongs to the bundle."""
 MAX_FILES = 1000
 _MAX_NAME = 512
 _LEFT_BY_FILE_MANAGERS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})

@@ -15,7 +15,7 @@ class GeometryOptions:
     tokens_per_side: int = 14
     """Side of a tile's token grid after the projector."""
     tiled: bool = True
-    """A global view and tiles; otherwise one plain resize."""
+    """Make a global view and tiles; otherwise one plain resize."""
     unpad: bool = True
     """Stitch the tiles and drop the padding, as Eagle variants do; otherwise the tiles one by one."""
     max_vision_token: int = 100_000
@@ -35,7 +35,7 @@ class Geometry:
     width: int
     height: int
     grid_columns: int
-    """Tiles of the chosen canvas; 0 when not tiled."""
+    """Tiles of the chosen canvas from left to right; 0 when the picture is not tiled."""
     grid_rows: int
     resized_width: int
     """Width of the picture on the canvas."""
@@ -43,7 +43,7 @@ class Geometry:
     paste_x: int
     paste_y: int
     tile_count: int
-    """Global view included."""
+    """Number of tiles, the global view included."""
     kept_x: int
     """Where the un-padded part of the stitched map begins, tokens."""
     kept_y: int
@@ -55,10 +55,10 @@ class Geometry:
     siglip_tokens: int
     """SigLIP tokens of the whole picture, global view included."""
     fetch_width: int
-    """After the first Eagle resize; 0 without Eagle."""
+    """Width after the first Eagle resize; 0 without the Eagle branch."""
     fetch_height: int
     eagle_width: int
-    """After the second Eagle resize."""
+    """Width after the second Eagle resize."""
     eagle_height: int
     eagle_patches: int
     eagle_tokens: int

@@ -29,7 +29,7 @@ _GIGA = 1e9
 
 @dataclass(frozen=True)
 class Sample:
-    """One repetition."""
+    """What one repetition of the work took."""
 
     seconds: float
     """Seconds that the work alone took."""
@@ -83,7 +83,7 @@ class Limits:
         """Does the work once.
 
         Args:
-            limit: What bounds it.
+            limit: Name of the machine's limit that bounds the work.
             work: May call the pause that it is given.
         """
         readings = [self.read(limit)]
@@ -113,7 +113,7 @@ class Measurement:
     work: float
     """Operations or bytes of one repetition."""
     limit: LimitName
-    """What bounds it."""
+    """Name of the machine's limit that bounds the work."""
     samples: tuple[Sample, ...]
     facts: dict[str, int]
     """What else describes the work, by name."""
@@ -139,7 +139,7 @@ class Measurement:
         return Spread.of([self.work / sample.seconds / sample.limit for sample in self.samples])
 
     def as_json(self) -> dict[str, object]:
-        """All of it under the names of docs/performance.md."""
+        """The measurement under the names of docs/performance.md."""
         rate_name, fraction_name = _NAMES[self.limit]
         return {
             **self.speed.as_json(f"{self.unit}_per_s"),

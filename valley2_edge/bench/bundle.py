@@ -29,7 +29,7 @@ STAGES = ("vision_load", "preprocess", "siglip", "projector", "eagle", "prefill"
 
 @dataclass(frozen=True)
 class FirstToken:
-    """From a question about a picture to the first token of its answer."""
+    """Times from a question about a picture to the first token of its answer."""
 
     statistics: tuple[Statistics, ...]
     """Statistics of each repetition."""
@@ -40,7 +40,7 @@ class FirstToken:
         return Spread.of([_first_token_seconds(one) for one in self.statistics])
 
     def as_json(self) -> dict[str, object]:
-        """All of it under the names of docs/performance.md."""
+        """The times under the names of docs/performance.md."""
         first = self.statistics[0]
         stages = {
             stage: Spread.of([getattr(one, f"{stage}_seconds") for one in self.statistics]).median for stage in STAGES
@@ -119,7 +119,7 @@ class _Run:
     """How many units of work one call does."""
     operations: int
     limit: LimitName
-    """What the run is a share of."""
+    """Name of the machine's limit that the run is a share of."""
 
 
 def _limit(component: VisionComponent, model: Valley2) -> LimitName:

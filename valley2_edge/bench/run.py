@@ -119,7 +119,7 @@ class _Subject:
     decoder: DecoderEngine
     config: DecoderConfig
     model: Valley2 | None
-    """None: there is a decoder alone."""
+    """The model; None when there is only a decoder."""
 
 
 def _with_parts(options: Options, possible: tuple[Part, ...], name: str) -> Options:

@@ -23,7 +23,7 @@ class MatrixSize:
 
     @property
     def weights(self) -> int:
-        """Their number."""
+        """Number of weights of the matrix."""
         return self.rows * self.columns
 
 

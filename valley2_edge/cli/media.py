@@ -35,11 +35,11 @@ class Media:
 
     @property
     def files(self) -> list[Path]:
-        """All that are files."""
+        """The pictures and the video that are files."""
         return [file for file in (*self.pictures, self.video) if isinstance(file, Path)]
 
     def joined(self, other: Media) -> Media:
-        """Both together.
+        """The pictures and the video of both.
 
         Raises:
             InputError: Several videos, or a video beside pictures.
@@ -76,7 +76,7 @@ class Media:
         ]
 
     def readable(self, max_pixels: int) -> Media:
-        """What of it can be read to its end."""
+        """Those of the pictures and videos that can be read to their end."""
         from valley2_edge.runtime.media.images import load_picture
 
         pictures = []

@@ -79,7 +79,7 @@ class LineProgress:
 
     Args:
         console: The console that the lines go to.
-        clock: Seconds.
+        clock: What time it is, in seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:

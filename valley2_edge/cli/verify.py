@@ -102,9 +102,9 @@ def variant_architecture(bundle: ModelConfig, variant: ModelConfig, name: str) -
     """The architecture to verify a variant with: the bundle's weights with the variant's picture settings.
 
     Args:
-        bundle: What was exported.
-        variant: What the variant's own config.json says.
-        name: The variant's, for messages.
+        bundle: The architecture that was exported.
+        variant: The architecture that the variant's own config.json states.
+        name: The variant's name, for messages.
 
     Raises:
         InputError: They differ in more than how pictures become tiles and tokens, so the weights are others.

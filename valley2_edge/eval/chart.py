@@ -51,7 +51,7 @@ def draw_score(score: Score, title: str, subtitle: str = "") -> Image.Image:
     Args:
         score: The score to draw, with at least one task.
         title: First line, for example the name of the bundle.
-        subtitle: Second line.
+        subtitle: Second line, below the title.
 
     Returns:
         RGB, 1000 pixels wide.

@@ -58,7 +58,7 @@ def ask_all(
     """Asks every question in its four orders, greedily.
 
     Args:
-        answerer: The model.
+        answerer: The model that is asked.
         questions: In the order in which they are asked.
         think: Ask for four-step answers.
         text_only: Leave the pictures out.

@@ -176,8 +176,8 @@ def _decode(session: DecoderSessionEngine, tokens: list[int]) -> tuple[Array, li
     """Decodes greedily, but goes on from the reference's token where the choice differs.
 
     Args:
-        session: Prefilled.
-        tokens: The reference's.
+        session: A session that holds the prompt.
+        tokens: The reference's tokens.
 
     Returns:
         Logits (len(tokens), vocabulary) before each choice, and the choices.

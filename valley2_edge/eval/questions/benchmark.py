@@ -41,7 +41,7 @@ def ocr_questions(count: int, seed: int = 0) -> list[OpenQuestion]:
     """Makes questions that are answered by reading a price or a name from a card.
 
     Args:
-        count: How many.
+        count: Number of questions.
         seed: Another seed gives other questions.
     """
     questions = []

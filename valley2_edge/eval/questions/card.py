@@ -53,7 +53,7 @@ class Mark:
     labels: tuple[str, ...]
     """What it is: a character, "star" or "no star", or a product's kind and colour."""
     box: tuple[float, float, float, float]
-    """Left, top, right and bottom in pixels."""
+    """Place of the mark: left, top, right and bottom in pixels."""
 
 
 def random_style(random: Random, form: Form) -> Style:
@@ -90,7 +90,7 @@ def draw_card(product: Product, style: Style, marks: list[Mark] | None = None) -
 
     Args:
         product: What to show; attributes that are None stay away.
-        style: How.
+        style: How the card looks.
         marks: Gets what stands where, for a vision tower to learn from.
 
     Returns:

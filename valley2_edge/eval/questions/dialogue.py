@@ -126,7 +126,7 @@ class Dialogue:
     """Pictures and questions about them, each asked on its own: not a conversation."""
 
     pictures: tuple[Image.Image, ...]
-    """Mode RGB; the frames when it is a clip."""
+    """Pictures in mode RGB; the frames when it is a clip."""
     video: bool
     turns: tuple[tuple[str, str], ...]
     """The user's text and the right answer."""
