@@ -20,6 +20,14 @@ def examples(*lines: str) -> str:
 class HelpfulCommand(TyperCommand):
     """A command whose help page has its options in groups."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Takes the words of a completion as they are: to check values, typer would import pydantic."""
+        if not ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        values, ctx.args, _ = self.make_parser(ctx).parse_args(args=args)
+        ctx.params = {parameter.name: values.get(parameter.name) for parameter in self.get_params(ctx)}
+        return ctx.args
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the arguments and options."""
         _write_parameters(self, ctx, formatter)
