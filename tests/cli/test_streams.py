@@ -76,7 +76,7 @@ def on_terminal(arguments: Sequence[str], steps: Sequence[tuple[str, bytes]], di
     """Runs Python with a terminal of 60 columns as its three streams.
 
     Args:
-        arguments: Of Python.
+        arguments: Command line of Python.
         steps: What to wait for on the terminal, and what to type then.
         directory: The current one.
 
