@@ -54,6 +54,7 @@ def test_json_of_a_shape(run) -> None:
     assert content["decode"]["bytes_per_token"] > content["model"]["weight_bytes"]
 
 
+@pytest.mark.slow
 def test_shares_are_of_the_limits_that_were_read(run) -> None:
     words = ("--lengths", 16, "--new-tokens", 2, "--warm-up", 0, "--repetitions", 1, "--json")
     content = json.loads(run("bench", *TINY, *words).stdout)
@@ -98,6 +99,7 @@ def test_table_names_parts_and_limits(run) -> None:
         assert word in outcome.stdout
 
 
+@pytest.mark.slow
 def test_repetitions_and_warm_up_are_done_and_no_more(run, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     prefill = DecoderSession.prefill

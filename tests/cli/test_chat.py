@@ -125,6 +125,7 @@ def test_chat_loads_neither_torch_nor_transformers_nor_onnx(fp32_bundle: Path, p
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process")
 def test_interrupt_ends_one_answer_with_130(fp32_bundle: Path, tmp_path: Path) -> None:
     process = start(["chat", "Hello", "--bundle", fp32_bundle, "--max-new-tokens", 30_000], tmp_path)
@@ -203,6 +204,7 @@ def test_picture_outlives_a_question_that_is_too_long(run, fp32_bundle: Path, pi
     assert "positions" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_commands_of_a_conversation_save_and_reset(
     run, fp32_bundle: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_line_that_is_no_text_takes_no_other_line_away(tmp_path: Path) -> None:
     assert "error: The line holds bytes that are no text in UTF-8" in done.stderr
 
 
+@pytest.mark.slow
 def test_conversation_without_a_reader_ends(tmp_path: Path) -> None:
     done = shell(f"(yes What? | {CHAT} --max-new-tokens 2 2>errors; echo $? >code) | head -n 1", tmp_path)
     assert done.stdout.count("\n") == 1
