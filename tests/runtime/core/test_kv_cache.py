@@ -94,6 +94,7 @@ def test_error_of_a_rounded_cache_is_small(decoder: Decoder, kv_precision: str, 
     assert 1e-6 < relative_error(last_logits(decoder, kv_precision, PROMPT), exact) < bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_precision", KV_PRECISIONS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_threads_and_chunks_leave_every_bit(directory: Path, isa: str, kv_precision: str) -> None:
