@@ -84,7 +84,7 @@ class Decoder:
             gpu_layers=wanted.gpu_layers,
             gpu_context=unsigned("gpu_context", gpu_context),
             gpu_memory=unsigned("gpu_memory", size_bytes(wanted.gpu_memory), LARGEST_UINT64),
-            gpu_yields=int(offload_weights),
+            offload_weights=int(offload_weights),
             decoder_stamp=stamp_struct(decoder_stamp),
             embeddings_stamp=stamp_struct(embeddings_stamp),
         )
@@ -123,7 +123,7 @@ class Decoder:
         """Rows of the embedding table.
 
         Args:
-            tokens: ids, (n,).
+            tokens: Token ids, (n,).
 
         Returns:
             (n, hidden_size) float32.
@@ -168,7 +168,7 @@ class Decoder:
         It shares nothing with other sessions: whoever wrote the file answers for what it holds.
 
         Args:
-            path: that `DecoderSession.save` wrote.
+            path: A file that `DecoderSession.save` wrote.
 
         Raises:
             InputError: the file is missing, no saved session, damaged, or of another bundle.
@@ -250,8 +250,8 @@ class DecoderSession:
     """One conversation with a decoder. Belongs to one thread at a time; only `cancel` may come from another.
 
     Args:
-        decoder: whose `session` made it.
-        handle: a v2e_session, which is closed with this.
+        decoder: The decoder whose `session` made it.
+        handle: A v2e_session, which is closed with this.
     """
 
     def __init__(self, decoder: Decoder, handle: Any) -> None:
@@ -306,9 +306,9 @@ class DecoderSession:
         """Appends segments to the session; after a failure or a cancellation it is as it was before.
 
         Args:
-            segments: token ids (n,) int32 and embeddings (n, hidden_size) float32, in order.
-            logit_rows: of the last positions, kept for `logits`; at least one is always kept.
-            on_progress: called after every chunk.
+            segments: Token ids (n,) int32 and embeddings (n, hidden_size) float32, in order.
+            logit_rows: Number of last positions whose logits are kept for `logits`; at least one is always kept.
+            on_progress: Called after every chunk.
 
         Raises:
             InputError: a segment has the wrong shape or an id outside the vocabulary.
@@ -374,8 +374,8 @@ class DecoderSession:
         """Writes the session to a file, which appears whole or not at all.
 
         Args:
-            path: of the file; one that is there is replaced.
-            note: any text, to be found again as `note`.
+            path: Where to write; a file that is there is replaced.
+            note: Any text, to be found again as `note`.
 
         Raises:
             InputError: the file cannot be written, or the decoder is part of no bundle.

@@ -67,7 +67,7 @@ def answer(session: DecoderSession, options: GenerateOptions = GREEDY) -> list[i
 
 
 def errors_of(directory: Path, kv_precision: str = "auto", chunk: int = 0, **options: Any) -> tuple[float, float]:
-    """Of the logits of a prefill and of the last of some steps, against the CPU with int16 activations."""
+    """The error of the logits of a prefill and of the last of some steps, against the CPU with int16 activations."""
     with (
         Decoder(directory, threads=1, activations="int16") as one,
         Decoder(directory, threads=1, activations="int16", device="cuda", **options) as other,

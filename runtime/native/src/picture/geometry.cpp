@@ -254,10 +254,10 @@ GeometryOptions complete_options(const v2e_geometry_options *given) {
     GeometryOptions options{};
     options.tile_size = raw.tile_size != 0 ? raw.tile_size : released_tile_size;
     options.tokens_per_side = raw.tokens_per_side != 0 ? raw.tokens_per_side : released_tokens_per_side;
-    options.tiled = raw.tiled != 0;
-    options.unpad = raw.unpad != 0;
+    options.tiled = raw.no_tiles == 0;
+    options.unpad = raw.no_unpad == 0;
     options.max_vision_token = raw.max_vision_token != 0 ? raw.max_vision_token : released_max_vision_token;
-    options.eagle = raw.eagle != 0;
+    options.eagle = raw.no_eagle == 0;
     options.eagle_min_pixels = raw.eagle_min_pixels != 0 ? raw.eagle_min_pixels : fetch_min_pixels;
     options.eagle_max_pixels = raw.eagle_max_pixels != 0 ? raw.eagle_max_pixels : fetch_max_pixels;
     if (options.tile_size > largest_side / released_canvas_tiles || options.tokens_per_side > options.tile_size) {
