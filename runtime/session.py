@@ -54,7 +54,7 @@ class AnswerStream(Iterator[str]):
         self._pieces = pieces
         self._lock = lock
         self.statistics = statistics
-        """Of this answer; complete when it has ended."""
+        """What this answer took; complete when it has ended."""
 
     def __next__(self) -> str:
         with self._lock.held():
@@ -105,7 +105,7 @@ class Session:
         self._answer: weakref.ref[AnswerStream] | None = None
         self._closed = False
         self.statistics = Statistics()
-        """Of the last question."""
+        """What the last question took."""
 
     def ask(
         self,
@@ -190,7 +190,7 @@ class Session:
         """Ends a running answer and writes the session to a file, pictures included as the decoder saw them.
 
         Args:
-            path: Of the file, which appears whole or not at all; one that is there is replaced.
+            path: Where to write; the file appears whole or not at all, and one that is there is replaced.
 
         Raises:
             InputError: The session is closed or works in another thread, or the file cannot be written.
