@@ -61,3 +61,4 @@ def test_unwritable_data_directory_does_not_stop_verification(tmp_path: Path, mo
     verified = VerifiedFiles()
     verified.remember(blocker, FileStamp.of(blocker), "hash")
     verified.save()
+    assert list(tmp_path.iterdir()) == [blocker]

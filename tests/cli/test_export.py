@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from valley2_edge import chosen_bundle, user_data
-from valley2_edge.export import pipeline
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
@@ -28,7 +27,7 @@ def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) ->
         seen.update(options, checkpoint=checkpoint, output=output)
         return int4_bundle
 
-    monkeypatch.setattr(pipeline, "export_bundle", export_bundle)
+    monkeypatch.setattr("valley2_edge.export.pipeline.export_bundle", export_bundle)
     monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "data"))
     return seen
 
@@ -94,7 +93,7 @@ def test_the_next_line_may_be_pasted_whatever_the_name(
 ) -> None:
     bundle = tmp_path / "it's my bundle"
     bundle.symlink_to(int4_bundle)
-    monkeypatch.setattr(pipeline, "export_bundle", lambda *_, **__: bundle)
+    monkeypatch.setattr("valley2_edge.export.pipeline.export_bundle", lambda *_, **__: bundle)
     (tmp_path / "file").touch()
     monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "file" / "data"))
     line = next(line for line in run("export", "nano").stdout.splitlines() if line.startswith("Next: "))

@@ -31,7 +31,6 @@ from valley2_edge.runtime.core.tower import NativeTower
 from valley2_edge.runtime.vision.cache import VisionCache
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 
-CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 CONFIG = TinyConfig()
 PROMPT = np.random.default_rng(7).integers(0, CONFIG.vocab_size, 90).astype(np.int32)
 THREADS = 2
@@ -192,12 +191,8 @@ def test_saved_session_has_decoded_what_a_cancel_left(model: Valley2, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny checkpoint with int8 towers."""
-    from valley2_edge.export.pipeline import export_bundle
-
-    path = tmp_path_factory.mktemp("bundles") / "native"
-    return open_bundle(export_bundle(CHECKPOINT, path, precision="fp32", vision_precision="int8"))
+def bundle(int8_vision_bundle: Path) -> Bundle:
+    return open_bundle(int8_vision_bundle)
 
 
 @pytest.mark.parametrize("kind", ["siglip", "projector", "eagle"])

@@ -19,6 +19,8 @@ from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
 from valley2_edge.runtime.core.probe import Probe
 from valley2_edge.verify.run import self_test
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TinyConfig()
 PRECISIONS = ("fp32", "fp16", "int8", "int4", "int4-asymmetric", "nf4")
 PROMPT = np.random.default_rng(7).integers(0, CONFIG.vocab_size, 70).astype(np.int32)

@@ -18,6 +18,8 @@ from valley2_edge.export.decoder.writer import export_decoder, export_embeddings
 from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.decoder import Decoder
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 

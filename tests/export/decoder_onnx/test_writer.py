@@ -31,6 +31,8 @@ from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.quantize.rtn import dequantize_rows
 from valley2_edge.runtime.core.decoder import Decoder
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[2] / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"
 TOKENS = np.arange(5, 30, dtype=np.int32)

@@ -29,6 +29,8 @@ from valley2_edge.export.vision.torch_reference import ProjectorReference, load_
 from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.vision.engine import ComponentName
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASE = "square448"
 EAGLE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)[:, None, None]

@@ -21,6 +21,8 @@ from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[Any]
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 CONFIG = TinyConfig()

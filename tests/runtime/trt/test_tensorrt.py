@@ -27,6 +27,8 @@ from valley2_edge.runtime.trt.driver import Gpu
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(5)
 PICTURE = RANDOM.integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
