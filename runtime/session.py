@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from valley2_edge import prompt
 from valley2_edge.errors import Cancelled, InputError, Valley2Error, Valley2Warning
-from valley2_edge.options import (
-    DEFAULT_FRAMES,
-    LARGEST_UINT32,
-    SamplingOptions,
-    SessionOptions,
-    changed,
-    check_whole,
-    picked,
-)
+from valley2_edge.option_checks import LARGEST_UINT32, check_whole
+from valley2_edge.options import DEFAULT_FRAMES, SamplingOptions, SessionOptions, changed, picked
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.context_room import Context, Question, full_context

@@ -6,7 +6,8 @@ import dataclasses
 import enum
 from typing import Any
 
-from valley2_edge.options import LARGEST_UINT64, SamplingOptions
+from valley2_edge.option_checks import LARGEST_UINT64
+from valley2_edge.options import SamplingOptions
 from valley2_edge.runtime.core.binding import (
     SPECULATION_NUMBERS,
     array_pointer,

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields
 
 from valley2_edge.bundle import TOKENIZER_FILE, Bundle
 from valley2_edge.errors import BudgetError
-from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, picked, size_bytes
+from valley2_edge.option_checks import LARGEST_UINT64
+from valley2_edge.options import LoadOptions, SessionOptions, picked, size_bytes
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.context_room import picture_tokens
 from valley2_edge.runtime.core.binding import (

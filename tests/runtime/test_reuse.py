@@ -14,7 +14,8 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge import Valley2
 from valley2_edge.errors import Cancelled, InputError
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession, Segment
+from valley2_edge.runtime.core.decoder import Decoder, Segment
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 
 CONFIG = TinyConfig(num_hidden_layers=2)

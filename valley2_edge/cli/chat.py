@@ -283,7 +283,8 @@ def cancelling_on_interrupt(session: Session) -> Iterator[None]:
 
 def _check_options(given: Mapping[str, Any]) -> None:
     """What `Valley2.load`, `Valley2.session` and `Session.ask` would refuse, before a bundle is looked for."""
-    from valley2_edge.options import LARGEST_UINT32, LoadOptions, SamplingOptions, SessionOptions, check_whole
+    from valley2_edge.option_checks import LARGEST_UINT32, check_whole
+    from valley2_edge.options import LoadOptions, SamplingOptions, SessionOptions
     from valley2_edge.policy import Policy
 
     LoadOptions(threads=given["threads"])
