@@ -77,6 +77,7 @@ def test_wheel_has_every_python_file_of_every_room(wheel_names: set[str]) -> Non
 def test_wheel_carries_the_native_library_but_not_its_sources(wheel_names: set[str]) -> None:
     name = LIBRARY_NAMES.get(sys.platform, "libvalley2.so")
     assert f"valley2_edge/runtime/{name}" in wheel_names
+    assert "valley2_edge/runtime/core/_header.py" in wheel_names, "the binding, which the build makes from the header"
     sources = {name for name in wheel_names if re.search(r"\.([ch](pp)?|txt)$|/native/", name)}
     assert not {name for name in sources if ".dist-info/" not in name}
 
@@ -92,7 +93,7 @@ def test_sdist_has_the_sources_that_a_build_needs(sdist_names: set[str]) -> None
 def test_base_install_asks_for_neither_torch_nor_transformers_nor_onnx() -> None:
     requirements = metadata.requires("valley2-edge") or []
     base = {re.split(r"[^\w.-]", text)[0].lower() for text in requirements if "extra ==" not in text}
-    assert base >= {"numpy", "onnxruntime", "tokenizers", "pillow", "safetensors"}
+    assert base >= {"cffi", "numpy", "onnxruntime", "tokenizers", "pillow", "safetensors"}
     assert not base & {"torch", "torchvision", "transformers", "onnx", "opencv-python-headless"}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from valley2_edge.runtime.core import decoder as decoder_module
-from valley2_edge.runtime.core.decoder import DecoderSession
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 
 TINY = ("--shape", "tiny", "--layers", 1, "--threads", 1, "--group-size", 32, "--lengths", "16,48", "--context", 8)
 SHORT = ("--new-tokens", 5, "--warm-up", 0, "--repetitions", 2)

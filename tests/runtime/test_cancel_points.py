@@ -23,7 +23,8 @@ from valley2_edge.errors import Cancelled, InputError
 from valley2_edge.geometry import GeometryOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.library import library_path
 from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture

@@ -18,7 +18,8 @@ from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import EngineError, InputError, NumericError, Valley2Warning
 from valley2_edge.options import LoadOptions
 from valley2_edge.runtime import decoder_choice
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.memory import MemorySettings
 from valley2_edge.runtime.decoder_choice import open_decoder
 from valley2_edge.runtime.devices import check as device_check
