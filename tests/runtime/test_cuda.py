@@ -14,7 +14,7 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
 from valley2_edge.options import LoadOptions
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory

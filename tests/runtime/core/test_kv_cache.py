@@ -14,7 +14,7 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.core.generation import GenerateOptions
+from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 
 Array = npt.NDArray[Any]
 CONFIG = TinyConfig(max_position_embeddings=4096)
