@@ -1,4 +1,4 @@
-# make demo | test | lint | format | bench | fuzz | nano | clean
+# make demo | test | check | lint | format | bench | fuzz | nano | clean
 # Every target that needs Python shares one environment, .venv, made by the first that asks for it.
 PYTHON ?= python3
 VENV := .venv
@@ -22,19 +22,24 @@ NATIVE := $(shell find runtime/native -type f -not -path 'runtime/native/fuzz/*'
 CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmarks examples nano
 
-.PHONY: demo test lint format bench fuzz nano clean
+.PHONY: demo test check lint format bench fuzz nano clean
 
 $(STAMP): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet 'scikit-build-core>=1.1,<2' cmake ninja 'setuptools>=70.1'
+	$(BIN)/python -m pip install --quiet 'cffi>=1.17' 'scikit-build-core>=1.1,<2' cmake ninja 'setuptools>=70.1'
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[all,dev]'
 	touch $@
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py build/demo
 
+# The quick tests, some of every folder: they build nothing, share one export and take under two minutes on two cores.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+# All tests: those marked `slow`, too, which build the core, export, train or start many processes.
+check: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # mypy reads no editable install and the rooms lie under other names, so it is shown the package as it installs.
 lint: $(STAMP)

@@ -1,4 +1,4 @@
-"""How long Ctrl-C takes in an export at the released layer sizes: to the sentence, and to the end of the process.
+"""Measures how long Ctrl-C takes in an export at the released layer sizes: to the sentence and to the process's end.
 
     python benchmarks/cancel_export.py --moments 10
 
@@ -90,7 +90,7 @@ def hashing(directory: Path) -> Callable[[], object]:
     from valley2_edge.bundle import sha256_of_file
 
     with (directory / "file").open("wb") as stream:
-        stream.truncate(8 << 30)  # takes no room
+        stream.truncate(8 << 30)  # takes no space on the disk
     return lambda: sha256_of_file(directory / "file", lambda count: None)
 
 
@@ -151,8 +151,8 @@ def measure(name: str, wait: float) -> tuple[float, float]:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moments", type=int, default=10, help="signals for each stage")
-    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--moments", type=int, default=10, help="how many signals each stage gets")
+    parser.add_argument("--stages", default=",".join(STAGES), help="which stages are measured (default: %(default)s)")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

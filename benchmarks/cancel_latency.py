@@ -26,7 +26,8 @@ from vision_towers import Subject, inputs_of, open_engine, prepare, released
 from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
 from valley2_edge.config import DecoderConfig, ModelConfig
 from valley2_edge.errors import Cancelled, Valley2Error
-from valley2_edge.policy import EaglePreset, Policy
+from valley2_edge.options import EaglePreset
+from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
@@ -40,7 +41,7 @@ CONTEXT = 64
 """Positions before the tokens that are decoded."""
 ANSWER = 6
 MOST_TRIES = 3
-"""For one moment: a stage may end just before it."""
+"""How often one moment is tried: a stage may end just before it."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def vision_stages(
 
     yield stage_of("siglip", "siglip", inputs_of("siglip"))
     yield stage_of("projector", "projector", inputs_of("projector"))
-    # A graph that is left behind computes on for a while: of a document's attention for longer than a measurement may.
+    # A graph that is left behind computes on for a while: a document's attention for longer than a measurement may.
     for preset in presets[:1] if engine == "onnx" else presets:
         yield stage_of(f"eagle {preset}", "eagle", eagle_inputs(model, preset))
 
@@ -181,7 +182,7 @@ def decoder_stages(directory: Path, layers: int, threads: int, stack: ExitStack)
 
 
 def all_stages(options: argparse.Namespace, stack: ExitStack) -> Iterator[Stage]:
-    """Each is made when the one before is measured."""
+    """Yields the stages; each is made only when the one before has been measured."""
     for part in options.parts.split(","):
         if part == "pictures":
             yield from picture_stages(ModelConfig())
@@ -195,14 +196,20 @@ def all_stages(options: argparse.Namespace, stack: ExitStack) -> Iterator[Stage]
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directory", type=Path, default=Path("build/cancel"), help="where the layers are kept")
-    parser.add_argument("--layers", type=int, default=2, help="of the decoder, SigLIP and Eagle")
-    parser.add_argument("--moments", type=int, default=20, help="cancels of each stage")
+    parser.add_argument(
+        "--directory", type=Path, default=Path("build/cancel"), help="directory in which the layers are kept"
+    )
+    parser.add_argument("--layers", type=int, default=2, help="layers of the decoder, SigLIP and Eagle")
+    parser.add_argument("--moments", type=int, default=20, help="how often each stage is cancelled")
     parts = "pictures,decoder,int8,onnx"
-    parser.add_argument("--parts", default=parts, help=f"{parts}, and bf16; the last ones are vision towers")
-    parser.add_argument("--eagle", default="balanced,document", help=f"presets: {', '.join(get_args(EaglePreset))}")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--parts", default=parts, help=f"what is measured: {parts}, or bf16; the last ones are vision towers"
+    )
+    parser.add_argument(
+        "--eagle", default="balanced,document", help=f"presets of Eagle: {', '.join(get_args(EaglePreset))}"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads of the decoder and the towers")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(options.seed)

@@ -88,7 +88,7 @@ def logits_of(model: torch.nn.Module, tokens: list[int]) -> NDArray[np.float32]:
 
 
 def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Norm of the difference over norm of the expected."""
+    """Norm of the difference divided by the norm of the expected logits."""
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 

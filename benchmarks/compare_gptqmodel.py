@@ -188,8 +188,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpoint", type=Path, help="take a matrix and its inputs from this model")
-    parser.add_argument("--layer", type=int, default=0, help="of --checkpoint (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=64, help="of each set, with --checkpoint (default: %(default)s)")
+    parser.add_argument("--layer", type=int, default=0, help="which layer of --checkpoint (default: %(default)s)")
+    parser.add_argument(
+        "--samples", type=int, default=64, help="samples of each set, with --checkpoint (default: %(default)s)"
+    )
     options = parser.parse_args()
     try:
         import gptqmodel

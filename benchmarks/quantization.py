@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from valley2_edge.bundle import Bundle, DecoderPrecision, ProjectorPrecision, open_bundle
+from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.calibration.builtin import BUILTIN
 from valley2_edge.errors import ExportError, Valley2Error
 from valley2_edge.eval.intervals import bootstrap_ratio
@@ -45,6 +45,7 @@ from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding, round_with_calibration
 from valley2_edge.export.vision.component import export_vision
 from valley2_edge.export.vision.sample_encoder import sample_encoder
+from valley2_edge.precisions import DecoderPrecision, ProjectorPrecision
 from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.version import __version__
 
@@ -256,7 +257,7 @@ class Results:
 
 
 def weights_sha256(directory: Path) -> str:
-    """Of the checkpoint's weights and configuration."""
+    """Digest of the checkpoint's weights and configuration."""
     digest = hashlib.sha256()
     for path in sorted([*directory.glob("*.safetensors"), directory / "config.json"]):
         with path.open("rb") as stream:
@@ -285,7 +286,7 @@ def _print_goal(results: Mapping[str, Result]) -> None:
     figures = results[DEFAULT].quality.figures()
     print(
         f"\nint4 in groups of 128: mean KL {_cell(figures['mean_kl'], '{:.4f}')}, same token "
-        f"{_cell(figures['same_top'], '{:.2%}')}; wanted are 0.03 at most and 92% at least"
+        f"{_cell(figures['same_top'], '{:.2%}')}; the goals are 0.03 at most and 92% at least"
     )
 
 
@@ -322,10 +323,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--samples", type=int, default=64, help="held-out samples (default: %(default)s)")
-    parser.add_argument("--calibration-samples", type=int, default=128, help="(default: %(default)s)")
-    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), metavar="VARIANT", help="these variants")
-    parser.add_argument("--work", type=Path, default=Path("build/quantization"), help="results and what is shared")
-    parser.add_argument("--threads", type=int, default=0, help="of torch and of the decoder (default: all cores)")
+    parser.add_argument(
+        "--calibration-samples", type=int, default=128, help="calibration samples (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--only", nargs="*", choices=list(VARIANTS), metavar="VARIANT", help="measure these variants alone"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("build/quantization"),
+        help="directory with the results and what the variants share",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of torch and of the decoder (default: all processor cores)"
+    )
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge import Session, Valley2
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.errors import Valley2Error
-from valley2_edge.user_data import resolve_bundle
 
 FIRST = "What is in this picture?"
 SECOND = "Which colours does it have?"
@@ -68,7 +68,7 @@ def main() -> int:
     """Reads the command line, measures, prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("nano"), help="a bundle; nano comes with the package")
-    parser.add_argument("--size", default="1280x720", help="of the pictures, pixels")
+    parser.add_argument("--size", default="1280x720", help="width and height of the pictures in pixels")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()

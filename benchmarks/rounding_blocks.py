@@ -65,9 +65,13 @@ def main() -> int:
     """Reads the command line, measures, prints a line when a matrix is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--tokens", type=int, default=1024, help="that are timed (default: %(default)s)")
-    parser.add_argument("--whole-layers", type=int, default=28, help="to scale to (default: %(default)s)")
-    parser.add_argument("--whole-tokens", type=int, default=128 * 1500, help="to scale to (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens that are timed (default: %(default)s)")
+    parser.add_argument(
+        "--whole-layers", type=int, default=28, help="layers to scale the time to (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--whole-tokens", type=int, default=128 * 1500, help="tokens to scale the time to (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     layer = dict.fromkeys(PARTS, 0.0)
     print("| matrix | a token's second moments | factor | rounding | a token's product |\n" + "| --- " * 5 + "|")

@@ -29,9 +29,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import Valley2Error
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters
 
@@ -78,7 +78,7 @@ class Answer:
     tokens: list[int]
     seconds: float
     counters: GenerationCounters
-    """Of the answer with its warm-up."""
+    """What the answer cost, its warm-up included."""
 
 
 def answer(decoder: Decoder, prompt: Tokens, new_tokens: int, speculation: str) -> Answer:

@@ -196,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, required=True, help="where the towers are")
     parser.add_argument("--prepare", action="store_true", help="write them, and measure nothing")
-    parser.add_argument("--layers", type=int, default=6, help="of SigLIP and Eagle")
+    parser.add_argument("--layers", type=int, default=6, help="layers of SigLIP and Eagle")
     parser.add_argument("--towers", default=",".join(TOWERS))
     parser.add_argument("--engines", default="int8,bf16,onnx")
     parser.add_argument("--threads", type=int, default=2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from valley2_edge.bundle import ProjectorPrecision, VisionPrecision
 from valley2_edge.export.bundle.safetensors_stream import dtype_name, file_size
 from valley2_edge.export.bundle.tokenizer_files import tokenizer_files
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
@@ -19,6 +18,7 @@ from valley2_edge.export.checkpoint.tensor_names import (
 from valley2_edge.export.decoder.formats import DecoderFormats
 from valley2_edge.export.decoder.layout import decoder_metadata, decoder_plan, embeddings_metadata, embeddings_plan
 from valley2_edge.export.selftest.writer import LOGIT_ROWS
+from valley2_edge.precisions import ProjectorPrecision, VisionPrecision
 
 _GRAPH_BYTES = 1 << 20
 """Upper bound of one ONNX graph or native tower without its matrices, in bytes."""

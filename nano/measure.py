@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.eval.ablation import inquiry_of
 from valley2_edge.eval.edit_distance import edit_distance
 from valley2_edge.eval.intervals import Estimate, bootstrap_ratio
@@ -27,6 +26,7 @@ from valley2_edge.eval.run import ask_all
 from valley2_edge.eval.scoring import Outcome, score
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
 
@@ -114,7 +114,7 @@ def _print_table(outcomes: Mapping[str, Sequence[Outcome]], errors: Mapping[str,
 
 
 def _change(found: Sequence[Outcome], reference: Sequence[Outcome]) -> Estimate:
-    """Of the share of questions that are right; every task has equally many."""
+    """The change of the share of questions that are right; every task has equally many questions."""
     differences = [one.right - other.right for one, other in zip(found, reference, strict=True)]
     return bootstrap_ratio(differences, [1] * len(differences))
 

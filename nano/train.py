@@ -20,7 +20,7 @@ from pathlib import Path
 
 # OpenMP's threads must not spin while another process has the core; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Room for a matrix product's kernel for each of the few thousand shapes that occur.
+# Space for a matrix product's kernel for each of the few thousand shapes that occur.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 import torch
@@ -84,12 +84,14 @@ def _options(arguments: argparse.Namespace, output: Path, resume: bool) -> Train
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="directory of the run")
-    parser.add_argument("--minutes", type=float, help="training time of all runs in this directory together")
+    parser.add_argument("--minutes", type=float, help="training time, summed over all runs in this directory")
     parser.add_argument("--steps", type=int, help="steps instead of minutes; the result depends on the seed only")
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/state.pt")
     parser.add_argument("--from-broad", action="store_true", help="go on from the end of the broad stage")
     parser.add_argument("--initial", type=Path, help="a trained checkpoint to begin from, instead of the towers alone")
-    parser.add_argument("--first-dialogue", type=int, default=0, help="of a new run; the phases go by this number")
+    parser.add_argument(
+        "--first-dialogue", type=int, default=0, help="number of a new run's first dialogue, by which the phases go"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16, help="dialogues of a step")
     parser.add_argument("--processes", type=int, default=2, help="training processes, one for each core")
@@ -99,9 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--tower-factor", type=float, default=0.25, help="learning rate of the towers, relative")
     parser.add_argument("--weight-decay", type=float, default=0.02)
-    parser.add_argument("--warmup", type=int, default=60, help="steps")
+    parser.add_argument("--warmup", type=int, default=60, help="steps in which the learning rate rises")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="fuse small operations")
-    parser.add_argument("--annealing-share", type=float, default=0.25, help="of the whole training, at its end")
+    parser.add_argument(
+        "--annealing-share", type=float, default=0.25, help="share of the whole training that is annealing, at its end"
+    )
     return parser
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import ExportError
+from valley2_edge.precisions import DecoderPrecision
 
 GROUP_SIZES = (32, 64, 128)
 """The numbers of columns that may share a scale."""

@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 
 import torch
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import ExportError
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.error import output_energy, ratio_of_norms
 from valley2_edge.quantize.factor import NotPositiveDefiniteError
 from valley2_edge.quantize.gptq import DAMPING_SERIES, GptqSolver

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from valley2_edge.bundle import NATIVE_DECODER_FILES, Bundle
 from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
+from valley2_edge.options import LoadOptions, picked
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
 from valley2_edge.runtime.decoder_engine import DecoderDescription, DecoderEngine
@@ -16,7 +16,6 @@ from valley2_edge.runtime.devices.check import check_decoder, nvidia_gpu
 from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
 from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu
 from valley2_edge.runtime.onnx.providers import CPU_PROVIDER
-from valley2_edge.runtime.vision.engine import VisionEngineName
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.onnx.decoder import OnnxDecoder
@@ -26,7 +25,6 @@ def place(
     bundle: Bundle,
     wanted: MemorySettings,
     device: str | None,
-    vision_engine: VisionEngineName,
     *,
     elsewhere: bool = False,
 ) -> tuple[MemorySettings, GpuChoice | None]:
@@ -35,9 +33,8 @@ def place(
     Args:
         bundle: Not loaded yet.
         wanted: What is asked for, apart from the devices.
-        device: Of the decoder: cpu, cuda, auto, or None for the default.
-        vision_engine: As `Valley2.load` takes it.
-        elsewhere: A GPU is meant that need not be in this machine, and TensorRT beside it.
+        device: What was asked for the decoder: cpu, cuda, auto, or None for the default.
+        elsewhere: Whether the GPU, and TensorRT for it, may be in another machine than this one.
 
     Returns:
         The settings with the devices, and how they share a GPU; None: they do not.
@@ -47,7 +44,7 @@ def place(
         InputError: There is no GPU.
     """
     placed = replace(wanted, device=_decoder_device(bundle, device), vision_device="cpu")
-    if vision_engine == "tensorrt":
+    if wanted.vision_engine == "tensorrt":
         free = placed.gpu_memory if elsewhere else _free_gpu_bytes(bundle) if _has_tensorrt() else 0
         if free:
             placed = replace(placed, vision_device="cuda", gpu_memory=min(free, placed.gpu_memory or free))
@@ -137,24 +134,20 @@ def settings_for_gpu(bundle: Bundle, wanted: MemorySettings) -> tuple[MemorySett
     chosen = replace(
         wanted,
         keep_vision=choice.settings.keep_vision,
-        gpu_yields=choice.settings.gpu_yields,
+        offload_weights=choice.settings.offload_weights,
         gpu_layers=plan.gpu_layers,
         gpu_memory=left,
     )
     return chosen, choice
 
 
-def open_decoder(
-    bundle: Bundle, settings: MemorySettings, isa: str, device: str | None, providers: Sequence[str] | None
-) -> DecoderEngine:
+def open_decoder(bundle: Bundle, settings: MemorySettings, device: str | None) -> DecoderEngine:
     """The decoder in the engine that the bundle was made for, compared with the CPU where it is on a device.
 
     Args:
         bundle: Checked.
-        settings: Threads, activations, and what of the GPU it may take.
-        isa: Of the native decoder.
-        device: As `Valley2.load` takes it.
-        providers: ONNX Runtime's, in order of preference.
+        settings: The options of loading, with the devices as `place` chose them.
+        device: What was asked for: cpu, cuda, auto, or None for the default.
 
     Raises:
         BundleError: A file is damaged or cannot be loaded.
@@ -162,7 +155,7 @@ def open_decoder(
             or the device that was asked for computes wrong.
         BudgetError: The GPU has too little memory.
     """
-    decoder = _open(bundle, settings, isa, device, providers)
+    decoder = _open(bundle, settings, device)
     if not _is_on_device(decoder):
         return decoder
     exact = replace(settings, activations="int16")
@@ -172,13 +165,13 @@ def open_decoder(
         check_decoder(
             bundle,
             decoder,
-            lambda: _open_on_cpu(bundle, exact, isa),
-            (lambda: _open_on_cpu(bundle, settings, isa)) if shared else None,
+            lambda: _open_on_cpu(bundle, exact),
+            (lambda: _open_on_cpu(bundle, settings)) if shared else None,
             nvidia_gpu()[1] if isinstance(decoder, Decoder) else "",
         )
     except EngineError as error:
         decoder.close()
-        if device == "cuda" or providers is not None:
+        if device == "cuda" or settings.providers is not None:
             raise InputError(f"The decoder is not left to a device that computes wrong: {error}.") from error
         reason = str(error)
     except BaseException:
@@ -187,7 +180,7 @@ def open_decoder(
     else:
         return decoder
     warnings.warn(f"The decoder runs on the CPU: {reason}.", Valley2Warning, stacklevel=2)
-    decoder = _open_on_cpu(bundle, settings, isa)
+    decoder = _open_on_cpu(bundle, settings)
     decoder.description = replace(decoder.description, device_reason=reason)
     return decoder
 
@@ -198,34 +191,26 @@ def _is_on_device(decoder: Decoder | OnnxDecoder) -> bool:
     return decoder.provider != CPU_PROVIDER
 
 
-def _open_on_cpu(bundle: Bundle, settings: MemorySettings, isa: str) -> Decoder | OnnxDecoder:
-    left = replace(settings, device="cpu", gpu_layers=0, gpu_memory=0, gpu_yields=False)
-    return _open(bundle, left, isa, "cpu", None)
+def _open_on_cpu(bundle: Bundle, settings: MemorySettings) -> Decoder | OnnxDecoder:
+    left = replace(settings, device="cpu", gpu_layers=0, gpu_memory=0, offload_weights=False, providers=None)
+    return _open(bundle, left, "cpu")
 
 
-def _open(
-    bundle: Bundle, settings: MemorySettings, isa: str, device: str | None, providers: Sequence[str] | None
-) -> Decoder | OnnxDecoder:
-    threads, activations = settings.threads, settings.activations
+def _open(bundle: Bundle, settings: MemorySettings, device: str | None) -> Decoder | OnnxDecoder:
     if bundle.manifest.decoder.engine == "native":
         if settings.device != "cpu":
             keep_driver_caches()
         decoder = Decoder(
             bundle.directory / "decoder",
-            threads=threads,
-            isa=isa,
-            activations=activations,
-            device=settings.device,
-            gpu_layers=settings.gpu_layers,
-            gpu_memory=settings.gpu_memory,
-            gpu_yields=settings.gpu_yields,
+            picked(LoadOptions, settings),
+            offload_weights=settings.offload_weights,
             decoder_stamp=bundle.stamp(NATIVE_DECODER_FILES[0]),
             embeddings_stamp=bundle.stamp(NATIVE_DECODER_FILES[1]),
         )
         _check_sizes(bundle, decoder.description)
         return decoder
-    if isa != "auto":
-        raise InputError(f"isa is {isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
+    if settings.isa != "auto":
+        raise InputError(f"isa is {settings.isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
     for name in ("gpu_layers", "gpu_memory"):
         if getattr(settings, name):
             raise InputError(
@@ -235,7 +220,7 @@ def _open(
 
     if device != "cpu":
         keep_driver_caches()
-    return OnnxDecoder(bundle, threads=threads, activations=activations, device=device, providers=providers)
+    return OnnxDecoder(bundle, picked(LoadOptions, settings, device=device))
 
 
 def _check_sizes(bundle: Bundle, found: DecoderDescription) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from valley2_edge.options import SessionOptions
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 
 Segment = npt.NDArray[np.int32] | npt.NDArray[np.float32]
@@ -128,9 +129,7 @@ class DecoderEngine(Protocol):
     def embed(self, tokens: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Rows of the embedding table, (n, hidden_size) float32."""
 
-    def session(
-        self, context_length: int = 0, kv_precision: str = "auto", prefill_chunk: int = 0, reuse: str = "off"
-    ) -> DecoderSessionEngine:
+    def session(self, options: SessionOptions = ..., *, reuse: str = ..., **changes: Any) -> DecoderSessionEngine:
         """A new, empty session."""
 
     def load_session(self, path: Path) -> DecoderSessionEngine:

@@ -24,7 +24,7 @@ class GpuChoice:
     """Settings that fit a GPU, and what they cost."""
 
     settings: MemorySettings
-    """With `keep_vision` and `gpu_yields` as chosen."""
+    """With `keep_vision` and `offload_weights` as chosen."""
     plan: MemoryPlan
     text: str
     """What was chosen, in words; empty when the vision engines are not on the GPU."""
@@ -47,7 +47,7 @@ def fit_gpu(
 
     Args:
         bundle: Not loaded yet.
-        wanted: What is asked for; `keep_vision` and `gpu_yields` are decided here where vision is on the GPU.
+        wanted: What is asked for; `keep_vision` and `offload_weights` are decided here where vision is on the GPU.
         pictures: Sizes; by default a picture that takes all tiles.
         video: They are frames.
         conversation: They may come when the context is full.
@@ -68,7 +68,7 @@ def fit_gpu(
     moves = wanted.device != "cpu"
     ways = [replace(wanted, keep_vision=True), replace(wanted, keep_vision=False)]
     if moves:
-        ways.append(replace(wanted, keep_vision=False, gpu_yields=True))
+        ways.append(replace(wanted, keep_vision=False, offload_weights=True))
     fitting: GpuChoice | None = None
     for settings in ways:
         try:
@@ -97,7 +97,7 @@ def _words(settings: MemorySettings, planned: MemoryPlan, layers: int) -> str:
         parts.append("everything stays")
     else:
         parts.append("vision engines are freed after use")
-    if settings.gpu_yields:
+    if settings.offload_weights:
         parts.append("the decoder leaves while pictures are encoded")
     return ", ".join(parts)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from valley2_edge import prompt
 from valley2_edge.errors import InputError
+from valley2_edge.options import DEFAULT_FRAMES
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
@@ -71,7 +72,9 @@ class Inquiry:
         """Tokens in the KV cache, `PICTURE_ID` for a whole picture."""
         self._decoder = engines.decoder.session(kv_precision=kv_precision)
 
-    def show(self, images: ImageSources = (), *, video: VideoSource | None = None, frames: int = 8) -> None:
+    def show(
+        self, images: ImageSources = (), *, video: VideoSource | None = None, frames: int = DEFAULT_FRAMES
+    ) -> None:
         """Shows other pictures, or none; the questions that follow are about them. After a failure all is as before.
 
         Args:

@@ -131,7 +131,7 @@ class MemoryBudget:
         return (
             f"{self._bundle.directory} does not fit {format_bytes(self.limit_bytes)} of memory: the least that it "
             f"needs is {format_bytes(least.peak_bytes)}, {parts}, for a context of {least.context_length}"
-            f"{'' if settings.policy.eagle else ' without the Eagle branch'}; {fitting}MiB would fit."
+            f"{'' if settings.eagle else ' without the Eagle branch'}; {fitting}MiB would fit."
         )
 
 
@@ -207,7 +207,7 @@ def _applied(settings: MemorySettings, ways: Sequence[Callable[[MemorySettings],
 def _steps(
     wanted: MemorySettings, largest_context: int, picture_tokens: int, kv_precisions: Sequence[str]
 ) -> list[_Step]:
-    policy = wanted.policy
+    policy = wanted.picture_policy
     chunks = [chunk for chunk in _CHUNKS if chunk < (wanted.prefill_chunk or _PAGE)]
     smallest = min(largest_context, -(-(picture_tokens + _TEXT_POSITIONS) // _PAGE) * _PAGE)
     contexts = [] if wanted.context_length else range(largest_context // _PAGE * _PAGE, smallest - 1, -_PAGE)
@@ -220,9 +220,9 @@ def _steps(
         _Step([_way("prefill_chunk", chunk) for chunk in chunks]),
         _Step([_way("context_length", context) for context in contexts]),
         _Step([_way("kv_precision", precision) for precision in kv_precisions]),
-        _Step([_policy_way("eagle_max_tokens", tokens) for tokens in range(cap - 1, floor - 1, -1)]),
-        _Step([_policy_way("tiles", False)] if policy.tiles else []),
-        _Step([_policy_way("eagle", False)] if policy.eagle else []),
+        _Step([_way("eagle_max_tokens", tokens) for tokens in range(cap - 1, floor - 1, -1)]),
+        _Step([_way("tiles", False)] if policy.tiles else []),
+        _Step([_way("eagle", False)] if policy.eagle else []),
     ]
 
 
@@ -239,10 +239,6 @@ def _way(name: str, value: object) -> Callable[[MemorySettings], MemorySettings]
     return lambda settings: replace(settings, **{name: value})  # type: ignore[arg-type]
 
 
-def _policy_way(name: str, value: object) -> Callable[[MemorySettings], MemorySettings]:
-    return lambda settings: replace(settings, policy=replace(settings.policy, **{name: value}))  # type: ignore[arg-type]
-
-
 def _changes(wanted: MemorySettings, chosen: MemorySettings) -> tuple[str, ...]:
     changes = []
     if chosen.keep_vision != wanted.keep_vision:
@@ -257,10 +253,10 @@ def _changes(wanted: MemorySettings, chosen: MemorySettings) -> tuple[str, ...]:
         changes.append(f"a context of {chosen.context_length}")
     if chosen.kv_precision != wanted.kv_precision:
         changes.append(f"KV cache in {chosen.kv_precision}")
-    if not chosen.policy.eagle and wanted.policy.eagle:
+    if not chosen.eagle and wanted.eagle:
         changes.append("no Eagle branch")
-    elif chosen.policy.eagle_max_tokens != wanted.policy.eagle_max_tokens:
-        changes.append(f"at most {chosen.policy.eagle_max_tokens} Eagle tokens a picture")
-    if chosen.policy.tiles != wanted.policy.tiles:
+    elif chosen.eagle_max_tokens != wanted.eagle_max_tokens:
+        changes.append(f"at most {chosen.eagle_max_tokens} Eagle tokens a picture")
+    if chosen.tiles != wanted.tiles:
         changes.append("no tiles")
     return tuple(changes)

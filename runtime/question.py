@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from valley2_edge.runtime.core.sampling import Sampling
+from valley2_edge.options import SamplingOptions
 from valley2_edge.runtime.media.images import ImageSource
 from valley2_edge.runtime.media.video import VideoSource
 from valley2_edge.runtime.progress import ProgressCallback
-
-MAX_FRAMES = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -24,5 +22,5 @@ class Request:
     images: Sequence[ImageSource]
     video: VideoSource | None
     frames: int
-    sampling: Sampling
+    sampling: SamplingOptions
     report: ProgressCallback

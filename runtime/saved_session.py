@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from valley2_edge.errors import InputError
+from valley2_edge.errors import InputError, OptionError
+from valley2_edge.options import SessionOptions, changed
 from valley2_edge.outside_files import parse_json
-from valley2_edge.policy import EaglePreset, Policy, PolicyName
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 
 
 class _Strict(BaseModel):
@@ -25,47 +26,30 @@ class Turn(_Strict):
     answer: str = ""
 
 
-class SessionOptions(_Strict):
-    """The options of `Valley2.session`, by their names."""
-
-    system: str | None
-    policy: PolicyName
-    strict: bool
-    think: bool
-    context_length: int = Field(ge=0, le=2**24)
-    kv_precision: Literal["auto", "fp32", "fp16", "int8"]
-    prefill_chunk: int = Field(ge=0, le=2**16)
-    eagle: bool
-    tiles: bool
-    eagle_preset: EaglePreset
-    eagle_max_tokens: int | None
-    eagle_min_tokens: int | None
-    max_picture_pixels: int = DEFAULT_MAX_PICTURE_PIXELS
-
-    def picture_policy(self) -> Policy:
-        """The choices about pictures.
-
-        Raises:
-            InputError: One is out of range.
-        """
-        return Policy(
-            self.policy,
-            self.strict,
-            self.eagle,
-            self.tiles,
-            self.eagle_preset,
-            self.eagle_max_tokens,
-            self.eagle_min_tokens,
-            self.max_picture_pixels,
-        )
-
-
 class SavedConversation(_Strict):
     """The note that goes with the decoder's part in the file."""
 
     version: Literal[1] = 1
-    options: SessionOptions
+    options: dict[str, Any]
+    """The fields of `SessionOptions`."""
     turns: tuple[Turn, ...]
+
+    @classmethod
+    def made_of(cls, options: SessionOptions, turns: Sequence[Turn]) -> SavedConversation:
+        """The note of a session."""
+        return cls(options=asdict(options), turns=tuple(turns))
+
+    def session_options(self, path: Any) -> SessionOptions:
+        """The options that the session had.
+
+        Raises:
+            InputError: They are none of this release's.
+        """
+        try:
+            return changed(SessionOptions(), self.options)
+        except InputError as error:
+            field = f"options.{error.name}" if isinstance(error, OptionError) else "options"
+            raise _foreign(path, field) from error
 
     @classmethod
     def parse(cls, note: str, path: Any) -> SavedConversation:
@@ -79,6 +63,8 @@ class SavedConversation(_Strict):
             return cls.model_validate(data)
         except ValidationError as error:
             field = ".".join(str(part)[:40] for part in error.errors()[0]["loc"]) or "the note"
-            raise InputError(
-                f"{path} was not saved by this release of valley2-edge: {field} is not understood."
-            ) from error
+            raise _foreign(path, field) from error
+
+
+def _foreign(path: Any, field: str) -> InputError:
+    return InputError(f"{path} was not saved by this release of valley2-edge: {field} is not understood.")

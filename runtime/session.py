@@ -7,17 +7,27 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from valley2_edge import prompt
 from valley2_edge.errors import Cancelled, InputError, Valley2Error, Valley2Warning
+from valley2_edge.options import (
+    DEFAULT_FRAMES,
+    LARGEST_UINT32,
+    SamplingOptions,
+    SessionOptions,
+    changed,
+    check_whole,
+    picked,
+)
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.context_room import Context, Question, full_context
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.core.process_memory import peak_bytes
-from valley2_edge.runtime.core.sampling import Sampling, check_whole, seed_of_step
+from valley2_edge.runtime.core.sampling import chosen_seed, seed_of_step
 from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
 from valley2_edge.runtime.media.images import Size
@@ -25,8 +35,8 @@ from valley2_edge.runtime.media.sources import ImageSources, load_pictures, sort
 from valley2_edge.runtime.media.video import VideoSource
 from valley2_edge.runtime.memory_budget import MemoryChoice
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.question import MAX_FRAMES, Request
-from valley2_edge.runtime.saved_session import SavedConversation, SessionOptions, Turn
+from valley2_edge.runtime.question import Request
+from valley2_edge.runtime.saved_session import SavedConversation, Turn
 from valley2_edge.runtime.session_lock import SessionLock
 from valley2_edge.runtime.stats import Statistics
 from valley2_edge.runtime.vision.preprocess import PreparedPicture, black_picture, prepare_pictures
@@ -82,11 +92,11 @@ class Session:
         """What was chosen to keep the model's limit on memory; None: it has none."""
         self._model = engines.architecture
         self._options = options
-        self._policy = options.picture_policy()
+        self._policy = picked(Policy, options)
         self._layout = prompt.Layout(self._policy, self._model.picture.use_special_start_end_token)
         self._context_length = options.context_length or engines.decoder.description.max_context
         self._decoder, turns = resumed or (
-            engines.decoder.session(options.context_length, options.kv_precision, options.prefill_chunk, reuse="auto"),
+            engines.decoder.session(options, reuse="auto"),
             (),
         )
         self._turns = list(turns)
@@ -103,17 +113,11 @@ class Session:
         *,
         images: ImageSources = (),
         video: VideoSource | None = None,
-        frames: int = 8,
-        max_new_tokens: int = 1024,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        speculation: str = "auto",
+        frames: int = DEFAULT_FRAMES,
         think: bool | None = None,
+        sampling: SamplingOptions = SamplingOptions(),
         on_progress: ProgressCallback | None = None,
+        **changes: Any,
     ) -> AnswerStream:
         """Asks a question; earlier questions, pictures and answers stay in the context.
 
@@ -129,17 +133,10 @@ class Session:
                 (n, height, width, 3), or frames from any iterable, each as an image may be.
             frames: Frames to take of it at most. A video file gives exactly as many, even if it has fewer and they
                 repeat, as the reference has it; an animated picture or a list gives no frame twice.
-            max_new_tokens: Tokens of the answer at most.
-            temperature: 0 is greedy.
-            top_k: Most likely tokens to choose from; 0 is off.
-            top_p: Share of the probability to choose from; 0 or 1 is off.
-            min_p: Least probability, relative to the most likely token; 0 is off.
-            repetition_penalty: Above 1 disfavours tokens that occurred in the session; 1 is off.
-            seed: Of the choice when temperature is above 0; None takes another each time.
-            speculation: Draft tokens from earlier text and check several in one step of the decoder: "auto" where it
-                pays, "off", or "always" for measurements. It does not change the answer.
             think: Ask for the four-step answer; None is the session's own setting.
+            sampling: How the answer's tokens are chosen.
             on_progress: Told how far each stage is.
+            **changes: Fields of `SamplingOptions` that differ from `sampling`.
 
         Returns:
             The iterator of the answer's pieces. Iterating raises InputError for an unusable picture, BudgetError when
@@ -148,8 +145,8 @@ class Session:
         Raises:
             InputError: An option is out of range, or another thread is iterating an answer of this session.
         """
-        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, speculation)
-        check_whole("frames", frames, 1, MAX_FRAMES)
+        sampling = changed(sampling, changes)
+        check_whole("frames", frames, 1, LARGEST_UINT32)
         check_text(question)
         text = prompt.with_thinking(question) if (self._options.think if think is None else think) else question
         report = self._lock.calling(on_progress or ignore_progress)
@@ -165,7 +162,7 @@ class Session:
             # From here on a cancel is meant for this question, even before it is iterated.
             self._cancel.clear()
             self._decoder.resume()
-            self.statistics = Statistics(context_length=self._context_length, seed=sampling.chosen_seed())
+            self.statistics = Statistics(context_length=self._context_length, seed=chosen_seed(sampling.seed))
             answer = AnswerStream(self._run(turn, self.statistics), self._lock, self.statistics)
             self._answer = weakref.ref(answer)
             return answer
@@ -181,7 +178,7 @@ class Session:
 
     @property
     def options(self) -> SessionOptions:
-        """The options of `Valley2.session` that hold here: for a resumed session its own."""
+        """The options that hold in this session: a resumed one has its own."""
         return self._options
 
     @property
@@ -202,7 +199,7 @@ class Session:
             if self._closed:
                 raise InputError("The session is closed.")
             self._end_answer()
-            note = SavedConversation(options=self._options, turns=self.turns)
+            note = SavedConversation.made_of(self._options, self.turns)
             self._decoder.save(Path(path), note.model_dump_json())
 
     @staticmethod
@@ -371,23 +368,17 @@ class Session:
         if rest:
             yield rest
 
-    def _next_token(self, sampling: Sampling, step: int, statistics: Statistics) -> int | None:
+    def _next_token(self, sampling: SamplingOptions, step: int, statistics: Statistics) -> int | None:
         """Chooses and decodes one token; None: the answer has ended.
 
         One token a call, so that whatever the caller does between two pieces the cache holds exactly what he has seen.
         What a call has drafted and checked beyond its token, the next ones take from the core without a step.
         """
         chosen: list[int] = []
+        one_token = replace(sampling, max_new_tokens=1, seed=seed_of_step(statistics.seed, step))
         options = GenerateOptions(
-            max_new_tokens=1,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            repetition_penalty=sampling.repetition_penalty,
-            seed=seed_of_step(statistics.seed, step),
+            **vars(one_token),
             stop_tokens=self._model.stop_tokens,
-            speculation=sampling.speculation,
             tokens_to_follow=sampling.max_new_tokens - step - 1,
         )
         begin, before = time.perf_counter(), self._decoder.length

@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from valley2_edge import bundle as bundle_module
-from valley2_edge.bundle import MANIFEST_NAME, open_bundle, read_manifest
+from valley2_edge.bundle import open_bundle, read_manifest
+from valley2_edge.bundle_files import MANIFEST_NAME
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import BundleError
 from valley2_edge.user_data import DATA_DIRECTORY_VARIABLE
@@ -371,7 +372,8 @@ def test_unlisted_file_among_the_components_is_named_by_a_full_check(directory: 
 def test_notes_beside_the_components_and_what_file_managers_leave_are_no_matter(directory: Path) -> None:
     (directory / "NOTES.txt").write_text("mine")
     (directory / "vision/.DS_Store").write_text("Finder's")
-    open_bundle(directory, check="full")
+    listed = open_bundle(directory, check="full").manifest.files
+    assert not {"NOTES.txt", "vision/.DS_Store"} & set(listed)
 
 
 def test_file_that_is_swapped_after_the_check_is_not_read(directory: Path) -> None:

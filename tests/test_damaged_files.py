@@ -20,6 +20,7 @@ from PIL import Image
 from valley2_edge.builtin import builtin_bundle
 from valley2_edge.bundle import open_bundle
 from valley2_edge.calibration.jsonl import read_calibration_file
+from valley2_edge.chosen_bundle import last_bundle
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import Valley2Error
 from valley2_edge.eval.questions_file import read_questions
@@ -29,7 +30,8 @@ from valley2_edge.export.checkpoint.tensor_names import required_tensors
 from valley2_edge.export.gptq.config import read_gptq_config
 from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.tokenizer import Tokenizer
-from valley2_edge.user_data import DATA_DIRECTORY_VARIABLE, VerifiedFiles, data_directory, last_bundle
+from valley2_edge.user_data import DATA_DIRECTORY_VARIABLE, data_directory
+from valley2_edge.verified_files import VerifiedFiles
 from valley2_edge.verify.golden import Golden
 
 GOLDEN = Path(__file__).parent / "golden"

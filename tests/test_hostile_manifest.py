@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import valley2_edge
-from valley2_edge.bundle import MANIFEST_NAME, open_bundle
+from valley2_edge.bundle import open_bundle
+from valley2_edge.bundle_files import MANIFEST_NAME
 from valley2_edge.errors import Valley2Error
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
 

@@ -32,7 +32,7 @@ def test_second_writer_is_told(tmp_path: Path) -> None:
 
 def test_other_outputs_beside_are_free(tmp_path: Path) -> None:
     with output_lock(tmp_path / "one"), output_lock(tmp_path / "two"):
-        pass
+        assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_lock_of_another_process_holds_and_goes_when_it_is_killed(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from safetensors.numpy import load_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from valley2_edge.errors import InputError
-from valley2_edge.policy import Policy, PolicyName
+from valley2_edge.options import PolicyName
+from valley2_edge.policy import Policy
 from valley2_edge.prompt import (
     PICTURE_ID,
     Layout,
@@ -24,6 +25,9 @@ from valley2_edge.prompt import (
     with_thinking,
 )
 from valley2_edge.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"
@@ -44,6 +48,8 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def reference() -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(CHECKPOINT)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from valley2_edge.errors import BundleError, InputError
 from valley2_edge.tokenizer import TextStream, Tokenizer, partial_suffix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"
@@ -34,6 +36,8 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def reference() -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(CHECKPOINT)
 
 

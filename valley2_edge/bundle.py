@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from valley2_edge.bundle_files import MAX_FILES, beside, check_listed, check_name, check_vision_files, unlisted_files
+from valley2_edge.bundle_files import (
+    MANIFEST_NAME,
+    MAX_FILES,
+    beside,
+    check_listed,
+    check_name,
+    check_vision_files,
+    unlisted_files,
+)
 from valley2_edge.config import ModelConfig, first_problem
 from valley2_edge.errors import BundleError
 from valley2_edge.onnx_references import MAX_GRAPH_BYTES, referenced_files
@@ -25,9 +33,9 @@ from valley2_edge.outside_files import (
     shown,
     wait_out_clock,
 )
-from valley2_edge.user_data import VerifiedFiles
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, OnnxArithmetic, VisionPrecision
+from valley2_edge.verified_files import VerifiedFiles
 
-MANIFEST_NAME = "valley2.json"
 FORMAT: Literal["valley2-bundle"] = "valley2-bundle"
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
@@ -39,16 +47,6 @@ ONNX_GENAI_FILE = "decoder/genai_config.json"
 BundleCheck = Literal["sizes", "quick", "full"]
 CheckProgress = Callable[[int, int], None]
 """Called with the bytes checked so far and the bytes in all."""
-
-DecoderPrecision = Literal["int4", "int8", "fp16", "fp32"]
-DecoderEngine = Literal["native", "onnx"]
-OnnxArithmetic = Literal["int8", "fp32", "fp16"]
-"""In which an ONNX decoder multiplies: with activations rounded to int8, or with floats of 32 or 16 bits."""
-VisionPrecision = Literal["fp16", "fp32", "int8", "bf16"]
-"""fp16 and fp32 are ONNX graphs, int8 and bf16 towers of the native core."""
-ProjectorPrecision = Literal["fp16", "fp32", "int8"]
-"""Of a projector that is a graph, whatever the towers are: int8 has a scale for each channel."""
-
 
 _Error = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=1 << 50)]

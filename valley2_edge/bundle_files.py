@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+MANIFEST_NAME = "valley2.json"
 COMPONENT_FOLDERS = ("decoder", "selftest", "tokenizer", "vision")
 """All that lies in these is the bundle's own."""
 MAX_FILES = 1000

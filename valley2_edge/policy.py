@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
-from valley2_edge.config import ModelConfig
 from valley2_edge.errors import OptionError
-from valley2_edge.runtime.core.pixels import GeometryOptions
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS
+from valley2_edge.geometry import GeometryOptions
+from valley2_edge.options import EAGLE_MAX_TOKENS, EaglePreset, PictureOptions, PolicyName
 
-PolicyName = Literal["hub", "repo"]
-EaglePreset = Literal["fast", "balanced", "document", "full"]
+if TYPE_CHECKING:
+    from valley2_edge.config import ModelConfig
 
 EAGLE_TOKEN_PIXELS = 28 * 28
 """Pixels of the Eagle picture that become one token: a 2 x 2 block of 14-pixel patches."""
 EAGLE_MIN_TOKENS = 4
-EAGLE_MAX_TOKENS = 16384
-"""The first of the branch's two resizes never leaves more, whatever the caller's cap."""
 REPO_PICTURE_LIMIT = 8
 
 EAGLE_CAPS: dict[EaglePreset, int] = {"fast": 256, "balanced": 729, "document": 1280, "full": EAGLE_MAX_TOKENS}
@@ -27,40 +24,11 @@ _REFERENCE_CAPS: dict[PolicyName, int] = {"hub": EAGLE_MAX_TOKENS, "repo": 1280}
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(PictureOptions):
     """The choices of one session that change which pictures the model sees, and how."""
 
-    policy: PolicyName = "hub"
-    """hub: the released processor (a lone picture is tiled); repo: the repository's chat class (all are tiled)."""
-    strict: bool = False
-    """Reproduce the reference's surprises as well (docs/differences.md)."""
-    eagle: bool = True
-    """Run the Eagle branch, where the checkpoint has one."""
-    tiles: bool = True
-    """Cut pictures into tiles where the policy says so; False: one plain resize for each."""
-    eagle_preset: EaglePreset = "balanced"
-    eagle_max_tokens: int | None = None
-    """Eagle tokens of one picture at most; None: the preset's."""
-    eagle_min_tokens: int | None = None
-    """Eagle tokens of one picture at least (smaller pictures are enlarged); None: 4, or the cap when that is lower."""
-    max_picture_pixels: int = DEFAULT_MAX_PICTURE_PIXELS
-    """Width times height of a picture or a frame at most, before anything is decoded."""
-
     def __post_init__(self) -> None:
-        if self.policy not in get_args(PolicyName):
-            raise OptionError("policy", f'must be "hub" or "repo", not {self.policy!r}.')
-        if self.eagle_preset not in get_args(EaglePreset):
-            names = ", ".join(get_args(EaglePreset))
-            raise OptionError("eagle_preset", f"must be one of {names}, not {self.eagle_preset!r}.")
-        for name, value in (
-            ("eagle_max_tokens", self.eagle_max_tokens),
-            ("eagle_min_tokens", self.eagle_min_tokens),
-        ):
-            if value is not None and not 1 <= value <= EAGLE_MAX_TOKENS:
-                raise OptionError(name, f"must be between 1 and {EAGLE_MAX_TOKENS}, not {value}.")
-        if not 1 <= self.max_picture_pixels <= MAX_PICTURE_PIXELS:
-            rest = f"must be between 1 and {MAX_PICTURE_PIXELS}, not {self.max_picture_pixels}."
-            raise OptionError("max_picture_pixels", rest)
+        super().__post_init__()
         low, high = self.eagle_tokens(several=False)
         if low > high:
             raise OptionError("eagle_min_tokens", f"is {low}, more than the cap of {high} Eagle tokens.")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from valley2_edge.errors import InputError
-from valley2_edge.policy import Policy, PolicyName
+from valley2_edge.options import PolicyName
+from valley2_edge.policy import Policy
 from valley2_edge.tokenizer import END_OF_TURN, Tokenizer
 
 START_OF_TURN = "<|im_start|>"

@@ -28,7 +28,7 @@ LOAD_WORD = 0x20
 JUMP_IF_EQUAL = 0x15
 RETURN = 0x06
 NUMBER_OFFSET, ARCH_OFFSET, ARGUMENT_OFFSET = 0, 4, 16
-"""Of seccomp_data's fields."""
+"""Offsets of the fields of seccomp_data."""
 
 
 class _Program(ctypes.Structure):

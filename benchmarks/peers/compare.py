@@ -139,12 +139,12 @@ class Row:
     prefill_speed: list[float] = field(default_factory=list)
     """Positions a second at the number of layers that ran."""
     prefill_share: list[float] = field(default_factory=list)
-    """Of the int8 peak."""
+    """Prefill speeds as shares of the int8 peak."""
     prefill_ratio: list[float] = field(default_factory=list)
-    """Of our speed to this engine's, both with all layers of the model."""
+    """Ratios of this project's speed to the engine's, both with all layers of the model."""
     decode_speed: list[float] = field(default_factory=list)
     decode_share: list[float] = field(default_factory=list)
-    """Of the read bandwidth."""
+    """Decode speeds as shares of the read bandwidth."""
     decode_ratio: list[float] = field(default_factory=list)
 
 
@@ -261,10 +261,14 @@ def _parse() -> argparse.Namespace:
         "--python", action="append", default=[], metavar="ENGINE=PATH", help="interpreter that has an engine"
     )
     parser.add_argument("--shape", default="qwen2.5-7b", choices=("qwen2.5-7b", "tiny"))
-    parser.add_argument("--layers", type=_positive, help="default: all of the shape")
+    parser.add_argument("--layers", type=_positive, help="layers of the decoder (default: all of the shape)")
     parser.add_argument("--threads", type=_positive, default=_usable_processors(), help="default: %(default)s")
-    parser.add_argument("--positions", type=_positive, default=512, help="of the prefill (default: %(default)s)")
-    parser.add_argument("--tokens", type=_positive, default=16, help="to decode after it (default: %(default)s)")
+    parser.add_argument(
+        "--positions", type=_positive, default=512, help="positions of the prefill (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tokens", type=_positive, default=16, help="tokens to decode after the prefill (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=_positive, default=5, help="default: %(default)s")
     parser.add_argument("--warm-up", type=int, default=1, help="rounds that do not count (default: %(default)s)")
     parser.add_argument("--scratch", type=Path, help="where the models are written (default: the system's place)")

@@ -36,12 +36,12 @@ class Shape:
         return cls(**json.loads(text))
 
     def text(self) -> str:
-        """For a command line."""
+        """The sizes as one argument of a command line."""
         return json.dumps(dataclasses.asdict(self))
 
     @property
     def qkv_rows(self) -> int:
-        """Of queries, keys and values together."""
+        """Rows of the matrix that makes queries, keys and values."""
         return (self.heads + 2 * self.kv_heads) * self.head_size
 
     def matrix(self, name: MatrixName) -> tuple[int, int]:
@@ -56,7 +56,7 @@ class Shape:
 
 
 TINY = Shape(256, 512, 2, 4, 2, 64, 1024)
-"""To try the comparison itself; its figures mean nothing."""
+"""A shape for trying the comparison itself; its figures mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,23 @@ class About:
 
     version: str
     weights: str
-    """How they are stored, in a few words."""
+    """How the weights are stored, in a few words."""
     layer_bytes: int
-    """Of one layer's matrices, read for every token."""
+    """Bytes of one layer's matrices, read for every token."""
     head_bytes: int
-    """Of the output matrix, read for every token."""
+    """Bytes of the output matrix, read for every token."""
     everywhere: tuple[MatrixName, ...]
     """The matrices of the last layer that a prefill multiplies with every position, not with the last one alone."""
 
     def prefill_operations(self, shape: Shape, positions: int) -> int:
-        """Of the matrix products of a prefill whose last position alone needs logits."""
+        """Operations of the matrix products of a prefill whose last position alone needs logits."""
         weights = {name: int(np.prod(shape.matrix(name))) for name in MATRICES}
         at_all = (shape.layers - 1) * sum(weights.values()) + sum(weights[name] for name in self.everywhere)
         once = sum(weights[name] for name in MATRICES if name not in self.everywhere) + shape.vocabulary * shape.hidden
         return 2 * (positions * at_all + once)
 
     def bytes_per_token(self, shape: Shape) -> int:
-        """Of the weights; the KV cache is left out."""
+        """Bytes of the weights that a token reads; the KV cache is left out."""
         return shape.layers * self.layer_bytes + self.head_bytes
 
 

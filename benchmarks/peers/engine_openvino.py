@@ -80,7 +80,7 @@ def open_engine(shape: Shape, threads: int, most: int, _scratch: Path) -> OpenVi
 
 
 def open_dynamic_engine(shape: Shape, threads: int, most: int, _scratch: Path) -> OpenVinoEngine:
-    """In float32 with activations in int8; see worker.py."""
+    """Opens OpenVINO in float32 with activations in int8; see worker.py."""
     return OpenVinoEngine(shape, threads, most, DYNAMIC_SETTINGS)
 
 

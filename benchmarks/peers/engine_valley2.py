@@ -11,8 +11,8 @@ from pathlib import Path
 from engine import MATRICES, About, Shape, random_rows
 
 from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.probe import Probe
@@ -77,11 +77,11 @@ def open_engine(shape: Shape, threads: int, most: int, scratch: Path) -> Valley2
 
 
 def open_engine_with_int4_head(shape: Shape, threads: int, most: int, scratch: Path) -> Valley2Engine:
-    """With the output matrix in int4; see worker.py."""
+    """Opens the decoder with its output matrix in int4; see worker.py."""
     return Valley2Engine(shape, threads, most, scratch, "int4")
 
 
 def _int4_bytes(rows: int, columns: int) -> int:
-    """Of a matrix with its scales in fp16 and its zero points in bytes."""
+    """Bytes of a matrix with its scales in fp16 and its zero points in bytes."""
     padded = -(-rows // PANEL) * PANEL
     return padded * columns // 2 + padded * (columns // 128) * 3

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine import Engine
 
 AMX = "+amx"
-"""Behind the name of an engine that may use AMX; no other one may."""
+"""What the name of an engine ends with that may use AMX; no other engine may."""
 ENGINES = {
     "valley2": ("engine_valley2", "open_engine"),
     "valley2-int4-head": ("engine_valley2", "open_engine_with_int4_head"),
@@ -29,7 +29,7 @@ ENGINES = {
     "openvino-f32": ("engine_openvino", "open_dynamic_engine"),
     "llama.cpp": ("engine_llama", "open_engine"),
 }
-"""Module and function of each."""
+"""Module and function of each engine."""
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from valley2_edge.bundle import MANIFEST_NAME, FileEntry, Manifest, read_manifest, sha256_of_file
-from valley2_edge.bundle_files import check_name
+from valley2_edge.bundle import FileEntry, Manifest, read_manifest, sha256_of_file
+from valley2_edge.bundle_files import MANIFEST_NAME, check_name
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError, BundleError, Cancelled, ExportError, Valley2Error
 from valley2_edge.export.control import ExportControl

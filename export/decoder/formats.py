@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import ExportError
 from valley2_edge.export.decoder.parts import LM_HEAD
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.matrix_format import DEFAULT_GROUP_SIZE, Code, MatrixFormat
 
 

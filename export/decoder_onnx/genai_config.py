@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from valley2_edge.bundle import ONNX_EMBEDDINGS_FILE, OnnxArithmetic, onnx_decoder_file, onnx_head_file
+from valley2_edge.bundle import ONNX_EMBEDDINGS_FILE, onnx_decoder_file, onnx_head_file
 from valley2_edge.config import ModelConfig
+from valley2_edge.precisions import OnnxArithmetic
 
 
 def genai_config(config: ModelConfig, arithmetic: OnnxArithmetic) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from valley2_edge.bundle import OnnxArithmetic
 from valley2_edge.config import DecoderConfig
 from valley2_edge.export.decoder.parts import FINAL_NORM, LM_HEAD
 from valley2_edge.export.decoder_onnx.weights import StoredDecoderWeights, StoredMatrix
 from valley2_edge.export.onnx.graph import IR_VERSION, OPSET, PRODUCER, Dimension
 from valley2_edge.export.onnx.weights import StoredTensor
+from valley2_edge.precisions import OnnxArithmetic
 
 CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""

@@ -9,7 +9,6 @@ from valley2_edge.bundle import (
     ONNX_EMBEDDINGS_FILE,
     ONNX_GENAI_FILE,
     ONNX_WEIGHTS_FILE,
-    OnnxArithmetic,
     onnx_decoder_file,
     onnx_head_file,
 )
@@ -25,6 +24,7 @@ from valley2_edge.export.decoder_onnx.graph import write_decoder_graph, write_em
 from valley2_edge.export.decoder_onnx.weights import store_decoder
 from valley2_edge.export.onnx.graph import PAGE_BYTES
 from valley2_edge.export.onnx.weights import StoredTensor, WeightFile
+from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.quantize.matrix_format import MatrixFormat
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}

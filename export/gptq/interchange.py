@@ -12,7 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from valley2_edge.bundle import MANIFEST_NAME, NATIVE_DECODER_FILES, Bundle, DecoderComponent, Manifest, Source
+from valley2_edge.bundle import NATIVE_DECODER_FILES, Bundle, DecoderComponent, Manifest, Source
+from valley2_edge.bundle_files import MANIFEST_NAME
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError, ExportError
 from valley2_edge.export.bundle.safetensors_stream import dtype_name, file_size

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from valley2_edge.bundle import VisionPrecision
 from valley2_edge.errors import ExportError
+from valley2_edge.precisions import VisionPrecision
 
 OPSET = 20
 """Version of the operator set: TensorRT accepts up to 21, and Gelu is an operator since 20."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import ExportError, InputError
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.gptq_options import GptqOptions
 
 if TYPE_CHECKING:

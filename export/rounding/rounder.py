@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from valley2_edge.bundle import Bundle, DecoderPrecision
+from valley2_edge.bundle import Bundle
 from valley2_edge.calibration.builtin import BUILTIN, builtin_set
 from valley2_edge.calibration.jsonl import FRAMES, read_calibration_file
 from valley2_edge.calibration.packs import PACK_TOKENS, Pack
@@ -22,6 +22,7 @@ from valley2_edge.export.rounding.layer_store import LayerState, LayerStore, Rou
 from valley2_edge.export.rounding.options import RoundingOptions, check_options
 from valley2_edge.export.rounding.sensitivity import SensitivityMethod
 from valley2_edge.export.vision.sample_encoder import sample_encoder
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import MethodName, rounding_method
 from valley2_edge.quantize.mixed_precision import allocate_formats, candidate_formats

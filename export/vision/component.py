@@ -12,7 +12,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from valley2_edge.bundle import VisionComponent, VisionPrecision
+from valley2_edge.bundle import VisionComponent
 from valley2_edge.config import EagleConfig, ModelConfig
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
@@ -33,6 +33,7 @@ from valley2_edge.export.vision.native_siglip import write_native_siglip
 from valley2_edge.export.vision.onnx_eagle import write_eagle
 from valley2_edge.export.vision.onnx_projector import write_projector
 from valley2_edge.export.vision.onnx_siglip import write_siglip
+from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.vision.engine import NATIVE_SUFFIX, ComponentName
 from valley2_edge.runtime.vision.native_engine import NativeEngine
 

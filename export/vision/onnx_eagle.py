@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from onnx import TensorProto
 
-from valley2_edge.bundle import VisionPrecision
 from valley2_edge.config import EagleConfig
 from valley2_edge.export.checkpoint.tensor_names import EAGLE_PREFIX, PICTURE_CHANNELS
 from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.onnx.blocks import QueryBlocks, attention, free_blocks, layer_norm, linear
 from valley2_edge.export.onnx.graph import Graph
+from valley2_edge.precisions import VisionPrecision
 
 BLOCK = 128
 """Number of queries in a block of attention; the core's memory plan has the same number."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from valley2_edge.bundle import VisionPrecision
 from valley2_edge.config import ProjectorConfig, SiglipConfig
 from valley2_edge.export.checkpoint.tensor_names import CONV_SIDE, PROJECTOR_NORM_EPSILON, PROJECTOR_PREFIX
 from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.onnx.blocks import layer_norm, linear
 from valley2_edge.export.onnx.graph import Graph
+from valley2_edge.precisions import VisionPrecision
 
 
 def write_projector(

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from onnx import TensorProto
 
-from valley2_edge.bundle import VisionPrecision
 from valley2_edge.config import SiglipConfig
 from valley2_edge.export.checkpoint.tensor_names import PICTURE_CHANNELS, SIGLIP_PREFIX
 from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.onnx.blocks import QueryBlocks, attention, fixed_blocks, layer_norm, linear, linear_of
 from valley2_edge.export.onnx.graph import Graph
+from valley2_edge.precisions import VisionPrecision
 
 LARGEST_BLOCK = 243
 """Largest number of queries in a block of attention: 729 patches are three blocks. The core's memory plan has

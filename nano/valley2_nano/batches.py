@@ -22,11 +22,11 @@ from valley2_nano.samples import SampleMaker
 
 Stage = Literal["broad", "annealing"]
 AHEAD = 3
-"""Batches that may wait."""
+"""The most batches that are made before they are needed."""
 PATIENCE_SECONDS = 5.0
-"""Between two looks at whether the process is alive."""
+"""Seconds between two looks at whether the process is alive."""
 NICENESS = 5
-"""The data give way to the training, which is what a processor is short of."""
+"""How much the process that makes batches gives way to the training, as `os.nice` counts it."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class BatchProcess:
                     raise RuntimeError("The process that makes the batches has ended.") from None
 
     def begin_annealing(self) -> None:
-        """From the next batch that is made on, dialogues are those of the annealing stage."""
+        """Makes dialogues of the annealing stage from the next batch on."""
         self._tell.send(True)
 
     def close(self) -> None:

@@ -95,7 +95,7 @@ class DecoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class AttentionLayout:
-    """Where the rows lie while attention runs: prefixes and turns are padded to a few lengths.
+    """Places of the rows while attention runs: prefixes and turns are padded to a few lengths.
 
     The kernels of the matrix products are made anew for every shape, which would take a fifth of the time.
     """

@@ -12,7 +12,7 @@ HIDDEN = ("layers.", "blocks.", "merger.mlp", "mm_projector.mlp.0")
 """Parts of the names of matrices whose two sides are both hidden: no embeddings, no output head, no pixels."""
 
 _MOMENTUM = 0.95
-# Of the quintic Newton-Schulz iteration, steepest at zero (Jordan et al. 2024)
+# Coefficients of the quintic Newton-Schulz iteration, steepest at zero (Jordan et al. 2024)
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _ADAM_RMS = 0.2
@@ -89,7 +89,7 @@ class _Muon(torch.optim.Optimizer):
             matrix.sub_(update, alpha=group["lr"] * _ADAM_RMS * max(matrix.shape) ** 0.5)
 
     def _updates(self, matrices: Sequence[Tensor]) -> list[Tensor]:
-        """Of matrices with gradients, the same ones in all processes."""
+        """The update of each matrix that has a gradient; all processes have gradients of the same ones."""
         workers = distributed.get_world_size() if distributed.is_initialized() else 1
         rank = distributed.get_rank() if workers > 1 else 0
         owners = _shares([matrix.numel() * min(matrix.shape) for matrix in matrices], workers)
@@ -123,7 +123,7 @@ def _width_factor(name: str, value: Tensor) -> float:
 
 
 def _shares(costs: Sequence[int], workers: int) -> list[int]:
-    """Who does what: the dearest first, each to the one with the least so far."""
+    """The worker of each piece of work: the most expensive piece first, each to the worker with the least so far."""
     totals, owners = [0] * workers, [0] * len(costs)
     for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
         owners[index] = totals.index(min(totals))

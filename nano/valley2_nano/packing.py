@@ -202,7 +202,7 @@ def _runs(ids: Sequence[int]) -> list[list[int] | None]:
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:
-    """Where each part begins when they are put together, and where the last one ends."""
+    """Where each part begins when all stand behind one another, and where the last one ends."""
     return [0, *np.cumsum(lengths).tolist()]
 
 

@@ -47,7 +47,7 @@ class TurnInput:
     """The ids of one question and its answer."""
 
     prompt: tuple[int, ...]
-    """With `PICTURE_ID` where a picture stands."""
+    """Token ids, with `PICTURE_ID` where a picture stands."""
     answer: tuple[int, ...]
     """`<|im_end|>` included; empty where only the prompt is wanted."""
 

@@ -23,7 +23,7 @@ from valley2_nano.packing import PackedBatch, pack
 from valley2_nano.samples import Sample, SampleMaker
 
 POSITIVE_WEIGHT = 6.0
-"""Most places hold nothing."""
+"""How much a label that is there weighs beside one that is not: most places hold nothing."""
 _PATCHES_OF_TOKEN = 4
 
 

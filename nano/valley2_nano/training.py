@@ -53,7 +53,7 @@ class TrainingOptions:
     initial: Path | None = None
     """A checkpoint that a new run begins from; None: the towers alone are trained."""
     first_dialogue: int = 0
-    """Of a new run: the phases go by the dialogues' numbers."""
+    """Number of a new run's first dialogue; the phases go by the dialogues' numbers."""
 
     @property
     def tokenizer(self) -> Path:

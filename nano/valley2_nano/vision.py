@@ -75,7 +75,7 @@ class _SiglipEmbeddings(nn.Module):
         size, patch = config.hidden_size, config.patch_size
         self.patch_embedding = nn.Conv2d(PICTURE_CHANNELS, size, patch, patch)
         self.position_embedding = nn.Embedding(config.patches_per_side**2, size)
-        # Of a pixel less 128: v = u / 127.5 - 1 (docs/valley2.md, "Tiles")
+        # Applied to a pixel less 128: v = u / 127.5 - 1 (docs/valley2.md, "Tiles")
         self.pixel_scale: Tensor
         self.pixel_offset: Tensor
         self.register_buffer("pixel_scale", torch.tensor(1 / 127.5), persistent=False)
@@ -220,7 +220,7 @@ class EagleTower(nn.Module):
         pixels = config.patch_size**2
         self.pixel_scale: Tensor
         self.pixel_offset: Tensor
-        # Of a pixel less 128, (588,) each
+        # Applied to a pixel less 128, (588,) each
         self.register_buffer("pixel_scale", (1 / 255 / deviation).repeat_interleave(pixels), persistent=False)
         offset = ((128 / 255 - mean) / deviation).repeat_interleave(pixels)
         self.register_buffer("pixel_offset", offset, persistent=False)

@@ -2,46 +2,41 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.errors import InputError, Valley2Error
-from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
-from valley2_edge.runtime.core.library import (
+from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, changed, size_bytes
+from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.binding import (
     ACTIVATIONS_NUMBERS,
     DEVICE_NUMBERS,
     ISA_NUMBERS,
     KV_PRECISION_NUMBERS,
     REUSE_NUMBERS,
-    ModelDescriptionStruct,
-    ModelOptionsStruct,
-    PrefixCacheStruct,
-    SegmentStruct,
-    SessionCountersStruct,
-    SessionOptionsStruct,
-    check,
-    library,
-)
-from valley2_edge.runtime.core.native_call import (
-    LARGEST_UINT64,
     EventBridge,
     Stamp,
-    float_pointer,
-    int32_pointer,
+    array_pointer,
+    new_struct,
     number_of,
     path_bytes,
     stamp_struct,
+    struct_array,
+    struct_values,
+    text_of,
     token_array,
     unsigned,
 )
+from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
+from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.decoder_engine import DecoderDescription, OnProgress, OnToken, PrefixCacheState, Segment
 
 
@@ -49,17 +44,14 @@ class Decoder:
     """A decoder whose weights are mapped from a bundle's `decoder` directory; immutable, shared by sessions.
 
     Args:
-        directory: holds decoder.safetensors and embeddings.safetensors.
-        threads: of the native thread pool; 0: as many as the process may run on.
-        isa: instruction set of the kernels, a key of `ISA_NUMBERS`; "auto": the machine's best.
-        activations: of quantised matrices on the CPU, "int8" or "int16".
-        device: "cpu", "cuda", or "auto": a GPU if there is a usable one with room for a layer, else the CPU.
-        gpu_layers: the first ones, on the GPU; 0: as many as there is memory for.
-        gpu_context: positions of a session that must fit beside them; 0: 4096.
-        gpu_memory: bytes of the GPU's memory at most; 0: what is free.
-        gpu_yields: `trim` takes the weights off the GPU until they are used again.
-        decoder_stamp: what decoder.safetensors was when it was checked; None: any file will do.
-        embeddings_stamp: likewise of embeddings.safetensors.
+        directory: The directory with decoder.safetensors and embeddings.safetensors.
+        options: What concerns the native decoder in the options of loading: threads, isa, activations, device,
+            gpu_layers and gpu_memory. By default, and with None for the device, it runs on the CPU.
+        gpu_context: Positions of a session that must fit beside the layers on the GPU; 0 is 4096.
+        offload_weights: `trim` takes the weights off the GPU until they are used again.
+        decoder_stamp: What decoder.safetensors was when it was checked; None accepts any file.
+        embeddings_stamp: What embeddings.safetensors was when it was checked; None accepts any file.
+        **changes: Fields of `LoadOptions` that differ from `options`.
 
     Raises:
         BundleError: a file is missing, damaged, not understood, or not the one that was checked.
@@ -70,47 +62,45 @@ class Decoder:
     def __init__(
         self,
         directory: Path,
+        options: LoadOptions = LoadOptions(),
         *,
-        threads: int = 0,
-        isa: str = "auto",
-        activations: str = "int8",
-        device: str = "cpu",
-        gpu_layers: int = 0,
         gpu_context: int = 0,
-        gpu_memory: int = 0,
-        gpu_yields: bool = False,
+        offload_weights: bool = False,
         decoder_stamp: Stamp | None = None,
         embeddings_stamp: Stamp | None = None,
+        **changes: Any,
     ) -> None:
-        self._handle: ctypes.c_void_p | None = None
+        self._handle: Any = None
         self._lock = threading.RLock()
         self._sessions = 0
         self._closed = False
-        options = ModelOptionsStruct(
-            threads=unsigned("threads", threads),
-            isa=number_of("isa", isa, ISA_NUMBERS),
-            activations=number_of("activations", activations, ACTIVATIONS_NUMBERS),
-            device=number_of("device", device, DEVICE_NUMBERS),
-            gpu_layers=unsigned("gpu_layers", gpu_layers),
+        wanted = changed(options, changes)
+        struct = new_struct(
+            "v2e_model_options",
+            threads=wanted.threads,
+            isa=ISA_NUMBERS[wanted.isa],
+            activations=ACTIVATIONS_NUMBERS[wanted.activations],
+            device=DEVICE_NUMBERS[wanted.device or "cpu"],
+            gpu_layers=wanted.gpu_layers,
             gpu_context=unsigned("gpu_context", gpu_context),
-            gpu_memory=unsigned("gpu_memory", gpu_memory, LARGEST_UINT64),
-            gpu_yields=int(gpu_yields),
+            gpu_memory=unsigned("gpu_memory", size_bytes(wanted.gpu_memory), LARGEST_UINT64),
+            gpu_yields=int(offload_weights),
             decoder_stamp=stamp_struct(decoder_stamp),
             embeddings_stamp=stamp_struct(embeddings_stamp),
         )
-        handle = ctypes.c_void_p()
-        check(library().v2e_model_open(path_bytes(directory), ctypes.byref(options), ctypes.byref(handle)))
-        self._handle = handle
+        handle = ffi.new("v2e_model **")
+        check(library().v2e_model_open(path_bytes(directory), struct, handle))
+        self._handle = handle[0]
         self.description = self._describe()
 
     def _describe(self) -> DecoderDescription:
-        struct = ModelDescriptionStruct()
-        check(library().v2e_model_describe(self.handle, ctypes.byref(struct)))
+        struct = new_struct("v2e_model_description")
+        check(library().v2e_model_describe(self.handle, struct))
         names = [field.name for field in dataclasses.fields(DecoderDescription)]
-        values = {name: getattr(struct, name) for name in names}
-        values["isa"] = library().v2e_isa_name(struct.isa).decode()
+        values = struct_values(struct, names)
+        values["isa"] = text_of(library().v2e_isa_name(struct.isa))
         values["device"] = next(name for name, number in DEVICE_NUMBERS.items() if number == struct.device)
-        values |= {name: getattr(struct, name).decode() for name in ("device_name", "device_reason")}
+        values |= {name: text_of(values[name]) for name in ("device_name", "device_reason")}
         return DecoderDescription(**values)
 
     @property
@@ -119,7 +109,7 @@ class Decoder:
         return "fp32"
 
     @property
-    def handle(self) -> ctypes.c_void_p:
+    def handle(self) -> Any:
         """The v2e_model.
 
         Raises:
@@ -143,34 +133,34 @@ class Decoder:
         """
         ids = token_array(tokens)
         rows = np.empty((len(ids), self.description.hidden_size), np.float32)
-        check(library().v2e_model_embed(self.handle, int32_pointer(ids), len(ids), float_pointer(rows)))
+        check(library().v2e_model_embed(self.handle, array_pointer(ids), len(ids), array_pointer(rows)))
         return rows
 
     def session(
-        self, context_length: int = 0, kv_precision: str = "auto", prefill_chunk: int = 0, reuse: str = "off"
+        self, options: SessionOptions = SessionOptions(), *, reuse: str = "off", **changes: Any
     ) -> DecoderSession:
         """A new, empty session.
 
         Args:
-            context_length: most positions; 0: as many as the model was trained for. Memory grows with use.
-            kv_precision: storage of the KV cache, "fp32", "fp16", "int8" or "auto": fp32 for a decoder in fp32, else
-                fp16.
-            prefill_chunk: positions computed together; 0: 256. Does not change the result.
+            options: What concerns the decoder in the options of a session: context_length, kv_precision, prefill_chunk.
             reuse: "auto" takes the keys and values of a beginning that another session of the decoder has computed, and
                 leaves its own; "off" does neither. Does not change the result.
+            **changes: Fields of `SessionOptions` that differ from `options`.
 
         Raises:
-            InputError: an option is out of range.
+            InputError: An option is out of range.
         """
-        options = SessionOptionsStruct(
-            context_length=unsigned("context_length", context_length),
-            kv_precision=number_of("kv_precision", kv_precision, KV_PRECISION_NUMBERS),
-            prefill_chunk=unsigned("prefill_chunk", prefill_chunk),
+        wanted = changed(options, changes)
+        struct = new_struct(
+            "v2e_session_options",
+            context_length=wanted.context_length,
+            kv_precision=KV_PRECISION_NUMBERS[wanted.kv_precision],
+            prefill_chunk=wanted.prefill_chunk,
             reuse=number_of("reuse", reuse, REUSE_NUMBERS),
         )
-        handle = ctypes.c_void_p()
-        check(library().v2e_session_open(self.handle, ctypes.byref(options), ctypes.byref(handle)))
-        return DecoderSession(self, handle)
+        handle = ffi.new("v2e_session **")
+        check(library().v2e_session_open(self.handle, struct, handle))
+        return DecoderSession(self, handle[0])
 
     def load_session(self, path: Path) -> DecoderSession:
         """A session that goes on where a saved one stood, with its precision, context and chunk.
@@ -184,17 +174,17 @@ class Decoder:
             InputError: the file is missing, no saved session, damaged, or of another bundle.
             BudgetError: the memory does not suffice.
         """
-        options = SessionOptionsStruct()
-        handle, name = ctypes.c_void_p(), path_bytes(path)
-        check(library().v2e_session_load(self.handle, name, ctypes.byref(options), ctypes.byref(handle)))
-        return DecoderSession(self, handle)
+        options = new_struct("v2e_session_options")
+        handle = ffi.new("v2e_session **")
+        check(library().v2e_session_load(self.handle, path_bytes(path), options, handle))
+        return DecoderSession(self, handle[0])
 
     @property
     def prefix_cache(self) -> PrefixCacheState:
         """KV pages that sessions have left for others."""
-        struct = PrefixCacheStruct()
-        check(library().v2e_model_prefix_cache(self.handle, ctypes.byref(struct)))
-        return PrefixCacheState(int(struct.budget_bytes), int(struct.kept_bytes), int(struct.pages))
+        struct = new_struct("v2e_prefix_cache")
+        check(library().v2e_model_prefix_cache(self.handle, struct))
+        return PrefixCacheState(**struct_values(struct, [field.name for field in dataclasses.fields(PrefixCacheState)]))
 
     def resize_prefix_cache(self, budget_bytes: int) -> None:
         """Sets another budget for KV pages that no session holds; what is beyond it goes at once.
@@ -264,8 +254,8 @@ class DecoderSession:
         handle: a v2e_session, which is closed with this.
     """
 
-    def __init__(self, decoder: Decoder, handle: ctypes.c_void_p) -> None:
-        self._handle: ctypes.c_void_p | None = handle
+    def __init__(self, decoder: Decoder, handle: Any) -> None:
+        self._handle: Any = handle
         self._handle_lock = threading.Lock()
         self._call_lock = threading.RLock()
         self._running_in: int | None = None  # the thread of the call that runs
@@ -273,7 +263,7 @@ class DecoderSession:
         decoder.add_session()
 
     @property
-    def handle(self) -> ctypes.c_void_p:
+    def handle(self) -> Any:
         """The v2e_session.
 
         Raises:
@@ -284,7 +274,7 @@ class DecoderSession:
         return self._handle
 
     @contextmanager
-    def _call(self) -> Iterator[ctypes.c_void_p]:
+    def _call(self) -> Iterator[Any]:
         """One call that runs for long; `close` from another thread waits for its end."""
         with self._call_lock:
             if self._running_in is not None:
@@ -308,8 +298,8 @@ class DecoderSession:
     @property
     def counters(self) -> GenerationCounters:
         """What `generate` and `prefill` have cost since the session was opened."""
-        struct = SessionCountersStruct()
-        check(library().v2e_session_count(self.handle, ctypes.byref(struct)))
+        struct = new_struct("v2e_session_counters")
+        check(library().v2e_session_count(self.handle, struct))
         return GenerationCounters.of(struct)
 
     def prefill(self, segments: Sequence[Segment], logit_rows: int = 1, on_progress: OnProgress | None = None) -> None:
@@ -326,25 +316,24 @@ class DecoderSession:
             Cancelled: `cancel` was called or on_progress returned False.
             NumericError: a NaN or an infinity; the text names the layer.
         """
-        converted = [self._converted(segment) for segment in segments]
-        structs = (SegmentStruct * len(converted))(*(struct for struct, _ in converted))
+        structs = struct_array("v2e_segment", [self._converted(segment) for segment in segments])
         rows = unsigned("logit_rows", logit_rows)
         bridge = EventBridge(lambda event: on_progress(int(event.done), int(event.total)) if on_progress else None)
         with self._call() as handle:
-            status = library().v2e_session_prefill(handle, structs, len(structs), rows, bridge.function, None)
+            status = library().v2e_session_prefill(handle, structs, len(structs), rows, bridge.function, ffi.NULL)
         bridge.finish(status)
 
-    def _converted(self, segment: Segment) -> tuple[SegmentStruct, Segment]:
-        """A segment as the header has it, and the array that it points into."""
+    def _converted(self, segment: Segment) -> Any:
+        """A segment as the header has it."""
         array = np.asarray(segment)
         if array.ndim == 1:
             ids = token_array(array)
-            return SegmentStruct(tokens=int32_pointer(ids), count=len(ids)), ids
+            return new_struct("v2e_segment", tokens=array_pointer(ids), count=len(ids))
         hidden_size = self._decoder.description.hidden_size
         if array.ndim != 2 or array.shape[1] != hidden_size:
             raise InputError(f"A segment must be ids (n,) or embeddings (n, {hidden_size}), not {array.shape}.")
         rows = np.require(array, np.float32, ["C", "A"])
-        return SegmentStruct(embeddings=float_pointer(rows), count=len(rows)), rows
+        return new_struct("v2e_segment", embeddings=array_pointer(rows), count=len(rows))
 
     def logits(self, rows: int = 1) -> npt.NDArray[np.float32]:
         """The last rows of logits kept by the last prefill or decode step.
@@ -356,7 +345,7 @@ class DecoderSession:
             InputError: fewer rows are kept.
         """
         kept = np.empty((unsigned("rows", rows), self._decoder.description.vocabulary_size), np.float32)
-        check(library().v2e_session_logits(self.handle, rows, float_pointer(kept)))
+        check(library().v2e_session_logits(self.handle, rows, array_pointer(kept)))
         return kept
 
     def generate(self, options: GenerateOptions, on_token: OnToken | None = None) -> StopReason:
@@ -370,18 +359,16 @@ class DecoderSession:
         """
         struct = options.struct()
         bridge = EventBridge(lambda event: on_token(int(event.token)) if on_token else None)
-        reason = ctypes.c_int()
+        reason = ffi.new("v2e_stop_reason *")
         with self._call() as handle:
-            status = library().v2e_session_generate(
-                handle, ctypes.byref(struct), bridge.function, None, ctypes.byref(reason)
-            )
+            status = library().v2e_session_generate(handle, struct, bridge.function, ffi.NULL, reason)
         bridge.finish(status)
-        return StopReason(reason.value)
+        return StopReason(reason[0])
 
     @property
     def note(self) -> str:
         """What was given to `save` beside the session; empty when it was not loaded."""
-        return str(library().v2e_session_note(self.handle).decode())
+        return text_of(library().v2e_session_note(self.handle))
 
     def save(self, path: Path, note: str = "") -> None:
         """Writes the session to a file, which appears whole or not at all.

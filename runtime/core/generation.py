@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import enum
+from typing import Any
 
-from valley2_edge.runtime.core.library import (
-    COUNTER_FIELDS,
+from valley2_edge.options import LARGEST_UINT64, SamplingOptions
+from valley2_edge.runtime.core.binding import (
     SPECULATION_NUMBERS,
-    GenerateOptionsStruct,
-    SessionCountersStruct,
+    array_pointer,
+    new_struct,
+    number_of,
+    struct_values,
+    token_array,
+    unsigned,
 )
-from valley2_edge.runtime.core.native_call import LARGEST_UINT64, number_of, token_array, unsigned
 
 
 class StopReason(enum.Enum):
@@ -27,45 +30,36 @@ class StopReason(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateOptions:
-    """How the next tokens are chosen; the fields of v2e_generate_options."""
+class GenerateOptions(SamplingOptions):
+    """How a call of the core chooses the next tokens; the fields are those of v2e_generate_options."""
 
     max_new_tokens: int = 0
-    """0: until a stop token or the end of the context."""
-    temperature: float = 0.0
-    """0: greedy; at most 1e6."""
-    top_k: int = 0
-    """0: off."""
-    top_p: float = 1.0
-    """0 or 1: off."""
-    min_p: float = 0.0
-    """0: off."""
-    repetition_penalty: float = 1.0
-    """1e-6 to 1e6; 0 or 1: off; over the session's token ids, prompt and answers."""
-    seed: int = 0
+    """Most tokens of this call; 0 goes on until a stop token or the end of the context."""
     stop_tokens: tuple[int, ...] = ()
-    speculation: str = "auto"
-    """Drafts by prompt lookup, a key of `SPECULATION_NUMBERS`: "auto" where they pay, "off", or "always" for tests and
-    measurements. They change the time of an answer and nothing else."""
+    """Token ids that end the answer."""
     tokens_to_follow: int = 0
-    """That later calls will ask for at most: drafts may reach so far beyond max_new_tokens."""
+    """Most tokens that later calls will ask for; drafts may reach so far beyond max_new_tokens."""
 
-    def struct(self) -> GenerateOptionsStruct:
-        """The options as the header has them; the struct keeps the stop tokens that it points to.
+    def __post_init__(self) -> None:
+        """Checks nothing: a call for each token is frequent, and the core itself refuses what is out of range."""
+
+    def struct(self) -> Any:
+        """The options as the header has them.
 
         Raises:
             InputError: one does not fit into its type, or speculation is unknown.
         """
         stops = token_array(self.stop_tokens)
-        return GenerateOptionsStruct(
+        return new_struct(
+            "v2e_generate_options",
             max_new_tokens=unsigned("max_new_tokens", self.max_new_tokens),
             temperature=self.temperature,
             top_k=unsigned("top_k", self.top_k),
             top_p=self.top_p,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
-            seed=unsigned("seed", self.seed, LARGEST_UINT64),
-            stop_tokens=(ctypes.c_int32 * len(stops))(*stops.tolist()),
+            seed=unsigned("seed", self.seed or 0, LARGEST_UINT64),
+            stop_tokens=array_pointer(stops),
             stop_token_count=len(stops),
             speculation=number_of("speculation", self.speculation, SPECULATION_NUMBERS),
             tokens_to_follow=unsigned("tokens_to_follow", self.tokens_to_follow),
@@ -89,6 +83,6 @@ class GenerationCounters:
     """Of the prefilled ones: computed by an earlier call, of this session or another."""
 
     @classmethod
-    def of(cls, struct: SessionCountersStruct) -> GenerationCounters:
+    def of(cls, struct: Any) -> GenerationCounters:
         """The counters that the core has filled in."""
-        return cls(*(int(getattr(struct, name)) for name in COUNTER_FIELDS))
+        return cls(**struct_values(struct, [field.name for field in dataclasses.fields(cls)]))

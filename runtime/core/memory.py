@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 
 from valley2_edge.bundle import TOKENIZER_FILE, Bundle
 from valley2_edge.errors import BudgetError
+from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, picked, size_bytes
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.context_room import picture_tokens
-from valley2_edge.runtime.core.library import (
+from valley2_edge.runtime.core.binding import (
     ACTIVATIONS_NUMBERS,
     DEVICE_NUMBERS,
     KV_PRECISION_NUMBERS,
-    GeometryStruct,
-    MemoryOptionsStruct,
-    MemoryPlanStruct,
-    check,
-    library,
+    new_struct,
+    number_of,
+    path_bytes,
+    struct_array,
+    struct_values,
+    unsigned,
 )
-from valley2_edge.runtime.core.native_call import LARGEST_UINT64, number_of, path_bytes, unsigned
+from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.core.pixels import plan_picture
 from valley2_edge.runtime.core.process_memory import resident_bytes
 
@@ -43,32 +44,28 @@ _TOKENIZER_FACTOR = 30
 
 
 @dataclass(frozen=True)
-class MemorySettings:
-    """What a session's memory depends on, beside the pictures; the names are those of `Valley2.session`."""
+class MemorySettings(LoadOptions, SessionOptions):
+    """What the memory of a session depends on, beside its pictures: all options, and where the vision engines are."""
 
-    policy: Policy = field(default_factory=Policy)
-    context_length: int = 0
-    """Positions; 0: as many as the model was trained for."""
-    kv_precision: str = "auto"
-    prefill_chunk: int = 0
-    keep_vision: bool = False
-    """The vision engines stay loaded; otherwise each goes after its use and the decoder's pages make room for it."""
-    vision_cache_bytes: int = 0
-    """Embeddings of earlier pictures, kept beside everything else."""
-    prefix_cache_bytes: int = 0
-    """KV pages that no session holds, kept likewise."""
-    threads: int = 0
-    activations: str = "int8"
     device: str = "cpu"
-    """Of the decoder."""
-    gpu_layers: int = 0
-    """The first ones of the decoder, on the GPU; 0: as many as fit."""
+    """Where the decoder is to run: cpu, cuda or auto."""
     gpu_memory: int = 0
-    """Bytes of the GPU's memory; 0: what its driver says is free."""
+    """Most bytes of the GPU's memory to use; 0 is what its driver says is free."""
     vision_device: str = "cpu"
-    """Of the vision engines; "cuda": TensorRT."""
-    gpu_yields: bool = False
+    """"cuda" when TensorRT computes the vision half on a GPU, else "cpu"."""
+    offload_weights: bool = False
     """The decoder's weights leave the GPU while pictures are encoded there."""
+
+    @classmethod
+    def of(cls, load: LoadOptions, session: SessionOptions | None = None) -> MemorySettings:
+        """The settings of a session with these options, before anything is placed on a GPU."""
+        resolved = {"device": load.device or "cpu", "gpu_memory": size_bytes(load.gpu_memory)}
+        return cls(**(vars(load) | vars(session or SessionOptions()) | resolved))
+
+    @property
+    def picture_policy(self) -> Policy:
+        """The choices about pictures."""
+        return picked(Policy, self)
 
 
 @dataclass(frozen=True)
@@ -146,10 +143,11 @@ def plan_memory(
     """
     sizes = Counter(pictures)
     check_positions(bundle, sizes, settings, video=video)
-    options = settings.policy.geometry_options(bundle.manifest.architecture, len(pictures), video)
-    geometries = {size: GeometryStruct(**asdict(plan_picture(*size, options))) for size in sizes}
+    options = settings.picture_policy.geometry_options(bundle.manifest.architecture, len(pictures), video)
+    geometries = {size: new_struct("v2e_geometry", **asdict(plan_picture(*size, options))) for size in sizes}
     structs = [geometries[size] for size in pictures]
-    request = MemoryOptionsStruct(
+    request = new_struct(
+        "v2e_memory_options",
         context_length=unsigned("context_length", settings.context_length),
         kv_precision=number_of("kv_precision", settings.kv_precision, KV_PRECISION_NUMBERS),
         prefill_chunk=unsigned("prefill_chunk", settings.prefill_chunk),
@@ -162,18 +160,18 @@ def plan_memory(
         process_bytes=expected_process_bytes(bundle, settings.vision_device)
         if process_bytes is None
         else process_bytes,
-        pictures=(GeometryStruct * len(structs))(*structs),
+        pictures=struct_array("v2e_geometry", structs),
         picture_count=len(structs),
         device=number_of("device", settings.device, DEVICE_NUMBERS),
         gpu_layers=unsigned("gpu_layers", settings.gpu_layers),
         gpu_memory=unsigned("gpu_memory", settings.gpu_memory, LARGEST_UINT64),
         vision_device=number_of("vision_device", settings.vision_device, DEVICE_NUMBERS),
-        gpu_yields=int(settings.gpu_yields),
+        gpu_yields=int(settings.offload_weights),
     )
-    result = MemoryPlanStruct()
+    result = new_struct("v2e_memory_plan")
     directory = path_bytes(bundle.directory)
-    check(library().v2e_plan_memory(directory, ctypes.byref(request), ctypes.byref(result)))
-    return MemoryPlan(**{part.name: int(getattr(result, part.name)) for part in fields(MemoryPlan)})
+    check(library().v2e_plan_memory(directory, request, result))
+    return MemoryPlan(**struct_values(result, [part.name for part in fields(MemoryPlan)]))
 
 
 def check_positions(bundle: Bundle, sizes: Counter[Size], settings: MemorySettings, *, video: bool) -> None:
@@ -191,14 +189,14 @@ def check_positions(bundle: Bundle, sizes: Counter[Size], settings: MemorySettin
     """
     architecture = bundle.manifest.architecture
     longest = architecture.decoder.max_position_embeddings
-    needed = picture_tokens(sizes, settings.policy, architecture, video=video)
+    needed = picture_tokens(sizes, settings.picture_policy, architecture, video=video)
     if needed <= longest:
         return
     context = min(settings.context_length or longest, longest)
     fitting = ""
     if len(sizes) == 1 and sizes.total() > 1:
         (size,) = sizes
-        one = picture_tokens(Counter({size: 2}), settings.policy, architecture, video=video) // 2
+        one = picture_tokens(Counter({size: 2}), settings.picture_policy, architecture, video=video) // 2
         fitting = f"; at most {context // one} of them fit"
     raise BudgetError(f"The pictures need {needed} positions, but the context holds {context}{fitting}.")
 

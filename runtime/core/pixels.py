@@ -2,92 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from valley2_edge.errors import InputError
+from valley2_edge.geometry import Geometry, GeometryOptions
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.core.library import (
-    GEOMETRY_FIELDS,
-    EventCallback,
-    GeometryOptionsStruct,
-    GeometryStruct,
-    check,
-    library,
-)
-from valley2_edge.runtime.core.native_call import EventBridge
-
-if TYPE_CHECKING:
-    from ctypes import _Pointer
+from valley2_edge.runtime.core.binding import EventBridge, array_pointer, new_struct, struct_values
+from valley2_edge.runtime.core.library import check, library
 
 PATCH_SIZE = 14
 """Side of an Eagle patch, pixels."""
 
 _LARGEST_FIELD = 2**32 - 1
 _LARGEST_PIXEL_LIMIT = 2**64 - 1
-
-
-@dataclass(frozen=True)
-class GeometryOptions:
-    """How pictures become tiles, patches and tokens; the fields are those of v2e_geometry_options."""
-
-    tile_size: int = 384
-    """Side of a SigLIP tile, pixels."""
-    tokens_per_side: int = 14
-    """Side of a tile's token grid after the projector."""
-    tiled: bool = True
-    """A global view and tiles; otherwise one plain resize."""
-    unpad: bool = True
-    """Stitch the tiles and drop the padding, as Eagle variants do; otherwise the tiles one by one."""
-    max_vision_token: int = 100_000
-    """Cap on one picture's SigLIP tokens."""
-    eagle: bool = True
-    eagle_min_pixels: int = 4 * 28 * 28
-    """Of the second Eagle resize; 28 * 28 pixels are one token."""
-    eagle_max_pixels: int = 16384 * 28 * 28
-    canvases: Sequence[tuple[int, int]] = ()
-    """Candidate canvases (width, height) in pixels, in order of preference; none: 1 x 1 to 3 x 3 tiles."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """One picture's way to tokens; the fields are those of v2e_geometry. Pixels unless it says tokens."""
-
-    width: int
-    height: int
-    grid_columns: int
-    """Tiles of the chosen canvas; 0 when not tiled."""
-    grid_rows: int
-    resized_width: int
-    """Of the picture on the canvas."""
-    resized_height: int
-    paste_x: int
-    paste_y: int
-    tile_count: int
-    """Global view included."""
-    kept_x: int
-    """Where the un-padded part of the stitched map begins, tokens."""
-    kept_y: int
-    kept_columns: int
-    kept_rows: int
-    pooled_columns: int
-    """Tokens after max_vision_token: of the kept map, or of every tile without unpad."""
-    pooled_rows: int
-    siglip_tokens: int
-    """Of the whole picture, global view included."""
-    fetch_width: int
-    """After the first Eagle resize; 0 without Eagle."""
-    fetch_height: int
-    eagle_width: int
-    """After the second Eagle resize."""
-    eagle_height: int
-    eagle_patches: int
-    eagle_tokens: int
 
 
 def plan_picture(width: int, height: int, options: GeometryOptions) -> Geometry:
@@ -106,9 +37,9 @@ def plan_picture(width: int, height: int, options: GeometryOptions) -> Geometry:
     """
     _check_range("width", width, _LARGEST_FIELD)
     _check_range("height", height, _LARGEST_FIELD)
-    plan = GeometryStruct()
+    plan = new_struct("v2e_geometry")
     check(library().v2e_plan_picture(width, height, _options_struct(options), plan))
-    return Geometry(**{name: getattr(plan, name) for name in GEOMETRY_FIELDS})
+    return Geometry(**struct_values(plan, [field.name for field in fields(Geometry)]))
 
 
 def resize(rgb: NDArray[np.uint8], new_width: int, new_height: int) -> NDArray[np.uint8]:
@@ -130,7 +61,7 @@ def resize(rgb: NDArray[np.uint8], new_width: int, new_height: int) -> NDArray[n
     _check_range("new_width", new_width, 2**31 - 1)
     _check_range("new_height", new_height, 2**31 - 1)
     resized = np.empty((new_height, new_width, 3), np.uint8)  # (new_height, new_width, 3)
-    check(library().v2e_resize(_bytes(picture), width, height, _bytes(resized), new_width, new_height))
+    check(library().v2e_resize(array_pointer(picture), width, height, array_pointer(resized), new_width, new_height))
     return resized
 
 
@@ -157,7 +88,9 @@ def make_tiles(
     tiles = np.empty((geometry.tile_count, 3, options.tile_size, options.tile_size), np.float32)
     bridge = _bridge(cancel)
     options_struct = _options_struct(options, bridge)
-    bridge.finish(library().v2e_make_tiles(_bytes(picture), _struct(geometry), options_struct, _floats(tiles)))
+    bridge.finish(
+        library().v2e_make_tiles(array_pointer(picture), _struct(geometry), options_struct, array_pointer(tiles))
+    )
     return tiles
 
 
@@ -183,11 +116,10 @@ def make_patches(
     picture = _picture(rgb, geometry)
     patches = np.empty((geometry.eagle_patches, 3 * PATCH_SIZE * PATCH_SIZE), np.float32)  # (eagle_patches, 588)
     positions = np.empty((geometry.eagle_patches, 2), np.int64)  # (eagle_patches, 2)
-    destination = positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
     bridge = _bridge(cancel)
     options_struct = _options_struct(options, bridge)
     status = library().v2e_make_patches(
-        _bytes(picture), _struct(geometry), options_struct, _floats(patches), destination
+        array_pointer(picture), _struct(geometry), options_struct, array_pointer(patches), array_pointer(positions)
     )
     bridge.finish(status)
     return patches, positions
@@ -218,12 +150,12 @@ def stitch_tiles(tile_tokens: NDArray[np.float32], geometry: Geometry, options: 
     channels = dense.shape[2]
     tokens = np.empty((geometry.siglip_tokens, channels), np.float32)  # (siglip_tokens, channels)
     plan, options_struct = _struct(geometry), _options_struct(options)
-    check(library().v2e_stitch_tiles(_floats(dense), plan, options_struct, channels, _floats(tokens)))
+    check(library().v2e_stitch_tiles(array_pointer(dense), plan, options_struct, channels, array_pointer(tokens)))
     return tokens
 
 
 def _check_range(name: str, value: int, largest: int, smallest: int = 1) -> None:
-    # ctypes would cut a number that is too large in silence, and 0 asks the C side for its default.
+    # 0 would ask the C side for its default.
     if not smallest <= value <= largest:
         raise InputError(f"{name} must be between {smallest} and {largest}, not {value}.")
 
@@ -233,7 +165,7 @@ def _bridge(cancel: CancelToken | None) -> EventBridge:
     return EventBridge(lambda _event: cancel is None or not cancel.cancelled)
 
 
-def _options_struct(options: GeometryOptions, bridge: EventBridge | None = None) -> GeometryOptionsStruct:
+def _options_struct(options: GeometryOptions, bridge: EventBridge | None = None) -> Any:
     _check_range("max_vision_token", options.max_vision_token, _LARGEST_FIELD)
     _check_range("tile_size", options.tile_size, _LARGEST_FIELD)
     _check_range("tokens_per_side", options.tokens_per_side, _LARGEST_FIELD)
@@ -244,8 +176,8 @@ def _options_struct(options: GeometryOptions, bridge: EventBridge | None = None)
         raise InputError("Each canvas must be a pair of width and height.")
     for side in sides:
         _check_range("A canvas's side", side, _LARGEST_FIELD)
-    array = (ctypes.c_uint32 * len(sides))(*sides)
-    return GeometryOptionsStruct(
+    return new_struct(
+        "v2e_geometry_options",
         tile_size=options.tile_size,
         tokens_per_side=options.tokens_per_side,
         tiled=options.tiled,
@@ -254,14 +186,14 @@ def _options_struct(options: GeometryOptions, bridge: EventBridge | None = None)
         eagle=options.eagle,
         eagle_min_pixels=options.eagle_min_pixels,
         eagle_max_pixels=options.eagle_max_pixels,
-        canvases=array,  # the struct keeps the array alive
+        canvases=array_pointer(np.array(sides, np.uint32)),
         canvas_count=len(options.canvases),
-        callback=EventCallback() if bridge is None else bridge.function,
+        callback=None if bridge is None else bridge.function,
     )
 
 
-def _struct(geometry: Geometry) -> GeometryStruct:
-    return GeometryStruct(**{field.name: getattr(geometry, field.name) for field in fields(geometry)})
+def _struct(geometry: Geometry) -> Any:
+    return new_struct("v2e_geometry", **{field.name: getattr(geometry, field.name) for field in fields(geometry)})
 
 
 def _picture(rgb: NDArray[np.uint8], geometry: Geometry | None = None) -> NDArray[np.uint8]:
@@ -273,11 +205,3 @@ def _picture(rgb: NDArray[np.uint8], geometry: Geometry | None = None) -> NDArra
             f"but the picture has {rgb.shape[1]} x {rgb.shape[0]}."
         )
     return np.ascontiguousarray(rgb)
-
-
-def _bytes(array: NDArray[np.uint8]) -> _Pointer[ctypes.c_uint8]:
-    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-
-
-def _floats(array: NDArray[np.float32]) -> _Pointer[ctypes.c_float]:
-    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from valley2_edge.errors import Valley2Error
-from valley2_edge.runtime.core.library import DEVICE_NUMBERS, ISA_NUMBERS, ProbeOptionsStruct, check, library
-from valley2_edge.runtime.core.native_call import number_of, unsigned
+from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.binding import DEVICE_NUMBERS, ISA_NUMBERS, new_struct, number_of, unsigned
+from valley2_edge.runtime.core.library import check, library
 
 LimitName = Literal["read", "int8", "fp32", "fp16"]
 """Reading memory, in bytes a second; multiplying int8, float32 and, on a GPU, float16, in operations a second."""
@@ -30,15 +30,16 @@ class Probe:
     """
 
     def __init__(self, threads: int = 0, isa: str = "auto", device: str = "cpu") -> None:
-        self._handle: ctypes.c_void_p | None = None
-        options = ProbeOptionsStruct(
+        self._handle: Any = None
+        options = new_struct(
+            "v2e_probe_options",
             threads=unsigned("threads", threads),
             isa=number_of("isa", isa, ISA_NUMBERS),
             device=number_of("device", device, DEVICE_NUMBERS),
         )
-        handle = ctypes.c_void_p()
-        check(library().v2e_probe_open(ctypes.byref(options), ctypes.byref(handle)))
-        self._handle = handle
+        handle = ffi.new("v2e_probe **")
+        check(library().v2e_probe_open(options, handle))
+        self._handle = handle[0]
 
     def read(self, limit: LimitName) -> float:
         """A limit of this moment; takes some tens of milliseconds and keeps every thread busy.
@@ -59,9 +60,9 @@ class Probe:
             "fp32": library().v2e_probe_fp32,
             "fp16": library().v2e_probe_fp16,
         }
-        rate = ctypes.c_double()
-        check(functions[limit](self._handle, ctypes.byref(rate)))
-        return rate.value
+        rate = ffi.new("double *")
+        check(functions[limit](self._handle, rate))
+        return float(rate[0])
 
     def close(self) -> None:
         """Ends its threads and frees its memory."""

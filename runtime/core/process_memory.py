@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import sys
 from pathlib import Path
 
+from valley2_edge.runtime.core._header import ffi
 from valley2_edge.runtime.core.library import library
 
 _INTERPRETER_BYTES = 64 << 20
@@ -43,4 +43,4 @@ def trim_heap() -> None:
     Raises:
         Valley2Error: The native library is missing or belongs to another release.
     """
-    library().v2e_model_trim(ctypes.c_void_p())
+    library().v2e_model_trim(ffi.NULL)

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.errors import InputError, Valley2Error
-from valley2_edge.runtime.core.library import (
+from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.binding import (
     ISA_NUMBERS,
-    TowerCostStruct,
-    TowerDescriptionStruct,
-    TowerInputStruct,
-    TowerOptionsStruct,
-    TowerVocabularyStruct,
-    check,
-    library,
-)
-from valley2_edge.runtime.core.native_call import (
+    TOWER_KIND_NUMBERS,
     EventBridge,
     Stamp,
-    float_pointer,
-    int64_pointer,
+    array_pointer,
+    new_struct,
     number_of,
     path_bytes,
     stamp_struct,
+    struct_values,
+    text_of,
     unsigned,
 )
+from valley2_edge.runtime.core.library import check, library
 
 OnLayer = Callable[[int, int], bool | None]
 """Called with (layers done, layers in all); returning False cancels."""
@@ -41,7 +37,7 @@ Floats = npt.NDArray[np.float32]
 
 DROPPED_MASS = 1e-4
 """Probability that a projector leaves out of a token at most."""
-_KINDS = {1: "siglip", 2: "projector", 3: "eagle"}
+_KINDS = {number: kind for kind, number in TOWER_KIND_NUMBERS.items()}
 
 
 @dataclass(frozen=True)
@@ -118,33 +114,34 @@ class NativeTower:
         dropped_mass: float = DROPPED_MASS,
         stamp: Stamp | None = None,
     ) -> None:
-        self._handle: ctypes.c_void_p | None = None
+        self._handle: Any = None
         self._lock = threading.Lock()
-        options = TowerOptionsStruct(
+        options = new_struct(
+            "v2e_tower_options",
             threads=unsigned("threads", threads),
             isa=number_of("isa", isa, ISA_NUMBERS),
             dropped_mass=dropped_mass or -1.0,  # the header's 0 is its default
             stamp=stamp_struct(stamp),
         )
-        handle = ctypes.c_void_p()
-        check(library().v2e_tower_open(path_bytes(path), ctypes.byref(options), ctypes.byref(handle)))
-        self._handle = handle
+        handle = ffi.new("v2e_tower **")
+        check(library().v2e_tower_open(path_bytes(path), options, handle))
+        self._handle = handle[0]
         self.description = self._describe()
 
     def _describe(self) -> TowerDescription:
-        struct = TowerDescriptionStruct()
-        check(library().v2e_tower_describe(self.handle, ctypes.byref(struct)))
+        struct = new_struct("v2e_tower_description")
+        check(library().v2e_tower_describe(self.handle, struct))
         return TowerDescription(
             kind=_KINDS[struct.kind],
             threads=struct.threads,
-            isa=library().v2e_isa_name(struct.isa).decode(),
+            isa=text_of(library().v2e_isa_name(struct.isa)),
             bf16_arithmetic=bool(struct.bf16_arithmetic),
             input_floats=struct.input_floats,
             mapped_bytes=struct.mapped_bytes,
         )
 
     @property
-    def handle(self) -> ctypes.c_void_p:
+    def handle(self) -> Any:
         """The v2e_tower.
 
         Raises:
@@ -163,16 +160,16 @@ class NativeTower:
         Raises:
             InputError: The tower cannot take as many.
         """
-        struct = TowerCostStruct()
-        check(library().v2e_tower_plan(self.handle, count, ctypes.byref(struct)))
-        return TowerCost(struct.output_floats, struct.scratch_bytes, struct.operations)
+        struct = new_struct("v2e_tower_cost")
+        check(library().v2e_tower_plan(self.handle, count, struct))
+        return TowerCost(**struct_values(struct, [field.name for field in fields(TowerCost)]))
 
     @property
     def vocabulary(self) -> VocabularyUse:
         """What the last run left out; zeros before it, and for other towers than a projector."""
-        struct = TowerVocabularyStruct()
-        check(library().v2e_tower_vocabulary_of(self.handle, ctypes.byref(struct)))
-        return VocabularyUse(struct.dropped_mass, struct.tokens, struct.entries, struct.multiplied)
+        struct = new_struct("v2e_tower_vocabulary")
+        check(library().v2e_tower_vocabulary_of(self.handle, struct))
+        return VocabularyUse(**struct_values(struct, [field.name for field in fields(VocabularyUse)]))
 
     def run(
         self,
@@ -206,16 +203,15 @@ class NativeTower:
         if places is not None and places.shape != (len(dense), 2):
             raise InputError(f"positions must be ({len(dense)}, 2), not {list(places.shape)}.")
         output = np.empty(self.plan(len(dense)).output_floats, np.float32)
-        struct = TowerInputStruct(
-            values=float_pointer(dense),
+        struct = new_struct(
+            "v2e_tower_input",
+            values=array_pointer(dense),
             count=len(dense),
-            positions=None if places is None else int64_pointer(places),
+            positions=None if places is None else array_pointer(places),
         )
         bridge = EventBridge(lambda event: on_layer(int(event.done), int(event.total)) if on_layer else None)
         with self._lock:
-            status = library().v2e_tower_run(
-                self.handle, ctypes.byref(struct), float_pointer(output), bridge.function, None
-            )
+            status = library().v2e_tower_run(self.handle, struct, array_pointer(output), bridge.function, ffi.NULL)
         bridge.finish(status)
         return output
 

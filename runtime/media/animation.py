@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from valley2_edge.errors import InputError
+from valley2_edge.picture_limits import ANIMATION_FACTOR, FRAMES_FACTOR
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.media.images import turn_upright
-from valley2_edge.runtime.media.picture_limits import ANIMATION_FACTOR, FRAMES_FACTOR
 from valley2_edge.runtime.media.pillow_reader import (
     count_frames,
     frame_pixels,

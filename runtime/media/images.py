@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from valley2_edge.errors import InputError, Valley2Warning
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS, check_size
 from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS, check_size
 from valley2_edge.runtime.media.pillow_reader import (
     count_frames,
     frame_pixels,

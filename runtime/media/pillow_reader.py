@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from valley2_edge.errors import InputError, Valley2Error
+from valley2_edge.picture_limits import check_bytes, check_size
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.media.media_kind import (
     HEAD_BYTES,
@@ -25,7 +26,6 @@ from valley2_edge.runtime.media.media_kind import (
     foreign_reason,
     kind_of,
 )
-from valley2_edge.runtime.media.picture_limits import check_bytes, check_size
 from valley2_edge.runtime.media.wide_samples import range_of
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "PPM", "ICO", "TGA")

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from valley2_edge.errors import InputError
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
 from valley2_edge.runtime.media.animation import check_total, places_once, read_animation
 from valley2_edge.runtime.media.images import ImageSource, load_picture
 from valley2_edge.runtime.media.media_kind import HEAD_BYTES, PICTURE_ENDINGS, ending_of, foreign_reason, kind_of
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.media.source_file import is_video, kind_of_file, open_source  # noqa: F401, is_video belongs to this module's face
 from valley2_edge.runtime.media.video_file import read_video
 

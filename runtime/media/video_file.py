@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valley2_edge.errors import InputError
+from valley2_edge.picture_limits import check_size
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.media.animation import check_total, places_of
 from valley2_edge.runtime.media.display_matrix import turning_of
-from valley2_edge.runtime.media.picture_limits import check_size
 
 _DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,mpegtsraw,h264,hevc,m4v,flv,live_flv,asf,asf_o,"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,14 +17,14 @@ from valley2_edge.bundle import (
     ONNX_EMBEDDINGS_FILE,
     ONNX_WEIGHTS_FILE,
     Bundle,
-    OnnxArithmetic,
     onnx_decoder_file,
     onnx_head_file,
 )
 from valley2_edge.errors import BundleError, InputError, Valley2Error, Valley2Warning
+from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, changed
+from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.runtime.cancellation import run_interruptibly
-from valley2_edge.runtime.core.library import ACTIVATIONS_NUMBERS, KV_PRECISION_NUMBERS, REUSE_NUMBERS
-from valley2_edge.runtime.core.native_call import LARGEST_UINT64, number_of, token_array, unsigned
+from valley2_edge.runtime.core.binding import REUSE_NUMBERS, number_of, token_array, unsigned
 from valley2_edge.runtime.core.process_memory import trim_heap
 from valley2_edge.runtime.decoder_engine import DecoderDescription, PrefixCacheState
 from valley2_edge.runtime.onnx.decoder_session import OnnxDecoderSession
@@ -52,13 +51,11 @@ class OnnxDecoder:
 
     Args:
         bundle: Whose decoder was exported with `--decoder-engine onnx`.
-        threads: Of ONNX Runtime's pool; 0: as many as the process may run on.
-        activations: On the processor: "int8" rounds activations where weights are quantised, "int16" computes in
-            float32, which is finer still. Other providers compute in fp16.
-        device: "cpu", "cuda", "auto" for CUDA where this installation and the machine have it, or None: what
-            `providers` say. "cuda" fails where ONNX Runtime gives the processor instead.
-        providers: ONNX Runtime's execution providers in order of preference; None: those of the device, or CUDA where
-            this installation has it, then the processor.
+        options: What concerns a decoder in ONNX Runtime in the options of loading. `activations` count on the
+            processor: int8 rounds them where weights are quantised, int16 computes in float32, which is finer still;
+            other providers compute in fp16. A `device` of cuda fails where ONNX Runtime gives the processor instead;
+            None takes what `providers` say, which by default is CUDA where this installation has it.
+        **changes: Fields of `LoadOptions` that differ from `options`.
 
     Raises:
         BundleError: A graph is missing or cannot be loaded.
@@ -66,24 +63,17 @@ class OnnxDecoder:
             had.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        threads: int = 0,
-        activations: str = "int8",
-        device: str | None = None,
-        providers: Sequence[str] | None = None,
-    ) -> None:
-        number_of("activations", activations, ACTIVATIONS_NUMBERS)
-        wanted = decoder_providers(device, providers)
+    def __init__(self, bundle: Bundle, options: LoadOptions = LoadOptions(), **changes: Any) -> None:
+        asked = changed(options, changes)
+        device = asked.device
+        wanted = decoder_providers(device, asked.providers)
         self._bundle = bundle
-        self._threads = unsigned("threads", threads) or _usable_processors()
+        self._threads = asked.threads or _usable_processors()
         self._lock = threading.RLock()
         self._open_sessions = 0
         self._closed = False
         self._graphs: dict[str, onnxruntime.InferenceSession] = {}
-        self.provider, self.arithmetic = self._load(activations, wanted)
+        self.provider, self.arithmetic = self._load(asked.activations, wanted)
         if device == "cuda" and self.provider == CPU_PROVIDER:
             raise InputError(
                 f"device is 'cuda', but ONNX Runtime could not use {wanted[0]}; its libraries or a GPU miss."
@@ -143,27 +133,27 @@ class OnnxDecoder:
         return ids
 
     def session(
-        self, context_length: int = 0, kv_precision: str = "auto", prefill_chunk: int = 0, reuse: str = "off"
+        self, options: SessionOptions = SessionOptions(), *, reuse: str = "off", **changes: Any
     ) -> OnnxDecoderSession:
         """A new, empty session.
 
         Args:
-            context_length: Most positions; 0: as many as the model was trained for. Memory grows with use.
-            kv_precision: "auto", or the precision that the graphs have.
-            prefill_chunk: Positions computed together; 0: 256.
+            options: Its kv_precision must be auto, or the precision that the graphs have.
             reuse: "auto" or "off", which are the same here: sessions share no keys and values.
+            **changes: Fields of `SessionOptions` that differ from `options`.
 
         Raises:
             InputError: An option is out of range.
         """
-        number_of("kv_precision", kv_precision, KV_PRECISION_NUMBERS)
+        wanted = changed(options, changes)
+        kv_precision = wanted.kv_precision
         number_of("reuse", reuse, REUSE_NUMBERS)
         if kv_precision not in ("auto", self.finest_kv_precision):
             raise InputError(
                 f"kv_precision is {kv_precision!r}; the ONNX decoder keeps keys and values in "
                 f"{self.finest_kv_precision} on {self.provider}, so it must be auto or {self.finest_kv_precision}."
             )
-        return OnnxDecoderSession(self, context_length, prefill_chunk)
+        return OnnxDecoderSession(self, wanted.context_length, wanted.prefill_chunk)
 
     def load_session(self, path: Path) -> OnnxDecoderSession:
         """Refuses: only the native decoder's sessions are saved.

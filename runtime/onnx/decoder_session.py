@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
+from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.binding import array_pointer, unsigned
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.core.library import check, library
-from valley2_edge.runtime.core.native_call import float_pointer, int32_pointer, unsigned
 from valley2_edge.runtime.core.sampling import seed_of_step
 from valley2_edge.runtime.decoder_engine import OnProgress, OnToken, Segment
 from valley2_edge.runtime.onnx.kv_cache import OnnxKvCache
@@ -148,7 +148,7 @@ class OnnxDecoderSession:
             done = 0
             while options.max_new_tokens == 0 or done < options.max_new_tokens:
                 self._check_cancelled()
-                token = self._choose(dataclasses.replace(options, seed=seed_of_step(options.seed, done)))
+                token = self._choose(dataclasses.replace(options, seed=seed_of_step(options.seed or 0, done)))
                 if token in options.stop_tokens:
                     return StopReason.TOKEN
                 if self.length == self._context_length:
@@ -324,12 +324,12 @@ class OnnxDecoderSession:
             raise InputError("There are no logits to choose a token from; prefill at least one position first.")
         seen = np.unique(np.array([token for token in self._tokens if token != _NO_TOKEN], np.int32))
         last = np.ascontiguousarray(self._logits[-1])
-        struct, token = options.struct(), ctypes.c_int32()
+        token = ffi.new("int32_t *")
         status = library().v2e_choose_token(
-            float_pointer(last), len(last), int32_pointer(seen), len(seen), ctypes.byref(struct), ctypes.byref(token)
+            array_pointer(last), len(last), array_pointer(seen), len(seen), options.struct(), token
         )
         check(status)
-        return token.value
+        return int(token[0])
 
     def _catch_up(self) -> None:
         """Decodes the last token unless that is done; it was reported, so a cancel leaves it to the next call."""

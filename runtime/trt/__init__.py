@@ -1,1 +1,1 @@
-"""TensorRT for the vision graphs: builds engines on the user's machine, keeps them, and runs them (docs/gpu.md)."""
+"""TensorRT for the vision graphs: engines are built on the user's machine, kept and run (docs/tensorrt.md)."""

@@ -1,4 +1,4 @@
-"""Builds TensorRT engines of a bundle's vision graphs, whose types are those of the graph (docs/gpu.md)."""
+"""Builds TensorRT engines of a bundle's vision graphs, whose types are those of the graph (docs/tensorrt.md)."""
 
 from __future__ import annotations
 

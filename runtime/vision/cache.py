@@ -17,7 +17,6 @@ from valley2_edge.runtime.vision.encoder import EncodedPictures, VisionEncoder
 from valley2_edge.runtime.vision.engine import Array
 from valley2_edge.runtime.vision.preprocess import PreparedPicture
 
-DEFAULT_VISION_CACHE_BYTES = 256 << 20
 _HASHED_TOGETHER = 8 << 20
 """Bytes of pixels between two looks at the cancel token."""
 

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from valley2_edge.bundle import VisionComponent
 from valley2_edge.errors import InputError
+from valley2_edge.options import VisionEngineName, check_choice
 from valley2_edge.runtime.cancellation import CancelToken
 
 Array = NDArray[np.float32]
 EngineInputs = dict[str, NDArray[Any]]
 ComponentName = Literal["siglip", "projector", "eagle"]
-VisionEngineName = Literal["auto", "native", "onnx", "tensorrt"]
-"""Who computes the vision half: what the bundle has; the native core; ONNX Runtime; TensorRT on an NVIDIA GPU."""
 
 NATIVE_SUFFIX = ".safetensors"
 
@@ -56,8 +55,7 @@ def check_engine(wanted: VisionEngineName, components: Sequence[VisionComponent 
     Raises:
         InputError: The name means nothing, or the bundle lacks it; the text says how to get it.
     """
-    if wanted not in get_args(VisionEngineName):
-        raise InputError(f"vision_engine is {wanted!r}; it must be one of {', '.join(get_args(VisionEngineName))}.")
+    check_choice("vision_engine", wanted, get_args(VisionEngineName))
     kinds = {is_native(component) for component in components if component is not None}
     if wanted == "native" and kinds == {False}:
         raise InputError("The bundle has no native vision towers: export it with --vision-precision int8 or bf16.")

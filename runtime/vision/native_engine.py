@@ -7,7 +7,7 @@ from pathlib import Path
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import BundleError
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
-from valley2_edge.runtime.core.native_call import Stamp
+from valley2_edge.runtime.core.binding import Stamp
 from valley2_edge.runtime.core.tower import NativeTower, VocabularyUse
 from valley2_edge.runtime.vision.engine import Array, ComponentName, EngineInputs
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
+from valley2_edge.geometry import Geometry, GeometryOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.core.pixels import Geometry, GeometryOptions, make_patches, make_tiles, plan_picture
+from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture
 
 BLACK_PICTURE_SIDE = 3
 """Pixels: what the reference shows the model when there is no picture."""

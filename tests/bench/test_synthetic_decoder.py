@@ -13,9 +13,9 @@ import pytest
 from valley2_edge.bench import synthetic_decoder
 from valley2_edge.bench.shapes import SHAPES
 from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import BudgetError, InputError
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.decoder import Decoder
 
 # No matrix fills its last panel.

@@ -8,6 +8,7 @@ import pytest
 
 from valley2_edge.builtin import builtin_bundle, builtin_checkpoint
 from valley2_edge.bundle import open_bundle
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.errors import BundleError, CheckpointError
 from valley2_edge.eval.questions.benchmark import benchmark_questions
 from valley2_edge.eval.questions.showcase import write_showcase
@@ -15,10 +16,8 @@ from valley2_edge.eval.run import ask_all
 from valley2_edge.eval.scoring import score
 from valley2_edge.export.checkpoint.hub import resolve_checkpoint
 from valley2_edge.export.options import ExportOptions
-from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
-from valley2_edge.user_data import resolve_bundle
 
 LARGEST_CHECKPOINT = 24_000_000
 
@@ -66,7 +65,10 @@ def test_the_checkpoint_is_small_enough_to_ship() -> None:
     assert sum(file.stat().st_size for file in checkpoint.rglob("*")) < LARGEST_CHECKPOINT
 
 
+@pytest.mark.slow
 def test_the_bundle_is_what_export_makes_of_the_checkpoint(tmp_path: Path) -> None:
+    from valley2_edge.export.pipeline import export_bundle
+
     shipped = open_bundle(resolve_bundle("nano"), check="full")
     made = open_bundle(export_bundle("nano", tmp_path / "made", ExportOptions(precision="int4")))
     assert made.manifest.architecture == shipped.manifest.architecture

@@ -16,6 +16,8 @@ from valley2_edge.calibration.packs import Pack, pack_samples
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import ExportError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = DecoderConfig(
     hidden_size=256, intermediate_size=384, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2
 )

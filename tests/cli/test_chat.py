@@ -13,7 +13,7 @@ import pytest
 from cli_process import start
 from PIL import Image
 
-from valley2_edge import Valley2, user_data
+from valley2_edge import Valley2, chosen_bundle, user_data
 from valley2_edge.cli.answer_view import ProgressLine
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
@@ -88,15 +88,15 @@ def test_stats_tell_what_drafts_were_worth(run, fp32_bundle: Path) -> None:
 
 
 def test_variable_names_the_bundle(run, fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(user_data.BUNDLE_VARIABLE, str(fp32_bundle))
+    monkeypatch.setenv(chosen_bundle.BUNDLE_VARIABLE, str(fp32_bundle))
     assert run("chat", "Hello", "--max-new-tokens", 2).code == 0
 
 
 def test_bundle_exported_last_is_found(run, fp32_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(user_data.BUNDLE_VARIABLE, raising=False)
+    monkeypatch.delenv(chosen_bundle.BUNDLE_VARIABLE, raising=False)
     monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "data"))
     assert "no bundle is known" in run("chat", "Hello").error
-    user_data.remember_bundle(fp32_bundle)
+    chosen_bundle.remember_bundle(fp32_bundle)
     assert run("chat", "Hello", "--max-new-tokens", 2).code == 0
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from valley2_edge import user_data
-from valley2_edge.export import pipeline
 from valley2_edge.export.options import ExportOptions
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
@@ -53,7 +52,7 @@ def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) ->
         seen.update(vars(options))
         return int4_bundle
 
-    monkeypatch.setattr(pipeline, "export_bundle", export_bundle)
+    monkeypatch.setattr("valley2_edge.export.pipeline.export_bundle", export_bundle)
     monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "data"))
     return seen
 

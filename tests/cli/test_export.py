@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from valley2_edge import user_data
-from valley2_edge.export import pipeline
+from valley2_edge import chosen_bundle, user_data
 from valley2_edge.export.options import ExportOptions
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
@@ -29,7 +28,7 @@ def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) ->
         seen.update(vars(options), **others, checkpoint=checkpoint, output=output)
         return int4_bundle
 
-    monkeypatch.setattr(pipeline, "export_bundle", export_bundle)
+    monkeypatch.setattr("valley2_edge.export.pipeline.export_bundle", export_bundle)
     monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "data"))
     return seen
 
@@ -73,7 +72,7 @@ def test_projector_precision_without_a_graph_is_refused(run, tmp_path: Path, pre
 
 def test_bundle_is_remembered_and_the_next_step_said(run, given: dict[str, Any], int4_bundle: Path) -> None:
     outcome = run("export", "nano")
-    assert user_data.last_bundle() == int4_bundle
+    assert chosen_bundle.last_bundle() == int4_bundle
     assert f"{int4_bundle}: " in outcome.stdout
     assert "Next: valley2-edge chat picture.jpg" in outcome.stdout
     assert outcome.stderr.splitlines() == ["loading torch", "decoder", "It takes a while.", "checking files"]
@@ -95,7 +94,7 @@ def test_the_next_line_may_be_pasted_whatever_the_name(
 ) -> None:
     bundle = tmp_path / "it's my bundle"
     bundle.symlink_to(int4_bundle)
-    monkeypatch.setattr(pipeline, "export_bundle", lambda *_, **__: bundle)
+    monkeypatch.setattr("valley2_edge.export.pipeline.export_bundle", lambda *_, **__: bundle)
     (tmp_path / "file").touch()
     monkeypatch.setenv(user_data.DATA_DIRECTORY_VARIABLE, str(tmp_path / "file" / "data"))
     line = next(line for line in run("export", "nano").stdout.splitlines() if line.startswith("Next: "))

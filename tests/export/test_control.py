@@ -13,7 +13,6 @@ from valley2_edge.errors import Cancelled
 from valley2_edge.export.bundle.writer import BundleWriter
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.control import ExportControl
-from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore
 from valley2_edge.export.rounding.work_meter import WorkMeter
 
@@ -132,8 +131,11 @@ def test_rounding_looks_at_the_flag_before_every_piece_of_work() -> None:
         pytest.fail("the work went on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["projector: check", "decoder", "selftest"])
 def test_a_cancelled_export_goes_on_to_the_same_bytes(tmp_path: Path, int4_bundle: Path, stage: str) -> None:
+    from valley2_edge.export.pipeline import export_bundle
+
     control = ExportControl()
 
     def progress(name: str, done: int, total: int) -> None:

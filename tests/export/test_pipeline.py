@@ -24,6 +24,8 @@ from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.vision import component as vision
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
 KILLED_EXPORT = """
@@ -66,8 +68,8 @@ def _kill_export(output: Path, stage: str, done: int) -> None:
     assert result.returncode == -signal.SIGKILL, result.stderr
 
 
-def test_the_bundle_opens_and_says_what_it_is(tiny_bundle: Path) -> None:
-    manifest = open_bundle(tiny_bundle, check="full").manifest
+def test_the_bundle_opens_and_says_what_it_is(int4_bundle: Path) -> None:
+    manifest = open_bundle(int4_bundle, check="full").manifest
     assert (manifest.source.checkpoint, manifest.source.revision) == ("eagle_ovis", None)
     assert (manifest.decoder.precision, manifest.decoder.lm_head_precision) == ("int4", "int8")
     assert (manifest.decoder.group_size, manifest.decoder.symmetric, manifest.decoder.method) == (128, False, "rtn")
@@ -76,8 +78,8 @@ def test_the_bundle_opens_and_says_what_it_is(tiny_bundle: Path) -> None:
     assert manifest.architecture.decoder.vocab_size == 679
 
 
-def test_the_error_of_every_component_and_matrix_is_recorded(tiny_bundle: Path) -> None:
-    manifest = open_bundle(tiny_bundle).manifest
+def test_the_error_of_every_component_and_matrix_is_recorded(int4_bundle: Path) -> None:
+    manifest = open_bundle(int4_bundle).manifest
     errors = {matrix.name: matrix.relative_error for matrix in manifest.decoder.matrices}
     assert len(errors) == 2 * 4 + 1
     assert all(0.05 < error < 0.12 for name, error in errors.items() if name != "lm_head")
@@ -92,16 +94,16 @@ def test_the_error_of_every_component_and_matrix_is_recorded(tiny_bundle: Path) 
     }
 
 
-def test_the_tokenizer_is_copied_byte_for_byte(tiny_bundle: Path) -> None:
+def test_the_tokenizer_is_copied_byte_for_byte(int4_bundle: Path) -> None:
     names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "merges.txt", "vocab.json"]
     for name in names:
-        assert (tiny_bundle / "tokenizer" / name).read_bytes() == (CHECKPOINT / name).read_bytes()
+        assert (int4_bundle / "tokenizer" / name).read_bytes() == (CHECKPOINT / name).read_bytes()
 
 
-def test_the_manifest_lists_every_file_and_no_path_of_this_machine(tiny_bundle: Path) -> None:
-    listed = set(open_bundle(tiny_bundle).manifest.files)
-    assert listed == set(_contents(tiny_bundle)) - {"valley2.json"}
-    assert str(CHECKPOINT.parent) not in (tiny_bundle / "valley2.json").read_text()
+def test_the_manifest_lists_every_file_and_no_path_of_this_machine(int4_bundle: Path) -> None:
+    listed = set(open_bundle(int4_bundle).manifest.files)
+    assert listed == set(_contents(int4_bundle)) - {"valley2.json"}
+    assert str(CHECKPOINT.parent) not in (int4_bundle / "valley2.json").read_text()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills itself with a POSIX signal")
@@ -110,7 +112,7 @@ def test_the_manifest_lists_every_file_and_no_path_of_this_machine(tiny_bundle: 
     [("eagle: weights", 3, ["siglip", "projector"]), ("selftest", 2, ["siglip", "projector", "eagle", "decoder"])],
 )
 def test_a_killed_export_goes_on_and_gives_the_same_bytes(
-    tiny_bundle: Path, tmp_path: Path, stage: str, done: int, kept: list[str]
+    int4_bundle: Path, tmp_path: Path, stage: str, done: int, kept: list[str]
 ) -> None:
     output = tmp_path / "tiny"
     _kill_export(output, stage, done)
@@ -119,7 +121,7 @@ def test_a_killed_export_goes_on_and_gives_the_same_bytes(
     export_bundle(CHECKPOINT, output, progress=stages)
     assert not set(kept) & set(stages.seen)
     assert stage.partition(":")[0] in stages.seen
-    assert _contents(output) == _contents(tiny_bundle)
+    assert _contents(output) == _contents(int4_bundle)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
@@ -164,10 +166,10 @@ def test_the_output_is_named_after_checkpoint_and_precision(tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == [".eagle_ovis-fp16.partial"]
 
 
-def test_an_existing_output_is_refused_before_any_work(tiny_bundle: Path) -> None:
+def test_an_existing_output_is_refused_before_any_work(int4_bundle: Path) -> None:
     stages = Stages()
     with pytest.raises(ExportError, match="exists: choose another --output or pass --overwrite"):
-        export_bundle(CHECKPOINT, tiny_bundle, progress=stages)
+        export_bundle(CHECKPOINT, int4_bundle, progress=stages)
     assert stages.seen == []
 
 
@@ -237,8 +239,8 @@ def test_a_disk_that_fills_up_leaves_nothing(small_disk: Path, monkeypatch: pyte
     assert list(small_disk.iterdir()) == []
 
 
-def test_the_size_is_estimated_from_above_and_closely(tiny_bundle: Path) -> None:
-    actual = sum(path.stat().st_size for path in tiny_bundle.rglob("*") if path.is_file())
+def test_the_size_is_estimated_from_above_and_closely(int4_bundle: Path) -> None:
+    actual = sum(path.stat().st_size for path in int4_bundle.rglob("*") if path.is_file())
     with Checkpoint.open(CHECKPOINT) as checkpoint:
         estimate = bundle_size(checkpoint, "fp16", None, decoder_formats("int4"))
     assert actual <= estimate <= actual + 4 * 2**20

@@ -24,6 +24,8 @@ from valley2_nano.model import Switches, Valley2Nano
 from valley2_nano.packing import PackedBatch, pack
 from valley2_nano.samples import SampleMaker
 
+pytestmark = pytest.mark.slow
+
 Picture = NDArray[np.uint8]
 
 

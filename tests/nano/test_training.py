@@ -20,6 +20,8 @@ from valley2_nano.run_files import copy_tokenizer
 from valley2_nano.schedule import Schedule
 from valley2_nano.training import TrainingOptions, train
 
+pytestmark = pytest.mark.slow
+
 
 class BatchesHere:
     """Batches made in this process: starting another takes longer than the whole test."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "runtime" / "native"
@@ -59,16 +60,10 @@ def test_example_in_c_compiles_without_a_warning() -> None:
 def test_unit_tests_of_the_core_pass() -> None:
     jobs = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}")
-    run(
-        tool("cmake"),
-        "-S",
-        NATIVE,
-        "-B",
-        BUILD,
-        *generator,
-        "-DV2E_TESTS=ON",
-        "-DV2E_CUDA=OFF",
-        "-DCMAKE_BUILD_TYPE=Release",
-    )
-    run(tool("cmake"), "--build", BUILD, "--parallel", jobs)
+    options = ("-DV2E_TESTS=ON", "-DV2E_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Release")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    # Another worker may build the stand-in for the GPU's driver there at the same time.
+    with FileLock(BUILD / ".lock"):
+        run(tool("cmake"), "-S", NATIVE, "-B", BUILD, *generator, *options)
+        run(tool("cmake"), "--build", BUILD, "--parallel", jobs)
     run(tool("ctest"), "--test-dir", BUILD, "--output-on-failure", "--no-tests=error")

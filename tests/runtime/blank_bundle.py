@@ -9,21 +9,13 @@ from pathlib import Path
 
 import torch
 
-from valley2_edge.bundle import (
-    DecoderComponent,
-    FileEntry,
-    Manifest,
-    ProjectorPrecision,
-    Source,
-    VisionComponent,
-    VisionPrecision,
-    sha256_of_file,
-)
+from valley2_edge.bundle import DecoderComponent, FileEntry, Manifest, Source, VisionComponent, sha256_of_file
 from valley2_edge.config import DecoderConfig, EagleConfig, ModelConfig, PictureConfig, ProjectorConfig, SiglipConfig
 from valley2_edge.export.checkpoint.tensor_names import eagle_tensors, projector_tensors, siglip_tensors
 from valley2_edge.export.vision.onnx_eagle import write_eagle
 from valley2_edge.export.vision.onnx_projector import write_projector
 from valley2_edge.export.vision.onnx_siglip import write_siglip
+from valley2_edge.precisions import ProjectorPrecision, VisionPrecision
 
 TOKENIZER = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "runtime" / "native"
@@ -18,6 +20,7 @@ FATBIN = b"\x50\xed\x55\xba" + bytes(60)
 """Enough of one for the double, which has its kernels already."""
 
 
+@functools.cache
 def build_driver() -> Path:
     """The double of libcuda.so.1, built where it is not up to date."""
     if sys.platform != "linux":
@@ -26,8 +29,11 @@ def build_driver() -> Path:
     cmake, ninja = (shutil.which(name, path=search) for name in ("cmake", "ninja"))
     assert cmake and ninja, "cmake or ninja is missing: install the dev extra"
     configure = (cmake, "-S", NATIVE, "-B", BUILD, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}")
-    run(*configure, "-DV2E_TESTS=ON", "-DV2E_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Release")
-    run(cmake, "--build", BUILD, "--target", "valley2_fake_cuda")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    # Another worker may build there at the same time.
+    with FileLock(BUILD / ".lock"):
+        run(*configure, "-DV2E_TESTS=ON", "-DV2E_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Release")
+        run(cmake, "--build", BUILD, "--target", "valley2_fake_cuda")
     return BUILD / "fake_cuda" / "libcuda.so.1"
 
 

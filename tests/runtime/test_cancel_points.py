@@ -5,7 +5,6 @@ The core has a hook for these tests: it cancels at a look of a given number, and
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -15,23 +14,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cffi import FFI
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge import Valley2
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import Cancelled, InputError
-from valley2_edge.export.options import ExportOptions
+from valley2_edge.geometry import GeometryOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
-from valley2_edge.runtime.core.library import library
-from valley2_edge.runtime.core.pixels import GeometryOptions, make_patches, make_tiles, plan_picture
+from valley2_edge.runtime.core.library import library_path
+from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture
 from valley2_edge.runtime.core.tower import NativeTower
 from valley2_edge.runtime.vision.cache import VisionCache
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 
-CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 CONFIG = TinyConfig()
 PROMPT = np.random.default_rng(7).integers(0, CONFIG.vocab_size, 90).astype(np.int32)
 THREADS = 2
@@ -43,12 +42,15 @@ TRIED = 25
 class Looks:
     """The hook of one session or tower."""
 
-    def __init__(self, kind: str, handle: ctypes.c_void_p) -> None:
+    def __init__(self, kind: str, handle: Any) -> None:
+        hook = FFI()
+        hook.cdef(
+            f"void v2e_private_{kind}_cancel_at(void *, uint64_t); uint64_t v2e_private_{kind}_looks(const void *);"
+        )
         self._handle = handle
-        self._cancel_at = getattr(library(), f"v2e_private_{kind}_cancel_at")
-        self._cancel_at.argtypes = (ctypes.c_void_p, ctypes.c_uint64)
-        self._count = getattr(library(), f"v2e_private_{kind}_looks")
-        self._count.argtypes, self._count.restype = (ctypes.c_void_p,), ctypes.c_uint64
+        self._library = hook.dlopen(str(library_path()))
+        self._cancel_at = getattr(self._library, f"v2e_private_{kind}_cancel_at")
+        self._count = getattr(self._library, f"v2e_private_{kind}_looks")
 
     def cancel_at(self, look: int) -> None:
         """Counts from now on."""
@@ -189,12 +191,8 @@ def test_saved_session_has_decoded_what_a_cancel_left(model: Valley2, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny checkpoint with int8 towers."""
-    from valley2_edge.export.pipeline import export_bundle
-
-    path = tmp_path_factory.mktemp("bundles") / "native"
-    return open_bundle(export_bundle(CHECKPOINT, path, ExportOptions(precision="fp32", vision_precision="int8")))
+def bundle(int8_vision_bundle: Path) -> Bundle:
+    return open_bundle(int8_vision_bundle)
 
 
 @pytest.mark.parametrize("kind", ["siglip", "projector", "eagle"])

@@ -79,10 +79,12 @@ def test_file_that_is_written_to_ends_the_call(directory: Path) -> None:
 
 @needs_posix
 def test_file_that_is_replaced_by_renaming_does_no_harm(directory: Path) -> None:
-    with Decoder(directory) as decoder, decoder.session() as session:
+    with Decoder(directory) as decoder, decoder.session() as before, decoder.session() as after:
+        before.prefill([PROMPT])
         (directory / "new").write_bytes(b"another one")
         (directory / "new").rename(directory / WEIGHTS)
-        session.prefill([PROMPT])
+        after.prefill([PROMPT])
+        np.testing.assert_array_equal(after.logits(), before.logits())
 
 
 def swapped(path: Path) -> None:

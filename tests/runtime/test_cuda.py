@@ -19,6 +19,8 @@ from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
 from valley2_edge.runtime.core.probe import Probe
 from valley2_edge.verify.run import self_test
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TinyConfig()
 PRECISIONS = ("fp32", "fp16", "int8", "int4", "int4-asymmetric", "nf4")
 PROMPT = np.random.default_rng(7).integers(0, CONFIG.vocab_size, 70).astype(np.int32)
@@ -356,7 +358,10 @@ def test_weights_leave_the_gpu_and_come_back(bundles: dict[str, Path], gpu: Fake
     with Decoder(bundles["int4"], threads=1, device="cuda") as stays, stays.session() as session:
         session.prefill([PROMPT])
         expected = [answer(session), answer(session)]
-    with Decoder(bundles["int4"], threads=1, device="cuda", gpu_yields=True) as decoder, decoder.session() as session:
+    with (
+        Decoder(bundles["int4"], threads=1, device="cuda", offload_weights=True) as decoder,
+        decoder.session() as session,
+    ):
         session.prefill([PROMPT])
         gpu.record()
         found = [answer(session)]

@@ -39,21 +39,21 @@ def fit(bundle: Bundle, memory: float, conversation: bool = False, **changes: An
 @pytest.mark.parametrize("conversation", [False, True])
 def test_released_size_stays_whole_under_8_gb(bundle: Bundle, conversation: bool) -> None:
     choice = fit(bundle, 8 * GB, conversation)
-    assert choice.settings.keep_vision and not choice.settings.gpu_yields and choice.text == "everything stays"
+    assert choice.settings.keep_vision and not choice.settings.offload_weights and choice.text == "everything stays"
     assert choice.plan.gpu_layers == 28 and 7 * GB < choice.plan.gpu_bytes < 8 * GB
 
 
 @pytest.mark.parametrize("conversation", [False, True])
 def test_released_size_goes_in_phases_under_6_5_gb(bundle: Bundle, conversation: bool) -> None:
     choice = fit(bundle, 6.5 * GB, conversation)
-    assert not choice.settings.keep_vision and not choice.settings.gpu_yields
+    assert not choice.settings.keep_vision and not choice.settings.offload_weights
     assert choice.plan.gpu_layers == 28 and choice.plan.gpu_bytes < 6.5 * GB
     assert choice.plan.kv_bytes == 0 and choice.plan.siglip_bytes == choice.plan.eagle_bytes == 0
 
 
 def test_decoder_leaves_only_where_the_plan_needs_it(bundle: Bundle) -> None:
     choice = fit(bundle, 5.5 * GB)
-    assert choice.settings.gpu_yields and "the decoder leaves while pictures are encoded" in choice.text
+    assert choice.settings.offload_weights and "the decoder leaves while pictures are encoded" in choice.text
     assert choice.plan.gpu_layers == 28 and choice.plan.gpu_bytes == choice.plan.gpu_answer_phase_bytes
     assert choice.plan.gpu_eagle_phase_bytes < choice.plan.gpu_weight_bytes
 
@@ -90,7 +90,7 @@ def test_parts_make_the_phases(bundle: Bundle) -> None:
     assert later.gpu_eagle_phase_bytes == phases.gpu_eagle_phase_bytes + session
     stays = plan(bundle, replace(BOTH, keep_vision=True))
     assert stays.gpu_bytes == stays.gpu_answer_phase_bytes == decoder + session + tiles + eagle
-    leaves = plan(bundle, replace(BOTH, gpu_yields=True))
+    leaves = plan(bundle, replace(BOTH, offload_weights=True))
     assert leaves.gpu_tiles_phase_bytes == phases.gpu_context_bytes + tiles
     assert {one.gpu_memory_bytes for one in (phases, later, stays, leaves)} == {100 * GB}
 
@@ -163,7 +163,7 @@ def test_plan_puts_layers_where_loading_puts_them(
     gpu.set(memory=1 << 41 if given else memory)
     limit = memory if given else 0
     wanted = MemorySettings(context_length=32768, kv_precision="fp32", prefill_chunk=8192, gpu_memory=limit)
-    placed, choice = place(opened, wanted, "auto", "auto")
+    placed, choice = place(opened, wanted, "auto")
     planned = plan_memory(opened, (), with_layers(opened, placed, choice))
     with Decoder(int4_bundle / "decoder", threads=1, device="auto", gpu_memory=limit) as decoder:
         assert planned.gpu_layers == decoder.description.gpu_layers == (layers if spare >= 0 else layers - 1)

@@ -12,7 +12,7 @@ import pytest
 from blank_bundle import blank_config, write_blank_bundle
 from PIL import Image
 
-from valley2_edge.bundle import ProjectorPrecision, VisionPrecision
+from valley2_edge.precisions import ProjectorPrecision, VisionPrecision
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from valley2_edge import BudgetError, Cancelled, InputError, NumericError, Session, Valley2, Valley2Warning
-from valley2_edge.policy import PolicyName
+from valley2_edge.options import PolicyName
 from valley2_edge.prompt import Layout, build_first_turn, build_next_turn, encode
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.inquiry import Inquiry
@@ -479,7 +479,7 @@ def test_closed_sessions_and_models_refuse(fp32_bundle: Path) -> None:
 
 
 def test_unknown_options_are_errors(model: Valley2) -> None:
-    with pytest.raises(TypeError, match="temprature"):
+    with pytest.raises(InputError, match="no option temprature; did you mean temperature"):
         model.chat("What?", temprature=1.0)
     with pytest.raises(InputError, match="policy"):
         model.chat("What?", policy="git")

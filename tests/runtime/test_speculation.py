@@ -13,9 +13,9 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import Cancelled, InputError, NumericError
+from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
-from valley2_edge.runtime.core.library import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.sampling import seed_of_step
 
 Tokens = npt.NDArray[np.int32]

@@ -13,7 +13,8 @@ from valley2_edge.bench.decoder import Plan, Repeated
 from valley2_edge.bench.work import eagle_operations, projector_operations, siglip_operations
 from valley2_edge.bundle import VisionComponent
 from valley2_edge.errors import EngineError, InputError
-from valley2_edge.policy import EaglePreset, Policy
+from valley2_edge.options import EaglePreset
+from valley2_edge.policy import Policy
 from valley2_edge.runtime.core.probe import LimitName
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.stats import Statistics

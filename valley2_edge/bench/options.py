@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from valley2_edge.errors import InputError
-from valley2_edge.policy import EaglePreset
-from valley2_edge.runtime.vision.engine import VisionEngineName
+from valley2_edge.options import EaglePreset, VisionEngineName
 
 Part = Literal["prefill", "decode", "siglip", "projector", "eagle", "first-token"]
 PARTS: tuple[Part, ...] = get_args(Part)

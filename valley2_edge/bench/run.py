@@ -19,11 +19,11 @@ from valley2_edge.bench.options import DECODER_PARTS, PARTS, Options, Part
 from valley2_edge.bench.report import Report
 from valley2_edge.bench.shapes import shape_config
 from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import InputError
+from valley2_edge.precisions import DecoderPrecision
+from valley2_edge.runtime.core.binding import ISA_NUMBERS
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.core.library import ISA_NUMBERS
 from valley2_edge.runtime.core.probe import LIMITS, Probe
 from valley2_edge.runtime.decoder_engine import DecoderEngine
 from valley2_edge.runtime.model import Valley2

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.bench.work import MatrixSize, layer_matrices
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import BudgetError, InputError
+from valley2_edge.precisions import DecoderPrecision
 
 Array = npt.NDArray[Any]
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from valley2_edge.bundle import DecoderPrecision, read_manifest
+from valley2_edge.bundle import read_manifest
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.chat_options import VisionEngineOption
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.rounding_options import check_group_size
 from valley2_edge.cli.terminal import error_console, output_console, stage_progress
 from valley2_edge.errors import InputError
-from valley2_edge.policy import EaglePreset
-from valley2_edge.user_data import resolve_bundle
+from valley2_edge.options import EaglePreset
+from valley2_edge.precisions import DecoderPrecision
 
 if TYPE_CHECKING:
     from valley2_edge.bench.report import Report

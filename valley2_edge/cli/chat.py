@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from valley2_edge.byte_count import format_bytes, parse_bytes
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.answer_view import ProgressLine, print_answer
 from valley2_edge.cli.conversation import Conversation
@@ -25,9 +26,8 @@ from valley2_edge.cli.terminal import error_console, print_line
 from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import InputError
 from valley2_edge.outside_files import open_regular
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.text_limits import check_text
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.model import Valley2
@@ -173,7 +173,7 @@ class Chatter:
             self._session = self.model.session(**self.session_options)
         else:
             self._session = self.model.resume(self.resume)
-            self.session_options = self._session.options.model_dump()
+            self.session_options = vars(self._session.options)
             self._show_turns()
         if self._session.memory is not None:
             changes = ", ".join(self._session.memory.changes) or "all as asked for"
@@ -283,16 +283,14 @@ def cancelling_on_interrupt(session: Session) -> Iterator[None]:
 
 def _check_options(given: Mapping[str, Any]) -> None:
     """What `Valley2.load`, `Valley2.session` and `Session.ask` would refuse, before a bundle is looked for."""
+    from valley2_edge.options import LARGEST_UINT32, LoadOptions, SamplingOptions, SessionOptions, check_whole
     from valley2_edge.policy import Policy
-    from valley2_edge.runtime.core.native_call import unsigned
-    from valley2_edge.runtime.core.sampling import Sampling, check_whole
-    from valley2_edge.runtime.question import MAX_FRAMES
 
-    for name in ("threads", "context_length", "prefill_chunk"):
-        unsigned(name, given[name])
-    check_whole("frames", given["frames"], 1, MAX_FRAMES)
-    Policy(**_pick(given, [name.name for name in fields(Policy)]))
-    Sampling(**_pick(given, [name.name for name in fields(Sampling)]))
+    LoadOptions(threads=given["threads"])
+    session = SessionOptions(**_pick(given, SESSION_OPTIONS))
+    check_whole("frames", given["frames"], 1, LARGEST_UINT32)
+    Policy(**_pick(vars(session), [name.name for name in fields(Policy)]))
+    SamplingOptions(**_pick(given, [name.name for name in fields(SamplingOptions)]))
     if given["provider"] is not None:
         from valley2_edge.runtime.onnx.providers import choose_providers
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from valley2_edge.policy import EaglePreset, PolicyName
+from valley2_edge.options import EaglePreset, PolicyName
 
 _MODEL = "Model"
 _PICTURES = "Pictures"

@@ -15,7 +15,7 @@ from valley2_edge.cli.media import Media, mentioned_files, path_of, sort_media, 
 from valley2_edge.cli.streams import hear_all_bytes, read_text_line
 from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import Cancelled, InputError
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.text_limits import check_text
 
 HINT = "Ask about the pictures. /image PATH adds one, /help lists more, Ctrl-D ends."

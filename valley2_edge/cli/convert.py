@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from valley2_edge.bundle import MANIFEST_NAME, Bundle, open_bundle, read_manifest
+from valley2_edge.bundle import Bundle, open_bundle, read_manifest
+from valley2_edge.bundle_files import MANIFEST_NAME
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.export import leave_export, require_build_time_packages
 from valley2_edge.cli.interrupts import Interrupted, run_until_interrupted
 from valley2_edge.cli.terminal import StageProgress, error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import InputError
 from valley2_edge.export.bundle.writer import check_place
 from valley2_edge.export.control import ExportControl, looking
-from valley2_edge.user_data import resolve_bundle
 
 
 def convert(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.answer_view import ProgressLine
 from valley2_edge.cli.terminal import error_console, output_console, print_line
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
     from valley2_edge.eval.questions.showcase import Exhibit

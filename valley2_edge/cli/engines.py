@@ -12,10 +12,11 @@ from rich.table import Table
 
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import format_bytes
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import EngineError, InputError
-from valley2_edge.policy import EAGLE_CAPS, EAGLE_MAX_TOKENS
-from valley2_edge.user_data import resolve_bundle
+from valley2_edge.options import EAGLE_MAX_TOKENS
+from valley2_edge.policy import EAGLE_CAPS
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.trt.api import Flavour, TensorRt

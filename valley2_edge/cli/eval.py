@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from valley2_edge.bundle import read_manifest
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.chat_options import KvPrecisionName, Providers
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.terminal import StageProgress, error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import InputError
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
     from valley2_edge.eval.compare import Comparison

@@ -10,15 +10,9 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from valley2_edge.bundle import (
-    Bundle,
-    DecoderEngine,
-    DecoderPrecision,
-    ProjectorPrecision,
-    VisionPrecision,
-    open_bundle,
-)
+from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import format_bytes
+from valley2_edge.chosen_bundle import remember_bundle
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.rounding_options import (
     AverageBits,
@@ -45,7 +39,7 @@ from valley2_edge.export.checkpoint.config import read_model_config
 from valley2_edge.export.checkpoint.local import DEFAULT_CHECKPOINT, local_checkpoint
 from valley2_edge.export.control import ExportControl
 from valley2_edge.export.options import ExportOptions
-from valley2_edge.user_data import remember_bundle
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
 
 DECIDED_BY_DECODER = ("precision", "group_size", "symmetric")
 """Options that say how to round the layers, which a decoder from elsewhere answers itself."""

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from valley2_edge.bundle import Bundle, Manifest, open_bundle
 from valley2_edge.byte_count import format_bytes
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.terminal import output_console, print_line
-from valley2_edge.user_data import resolve_bundle
 
 
 @dataclass(frozen=True)

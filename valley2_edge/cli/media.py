@@ -13,8 +13,8 @@ from urllib.request import url2pathname
 
 from valley2_edge.cli.streams import read_stdin
 from valley2_edge.errors import InputError
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.media.media_kind import URL_SENTENCE, ends_like_file, is_address, looks_like_file
-from valley2_edge.runtime.media.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.media.source_file import kind_of_file, open_source
 
 STDIN = "-"

@@ -14,11 +14,10 @@ from rich.table import Table
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.byte_count import format_bytes, parse_bytes
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.terminal import output_console, print_line
 from valley2_edge.errors import InputError
-from valley2_edge.policy import Policy
-from valley2_edge.user_data import resolve_bundle
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.core.memory import MemoryPlan, MemorySettings
@@ -54,6 +53,8 @@ _GPU_PARTS = {
     "GPU phase: answer": ("gpu_answer_phase_bytes", "prefill and answer"),
     "GPU: at most": ("gpu_bytes", "beside the CPU's memory"),
 }
+_UNPLANNED = {"system", "think", "isa", "providers", "memory"}
+"""Options on which a plan does not depend."""
 _PHASES = {"tiles": "while tiles are encoded", "eagle": "while Eagle encodes", "answer": "prefill and answer"}
 
 
@@ -113,7 +114,13 @@ def plan(
     from valley2_edge.runtime.vision.engine import check_engine
 
     settings = MemorySettings(
-        policy=Policy(policy, False, eagle, tiles, eagle_preset, eagle_max_tokens, eagle_min_tokens),
+        policy=policy,
+        eagle=eagle,
+        tiles=tiles,
+        eagle_preset=eagle_preset,
+        eagle_max_tokens=eagle_max_tokens,
+        eagle_min_tokens=eagle_min_tokens,
+        vision_engine=vision_engine,
         context_length=context_length,
         kv_precision=kv_precision,
         prefill_chunk=prefill_chunk,
@@ -131,7 +138,7 @@ def plan(
     check_positions(opened, pictures, settings, video=video is not None)
     sizes = list(pictures.elements())
     elsewhere = device == "cuda" and gpu_memory is not None
-    placed, gpu = place(opened, settings, device, vision_engine, elsewhere=elsewhere)
+    placed, gpu = place(opened, settings, device, elsewhere=elsewhere)
     choice = _choose(opened, sizes, with_layers(opened, placed, gpu), limit, about)
     if as_json:
         typer.echo(json.dumps(_content(opened.directory, sizes, limit, choice), indent=2))
@@ -173,12 +180,12 @@ def _read_size(option: str, text: str) -> tuple[int, int]:
 
 
 def _content(directory: Path, sizes: list[tuple[int, int]], limit: int | None, choice: MemoryChoice) -> dict[str, Any]:
-    settings = asdict(choice.settings)
+    settings = {name: value for name, value in asdict(choice.settings).items() if name not in _UNPLANNED}
     return {
         "directory": str(directory),
         "pictures": [{"width": width, "height": height} for width, height in sizes],
         "memory_bytes": limit,
-        "settings": {**settings.pop("policy"), **settings, "context_length": choice.plan.context_length},
+        "settings": {**settings, "context_length": choice.plan.context_length},
         "changes": list(choice.changes),
         "plan": {**asdict(choice.plan), "peak_phase": choice.plan.peak_phase},
     }

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import InputError
 from valley2_edge.outside_files import open_regular
+from valley2_edge.precisions import DecoderPrecision
 
 if TYPE_CHECKING:
     from valley2_edge.export.rounding.options import RoundingOptions

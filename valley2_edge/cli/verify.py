@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli import chat_options as options
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.terminal import error_console, output_console, plain, print_line, stage_progress
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
-from valley2_edge.policy import PolicyName
-from valley2_edge.user_data import resolve_bundle
+from valley2_edge.options import PolicyName
 
 if TYPE_CHECKING:
+    from valley2_edge.options import VisionEngineName
     from valley2_edge.runtime.devices.comparison import Row
-    from valley2_edge.runtime.vision.engine import VisionEngineName
 
 EXIT_FAILED = 1
 HUB_PREFIX = "hf_"

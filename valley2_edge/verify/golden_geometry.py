@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.core.pixels import GeometryOptions, plan_picture
+from valley2_edge.geometry import GeometryOptions
+from valley2_edge.runtime.core.pixels import plan_picture
 from valley2_edge.runtime.devices.comparison import Row
 
 TOKEN_PIXELS = 28 * 28
@@ -31,7 +31,7 @@ def check_geometry(table: Sequence[Mapping[str, Any]]) -> Row:
     for size in table:
         try:
             agrees = all(_agrees(size, tokens, cap) for tokens in (14, 9) for cap in (1280, 16384))
-        except (KeyError, TypeError, ctypes.ArgumentError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise InputError(f"geometry.json: a row is not complete: {error}.") from error
         if not agrees:
             wrong.append(f"{size['w']} x {size['h']}")

@@ -1,9 +1,9 @@
 // valley2_kernel_bench [THREADS] [ISA]: matrix products at the shapes of a 7B decoder, as shares of what the machine
 // can read and multiply at most. Every round measures the limits right before and after; the figures are medians.
-#include "isa.hpp"
-#include "kernels/linear.hpp"
-#include "probes/probe.hpp"
-#include "random_matrix.hpp"
+#include "cpu/isa.hpp"
+#include "cpu/linear/linear.hpp"
+#include "cpu/probe/probe.hpp"
+#include "tests/random_matrix.hpp"
 
 #include <algorithm>
 #include <chrono>

@@ -1,10 +1,10 @@
 // The keys and values of a session's positions in the memory of a GPU.
 #pragma once
 
+#include "cpu/attention/attention.hpp"
 #include "cuda/device.hpp"
 #include "cuda/kernels/arguments.hpp"
-#include "decoder.hpp"
-#include "kernels/attention.hpp"
+#include "decoder/decoder.hpp"
 
 #include <cstddef>
 #include <cstdint>

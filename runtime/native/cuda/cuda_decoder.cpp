@@ -1,8 +1,8 @@
 #include "cuda/cuda_decoder.hpp"
 
+#include "base/error.hpp"
+#include "cuda/cuda_executor.hpp"
 #include "cuda/device_plan.hpp"
-#include "decoder.hpp"
-#include "error.hpp"
 
 #include <algorithm>
 
@@ -68,11 +68,16 @@ std::shared_lock<std::shared_mutex> CudaDecoder::use() {
     return used;
 }
 
-void CudaDecoder::yield() {
-    if (!yields_)
+void CudaDecoder::offload_weights() {
+    if (!may_offload_)
         return;
     const std::unique_lock<std::shared_mutex> alone(mutex_);
     memory_.clear();
+}
+
+std::unique_ptr<Executor> CudaDecoder::make_executor(KvPrecision precision, size_t context_length) {
+    const CurrentContext current(*device_);
+    return std::make_unique<CudaExecutor>(decoder_, *this, precision, context_length);
 }
 
 // All or nothing.

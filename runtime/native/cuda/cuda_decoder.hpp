@@ -2,9 +2,11 @@
 // weights may leave the GPU for a while, when nobody uses them.
 #pragma once
 
+#include "bundle/matrix.hpp"
 #include "cuda/device.hpp"
 #include "cuda/kernels/arguments.hpp"
-#include "matrix.hpp"
+#include "decoder/backend.hpp"
+#include "decoder/decoder.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -13,11 +15,6 @@
 #include <shared_mutex>
 #include <string>
 #include <vector>
-
-namespace v2e {
-class Decoder;
-struct DecoderConfig;
-} // namespace v2e
 
 namespace v2e::cuda {
 
@@ -37,7 +34,7 @@ struct UploadedLayer {
     UploadedMatrix gate_up, down;
 };
 
-class CudaDecoder {
+class CudaDecoder final : public DeviceLayers {
   public:
     // Nothing is returned, and `reason` says why in a part of a sentence, when no GPU is usable. `most_layers` 0: as
     // many as there is room for beside what a session of `context_length` positions takes.
@@ -51,20 +48,22 @@ class CudaDecoder {
     const float *norm() const { return norm_; }
     const UploadedMatrix &head() const { return head_; }
     const float *frequencies() const { return frequencies_; } // (head_size / 2,)
-    uint64_t bytes() const { return bytes_; }
+
+    const std::string &device_name() const override { return device_->name(); }
+    size_t layer_count() const override { return layers_.size(); }
+    uint64_t bytes() const override { return bytes_; }
 
     // While it is held the weights are where layers(), norm(), head() and frequencies() say. Uploads what has left. The
     // context must be current.
     std::shared_lock<std::shared_mutex> use();
     // How often they were uploaded: another number, other addresses.
     size_t uploads() const { return uploads_; }
-    // Waits until nobody uses the weights, and gives their memory back until somebody does. A decoder that was not
-    // opened with gpu_yields keeps them.
-    void yield();
+    void offload_weights() override;
+    std::unique_ptr<Executor> make_executor(KvPrecision precision, size_t context_length) override;
 
   private:
-    CudaDecoder(const Decoder &decoder, std::unique_ptr<Device> device, bool yields)
-        : decoder_(decoder), device_(std::move(device)), yields_(yields) {}
+    CudaDecoder(const Decoder &decoder, std::unique_ptr<Device> device, bool may_offload)
+        : decoder_(decoder), device_(std::move(device)), may_offload_(may_offload) {}
     void upload();
     void upload_weights();
     UploadedMatrix upload_matrix(const Matrix &matrix);
@@ -73,7 +72,7 @@ class CudaDecoder {
 
     const Decoder &decoder_;
     std::unique_ptr<Device> device_;
-    bool yields_;
+    bool may_offload_;
     std::shared_mutex mutex_; // shared by those who use the weights
     size_t uploads_ = 0;
     std::vector<DeviceMemory> memory_; // empty while the weights are not there

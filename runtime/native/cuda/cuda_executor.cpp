@@ -1,8 +1,8 @@
 #include "cuda/cuda_executor.hpp"
 
+#include "base/error.hpp"
 #include "cuda/cuda_pass.hpp"
 #include "cuda/device_plan.hpp"
-#include "error.hpp"
 
 #include <algorithm>
 #include <cstring>

@@ -5,8 +5,8 @@
 #include "cuda/cuda_decoder.hpp"
 #include "cuda/cuda_narrowing.hpp"
 #include "cuda/device.hpp"
-#include "executor.hpp"
-#include "kv_cache.hpp"
+#include "decoder/executor.hpp"
+#include "decoder/kv_cache.hpp"
 
 #include <cstddef>
 #include <cstdint>

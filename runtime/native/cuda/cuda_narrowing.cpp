@@ -12,7 +12,7 @@ constexpr size_t THREADS = 256;
 constexpr size_t MOST_PARTS = 64; // blocks that share the logits
 constexpr int LOGIT_BITS = 32;
 
-static_assert(Sampler::MOST_NARROWED == MOST_NARROWED);
+static_assert(Narrowing::MOST == MOST_NARROWED);
 static_assert(sizeof(Candidate) == sizeof(NarrowedLogit) &&
               offsetof(Candidate, token) == offsetof(NarrowedLogit, token));
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/device.hpp"
-#include "sampler.hpp"
+#include "decoder/narrowing.hpp"
 
 #include <cstddef>
 #include <cstdint>

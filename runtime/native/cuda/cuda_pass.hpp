@@ -4,7 +4,7 @@
 #include "cuda/cuda_cache.hpp"
 #include "cuda/cuda_decoder.hpp"
 #include "cuda/cuda_executor.hpp"
-#include "decoder.hpp"
+#include "decoder/decoder.hpp"
 
 #include <cstddef>
 

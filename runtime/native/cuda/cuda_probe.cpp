@@ -1,7 +1,7 @@
 #include "cuda/cuda_probe.hpp"
 
+#include "base/error.hpp"
 #include "cuda/kernels/arguments.hpp"
-#include "error.hpp"
 
 #include <string>
 

@@ -1,7 +1,7 @@
 #include "cuda/device.hpp"
 
-#include "error.hpp"
-#include "platform.hpp"
+#include "base/error.hpp"
+#include "base/platform.hpp"
 
 #include <memory>
 

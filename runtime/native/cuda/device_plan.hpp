@@ -1,8 +1,9 @@
 // What a decoder takes of a GPU's memory, by arithmetic: the loader and the planner ask the same functions.
 #pragma once
 
-#include "decoder.hpp"
-#include "kernels/attention.hpp"
+#include "cpu/attention/attention.hpp"
+#include "decoder/backend.hpp"
+#include "decoder/decoder.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -22,12 +23,6 @@ uint64_t page_layer_bytes(const DecoderConfig &config, KvPrecision precision);
 uint64_t cache_bytes(const DecoderConfig &config, KvPrecision precision, size_t layers, size_t positions);
 // Of the buffers of a session: activations of `rows` positions, logits, sums of attention over `positions` keys.
 uint64_t scratch_bytes(const Decoder &decoder, size_t rows, size_t positions);
-
-// What a decoder and one session take of a GPU.
-struct DevicePlan {
-    size_t layers; // the first ones; with all of them the head as well
-    uint64_t weight_bytes, kv_bytes, scratch_bytes;
-};
 
 DevicePlan plan_device(const Decoder &decoder, KvPrecision precision, size_t rows, size_t positions, size_t layers);
 

@@ -1,7 +1,7 @@
 #include "cuda/driver_api.hpp"
 
-#include "error.hpp"
-#include "platform.hpp"
+#include "base/error.hpp"
+#include "base/platform.hpp"
 
 namespace v2e::cuda {
 namespace {

@@ -42,6 +42,7 @@ else()
   add_custom_command(OUTPUT "${V2E_FATBIN}"
     COMMAND "${CMAKE_COMMAND}" -E make_directory "${CMAKE_CURRENT_BINARY_DIR}/kernels"
     COMMAND "${V2E_NVCC}" -std=c++17 -O3 -fatbin --no-compress --threads 2 ${V2E_GPU_OPTIONS}
+      "-I${CMAKE_CURRENT_LIST_DIR}/.."
       "${CMAKE_CURRENT_LIST_DIR}/kernels/valley2.cu" -o "${V2E_FATBIN}"
     DEPENDS ${V2E_KERNEL_FILES} VERBATIM)
   add_custom_target(valley2_gpu_kernels ALL DEPENDS "${V2E_FATBIN}")

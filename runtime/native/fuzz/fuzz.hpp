@@ -1,7 +1,7 @@
 // What the fuzz targets share: a reader of the input's bytes, checks that end the program, files that the core maps.
 #pragma once
 
-#include "error.hpp"
+#include "base/error.hpp"
 #include "valley2.h"
 
 #include <algorithm>

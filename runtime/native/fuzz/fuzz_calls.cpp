@@ -1,8 +1,8 @@
 // Sequences of the header's calls: each byte chooses a call, the next ones its arguments from tables of boundaries, of
 // NULLs, of sizes near 2^64 and of misaligned pointers. Memory is as large as a correct library can need: what it
 // touches beyond is seen. Sizes that nothing bounds but the caller's word are not lied about.
-#include "fuzz.hpp"
-#include "tiny_bundle.hpp"
+#include "fuzz/fuzz.hpp"
+#include "fuzz/tiny_bundle.hpp"
 
 #include <cmath>
 #include <vector>

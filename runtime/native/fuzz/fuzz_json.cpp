@@ -1,7 +1,7 @@
 // JSON: the input is the text. What is accepted has no key twice and at most 64 levels, reads the same when it is
 // written out again, and takes memory in proportion to the text.
-#include "fuzz.hpp"
-#include "json.hpp"
+#include "base/json.hpp"
+#include "fuzz/fuzz.hpp"
 
 #include <set>
 #include <vector>

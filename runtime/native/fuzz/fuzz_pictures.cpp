@@ -1,6 +1,6 @@
 // Pictures: 48 bytes of sizes and geometry options, then pixels. What is planned keeps to its own limits, and small
 // plans are carried out on buffers of exactly the sizes that the header promises.
-#include "fuzz.hpp"
+#include "fuzz/fuzz.hpp"
 
 #include <cmath>
 #include <memory>

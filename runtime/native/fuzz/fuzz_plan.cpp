@@ -1,7 +1,7 @@
 // The memory plan of a bundle from a stranger: 64 bytes of options, then on a line of its own the header of
 // decoder.safetensors, then the manifest. An answer adds up; sizes do not wrap.
-#include "fuzz.hpp"
-#include "tiny_bundle.hpp"
+#include "fuzz/fuzz.hpp"
+#include "fuzz/tiny_bundle.hpp"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // Safetensors: the input is the file, byte for byte. What is accepted lies within the file and covers its data once.
-#include "fuzz.hpp"
-#include "safetensors.hpp"
+#include "bundle/safetensors.hpp"
+#include "fuzz/fuzz.hpp"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const fuzz::ScratchDirectory scratch;

@@ -1,7 +1,7 @@
 // The choice of a token: 40 bytes of options, then logits as they are. A chosen token is one that there is; ordinary
 // numbers never fail; and the few candidates that a GPU would leave give the same token as all of them.
-#include "fuzz.hpp"
-#include "sampler.hpp"
+#include "fuzz/fuzz.hpp"
+#include "generation/sampler.hpp"
 
 #include <cmath>
 #include <vector>

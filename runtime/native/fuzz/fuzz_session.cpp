@@ -2,10 +2,10 @@
 // with the header, and the tensors' data. The header's @identity@, @arithmetic@ and @checksum@ stand for the right
 // values. What loads can be used; whatever happens, a new session of the same model answers as if it had not been
 // there.
-#include "digest.hpp"
-#include "fuzz.hpp"
-#include "safetensors.hpp"
-#include "tiny_bundle.hpp"
+#include "base/digest.hpp"
+#include "bundle/safetensors.hpp"
+#include "fuzz/fuzz.hpp"
+#include "fuzz/tiny_bundle.hpp"
 
 #include <vector>
 
@@ -98,7 +98,8 @@ void replace(std::string &text, std::string_view word, const std::string &value)
         text.replace(at, word.size(), value);
 }
 
-// As src/session_file.cpp computes it, from its own reading of the file; empty when the file is not to be understood.
+// As src/generation/session_file.cpp computes it, from its own reading of the file; empty when the file is not to be
+// understood.
 std::string checksum_of(const std::string &path) {
     try {
         const v2e::SafetensorsFile file(path);

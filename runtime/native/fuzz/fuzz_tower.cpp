@@ -1,7 +1,7 @@
 // A vision tower's file from a stranger: three bytes of options, a line with the header, and the beginning of the
 // weights. What opens can be planned for any count, and computes small ones.
-#include "fuzz.hpp"
-#include "tiny_bundle.hpp"
+#include "fuzz/fuzz.hpp"
+#include "fuzz/tiny_bundle.hpp"
 
 #include <cmath>
 #include <vector>

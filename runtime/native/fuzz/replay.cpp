@@ -1,6 +1,6 @@
 // Stands in for libFuzzer: FILE_OR_FOLDER... runs a target once on every file, in the order of their names. A fuzz
 // target that has no files fails, so that a moved folder is noticed.
-#include "fuzz.hpp"
+#include "fuzz/fuzz.hpp"
 
 #include <iterator>
 #include <vector>

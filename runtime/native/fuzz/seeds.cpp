@@ -1,9 +1,9 @@
 // FOLDER: writes valid inputs of the targets, from which mutations begin, each into the folder of its target. A seed
 // that the library refuses would teach nothing, so those that can be are opened here, and a refusal ends the program.
-#include "fuzz.hpp"
-#include "json.hpp"
-#include "safetensors.hpp"
-#include "tiny_bundle.hpp"
+#include "base/json.hpp"
+#include "bundle/safetensors.hpp"
+#include "fuzz/fuzz.hpp"
+#include "fuzz/tiny_bundle.hpp"
 
 #include <vector>
 

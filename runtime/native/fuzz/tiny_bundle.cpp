@@ -1,7 +1,7 @@
-#include "tiny_bundle.hpp"
+#include "fuzz/tiny_bundle.hpp"
 
-#include "fuzz.hpp"
-#include "json.hpp"
+#include "base/json.hpp"
+#include "fuzz/fuzz.hpp"
 
 #include <initializer_list>
 #include <vector>

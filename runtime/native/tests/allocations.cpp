@@ -1,5 +1,5 @@
 // The test program's operator new, which counts.
-#include "allocations.hpp"
+#include "tests/allocations.hpp"
 
 #include <atomic>
 #include <cstdlib>

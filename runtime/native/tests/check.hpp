@@ -1,7 +1,7 @@
 // A test framework of one page: cases register themselves, checks count their failures.
 #pragma once
 
-#include "error.hpp"
+#include "base/error.hpp"
 
 #include <cstdio>
 #include <vector>

@@ -1,7 +1,7 @@
 // Tests under every instruction set that the machine has.
 #pragma once
 
-#include "isa.hpp"
+#include "cpu/isa.hpp"
 
 template <class Body>
 void for_each_isa(Body &&body) {

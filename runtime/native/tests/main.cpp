@@ -1,5 +1,5 @@
 // valley2_tests [WORD]: runs the cases, or those whose name contains the word.
-#include "check.hpp"
+#include "tests/check.hpp"
 
 #include <cstring>
 

@@ -1,9 +1,9 @@
 // Random weight matrices, packed as docs/bundle.md describes the panels, and what they stand for.
 #pragma once
 
-#include "half.hpp"
-#include "matrix.hpp"
-#include "platform.hpp"
+#include "base/half.hpp"
+#include "base/platform.hpp"
+#include "bundle/matrix.hpp"
 
 #include <cmath>
 #include <cstring>

@@ -1,13 +1,13 @@
 // A cancel acts at the next piece of work of each thread, and no piece is long. Pieces are counted, never timed: a
 // piece is what one thread does between two looks at the stop flag.
-#include "check.hpp"
-#include "instruction_sets.hpp"
-#include "kernels/attention.hpp"
-#include "kernels/linear.hpp"
-#include "kernels/linear_kernels.hpp"
-#include "kernels/vision_kernels.hpp"
-#include "kv_cache.hpp"
-#include "random_matrix.hpp"
+#include "cpu/attention/attention.hpp"
+#include "cpu/linear/linear.hpp"
+#include "cpu/linear/linear_kernels.hpp"
+#include "cpu/vision/vision_kernels.hpp"
+#include "decoder/kv_cache.hpp"
+#include "tests/check.hpp"
+#include "tests/instruction_sets.hpp"
+#include "tests/random_matrix.hpp"
 #include "vision/row_block.hpp"
 #include "vision/vocabulary.hpp"
 

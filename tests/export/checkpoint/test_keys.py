@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import GenerationConfig, Qwen2Config
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import CheckpointError
@@ -140,6 +139,8 @@ def test_keys_that_change_nothing_are_let_through(directory: Path, changes: dict
 
 
 def test_every_key_that_transformers_saves_is_known() -> None:
+    from transformers import GenerationConfig, Qwen2Config
+
     known = READ | IGNORED | SUPPORTED.keys() | GENERATION_SUPPORTED.keys() | GENERATION_IGNORED
     assert set(Qwen2Config().to_dict()) - known == set()
     assert set(GenerationConfig().to_dict()) - GENERATION_SUPPORTED.keys() - GENERATION_IGNORED == {"eos_token_id"}

@@ -10,13 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.decoder.reference import reference_logits
 from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder.writer import export_decoder, export_embeddings
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.decoder import Decoder
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -15,6 +15,8 @@ from valley2_edge.export.decoder.reference import reference_logits
 from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder.writer import export_decoder, export_embeddings
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from valley2_edge.bundle import DecoderPrecision
 from valley2_edge.errors import CheckpointError, ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder.writer import export_decoder, export_embeddings
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.nf4 import quantize_rows_nf4
 from valley2_edge.quantize.rtn import dequantize_rows
 

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from valley2_edge.bundle import OnnxArithmetic, onnx_decoder_file, onnx_head_file, open_bundle
+from valley2_edge.bundle import onnx_decoder_file, onnx_head_file, open_bundle
 from valley2_edge.config import DecoderConfig, ModelConfig
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
@@ -28,8 +28,11 @@ from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
 from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.quantize.rtn import dequantize_rows
 from valley2_edge.runtime.core.decoder import Decoder
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"

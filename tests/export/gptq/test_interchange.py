@@ -34,6 +34,8 @@ from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.rtn import QuantizedRows
 from valley2_edge.verify.run import self_test
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = Path(__file__).parents[2] / "golden" / "ckpt" / "eagle_ovis"
 DECODER_FILES = ("decoder/decoder.safetensors", "decoder/embeddings.safetensors")
 LAYER = "model.layers.0"

@@ -19,14 +19,11 @@ from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import CheckpointError, ExportError, Valley2Error, Valley2Warning
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.parts import DecoderMatrix, decoder_parts
-from valley2_edge.export.decoder.reference import reference_logits
 from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder.writer import export_embeddings, export_rounded_decoder
-from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
 from valley2_edge.export.gptq.output_scales import SCALES_FILE
 from valley2_edge.export.gptq.source import GptqDecoder, weight_heights
 from valley2_edge.export.options import ExportOptions
-from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.runtime.core.decoder import Decoder
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -131,8 +128,11 @@ def test_one_layer_out_of_order_is_found(tmp_path: Path) -> None:
         GptqDecoder(_edited(tmp_path, shuffle), SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["portable", "auto"])
 def test_the_lowest_int8_level_is_computed_right(tmp_path: Path, isa: str) -> None:
+    from valley2_edge.export.decoder.reference import reference_logits
+
     def as_int8(tensors: dict[str, torch.Tensor]) -> None:
         for name in [name for name in tensors if name.endswith(".qweight")]:
             rows = tensors[name].shape[1]
@@ -246,10 +246,16 @@ def test_a_checkpoint_that_is_not_quantized_is_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory, int4_bundle: Path) -> Path:
     """The GPTQ checkpoint of a bundle; not to be changed."""
+
+    from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
+
     return write_gptq_checkpoint(open_bundle(int4_bundle), tmp_path_factory.mktemp("gptq") / "converted")
 
 
+@pytest.mark.slow
 def test_export_takes_the_decoder_and_measures_it(converted: Path, int4_bundle: Path, tmp_path: Path) -> None:
+    from valley2_edge.export.pipeline import export_bundle
+
     bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(decoder=converted))
     for name in ("decoder.safetensors", "embeddings.safetensors"):
         assert (bundle / "decoder" / name).read_bytes() == (int4_bundle / "decoder" / name).read_bytes()
@@ -259,7 +265,10 @@ def test_export_takes_the_decoder_and_measures_it(converted: Path, int4_bundle: 
     assert open_bundle(bundle, check="full").manifest.source.checkpoint == "eagle_ovis"
 
 
+@pytest.mark.slow
 def test_an_output_matrix_of_floats_is_rounded_as_export_does(converted: Path, tmp_path: Path) -> None:
+    from valley2_edge.export.pipeline import export_bundle
+
     directory = tmp_path / "plain"
     shutil.copytree(converted, directory)
     (directory / SCALES_FILE).unlink()
@@ -269,7 +278,10 @@ def test_an_output_matrix_of_floats_is_rounded_as_export_does(converted: Path, t
     assert read_manifest(bundle).decoder.lm_head_precision == "int8"
 
 
+@pytest.mark.slow
 def test_an_output_matrix_of_integers_keeps_its_precision(converted: Path, tmp_path: Path) -> None:
+    from valley2_edge.export.pipeline import export_bundle
+
     with pytest.raises(ExportError, match="is rounded to int8 already: it cannot become fp16"):
         export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(decoder=converted, lm_head_precision="fp16"))
     assert list(tmp_path.iterdir()) == []
@@ -285,7 +297,11 @@ def test_an_output_matrix_that_was_changed_is_noticed(converted: Path, tmp_path:
         _take_in(directory, tmp_path / "bundle", _checkpoint_config())
 
 
+@pytest.mark.slow
 def test_the_decoder_of_another_model_is_pointed_out(tmp_path: Path, int4_bundle: Path) -> None:
+    from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
+    from valley2_edge.export.pipeline import export_bundle
+
     other = write_gptq_checkpoint(open_bundle(int4_bundle), tmp_path / "other")
     tensors = load_file(other / "model.safetensors")
     for name, tensor in tensors.items():

@@ -25,6 +25,8 @@ from valley2_edge.export.vision.sample_encoder import encode_all
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 from valley2_edge.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = Path(__file__).parents[2] / "golden" / "ckpt" / "eagle_ovis"
 STOP = 9
 
@@ -162,10 +164,10 @@ def test_a_calibrated_bundle_says_how_good_it_is(tmp_path: Path) -> None:
     json.dumps(manifest.quality, allow_nan=False)
 
 
-def test_the_vision_engines_leave_their_memory_to_the_decoder(tiny_bundle: Path) -> None:
+def test_the_vision_engines_leave_their_memory_to_the_decoder(int4_bundle: Path) -> None:
     loaded: list[frozenset[str]] = []
     with Checkpoint.open(CHECKPOINT) as checkpoint:
-        vision = VisionEncoder(open_bundle(tiny_bundle), threads=1, keep=True)
+        vision = VisionEncoder(open_bundle(int4_bundle), threads=1, keep=True)
         encoder = SampleEncoder(checkpoint.config, Tokenizer(checkpoint.path), vision, EmbeddingTable(checkpoint))
         encoded = list(encode_all(encoder, builtin_set(2).samples, lambda *_: loaded.append(vision.loaded)))
     assert len(encoded) == 2

@@ -16,17 +16,17 @@ from valley2_edge.selftest import SELFTEST_FILE, SELFTEST_PICTURE, SELFTEST_REFE
 
 
 @pytest.fixture(scope="module")
-def selftest(tiny_bundle: Path) -> SelfTest:
-    return SelfTest.model_validate_json((tiny_bundle / SELFTEST_FILE).read_text("utf-8"))
+def selftest(int4_bundle: Path) -> SelfTest:
+    return SelfTest.model_validate_json((int4_bundle / SELFTEST_FILE).read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_bundle: Path) -> dict[str, NDArray[np.float32]]:
-    return load_file(tiny_bundle / SELFTEST_REFERENCE)
+def reference(int4_bundle: Path) -> dict[str, NDArray[np.float32]]:
+    return load_file(int4_bundle / SELFTEST_REFERENCE)
 
 
-def test_the_picture_is_the_same_on_every_run(tiny_bundle: Path) -> None:
-    with Image.open(tiny_bundle / SELFTEST_PICTURE) as stored:
+def test_the_picture_is_the_same_on_every_run(int4_bundle: Path) -> None:
+    with Image.open(int4_bundle / SELFTEST_PICTURE) as stored:
         assert stored.size == (160, 120)
         assert np.array_equal(np.asarray(stored), np.asarray(draw_picture()))
 
@@ -81,8 +81,8 @@ def _text_error(bundle: Path, selftest: SelfTest, reference: dict[str, NDArray[n
 
 
 def test_the_text_rows_are_the_native_decoders_own_embeddings(
-    tiny_bundle: Path, selftest: SelfTest, reference: dict[str, NDArray[np.float32]]
+    int4_bundle: Path, selftest: SelfTest, reference: dict[str, NDArray[np.float32]]
 ) -> None:
     tolerance = selftest.tolerances["input_embeddings"]
-    assert _text_error(tiny_bundle, selftest, reference, noise=0) < tolerance
-    assert _text_error(tiny_bundle, selftest, reference, noise=1e-3) > tolerance
+    assert _text_error(int4_bundle, selftest, reference, noise=0) < tolerance
+    assert _text_error(int4_bundle, selftest, reference, noise=1e-3) > tolerance

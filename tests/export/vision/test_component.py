@@ -17,7 +17,6 @@ from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch_file
 from safetensors.torch import save_file
 
-from valley2_edge.bundle import VisionPrecision
 from valley2_edge.config import ProjectorConfig, ProjectorType
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
@@ -27,7 +26,10 @@ from valley2_edge.export.vision import component as vision
 from valley2_edge.export.vision.component import block_positions, export_vision
 from valley2_edge.export.vision.onnx_eagle import BLOCK
 from valley2_edge.export.vision.torch_reference import ProjectorReference, load_eagle, load_projector, load_siglip
+from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.vision.engine import ComponentName
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASE = "square448"

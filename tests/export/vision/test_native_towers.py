@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from valley2_edge.bundle import VisionPrecision
 from valley2_edge.config import EagleConfig
 from valley2_edge.errors import BundleError, Cancelled, ExportError, InputError, NumericError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
@@ -21,7 +20,8 @@ from valley2_edge.export.synthetic.checkpoint import small_config, write_synthet
 from valley2_edge.export.vision.component import block_positions, export_vision
 from valley2_edge.export.vision.native_panels import pack_bf16, pack_int8, round_activations, round_matrix
 from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
-from valley2_edge.runtime.core.library import ISA_NUMBERS, isa_available
+from valley2_edge.precisions import VisionPrecision
+from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.tower import NativeTower
 from valley2_edge.runtime.vision.engine import ComponentName
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import pytest
 
 from valley2_edge.errors import InputError, NumericError
+from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.binding import array_pointer
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.library import check, library
-from valley2_edge.runtime.core.native_call import float_pointer, int32_pointer
 
 LOGITS = np.array([0.5, 3.0, 2.0, -1.0], np.float32)
 
 
 def choose(seen: list[int], options: GenerateOptions, logits: np.ndarray[tuple[int], np.dtype[np.float32]]) -> int:
-    ids, struct, token = np.array(seen, np.int32), options.struct(), ctypes.c_int32(-7)
+    ids, token = np.array(seen, np.int32), ffi.new("int32_t *", -7)
     check(
         library().v2e_choose_token(
-            float_pointer(logits), len(logits), int32_pointer(ids), len(ids), ctypes.byref(struct), ctypes.byref(token)
+            array_pointer(logits), len(logits), array_pointer(ids), len(ids), options.struct(), token
         )
     )
-    return token.value
+    return int(token[0])
 
 
 def test_greedy_takes_the_largest_and_the_penalty_what_was_not_seen() -> None:

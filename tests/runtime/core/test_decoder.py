@@ -17,9 +17,11 @@ from safetensors.numpy import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from valley2_edge.errors import BundleError, InputError
+from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
-from valley2_edge.runtime.core.library import ISA_NUMBERS, isa_available
+
+pytestmark = pytest.mark.slow
 
 Array = npt.NDArray[Any]
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"

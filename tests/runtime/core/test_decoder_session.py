@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import _cffi_backend
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,6 +17,8 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
 from valley2_edge.runtime.core import library as native
+from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.binding import new_struct
 from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 
@@ -296,10 +299,18 @@ def test_missing_library_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         native.library.__wrapped__()
 
 
-def test_structures_have_the_headers_sizes(decoder: Decoder) -> None:
-    """A struct that is smaller than the library's is filled as far as it goes."""
-    description = native.ModelDescriptionStruct()
-    description.struct_size = native.ModelDescriptionStruct.weight_bytes.offset
+def test_library_that_lacks_a_function_or_is_of_another_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "__version__", "999.0.0")
+    with pytest.raises(Valley2Error, match=r"is of release \S+, but this package of 999\.0\.0"):
+        native.library.__wrapped__()
+    monkeypatch.setattr(native, "library_path", lambda: Path(_cffi_backend.__file__))  # a library of others
+    with pytest.raises(Valley2Error, match=r"lacks v2e_.*; it belongs to another release"):
+        native.library.__wrapped__()
+
+
+def test_struct_that_is_smaller_than_the_librarys_is_filled_as_far_as_it_goes(decoder: Decoder) -> None:
+    description = new_struct("v2e_model_description")
+    description.struct_size = ffi.offsetof("v2e_model_description", "weight_bytes")
     native.check(native.library().v2e_model_describe(decoder.handle, description))
     assert description.vocabulary_size == CONFIG.vocab_size
     assert description.weight_bytes == 0

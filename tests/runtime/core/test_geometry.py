@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.core.pixels import Geometry, GeometryOptions, plan_picture
+from valley2_edge.geometry import Geometry, GeometryOptions
+from valley2_edge.runtime.core.pixels import plan_picture
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 TABLE: list[dict[str, Any]] = json.loads((GOLDEN / "geometry.json").read_text())

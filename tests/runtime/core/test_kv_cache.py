@@ -12,8 +12,8 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import BudgetError, InputError
+from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.decoder import Decoder, GenerateOptions, StopReason
-from valley2_edge.runtime.core.library import ISA_NUMBERS, isa_available
 
 Array = npt.NDArray[Any]
 CONFIG = TinyConfig(max_position_embeddings=4096)

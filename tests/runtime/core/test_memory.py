@@ -5,20 +5,22 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge import Valley2
-from valley2_edge.bundle import MANIFEST_NAME, Bundle, open_bundle
+from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.bundle_files import MANIFEST_NAME
 from valley2_edge.errors import BudgetError, InputError
-from valley2_edge.policy import Policy
 from valley2_edge.runtime.core.memory import MemoryPlan, MemorySettings, Size, plan_memory
 from valley2_edge.runtime.memory_budget import MemoryBudget
 
 MIB = 1 << 20
 PHOTO = (4000, 3000)
-FULL = MemorySettings(policy=Policy(eagle_preset="full"), context_length=24_000)
+NO_CACHES: dict[str, Any] = {"vision_cache_bytes": 0, "prefix_cache_bytes": 0}
+FULL = MemorySettings(eagle_preset="full", context_length=24_000, **NO_CACHES)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def test_text_alone_needs_no_vision(bundle: Bundle) -> None:
 
 
 def test_eagle_counts_only_where_it_runs(bundle: Bundle) -> None:
-    without = replace(FULL, policy=replace(FULL.policy, eagle=False))
+    without = replace(FULL, eagle=False)
     assert plan(bundle, PHOTO, settings=without).eagle_bytes == 0
     assert plan(bundle, PHOTO).eagle_bytes > 0
 
@@ -132,7 +134,7 @@ def test_what_is_kept_for_reuse_counts_where_pictures_come_late(bundle: Bundle) 
 
 
 def test_budget_keeps_less_for_reuse_before_anything_else_but_engines(bundle: Bundle) -> None:
-    wanted = replace(FULL, policy=Policy(), vision_cache_bytes=64 * MIB, prefix_cache_bytes=64 * MIB)
+    wanted = replace(FULL, eagle_preset="balanced", vision_cache_bytes=64 * MIB, prefix_cache_bytes=64 * MIB)
     whole = plan_memory(bundle, [PHOTO], wanted, conversation=True, process_bytes=0).peak_bytes
     assert budget_of(bundle, whole - 1).choose(wanted, [PHOTO]).changes == ("32.0 MiB of earlier pictures kept",)
     less = budget_of(bundle, whole - 65 * MIB).choose(wanted, [PHOTO])
@@ -161,23 +163,23 @@ def test_what_fits_stays_as_it_is(bundle: Bundle) -> None:
 def test_budget_lowers_the_eagle_cap_no_further_than_needed(bundle: Bundle) -> None:
     budget = budget_of(bundle, 300 * MIB)
     choice = budget.choose(FULL, [PHOTO])
-    cap = choice.settings.policy.eagle_max_tokens
+    cap = choice.settings.eagle_max_tokens
     assert cap is not None and 64 <= cap < 16384
     assert choice.plan.peak_bytes <= budget.limit_bytes
-    larger = budget_of(bundle, 400 * MIB).choose(FULL, [PHOTO]).settings.policy.eagle_max_tokens
+    larger = budget_of(bundle, 400 * MIB).choose(FULL, [PHOTO]).settings.eagle_max_tokens
     assert larger is not None and larger > cap
     assert f"at most {cap} Eagle tokens a picture" in choice.changes
 
 
 def test_budget_frees_engines_before_it_shrinks_pictures(bundle: Bundle) -> None:
-    wanted = replace(FULL, policy=Policy(), keep_vision=True)
+    wanted = replace(FULL, eagle_preset="balanced", keep_vision=True)
     together = plan_memory(bundle, [PHOTO], wanted, conversation=True, process_bytes=0).peak_bytes
     choice = budget_of(bundle, together - 1).choose(wanted, [PHOTO])
     assert choice.changes == ("vision engines are freed after use",)
 
 
 def test_budget_rounds_the_kv_cache_before_it_shrinks_pictures(bundle: Bundle) -> None:
-    wanted = MemorySettings(context_length=24_000, prefill_chunk=16)
+    wanted = MemorySettings(context_length=24_000, prefill_chunk=16, **NO_CACHES)
     rounded = plan_memory(
         bundle, [PHOTO], replace(wanted, kv_precision="int8"), conversation=True, process_bytes=0
     ).peak_bytes
@@ -186,7 +188,7 @@ def test_budget_rounds_the_kv_cache_before_it_shrinks_pictures(bundle: Bundle) -
 
 
 def test_budget_shortens_only_a_context_that_nobody_asked_for(bundle: Bundle) -> None:
-    wanted = MemorySettings(policy=Policy(eagle_preset="fast"))
+    wanted = MemorySettings(eagle_preset="fast", **NO_CACHES)
     whole = plan_memory(bundle, [PHOTO], wanted, conversation=True, process_bytes=0)
     limit = whole.peak_bytes - whole.kv_bytes // 2
     shortened = budget_of(bundle, limit).choose(wanted, [PHOTO]).settings.context_length
@@ -223,7 +225,7 @@ def test_session_that_needs_the_room_ends_the_keeping_of_engines(bundle: Bundle,
     with Valley2.load(int4_bundle, memory="100GiB") as model:
         budget = model.budget
         assert budget is not None and model.engines.vision.keeps
-        wanted = MemorySettings(policy=Policy(eagle_preset="full"), keep_vision=True)
+        wanted = MemorySettings(eagle_preset="full", keep_vision=True, **NO_CACHES)
         whole = plan_memory(bundle, [(3500, 3500)], wanted, conversation=True, process_bytes=budget.process_bytes)
         budget.limit_bytes = whole.peak_bytes - 1
         session = model.session(eagle_preset="full")

@@ -16,15 +16,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.core.pixels import (
-    Geometry,
-    GeometryOptions,
-    make_patches,
-    make_tiles,
-    plan_picture,
-    resize,
-    stitch_tiles,
-)
+from valley2_edge.geometry import Geometry, GeometryOptions
+from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture, resize, stitch_tiles
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = ["square448", "text_only", "tiny30x20"]

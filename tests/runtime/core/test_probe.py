@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from valley2_edge.errors import InputError, Valley2Error
-from valley2_edge.runtime.core.library import ISA_NUMBERS, isa_available
+from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.probe import LimitName, Probe
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import EngineError, InputError, NumericError, Valley2Warning
+from valley2_edge.options import LoadOptions
 from valley2_edge.runtime import decoder_choice
 from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
 from valley2_edge.runtime.core.memory import MemorySettings
@@ -263,12 +264,13 @@ def gpu_that_computes(
     opened: list[str] = []
 
     class Gpu(Decoder):
-        def __init__(self, directory: Path, *, device: str = "cpu", activations: str = "int8", **options: Any) -> None:
-            opened.append(f"{device} {activations}")
-            self.on_gpu = device != "cpu"
+        def __init__(self, directory: Path, options: LoadOptions, **others: Any) -> None:
+            opened.append(f"{options.device} {options.activations}")
+            self.on_gpu = options.device != "cpu"
             # A GPU takes activations as exactly as the CPU's int16, but for the layers that it leaves to the CPU.
             exact = self.on_gpu and layers == 0
-            super().__init__(directory, device="cpu", activations="int16" if exact else activations, **options)
+            changes = {"device": "cpu", "activations": "int16" if exact else options.activations}
+            super().__init__(directory, options, **changes, **others)
             if self.on_gpu:
                 self.description = replace(
                     self.description,
@@ -296,14 +298,14 @@ def gpu_that_computes(
 
 
 def native(bundle: Path, device: str) -> Any:
-    return open_decoder(open_bundle(bundle), MemorySettings(device=device, threads=1), "auto", device, None)
+    return open_decoder(open_bundle(bundle), MemorySettings(device=device, threads=1), device)
 
 
 def test_decoder_on_a_gpu_that_is_right_is_compared_once(int4_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = gpu_that_computes(monkeypatch, 1.001)
     for _ in range(2):
         native(int4_bundle, "cuda").close()
-    assert opened == ["cuda int8", "cpu int16", "cuda int8"]
+    assert opened == ["cuda auto", "cpu int16", "cuda auto"]
 
 
 def test_layers_that_a_gpu_leaves_to_the_cpu_may_round_as_they_do_there(
@@ -311,7 +313,7 @@ def test_layers_that_a_gpu_leaves_to_the_cpu_may_round_as_they_do_there(
 ) -> None:
     opened = gpu_that_computes(monkeypatch, 1.001, layers=1)
     native(int4_bundle, "cuda").close()
-    assert opened == ["cuda int8", "cpu int16", "cpu int8"]
+    assert opened == ["cuda auto", "cpu int16", "cpu auto"]
     (data / FILE_NAME).unlink()
     gpu_that_computes(monkeypatch, 1.2, layers=1)
     with pytest.raises(InputError, match=r"the native core with some layers on a test's GPU computes another decoder"):
@@ -334,8 +336,8 @@ def test_decoder_on_a_gpu_that_is_wrong_is_refused_or_left(
 
 
 def onnx(bundle: Path, providers: list[str] | None) -> Any:
-    settings = MemorySettings(threads=1)
-    return open_decoder(open_bundle(bundle), settings, "auto", None, providers)
+    settings = MemorySettings(threads=1, providers=providers)
+    return open_decoder(open_bundle(bundle), settings, None)
 
 
 def test_onnx_decoder_on_a_provider_that_is_right_is_compared_once(

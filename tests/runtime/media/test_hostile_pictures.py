@@ -19,10 +19,10 @@ import pytest
 from PIL import Image, ImageFile
 
 from valley2_edge.errors import Cancelled, InputError, Valley2Warning
+from valley2_edge.picture_limits import STRANGERS_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.media import pillow_reader
 from valley2_edge.runtime.media.images import load_picture
-from valley2_edge.runtime.media.picture_limits import STRANGERS_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.media.video import load_frames
 
 KINDS = ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "ICO", "TGA"]

@@ -27,6 +27,8 @@ from valley2_edge.runtime.trt.driver import Gpu
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(5)
 PICTURE = RANDOM.integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
@@ -351,7 +353,9 @@ def test_decoder_and_vision_share_the_gpu(
     monkeypatch.setenv("VALLEY2_CUDA_KERNELS", str(tmp_path))
     longest = open_bundle(int4_bundle).manifest.architecture.decoder.max_position_embeddings
     wanted = MemorySettings(context_length=min(4096, longest), device="cuda", vision_device="cuda", gpu_memory=1 << 40)
-    apart = plan_memory(open_bundle(int4_bundle), [ANY_PICTURE], replace(wanted, gpu_yields=True), conversation=True)
+    apart = plan_memory(
+        open_bundle(int4_bundle), [ANY_PICTURE], replace(wanted, offload_weights=True), conversation=True
+    )
     gpu.set(memory=1 << 40)
     answers = []
     for memory, text in ((1 << 40, "everything stays"), (apart.gpu_bytes, "the decoder leaves")):

@@ -9,7 +9,6 @@ import pytest
 
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import BundleError, Cancelled, InputError
-from valley2_edge.export.options import ExportOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
@@ -18,24 +17,10 @@ from valley2_edge.runtime.vision.encoder import VisionEncoder
 from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.verify.run import self_test
 
-CHECKPOINT = Path(__file__).parents[2] / "golden" / "ckpt" / "eagle_ovis"
-
-
-@pytest.fixture(scope="module")
-def native_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with int8 towers; not to be changed."""
-    from valley2_edge.export.pipeline import export_bundle
-
-    return export_bundle(
-        CHECKPOINT,
-        tmp_path_factory.mktemp("bundles") / "native",
-        ExportOptions(precision="fp32", vision_precision="int8"),
-    )
-
 
 @pytest.fixture
-def bundle(native_bundle: Path) -> Bundle:
-    return open_bundle(native_bundle)
+def bundle(int8_vision_bundle: Path) -> Bundle:
+    return open_bundle(int8_vision_bundle)
 
 
 def picture(bundle: Bundle, width: int = 500, height: int = 300) -> PreparedPicture:
@@ -68,8 +53,8 @@ def test_native_towers_agree_with_graphs(bundle: Bundle, fp32_bundle: Path) -> N
     assert native.vocabulary.dropped_mass <= 1e-4
 
 
-def test_answer_says_what_computed_it(native_bundle: Path) -> None:
-    with Valley2.load(native_bundle, threads=1, isa="portable", vision_engine="native") as model:
+def test_answer_says_what_computed_it(int8_vision_bundle: Path) -> None:
+    with Valley2.load(int8_vision_bundle, threads=1, isa="portable", vision_engine="native") as model:
         session = model.session(eagle_preset="fast", tiles=False)
         pixels = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
         "".join(session.ask("What is this?", images=[pixels], max_new_tokens=2))

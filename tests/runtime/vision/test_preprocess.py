@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from valley2_edge.config import ModelConfig, PictureConfig
 from valley2_edge.errors import InputError
-from valley2_edge.policy import Policy, PolicyName
+from valley2_edge.options import PolicyName
+from valley2_edge.policy import Policy
 from valley2_edge.runtime.vision.preprocess import black_picture, prepare_pictures
 
 GOLDEN = Path(__file__).parents[2] / "golden"

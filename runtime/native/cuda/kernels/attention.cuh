@@ -1,7 +1,7 @@
 // Keys and values: their rotation on the way into the cache, and attention over them.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/kernels/device.cuh"
 
 namespace v2e::cuda::attention {
 

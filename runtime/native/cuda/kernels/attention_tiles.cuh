@@ -2,7 +2,7 @@
 // Dao (2023), "FlashAttention-2", section 3.1: scores exist for one tile of keys at a time.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/kernels/device.cuh"
 
 namespace v2e::cuda::tiles {
 

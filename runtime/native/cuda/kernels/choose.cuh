@@ -1,7 +1,7 @@
 // The largest logit of each row, and whether all of them are numbers.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/kernels/device.cuh"
 
 namespace v2e::cuda::choose {
 

@@ -1,16 +1,14 @@
-// What the kernels need of a GPU beyond plain C++: nvcc gives them the real thing, any other compiler the emulation of
-// the tests. Instructions are described in the PTX ISA, chapter 9, "Instruction Set".
+// What the kernels need of a GPU beyond plain C++. nvcc gives them the real thing; the tests' build includes its
+// emulation before everything else. Instructions are described in the PTX ISA, chapter 9, "Instruction Set".
 #pragma once
 
-#include "arguments.hpp"
+#include "cuda/kernels/arguments.hpp"
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
 // A kernel of at most 256 threads; its name is what the host asks the module for.
 #define V2E_KERNEL(name, Arguments)                                                                                    \
     extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Arguments arguments)
-#else
-#include "cuda_emulation.hpp"
 #endif
 
 namespace v2e::cuda {

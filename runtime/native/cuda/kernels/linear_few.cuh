@@ -2,7 +2,7 @@
 // in the layout of the file. output (count, rows) = input (count, columns) * matrix^T + bias.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/kernels/device.cuh"
 
 namespace v2e::cuda::few {
 

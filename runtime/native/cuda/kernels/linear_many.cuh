@@ -2,7 +2,7 @@
 // codes in registers; sums are fp32. output (count, rows) = input (count, columns) * matrix^T + bias.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/kernels/device.cuh"
 
 namespace v2e::cuda::many {
 

@@ -2,7 +2,7 @@
 // without rounding. output (count, rows) = input (count, columns) * matrix^T + bias.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/kernels/device.cuh"
 
 namespace v2e::cuda::plain {
 

@@ -2,7 +2,7 @@
 // the top, over keys that no two tokens share. Every launch of v2e_narrow_count counts one digit.
 #pragma once
 
-#include "choose.cuh"
+#include "cuda/kernels/choose.cuh"
 
 namespace v2e::cuda::narrow {
 

@@ -1,7 +1,7 @@
 // What the device can do at most: copying memory, and multiplying with tensor cores.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/kernels/device.cuh"
 
 namespace v2e::cuda::probes {
 

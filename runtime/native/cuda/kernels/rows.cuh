@@ -1,7 +1,7 @@
 // What happens to each row between two matrix products: norms, activations, and the form that the next product reads.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/kernels/device.cuh"
 
 namespace v2e::cuda::rows {
 
@@ -9,7 +9,7 @@ constexpr float INT16_LIMIT = 127.0f * 128.0f;
 constexpr float SMALLEST_MAGNITUDE = 1e-30f;
 
 // One group of columns as Planes, by one warp: each lane has group_size / 32 neighbouring columns. The same rounding as
-// quantize_row in src/kernels/linear_impl.hpp.
+// quantize_row in src/cpu/linear/linear_impl.hpp.
 template <class Value>
 __device__ void write_planes(const Value &value, const PackArguments &arguments, int row, int group) {
     const int lane = threadIdx.x % 32, width = arguments.group_size / 32;

@@ -1,6 +1,6 @@
 #include "vision/eagle.hpp"
 
-#include "error.hpp"
+#include "base/error.hpp"
 
 #include <algorithm>
 #include <cmath>

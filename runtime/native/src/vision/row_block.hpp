@@ -1,7 +1,7 @@
 // Some rows of a tower on their way through its matrices, on one thread: everything that needs no other row.
 #pragma once
 
-#include "platform.hpp"
+#include "base/platform.hpp"
 #include "vision/tower.hpp"
 
 #include <cstddef>

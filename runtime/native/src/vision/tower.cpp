@@ -1,8 +1,8 @@
 #include "vision/tower.hpp"
 
-#include "error.hpp"
-#include "isa.hpp"
-#include "utf8.hpp"
+#include "base/error.hpp"
+#include "base/utf8.hpp"
+#include "cpu/isa.hpp"
 #include "vision/eagle.hpp"
 #include "vision/projector.hpp"
 #include "vision/siglip.hpp"

@@ -1,11 +1,11 @@
 // A vision tower: mapped weights, and the threads and memory that it computes with.
 #pragma once
 
-#include "kernels/vision_kernels.hpp"
-#include "platform.hpp"
-#include "saturating.hpp"
-#include "stop_flag.hpp"
-#include "thread_pool.hpp"
+#include "base/platform.hpp"
+#include "base/saturating.hpp"
+#include "base/stop_flag.hpp"
+#include "base/thread_pool.hpp"
+#include "cpu/vision/vision_kernels.hpp"
 #include "valley2.h"
 #include "vision/tower_file.hpp"
 

@@ -1,7 +1,7 @@
 #include "vision/tower_file.hpp"
 
-#include "error.hpp"
-#include "utf8.hpp"
+#include "base/error.hpp"
+#include "base/utf8.hpp"
 
 #include <cmath>
 

@@ -2,9 +2,9 @@
 // "Native vision towers").
 #pragma once
 
-#include "json.hpp"
-#include "kernels/vision_kernels.hpp"
-#include "safetensors.hpp"
+#include "base/json.hpp"
+#include "bundle/safetensors.hpp"
+#include "cpu/vision/vision_kernels.hpp"
 
 #include <cstddef>
 #include <string>

@@ -1,7 +1,7 @@
 #include "vision/transformer.hpp"
 
-#include "error.hpp"
-#include "kernels/elementwise.hpp"
+#include "base/error.hpp"
+#include "cpu/elementwise/elementwise.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "cuda_emulation.hpp"
+#include "tests/cuda_emulation/cuda_emulation.hpp"
 
 #include <array>
 #include <cstdio>

@@ -4,7 +4,7 @@
 // together, addresses that are not aligned, indices outside of an array.
 #pragma once
 
-#include "half.hpp"
+#include "base/half.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,8 +1,8 @@
 // Candidates that the emulated device finds are those of the host's sampler, bit for bit.
-#include "check.hpp"
+#include "base/half.hpp"
 #include "cuda/cuda_narrowing.hpp"
-#include "half.hpp"
-#include "sampler.hpp"
+#include "generation/sampler.hpp"
+#include "tests/check.hpp"
 
 #include <algorithm>
 #include <cstdlib>
@@ -106,7 +106,7 @@ TEST(device_takes_the_first_candidates) {
             std::vector<uint32_t> seen((vocabulary + 31) / 32);
             for (const float penalty : {1.0f, 1.3f, 0.1f})
                 for (const size_t count : {size_t{1}, size_t{2}, size_t{40}, vocabulary - 1, vocabulary}) {
-                    if (count == 0 || count > std::min(vocabulary, Sampler::MOST_NARROWED))
+                    if (count == 0 || count > std::min(vocabulary, Narrowing::MOST))
                         continue;
                     for (int changes = 0; changes < 3; ++changes) { // and those before stay
                         const size_t token = random() % vocabulary;

@@ -1,7 +1,0 @@
-#if defined(__x86_64__) || defined(_M_X64)
-
-#include "kernels/simd_avx512.hpp"
-
-#include "kernels/attention_impl.hpp"
-
-#endif

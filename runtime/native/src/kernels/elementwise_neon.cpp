@@ -1,7 +1,0 @@
-#if defined(__aarch64__) || defined(_M_ARM64)
-
-#include "kernels/simd_neon.hpp"
-
-#include "kernels/elementwise_impl.hpp"
-
-#endif

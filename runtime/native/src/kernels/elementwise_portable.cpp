@@ -1,3 +1,0 @@
-#include "kernels/simd_portable.hpp"
-
-#include "kernels/elementwise_impl.hpp"

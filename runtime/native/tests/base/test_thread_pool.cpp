@@ -1,0 +1,75 @@
+// Parallel regions: every task once, in turn, from several callers.
+#include "base/thread_pool.hpp"
+#include "tests/check.hpp"
+
+#include <chrono>
+
+using namespace v2e;
+
+TEST(thread_pool_runs_every_task_once) {
+    for (const unsigned threads : {1u, 2u, 3u, 8u}) {
+        ThreadPool pool(threads);
+        CHECK(pool.threads() == threads);
+        for (const size_t tasks : {0u, 1u, 2u, 7u, 1000u}) {
+            std::vector<std::atomic<int>> counts(tasks);
+            pool.run(tasks, [&](size_t task) { counts[task].fetch_add(1); });
+            for (const std::atomic<int> &count : counts)
+                CHECK(count.load() == 1);
+        }
+    }
+}
+
+TEST(thread_pool_zero_threads_means_the_caller_alone) {
+    ThreadPool pool(0);
+    CHECK(pool.threads() == 1);
+    size_t sum = 0;
+    pool.run(5, [&](size_t task) { sum += task; });
+    CHECK(sum == 10);
+}
+
+TEST(thread_pool_results_are_visible_to_the_caller_after_many_short_regions) {
+    ThreadPool pool(3);
+    std::vector<size_t> values(6, 0);
+    for (size_t round = 1; round <= 20000; ++round) {
+        pool.run(values.size(), [&](size_t task) { values[task] += task + 1; });
+        for (size_t task = 0; task < values.size(); ++task)
+            if (values[task] != round * (task + 1)) {
+                CHECK(values[task] == round * (task + 1));
+                return;
+            }
+    }
+}
+
+TEST(thread_pool_wakes_workers_that_fell_asleep) {
+    ThreadPool pool(2);
+    for (int round = 0; round < 20; ++round) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2)); // far longer than the workers spin
+        std::atomic<int> inside{0};
+        std::atomic<bool> both{false};
+        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+        pool.run(2, [&](size_t) { // two tasks that wait for each other need two threads
+            if (inside.fetch_add(1) == 1)
+                both.store(true);
+            while (!both.load() && std::chrono::steady_clock::now() < deadline)
+                std::this_thread::yield();
+        });
+        CHECK(both.load());
+    }
+}
+
+TEST(thread_pool_serves_callers_in_turn) {
+    ThreadPool pool(2);
+    std::vector<std::thread> callers;
+    std::atomic<size_t> total{0};
+    for (size_t caller = 0; caller < 3; ++caller)
+        callers.emplace_back([&] {
+            for (int round = 0; round < 500; ++round) {
+                std::atomic<size_t> own{0};
+                pool.run(9, [&](size_t) { own.fetch_add(1); });
+                total.fetch_add(own.load());
+            }
+        });
+    for (std::thread &caller : callers)
+        caller.join();
+    CHECK(total.load() == 3 * 500 * 9);
+}
