@@ -19,7 +19,7 @@ class CudaCache {
     CudaCache(const Device &device, const DecoderConfig &config, size_t layers, KvPrecision precision,
               size_t context_length);
 
-    // Makes room for `positions`. Fails with V2E_ERROR_BUDGET.
+    // Reserves memory for `positions`. Fails with V2E_ERROR_BUDGET.
     void reserve(size_t positions);
     // Returns whether there was anything to free.
     bool trim(size_t positions);

@@ -9,7 +9,7 @@
 namespace v2e::cuda {
 namespace {
 
-constexpr size_t PLANNED_CONTEXT = 4096; // positions, when nobody says how many a session will have
+constexpr size_t PLANNED_CONTEXT = 4096; // positions of a session, unless the options say how many
 
 } // namespace
 
@@ -80,7 +80,7 @@ std::unique_ptr<Executor> CudaDecoder::make_executor(KvPrecision precision, size
     return std::make_unique<CudaExecutor>(decoder_, *this, precision, context_length);
 }
 
-// All or nothing.
+// Leaves nothing on the device when it fails.
 void CudaDecoder::upload() {
     try {
         upload_weights();

@@ -36,8 +36,8 @@ struct UploadedLayer {
 
 class CudaDecoder final : public DeviceLayers {
   public:
-    // Nothing is returned, and `reason` says why in a part of a sentence, when no GPU is usable. `most_layers` 0: as
-    // many as there is room for beside what a session of `context_length` positions takes.
+    // Nothing is returned, and `reason` says why in a part of a sentence, when no GPU is usable. options.gpu_layers 0:
+    // as many as there is memory for beside what a session of `context_length` positions takes.
     static std::unique_ptr<CudaDecoder> open(const Decoder &decoder, const v2e_model_options &options,
                                              std::string &reason);
 
@@ -53,10 +53,10 @@ class CudaDecoder final : public DeviceLayers {
     size_t layer_count() const override { return layers_.size(); }
     uint64_t bytes() const override { return bytes_; }
 
-    // While it is held the weights are where layers(), norm(), head() and frequencies() say. Uploads what has left. The
-    // context must be current.
+    // While it is held the weights are where layers(), norm(), head() and frequencies() say. Uploads them where
+    // offload_weights has freed them. The context must be current.
     std::shared_lock<std::shared_mutex> use();
-    // How often they were uploaded: another number, other addresses.
+    // How often the weights were uploaded. After each upload they have other addresses.
     size_t uploads() const { return uploads_; }
     void offload_weights() override;
     std::unique_ptr<Executor> make_executor(KvPrecision precision, size_t context_length) override;

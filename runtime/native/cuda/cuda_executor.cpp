@@ -265,8 +265,8 @@ void CudaExecutor::enqueue_step(size_t rows, size_t segments) {
     queue_.download(scratch_.host_state.as<PassState>() + 1, scratch_.state.address(), sizeof(PassState));
 }
 
-// Recorded once for every number of rows and every doubling of the keys, then replayed: launching hundreds of kernels
-// one by one would take longer than some of them.
+// The work is recorded once for every number of rows and every doubling of the keys, then replayed: launching hundreds
+// of kernels one by one would take longer than some of them.
 void CudaExecutor::run_step(const ForwardCall &call) {
     require_going(call.stop);
     size_t segments = 1;
@@ -285,7 +285,7 @@ void CudaExecutor::run_step(const ForwardCall &call) {
     check_status();
 }
 
-// One layer ahead of the device: it never waits for the host, and a cancelled call ends within two layers.
+// Enqueues one layer ahead of the device, which never waits for the host, and a cancelled call ends within two layers.
 void CudaExecutor::run_prefill(const ForwardCall &call) {
     const DecoderConfig &config = decoder_.config();
     const size_t layers = on_device_.layers().size(), hidden_bytes = call.count * config.hidden_size * sizeof(float);
@@ -327,7 +327,7 @@ void CudaExecutor::compute_prefill_logits(const ForwardCall &call) {
     }
 }
 
-// From the hidden states that the device's layers left.
+// Computes the other layers from the hidden states that the device's layers left.
 void CudaExecutor::run_rest_on_cpu(const ForwardCall &call, size_t rows) {
     std::memcpy(cpu_scratch_.hidden.data(), scratch_.host_hidden.as<float>(),
                 rows * decoder_.config().hidden_size * sizeof(float));

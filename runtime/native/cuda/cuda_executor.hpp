@@ -20,7 +20,7 @@ namespace v2e::cuda {
 
 // What a pass needs to know on the device, and what it leaves for the host.
 struct PassState {
-    int position;             // of row 0
+    int position;             // row 0 in the session
     int status;               // NOT_FAILED, or the first stage that was not finite: layer * STAGES + stage
     uint64_t best[STEP_ROWS]; // see ChooseArguments
 };
@@ -43,7 +43,7 @@ struct CudaScratch {
 
 class CudaExecutor final : public Executor {
   public:
-    // The device's context must be current, as for all that makes something on a device.
+    // The device's context must be current.
     CudaExecutor(const Decoder &decoder, CudaDecoder &device_decoder, KvPrecision precision, size_t context_length);
     ~CudaExecutor() override;
 
@@ -74,12 +74,12 @@ class CudaExecutor final : public Executor {
     size_t context_length_;
     Queue queue_;
     CudaCache cache_;
-    std::optional<KvCache> cpu_cache_; // of the layers that are not on the device
+    std::optional<KvCache> cpu_cache_; // holds the layers that are not on the device
     ForwardScratch cpu_scratch_;
     CudaScratch scratch_;
     CudaNarrowing narrowing_;
-    std::map<std::pair<size_t, size_t>, GraphExec> recordings_; // of decode steps, by rows and segments
-    size_t recorded_upload_ = 0;                                // of the weights that they know
+    std::map<std::pair<size_t, size_t>, GraphExec> recordings_; // decode steps, by rows and segments
+    size_t recorded_upload_ = 0;                                // the upload whose addresses the recordings hold
 };
 
 } // namespace v2e::cuda

@@ -15,7 +15,7 @@ class CudaNarrowing {
   public:
     void reserve(const Device &device, size_t vocabulary);
     // candidates (narrowing.count,) of logits (vocabulary,) on the device, all finite. `narrowing` counts at least one
-    // and no more than the vocabulary and Sampler::MOST_NARROWED.
+    // and no more than the vocabulary and Narrowing::MOST.
     void run(const Device &device, const Queue &queue, const float *logits, size_t vocabulary,
              const Narrowing &narrowing, Candidate *candidates);
 

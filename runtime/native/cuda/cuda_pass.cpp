@@ -9,8 +9,8 @@ namespace {
 
 constexpr unsigned THREADS = 256;
 constexpr unsigned ATTENTION_THREADS = 128;
-constexpr size_t ROTATE_HEADS = 8;  // of a block
-constexpr size_t TILE_ROWS = 64;    // of a block of attention_tiles.cu
+constexpr size_t ROTATE_HEADS = 8;  // heads that a block rotates
+constexpr size_t TILE_ROWS = 64;    // rows that a block of attention_tiles.cuh computes
 constexpr size_t CHOOSE_PARTS = 64; // blocks that share a row of logits
 constexpr size_t GROUPS_PER_BLOCK = 8;
 
@@ -32,7 +32,7 @@ RowForm form_for(const UploadedMatrix &reader, bool few) {
     return few ? FORM_PLANES : FORM_HALVES;
 }
 
-// Rows that a kernel of linear_few.cu takes at once: the fewest that do, or the most that there is.
+// Rows that a kernel of linear_few.cuh takes at once: the fewest that do, or the most that there is.
 size_t rows_at_once(const UploadedMatrix &matrix, size_t count) {
     const bool tuned = matrix.quantized() && matrix.code == Code::uniform;
     if (!tuned)
@@ -174,7 +174,7 @@ void CudaPass::run_mlp(size_t layer) {
     multiply(weights.down, hidden(first_), config_.hidden_size, true, rows(), few());
 }
 
-// With the kernels for few rows in prefills as well: mostly one row alone has logits.
+// Prefills take the kernels for few rows as well: mostly one row alone has logits.
 void CudaPass::compute_logits(size_t row, size_t count) {
     pack("v2e_norm_rows", hidden(row), on_device_.norm(), config_.hidden_size, on_device_.head(), count, true,
          stage_of(config_.layers, STAGE_RESIDUAL), stage_of(config_.layers, STAGE_INPUT_NORM));

@@ -22,7 +22,8 @@ class CudaPass {
     void drop_rows(size_t first) { first_ = first; }
     void attend(size_t layer);
     void run_mlp(size_t layer);
-    // Of rows [row, row + count) of the chunk, at most STEP_ROWS, to scratch.logits; and which are the largest.
+    // Computes the logits of rows [row, row + count) of the chunk, at most STEP_ROWS, into scratch.logits, and finds
+    // the largest.
     void compute_logits(size_t row, size_t count);
 
   private:

@@ -13,7 +13,7 @@ constexpr size_t LEAST_BLOCK_BYTES = size_t{1} << 20;
 constexpr unsigned THREADS = 256;
 constexpr size_t BLOCKS_PER_MULTIPROCESSOR = 8;
 constexpr int STEPS = 1 << 12;
-constexpr double PRODUCTS_PER_STEP = 8.0 * 16 * 8 * 16; // of a warp: v2e_probe_products
+constexpr double PRODUCTS_PER_STEP = 8.0 * 16 * 8 * 16; // what a warp of v2e_probe_products does
 
 // Times work on the device by the device's own clock.
 class Stopwatch {
@@ -66,7 +66,7 @@ CudaProbe::CudaProbe() {
     queue_->set(source_.address(), 1, bytes);
 }
 
-// Once to wake the device up, and once to be timed.
+// The first launch wakes the device up, the second one is timed.
 template <class Launch>
 double CudaProbe::seconds(Launch &&launch) {
     launch();

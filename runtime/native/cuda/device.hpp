@@ -55,7 +55,7 @@ class Device {
     std::unordered_map<std::string, Function> functions_;
 };
 
-// Of the first usable GPU; 0, and `reason` is set to a part of a sentence, when there is none.
+// Free memory of the first usable GPU. Returns 0, and sets `reason` to a part of a sentence, when there is none.
 uint64_t free_device_bytes(std::string &reason);
 
 // Makes a device's context current in this thread, and the one before it afterwards.
@@ -85,9 +85,9 @@ class DeviceMemory {
     DeviceMemory(const DeviceMemory &) = delete;
     DeviceMemory &operator=(const DeviceMemory &) = delete;
 
-    // Makes room for at least `bytes`. Growing loses what was there. Fails with V2E_ERROR_BUDGET.
+    // Reserves at least `bytes`. Growing loses what was there. Fails with V2E_ERROR_BUDGET.
     void reserve(const Device &device, size_t bytes);
-    // From the host, at once.
+    // Copies from the host before it returns.
     void fill(const void *source, size_t bytes);
 
     Address address() const { return address_; }

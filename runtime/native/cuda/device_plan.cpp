@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint64_t FLOAT_BYTES = 4;
 
-// Whether a product of many rows takes fp16 (cuda/kernels/linear_many.cu); others take fp32.
+// Whether a product of many rows takes fp16 (cuda/kernels/linear_many.cuh); others take fp32.
 bool takes_halves(const Matrix &matrix) {
     return matrix.quantized();
 }

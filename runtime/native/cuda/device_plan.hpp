@@ -15,13 +15,13 @@ constexpr size_t MOST_CHUNK = 8192;
 // The context of a process, its kernels, and what allocations lose at their ends: assumed, no GPU has shown it.
 constexpr uint64_t CONTEXT_BYTES = uint64_t{400} << 20;
 
-// Of one layer's weights, and of the final norm and the head.
+// The weights of one layer, and those of the final norm and the head.
 uint64_t layer_weight_bytes(const DecoderLayer &layer, const DecoderConfig &config);
 uint64_t head_weight_bytes(const Decoder &decoder);
-// Of the keys and values of one layer and page, of `precision`.
+// The keys and values of one layer and page, in `precision`.
 uint64_t page_layer_bytes(const DecoderConfig &config, KvPrecision precision);
 uint64_t cache_bytes(const DecoderConfig &config, KvPrecision precision, size_t layers, size_t positions);
-// Of the buffers of a session: activations of `rows` positions, logits, sums of attention over `positions` keys.
+// The buffers of a session: activations of `rows` positions, logits, sums of attention over `positions` keys.
 uint64_t scratch_bytes(const Decoder &decoder, size_t rows, size_t positions);
 
 DevicePlan plan_device(const Decoder &decoder, KvPrecision precision, size_t rows, size_t positions, size_t layers);

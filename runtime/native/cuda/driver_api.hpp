@@ -10,7 +10,7 @@ namespace v2e::cuda {
 
 using Result = int;
 using DeviceNumber = int;
-using Address = uint64_t; // of memory on the device
+using Address = uint64_t; // an address in the device's memory
 struct ContextTag;
 struct ModuleTag;
 struct FunctionTag;
@@ -91,7 +91,7 @@ struct Driver {
     V2E_CUDA_FUNCTIONS(V2E_DECLARE)
 #undef V2E_DECLARE
 
-    int version = 0;    // of CUDA that the driver knows, 1000 * major + 10 * minor
+    int version = 0;    // the newest CUDA that the driver knows: 1000 * major + 10 * minor
     std::string reason; // why there is no usable driver, a part of a sentence; empty: there is one
 };
 

@@ -1,5 +1,5 @@
-// A decoder's file from a stranger: two bytes of options, a line with the header of decoder.safetensors, a line with
-// that of embeddings.safetensors, and the beginning of the weights. What opens also answers, or says why not.
+// A decoder's file from an untrusted source: two bytes of options, a line with the header of decoder.safetensors, a
+// line with that of embeddings.safetensors, and the beginning of the weights. What opens also answers, or says why not.
 #include "fuzz/fuzz.hpp"
 #include "fuzz/tiny_bundle.hpp"
 

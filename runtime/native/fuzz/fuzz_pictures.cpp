@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr size_t MOST_VALUES = 1 << 14; // of one buffer, so that a run is short
+constexpr size_t MOST_VALUES = 1 << 14; // most values of a buffer, so that a run is short
 
 // Mostly small, at times hostile.
 uint32_t side(fuzz::Input &input) {

@@ -1,4 +1,4 @@
-// The memory plan of a bundle from a stranger: 64 bytes of options, then on a line of its own the header of
+// The memory plan of a bundle from an untrusted source: 64 bytes of options, then on a line of its own the header of
 // decoder.safetensors, then the manifest. An answer adds up; sizes do not wrap.
 #include "fuzz/fuzz.hpp"
 #include "fuzz/tiny_bundle.hpp"
@@ -29,7 +29,7 @@ void choose_options(fuzz::Input &input, v2e_memory_options &options) {
     options.gpu_yields = input.byte() % 2;
 }
 
-// One that v2e_plan_picture makes, or one of a caller who makes up his own.
+// A picture as v2e_plan_picture makes it, or with numbers that a caller made up.
 v2e_geometry choose_picture(fuzz::Input &input) {
     v2e_geometry_options options{};
     options.struct_size = sizeof options;

@@ -16,7 +16,7 @@ bool ordinary(const v2e_generate_options &options, const std::vector<float> &log
            std::all_of(logits.begin(), logits.end(), [](float logit) { return std::fabs(logit) < 1e30f; });
 }
 
-// As session.cpp does with candidates from a GPU.
+// Chooses as session.cpp does from the candidates of a GPU.
 int32_t choose_from_few(const v2e_generate_options &options, const std::vector<float> &logits,
                         const std::vector<int32_t> &seen, int32_t otherwise) {
     v2e::Sampler sampler(options, logits.size());

@@ -1,7 +1,7 @@
-// A saved session from a stranger, with the checksum that its maker would have computed: four bytes of choices, a line
-// with the header, and the tensors' data. The header's @identity@, @arithmetic@ and @checksum@ stand for the right
-// values. What loads can be used; whatever happens, a new session of the same model answers as if it had not been
-// there.
+// A saved session from an untrusted source, with the checksum that its maker would have computed: four bytes of
+// choices, a line with the header, and the tensors' data. The header's @identity@, @arithmetic@ and @checksum@ stand
+// for the right values. What loads can be used; whatever happens, a new session of the same model answers as if it had
+// not been there.
 #include "base/digest.hpp"
 #include "bundle/safetensors.hpp"
 #include "fuzz/fuzz.hpp"
@@ -98,8 +98,8 @@ void replace(std::string &text, std::string_view word, const std::string &value)
         text.replace(at, word.size(), value);
 }
 
-// As src/generation/session_file.cpp computes it, from its own reading of the file; empty when the file is not to be
-// understood.
+// The checksum as src/generation/session_file.cpp computes it, from its own reading of the file; empty when the file
+// cannot be read.
 std::string checksum_of(const std::string &path) {
     try {
         const v2e::SafetensorsFile file(path);

@@ -1,5 +1,5 @@
-// A vision tower's file from a stranger: three bytes of options, a line with the header, and the beginning of the
-// weights. What opens can be planned for any count, and computes small ones.
+// A vision tower's file from an untrusted source: three bytes of options, a line with the header, and the beginning of
+// the weights. What opens can be planned for any count, and computes small ones.
 #include "fuzz/fuzz.hpp"
 #include "fuzz/tiny_bundle.hpp"
 

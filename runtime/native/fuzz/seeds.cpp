@@ -130,7 +130,7 @@ std::string session_input(const char *precision, size_t page_bytes, const std::s
 }
 
 void write_sessions(const Seeds &seeds) {
-    constexpr size_t FLOATS = 2 * 256 * 16; // of a page: keys and values, positions, channels
+    constexpr size_t FLOATS = 2 * 256 * 16; // floats of a page: keys and values, positions, channels
     const std::string plain("\0\0\0\0", 4), much("\0\x15\x01\0", 4);
     seeds.write("session", "fp32", session_input("fp32", 4 * FLOATS, plain, 8));
     seeds.write("session", "fp16", session_input("fp16", 2 * FLOATS, much, 5));
@@ -182,7 +182,7 @@ void write_pictures(const Seeds &seeds) {
         };
         put(0, side);
         put(2, side + 3);
-        put(4, 12); // of a tile
+        put(4, 12); // pixels a side of a tile
         input[6] = 1;
         input[7] = 4; // tokens a side
         input[8] = input[9] = input[10] = 1;

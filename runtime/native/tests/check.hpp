@@ -1,66 +1,56 @@
-// A test framework of one page: cases register themselves, checks count their failures.
+// doctest, with what it has to know of the core: failures, and the vectors that tests compare.
 #pragma once
 
 #include "base/error.hpp"
 
-#include <cstdio>
+#include <cstddef>
+#include <optional>
+#include <sstream>
+#include <string>
 #include <vector>
+
+#include <doctest/doctest.h>
 
 namespace check {
 
-struct Case {
-    const char *name;
-    void (*body)();
-};
-
-inline std::vector<Case> &cases() {
-    static std::vector<Case> all;
-    return all;
-}
-
-inline int &failures() {
-    static int count = 0;
-    return count;
-}
-
-inline bool enroll(const char *name, void (*body)()) {
-    cases().push_back({name, body});
-    return true;
-}
-
-inline void report(const char *file, int line, const char *text) {
-    ++failures();
-    std::printf("%s:%d: %s\n", file, line, text);
-}
-
-// Whether body throws a Failure of the status whose sentence contains the words.
+// The failure that the body throws.
 template <class Body>
-bool fails_with(v2e_status status, const char *words, Body &&body) {
+std::optional<v2e::Failure> failure_of(Body &&body) {
     try {
         body();
     } catch (const v2e::Failure &failure) {
-        if (failure.status == status && failure.message.find(words) != std::string::npos)
-            return true;
-        std::printf("  status %d: %s\n", static_cast<int>(failure.status), failure.message.c_str());
+        return failure;
     }
-    return false;
+    return std::nullopt;
 }
 
 } // namespace check
 
-#define TEST(name)                                                                                                     \
-    static void name();                                                                                                \
-    static const bool name##_enrolled = check::enroll(#name, name);                                                    \
-    static void name()
+namespace doctest {
 
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition))                                                                                              \
-            check::report(__FILE__, __LINE__, #condition);                                                             \
-    } while (false)
+template <class T>
+struct StringMaker<std::vector<T>> {
+    static String convert(const std::vector<T> &values) {
+        constexpr size_t MOST = 50; // values
+        std::ostringstream text;
+        text << '{';
+        for (size_t i = 0; i < values.size() && i < MOST; ++i)
+            text << (i == 0 ? "" : ", ") << values[i];
+        text << (values.size() > MOST ? ", ...} of " + std::to_string(values.size()) : "}");
+        return text.str().c_str();
+    }
+};
 
-#define CHECK_FAILS(status, words, ...)                                                                                \
+} // namespace doctest
+
+// The statements must throw a Failure of the status whose sentence contains the words.
+#define CHECK_FAILS(expected_status, words, ...)                                                                       \
     do {                                                                                                               \
-        if (!check::fails_with(status, words, [&] { __VA_ARGS__; }))                                                   \
-            check::report(__FILE__, __LINE__, "another failure, or none, instead of: " #status);                       \
+        const std::optional<v2e::Failure> failure_ = check::failure_of([&] { __VA_ARGS__; });                          \
+        CHECK_MESSAGE(failure_.has_value(), "nothing failed: " #__VA_ARGS__);                                          \
+        if (failure_) {                                                                                                \
+            INFO(#__VA_ARGS__);                                                                                        \
+            CHECK(failure_->status == (expected_status));                                                              \
+            CHECK(doctest::String(failure_->message.c_str()) == doctest::Contains(words));                             \
+        }                                                                                                              \
     } while (false)

@@ -29,7 +29,7 @@ constexpr size_t CONVOLUTION_WINDOW = 9 * 1152, VISUAL_VOCABULARY = 32000;
 
 } // namespace
 
-TEST(stop_flag_that_was_seen_holds_until_the_next_call) {
+TEST_CASE("a stop flag that was seen holds until the next call") {
     StopFlag flag;
     CHECK(!flag.stops());
     flag.set();
@@ -44,7 +44,7 @@ TEST(stop_flag_that_was_seen_holds_until_the_next_call) {
     CHECK(!stops(nullptr));
 }
 
-TEST(stopped_region_begins_at_most_one_more_task_a_thread) {
+TEST_CASE("a stopped region begins at most one more task a thread") {
     for (const unsigned threads : {1u, 2u, 3u, 8u})
         for (const size_t at : {0u, 5u, 199u}) {
             ThreadPool pool(threads);
@@ -65,7 +65,7 @@ TEST(stopped_region_begins_at_most_one_more_task_a_thread) {
         }
 }
 
-TEST(region_without_a_wish_to_stop_runs_every_task_once) {
+TEST_CASE("a region without a stop flag runs every task once") {
     ThreadPool pool(3);
     StopFlag stop;
     std::vector<std::atomic<int>> counts(100);
@@ -114,7 +114,7 @@ Matrix released_matrix(Precision precision, size_t rows, size_t columns) {
 
 } // namespace
 
-TEST(decoder_products_of_the_released_sizes_have_short_pieces) {
+TEST_CASE("decoder products of the released sizes have short pieces") {
     const LinearKernels kernels{8, quantize_nothing, multiply_no_integers, multiply_no_floats};
     const std::pair<size_t, size_t> sizes[] = {
         {QKV, HIDDEN}, {HIDDEN, HIDDEN}, {2 * MIDDLE, HIDDEN}, {HIDDEN, MIDDLE}, {VOCABULARY, HIDDEN}};
@@ -134,7 +134,7 @@ TEST(decoder_products_of_the_released_sizes_have_short_pieces) {
                 }
 }
 
-TEST(decoder_kernels_look_before_every_block_of_columns) {
+TEST_CASE("decoder kernels look before every block of columns") {
     for_each_isa([](v2e_isa isa) {
         for (const Precision precision : {Precision::int4, Precision::int8, Precision::fp16, Precision::fp32}) {
             constexpr size_t COLUMNS = 1024, COUNT = 48;
@@ -168,7 +168,7 @@ TEST(decoder_kernels_look_before_every_block_of_columns) {
     });
 }
 
-TEST(attention_looks_before_every_segment_of_keys) {
+TEST_CASE("attention looks before every segment of keys") {
     CHECK(2 * MAX_ATTENTION_ROWS * KEY_SEGMENT * HEAD <= MOST_PRODUCTS);
     for_each_isa([](v2e_isa isa) {
         constexpr size_t SIZE = 32, POSITIONS = 3 * KEY_SEGMENT + 5;
@@ -194,7 +194,7 @@ TEST(attention_looks_before_every_segment_of_keys) {
     });
 }
 
-TEST(vision_products_look_before_every_panel) {
+TEST_CASE("vision products look before every panel") {
     for (const size_t columns : {SIGLIP_MIDDLE, EAGLE_MIDDLE, EAGLE_MERGED, CONVOLUTION_WINDOW})
         CHECK(MOST_BLOCK_ROWS * VISION_PANEL * columns <= MOST_PRODUCTS);
     CHECK(VocabularyBlock::ROWS * VISION_PANEL * VISUAL_VOCABULARY <= MOST_PRODUCTS);
@@ -215,7 +215,7 @@ TEST(vision_products_look_before_every_panel) {
     });
 }
 
-TEST(vision_attention_looks_before_every_block_of_keys) {
+TEST_CASE("vision attention looks before every block of keys") {
     CHECK(2 * VISION_MOST_ROWS * VISION_KEYS * EAGLE_HEAD <= MOST_PRODUCTS);
     for_each_isa([](v2e_isa isa) {
         const VisionArithmetic &arithmetic = vision_kernels(isa).bf16;

@@ -12,7 +12,7 @@ constexpr int KEY_SEGMENT = 128; // keys that one block of step attention adds u
 constexpr int MOST_HEADS = 8;    // query heads that one block of attention serves
 constexpr int MOST_HEAD_SIZE = 512;
 constexpr int STEP_ROWS = 16; // positions of a decode step at most: a token and its draft
-// By how many rows and columns each block of linear_many multiplies, and linear_plain.
+// The rows and columns that each block of linear_many and linear_plain multiplies.
 constexpr int MANY_ROWS = 128, MANY_PANELS = 2;
 constexpr int PLAIN_ROWS = 64;
 constexpr int FEW_ROWS = 32; // weight rows of a block of linear_few
@@ -22,7 +22,7 @@ constexpr int NOT_FAILED = 0x7f7f7f7f;
 // embeddings are the residual before layer 0; behind the last layer come residual, input_norm (the final one) and
 // logits.
 enum Stage : int {
-    STAGE_RESIDUAL, // of the MLP of the layer before
+    STAGE_RESIDUAL, // after the MLP of the layer before
     STAGE_INPUT_NORM,
     STAGE_QKV,
     STAGE_ATTENTION,
@@ -68,11 +68,11 @@ struct PackArguments {
     PackedRows output;
     RowForm form;
     int columns;
-    int group_size; // of planes
+    int group_size; // columns that share a scale of the planes
     double epsilon;
     int *status;
     int input_stage; // norm only: of the rows that come in
-    int stage;       // of those that go out
+    int stage;       // the stage of the rows that go out
 };
 
 // A matrix in the panel layout of the bundle (docs/bundle.md, "Panels").
@@ -99,9 +99,9 @@ struct LinearArguments {
 // key_steps and value_steps, float (KV_PAGE,).
 struct CacheArguments {
     uint8_t *const *pages; // (pages,)
-    uint64_t offset;       // of the layer in a page
-    uint64_t head_bytes;   // of one kv head
-    const int *position;   // of row 0 in the session
+    uint64_t offset;       // where the layer begins in a page
+    uint64_t head_bytes;   // bytes of one kv head
+    const int *position;   // where row 0 stands in the session
     int precision;         // CachePrecision
 };
 
@@ -122,7 +122,7 @@ struct AttentionArguments {
     float *partials; // (rows, heads, segments, head_size + 2): sums of weighted values, largest score, sum of weights
     float *output;   // (rows, heads * head_size)
     int query_stride;
-    int first_row; // of the chunk
+    int first_row; // the first row of the chunk that is computed
     int rows;
     int segments; // that partials has room for
     int heads, kv_heads, head_size;
@@ -139,8 +139,8 @@ struct ChooseArguments {
     int stage;
 };
 
-constexpr int NARROW_BITS = 8;         // of a digit of a key
-constexpr int NARROW_DIGITS = 8;       // of a key at most
+constexpr int NARROW_BITS = 8;         // bits of a digit of a key
+constexpr int NARROW_DIGITS = 8;       // most digits of a key
 constexpr int MOST_NARROWED = 1 << 10; // candidates
 
 struct NarrowPlace {
@@ -155,7 +155,7 @@ struct NarrowedLogit {
 
 // All zero before the first digit is counted.
 struct NarrowState {
-    int counts[NARROW_DIGITS][1 << NARROW_BITS]; // of keys that begin like the last one taken, by their next digit
+    int counts[NARROW_DIGITS][1 << NARROW_BITS]; // keys that begin like the last one taken, counted by their next digit
     NarrowPlace places[NARROW_DIGITS];           // before each digit
     int taken_count;
     NarrowedLogit taken[MOST_NARROWED]; // in no order
@@ -168,9 +168,9 @@ struct NarrowArguments {
     NarrowState *state;
     float penalty;
     int vocabulary;
-    int count; // of candidates to take, 1 to vocabulary
+    int count; // candidates to take, 1 to vocabulary
     int token_bits;
-    int digits; // of a key
+    int digits; // digits of a key
     int digit;  // to be counted; `digits` to take
 };
 

@@ -6,9 +6,9 @@
 namespace v2e::cuda::attention {
 
 constexpr int ROTATE_WARPS = 8;
-constexpr int THREADS = 128; // of attention
+constexpr int THREADS = 128; // threads of a block
 constexpr int SLOTS = 16;    // keys that a block scores at a time, by eight lanes each
-constexpr int PAIRS = 2;     // of channels that a thread may have: MOST_HEAD_SIZE / 2 / THREADS
+constexpr int PAIRS = 2;     // most pairs of channels of a thread: MOST_HEAD_SIZE / 2 / THREADS
 constexpr float MINUS_INFINITY = -3.402823466e+38f;
 
 __device__ inline int64_t element_bytes(int precision) {
@@ -49,7 +49,7 @@ __device__ inline void spread(float *head, int head_size) {
     __syncwarp();
 }
 
-// One head, by a warp, to where its position has its place.
+// A warp stores one head in the place of its position.
 __device__ inline void store_head(const float *head, int head_size, int precision, int slot, uint8_t *target,
                                   float *steps) {
     const int lane = threadIdx.x % 32;
@@ -306,7 +306,7 @@ class RowAttention {
     float2 sum_[MOST_HEADS][PAIRS] = {};
 };
 
-// Over one segment of keys, in a decode step, where few rows must keep the whole device busy.
+// Attends over one segment of keys, in a decode step, where few rows must keep the whole device busy.
 template <class Element>
 __device__ void attend_segment(const AttentionArguments &arguments) {
     __shared__ Shared shared;
@@ -320,7 +320,7 @@ __device__ void attend_segment(const AttentionArguments &arguments) {
     attention.write_partial(segment);
 }
 
-// Over all keys, where the rows are many.
+// Attends over all keys, where the rows are many.
 template <class Element>
 __device__ void attend_whole(const AttentionArguments &arguments) {
     __shared__ Shared shared;

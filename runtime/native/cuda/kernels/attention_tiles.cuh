@@ -7,8 +7,8 @@
 namespace v2e::cuda::tiles {
 
 constexpr int THREADS = 128;
-constexpr int ROWS = 64; // of one query head in a block, sixteen to a warp
-constexpr int KEYS = 64; // of one tile; divides KV_PAGE
+constexpr int ROWS = 64; // rows of one query head in a block, sixteen to a warp
+constexpr int KEYS = 64; // keys of a tile; divides KV_PAGE
 constexpr int KEY_TILES = KEYS / 8;
 constexpr float MINUS_INFINITY = -3.402823466e+38f;
 
@@ -71,10 +71,10 @@ class TileAttention {
     }
 
   private:
-    static constexpr int STEPS = HEAD_SIZE / 32; // of 32 channels, of which a lane has eight
+    static constexpr int STEPS = HEAD_SIZE / 32; // a step has 32 channels, a lane eight of them
     static constexpr int CHANNEL_TILES = HEAD_SIZE / 8;
 
-    // Scaled, and as the sum of two halves each: a score then has the precision of fp32.
+    // The queries are scaled, and each is the sum of two halves: a score then has the precision of fp32.
     __device__ void load_queries() {
         const int64_t stride = arguments_.query_stride;
 #pragma unroll
@@ -231,12 +231,12 @@ class TileAttention {
     const AttentionArguments &arguments_;
     Tiles<HEAD_SIZE> &tiles_;
     int head_, first_row_, first_position_, g_, t_;
-    int row_[2]; // of the chunk, this lane's
+    int row_[2]; // this lane's rows of the chunk
     uint32_t query_[STEPS][4][2], rest_[STEPS][4][2];
     float scores_[KEY_TILES][4];
     float sums_[CHANNEL_TILES][4] = {};
     float maximum_[2] = {MINUS_INFINITY, MINUS_INFINITY};
-    float total_[2] = {}; // of this lane's keys
+    float total_[2] = {}; // sums of the weights of this lane's keys
 };
 
 template <class Element, int HEAD_SIZE>

@@ -8,12 +8,12 @@ namespace v2e::cuda::many {
 
 constexpr int THREADS = 256;
 constexpr int DEPTH = 32;                        // columns of a stage: two steps of the tensor cores
-constexpr int WARP_ROWS = 64, WARP_COLUMNS = 32; // of the output, of each of 2 * 4 warps
+constexpr int WARP_ROWS = 64, WARP_COLUMNS = 32; // the part of the output that each of 2 * 4 warps computes
 constexpr int ROW_TILES = WARP_ROWS / 16, COLUMN_TILES = WARP_COLUMNS / 8;
 
 // Four bits a weight: nibble 2j of a word is column j of its eight, nibble 2j + 1 column j + 4.
 struct Int4Weights {
-    static constexpr int WORDS = 1;   // of eight columns of a row
+    static constexpr int WORDS = 1;   // words of eight columns of a row
     static constexpr int BUFFERS = 4; // stages, all but one of them being copied
     static constexpr bool TABLE = false;
     // The columns 0 2, 4 6, 1 3 and 5 7, not scaled. 0x6400 is 1024 in fp16, whose lowest bit counts as 1.
@@ -53,7 +53,7 @@ struct Int8Weights {
 // blocks and eight rows, which a warp reads together, lie in all banks as well.
 template <class Weights>
 struct Buffers {
-    static constexpr int BLOCKS = DEPTH / 8 * Weights::WORDS; // of columns, 64 words each
+    static constexpr int BLOCKS = DEPTH / 8 * Weights::WORDS; // blocks of columns, 64 words each
     uint4 input[MANY_ROWS][DEPTH / 8];
     uint4 weight[MANY_PANELS][BLOCKS][PANEL / 4];
     uint4 scales[MANY_PANELS][PANEL / 8];

@@ -10,7 +10,7 @@ constexpr int THREADS = 256;
 constexpr int RADIX = 1 << NARROW_BITS;
 static_assert(RADIX == THREADS, "a thread counts one value of a digit");
 
-// As Sampler::penalise computes it, with no operation joined to another.
+// Computes the same as Sampler::penalise, with no operation joined to another.
 __device__ inline float penalised_logit(const NarrowArguments &arguments, int token) {
     const float logit = arguments.logits[token];
     if (arguments.seen == nullptr || (arguments.seen[token / 32] >> token % 32 & 1u) == 0)

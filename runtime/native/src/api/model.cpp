@@ -17,7 +17,7 @@
 struct v2e_model {
     v2e::Decoder decoder;
     mutable v2e::PrefixCache prefixes; // changes no answer
-    std::string identity;              // of the bundle; empty when the directory is part of none
+    std::string identity;              // the bundle's digest; empty when the directory is part of no bundle
     uint32_t activations;              // v2e_activations
 };
 

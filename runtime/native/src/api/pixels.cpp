@@ -13,9 +13,9 @@ namespace v2e {
 namespace {
 
 void require_size(Size size) {
-    if (size.width == 0 || size.height == 0 || size.width > largest_side || size.height > largest_side) {
+    if (size.width == 0 || size.height == 0 || size.width > LARGEST_SIDE || size.height > LARGEST_SIDE) {
         fail(V2E_ERROR_INPUT, "Cannot resize from or to %u x %u pixels; each side must be 1 to %u.", size.width,
-             size.height, largest_side);
+             size.height, LARGEST_SIDE);
     }
 }
 

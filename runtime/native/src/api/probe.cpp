@@ -6,7 +6,7 @@
 
 #include <memory>
 
-// Of the CPU or of a GPU.
+// Measures the CPU or a GPU; the other pointer is null.
 struct v2e_probe {
     std::unique_ptr<v2e::Probe> cpu;
     std::unique_ptr<v2e::cuda::CudaProbe> gpu;

@@ -15,8 +15,8 @@ using namespace v2e;
 
 namespace {
 
-constexpr size_t MOST_COUNT = 1 << 20;             // of tiles or patches
-constexpr uint64_t MOST_BYTES = uint64_t{1} << 45; // of a run: below it no size that is part of it wraps
+constexpr size_t MOST_COUNT = 1 << 20;             // tiles or patches of a run
+constexpr uint64_t MOST_BYTES = uint64_t{1} << 45; // memory of a run: below it no size that is part of it wraps
 
 uint32_t kind_of(const std::string &name) {
     if (name == "siglip")

@@ -16,7 +16,7 @@ class Digest {
 
     Digest();
     void add(const void *data, size_t bytes);
-    // Of all that was added; nothing may be added afterwards.
+    // Returns the digest of all bytes that were added. Nothing may be added afterwards.
     Value finish();
 
   private:

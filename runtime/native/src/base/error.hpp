@@ -50,10 +50,10 @@ v2e_status guard(Body &&body) noexcept {
     } catch (const std::bad_alloc &) {
         set_last_error("The machine has not enough memory for this call.");
         return V2E_ERROR_BUDGET;
-    } catch (const std::length_error &) { // of a container that is larger than any memory
+    } catch (const std::length_error &) { // a container would be larger than any memory
         set_last_error("The machine has not enough memory for this call.");
         return V2E_ERROR_BUDGET;
-    } catch (const std::system_error &) { // of a thread that the system does not start
+    } catch (const std::system_error &) { // the system does not start a thread
         set_last_error("The system refuses a thread that this call needs; ask for fewer.");
         return V2E_ERROR_BUDGET;
     } catch (const std::exception &error) {

@@ -14,9 +14,9 @@ namespace {
 
 constexpr uint32_t NONE = UINT32_MAX;
 constexpr size_t MOST_NUMBER_BYTES = 128;
-constexpr size_t MOST_SHOWN_KEYS = 4; // of a path in a message
+constexpr size_t MOST_SHOWN_KEYS = 4; // keys of a path that a message shows
 
-// One value: 24 bytes, because a stranger decides how many there are.
+// One value: 24 bytes, because a text from outside decides how many there are.
 struct Node {
     uint64_t content = 0;  // the bits of a number; of a string, an array or an object where it begins and its length
     uint32_t parent;       // NONE: it is the document's own
@@ -36,7 +36,7 @@ struct JsonDocument {
     std::string name;
     std::string texts; // keys and strings, one after the other
     std::vector<Node> nodes;
-    std::vector<uint32_t> children; // of each array and object side by side, in the order of the text
+    std::vector<uint32_t> children; // the elements of each array and object side by side, in the order of the text
     std::vector<uint32_t> sorted;   // likewise, those of an object by their keys
 
     std::string_view key(uint32_t node) const {
@@ -65,7 +65,7 @@ class JsonParser {
     }
 
   private:
-    // Once for all: what grows by doubling is there twice while it does.
+    // Memory is reserved once: a vector that grows by doubling is there twice while it moves.
     void reserve() {
         const auto begins = [](char byte) { return byte == ',' || byte == '[' || byte == '{'; };
         const auto most = static_cast<size_t>(std::count_if(text_.begin(), text_.end(), begins)) + 1;

@@ -34,9 +34,9 @@ class Json {
     double number() const;
     uint64_t unsigned_integer() const; // a number without sign, fraction and exponent, below 2^64
     std::string string() const;
-    std::vector<Json> items() const; // of an array
+    std::vector<Json> items() const; // the elements of an array
 
-    // Of an object.
+    // The value is an object.
     std::vector<std::string> keys() const; // in the order of the text
     bool contains(std::string_view key) const;
     Json at(std::string_view key) const;

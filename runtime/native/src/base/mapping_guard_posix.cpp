@@ -34,7 +34,7 @@ bool replace_lost_pages(uintptr_t address) {
         if (begin == 0 || address < begin || address >= end)
             continue;
         const uintptr_t first = address - address % page_bytes;
-        // What lies behind is lost as well, or will be put back by nobody: one signal is enough for all of it.
+        // The pages behind it are lost as well, and nothing puts them back: one signal is enough for all of them.
         if (mmap(reinterpret_cast<void *>(first), end - first, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
                  0) == MAP_FAILED)
             return false;
@@ -61,7 +61,7 @@ void pass_on_bus_error(int signal, siginfo_t *info, void *context) {
 
 void on_bus_error(int signal, siginfo_t *info, void *context) {
     const int error = errno;
-    const bool fault = info->si_code > 0; // else somebody has sent it, and there is no address
+    const bool fault = info->si_code > 0; // else a process has sent it, and there is no address
     if (!fault || !replace_lost_pages(reinterpret_cast<uintptr_t>(info->si_addr)))
         pass_on_bus_error(signal, info, context);
     errno = error;
@@ -79,7 +79,7 @@ void install_handler() {
     handler_installed = sigaction(SIGBUS, &action, nullptr) == 0;
 }
 
-// Where somebody has put another handler in its place, which may go on calling this one, it stays for good.
+// Another handler that was put in its place may go on calling this one, which then stays for good.
 void remove_handler() {
     struct sigaction found;
     if (sigaction(SIGBUS, nullptr, &found) == 0 && (found.sa_flags & SA_SIGINFO) != 0 &&

@@ -103,7 +103,7 @@ class AlignedBuffer {
     AlignedBuffer(const AlignedBuffer &) = delete;
     AlignedBuffer &operator=(const AlignedBuffer &) = delete;
 
-    // Makes room for at least `size` values. Growing loses the old ones.
+    // Reserves memory for at least `size` values. Growing loses the old ones.
     void reserve(size_t size) {
         if (size <= size_)
             return;

@@ -89,8 +89,8 @@ NewFile::NewFile(const std::string &utf8_path) : path_(utf8_path) {
     create();
 }
 
-// Holds the file's lock from its beginning to its end: that tells others that it is no leftover. One of them may come
-// between the two steps, and then the file has no name any more.
+// Locks the file for as long as it is written: that tells other processes that it is no leftover. One of them may come
+// between the creation and the lock and delete the file, which then has no name any more.
 void NewFile::create() {
     for (;;) {
         temporary_path_ = path_ + LEFTOVER + "XXXXXX";
@@ -105,7 +105,7 @@ void NewFile::create() {
     }
 }
 
-// Files of this user by a name that mkstemp gives, which nobody writes to.
+// Deletes files of this user that have a name as mkstemp gives it, and that no process is writing to.
 void NewFile::remove_leftovers() const noexcept {
     try {
         const size_t end = path_.find_last_of('/');

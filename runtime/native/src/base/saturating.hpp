@@ -1,4 +1,4 @@
-// Sizes that are computed from what somebody else has given.
+// Sizes that are computed from numbers of an untrusted source.
 #pragma once
 
 #include <compare>

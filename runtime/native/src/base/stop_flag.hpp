@@ -1,4 +1,4 @@
-// A wish to stop what runs.
+// A flag that asks running work to stop.
 #pragma once
 
 #include <atomic>
@@ -15,7 +15,7 @@ class StopFlag {
     void clear() noexcept;
     // A call begins, which has seen nothing yet.
     void begin_call() noexcept;
-    // One look.
+    // Whether to stop. Counts as one look.
     bool stops() const noexcept;
 
     // For tests: counts the looks from now on until it is cleared, and sets itself at the one with this number.

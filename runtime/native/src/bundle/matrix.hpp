@@ -33,7 +33,7 @@ struct Matrix {
     const uint16_t *scales = nullptr;
     const uint8_t *zeros = nullptr;
     const float *bias = nullptr; // (rows,), null when there is none
-    size_t weight_bytes = 0;     // of all its tensors
+    size_t weight_bytes = 0;     // size of all its tensors
 
     bool quantized() const { return precision == Precision::int4 || precision == Precision::int8; }
     size_t panels() const { return (rows + PANEL - 1) / PANEL; }

@@ -45,7 +45,7 @@ size_t read_size(const Json &config, const char *key, uint64_t most, const std::
     return static_cast<size_t>(value);
 }
 
-// As transformers computes them, in float32: 1 / theta^(2k / head_size).
+// The same as transformers computes, in float32: 1 / theta^(2k / head_size).
 std::vector<float> make_inverse_frequencies(double theta, size_t head_size) {
     std::vector<float> frequencies(head_size / 2);
     for (size_t k = 0; k < frequencies.size(); ++k) {

@@ -72,7 +72,7 @@ class Decoder {
     size_t embedding_file_bytes() const { return embedding_file_.mapped_bytes(); }
     // Lets the system take back the pages of the mapped files.
     void drop_pages() const noexcept;
-    // That, and where the options say so takes the weights off the GPU until they are used again.
+    // Drops the pages, and takes the weights off the device until they are used again, if the options allow that.
     void trim() const;
     // Fails when one of its files is not any more what it was when it was opened.
     void require_intact() const {

@@ -21,12 +21,12 @@ class Executor {
     Executor(const Executor &) = delete;
     Executor &operator=(const Executor &) = delete;
 
-    // Positions that are best computed together in a prefill, when nobody says otherwise.
+    // Positions that are best computed together in a prefill, unless the options say otherwise.
     virtual size_t default_chunk() const = 0;
-    // Makes room for the keys and values of `positions`, and for a chunk of `rows`.
+    // Reserves memory for the keys and values of `positions`, and for a chunk of `rows`.
     virtual void reserve_positions(size_t positions) = 0;
     virtual void reserve_rows(size_t rows) = 0;
-    // Lets go of what the keys and values of `positions` do not need. Returns whether there was any.
+    // Frees what the keys and values of `positions` do not need. Returns whether there was any.
     virtual bool trim(size_t positions) = 0;
     // Where all keys and values are, if they are with the CPU; else null.
     virtual KvCache *host_cache() { return nullptr; }
@@ -45,7 +45,7 @@ class Executor {
     virtual void narrow(size_t row, const Narrowing &narrowing, Candidate *candidates) = 0;
 };
 
-// On the decoder's device, for sessions of at most `context_length` positions.
+// Makes an executor on the decoder's device, for sessions of at most `context_length` positions.
 std::unique_ptr<Executor> make_executor(const Decoder &decoder, KvPrecision precision, size_t context_length);
 
 } // namespace v2e

@@ -10,7 +10,7 @@ namespace v2e {
 namespace {
 
 constexpr size_t PARALLEL_FLOATS = 1 << 15;   // fewer are done before the other threads are awake
-constexpr size_t PARALLEL_PRODUCTS = 1 << 17; // of attention, likewise
+constexpr size_t PARALLEL_PRODUCTS = 1 << 17; // likewise for the products of attention
 constexpr size_t MOST_TASK_ROWS = 64;         // between two looks at the stop flag
 
 // Runs body(row) for every row; in parallel where `floats` a row make that worth while.
@@ -48,10 +48,10 @@ std::string in_layer(const char *stage, size_t layer) {
 // How the rows of a chunk become tasks: of one kv head, its query heads and some neighbouring positions. It never
 // changes a result.
 struct AttentionPlan {
-    size_t heads;     // of one task
-    size_t positions; // of one task
-    size_t parts;     // of a kv head's query heads; 1 unless they are more than MAX_ATTENTION_ROWS
-    size_t blocks;    // of positions
+    size_t heads;     // heads of one task
+    size_t positions; // positions of one task
+    size_t parts;  // parts into which a kv head's query heads are cut; 1 unless they are more than MAX_ATTENTION_ROWS
+    size_t blocks; // blocks of positions
     bool splits_keys; // the segments of one task may run at once
 
     size_t tasks(const DecoderConfig &config) const { return config.kv_heads * parts * blocks; }
@@ -250,7 +250,7 @@ void Chunk::attend_tasks(size_t layer, const AttentionPlan &plan, size_t threads
 
 void Chunk::attend_segments(size_t layer, const AttentionPlan &plan, NumericCheck &check) {
     const size_t tasks = plan.tasks(config_), threads = decoder_.pool().threads();
-    const size_t segments = attention_segments(attention_task(layer, plan, 0)); // of all: there is one block
+    const size_t segments = attention_segments(attention_task(layer, plan, 0)); // one block holds all positions
     const auto partials = [&](size_t index) {
         return scratch_.partials.data() + index * segments * plan.partial_floats(config_);
     };

@@ -1,4 +1,4 @@
-// One chunk of positions through the decoder.
+// Computes one chunk of positions with the layers of the decoder.
 #pragma once
 
 #include "base/platform.hpp"
@@ -30,13 +30,13 @@ struct ForwardScratch {
 size_t split_attention_floats(const DecoderConfig &config, size_t rows, size_t positions, size_t threads);
 
 struct ForwardCall {
-    size_t position;      // of the chunk's first row, in the session
+    size_t position;      // where the chunk's first row stands in the session
     size_t count;         // rows of scratch.hidden that hold embeddings
-    size_t logit_rows;    // of the chunk's end; 0 to count
+    size_t logit_rows;    // rows at the chunk's end that get logits; 0 to count
     float *logits;        // (logit_rows, vocabulary_size)
     const StopFlag *stop; // looked at between two pieces of work; may be null
     size_t first_layer;   // that the rows have not been through; the cache holds no layers before it
-    bool step;            // of a decode: at most 16 rows, and all have logits
+    bool step;            // a decode step: at most 16 rows, and all have logits
     int32_t *best;        // (logit_rows,): of a step whose logits may stay with the executor: the largest; else null
 };
 

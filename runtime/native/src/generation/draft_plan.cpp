@@ -44,7 +44,7 @@ size_t DraftPlan::length(size_t agreeing, size_t most) {
     if (agreeing == 0 || most == 0 || step_ms_ == 0.0)
         return 0;
     size_t best = 0, drafted = 0;
-    double best_gain = LEAST_GAIN, all_right = 1.0, tokens = 1.0; // of the step, on average
+    double best_gain = LEAST_GAIN, all_right = 1.0, tokens = 1.0; // all are averages of a step
     for (size_t index = 0; index < LENGTHS.size() && LENGTHS[index] <= most; ++index) {
         for (; drafted < LENGTHS[index]; ++drafted) {
             all_right *= hit_rates_[level(agreeing + drafted)];

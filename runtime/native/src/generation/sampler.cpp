@@ -11,7 +11,7 @@
 namespace v2e {
 namespace {
 
-constexpr float LARGEST = 1e6f; // of a temperature, of a penalty and of its inverse
+constexpr float LARGEST = 1e6f; // largest temperature, penalty and inverse of a penalty
 constexpr size_t MOST_STOP_TOKENS = 1 << 16;
 
 void require_range(const char *name, float value, float most, float least = 0.0f) {

@@ -155,7 +155,7 @@ Session::~Session() {
     prefixes_->trim();
 }
 
-// Of the session's positions and the segments'.
+// The keys of the session's positions, and behind them those of the segments.
 std::vector<PositionKey> Session::keys_with(const v2e_segment *segments, size_t segment_count, size_t total) const {
     const size_t hidden = decoder_.config().hidden_size;
     std::vector<PositionKey> keys;
@@ -183,7 +183,7 @@ size_t Session::reuse(const std::vector<PositionKey> &keys, size_t most) {
     return match.positions - length();
 }
 
-// Makes room, with pages that nobody else has from a position on.
+// Reserves memory, with pages that have no other owner from a position on.
 void Session::reserve_cache(size_t first_written, size_t positions) {
     executor_->reserve_positions(positions);
     if (prefixes_ == nullptr)
@@ -202,7 +202,7 @@ void Session::reserve_cache(size_t first_written, size_t positions) {
         prefixes_->trim();
 }
 
-// Leaves the positions for other sessions, and for this one when it comes by again.
+// Puts the pages into the prefix cache, for other sessions and for a later turn of this one.
 void Session::share() noexcept {
     if (prefixes_ == nullptr || keys_.empty())
         return;
@@ -211,7 +211,7 @@ void Session::share() noexcept {
     try {
         prefixes_->insert(keys_, *executor_->host_cache());
     } catch (const std::bad_alloc &) {
-        prefixes_->trim(); // what nobody waits for is not worth a failure
+        prefixes_->trim(); // sharing is optional: its failure must not fail the call
     }
     if (undecoded_)
         keys_.push_back(last); // where it was: this needs no memory
@@ -410,7 +410,7 @@ void Session::run_step(size_t position, bool leave_logits, const StopFlag *stop)
     plan_.note_step(step_.size() - 1, elapsed.count());
 }
 
-// From the logits of the session's last position.
+// Chooses from the logits of the session's last position.
 int32_t Session::choose(Sampler &sampler) {
     const size_t vocabulary = decoder_.config().vocabulary_size;
     if (kept_behind_ && sampler.takes_largest())
@@ -474,7 +474,7 @@ v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink
         size_t drafted = std::min(most_drafted, context_length_ - length() - 1);
         if (most != 0)
             drafted = std::min<uint64_t>(drafted, most - done + options.tokens_to_follow);
-        // After the report nothing may fail for lack of memory.
+        // After the report no allocation may fail.
         history_.reserve(length() + 1);
         if (keys_.size() == keys_.capacity())
             keys_.reserve(2 * keys_.size());

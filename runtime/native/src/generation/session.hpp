@@ -21,7 +21,7 @@
 
 namespace v2e {
 
-// Of a session's KV cache, by a v2e_kv_precision. Fails with V2E_ERROR_INPUT.
+// The precision of a session's KV cache that a v2e_kv_precision asks for. Fails with V2E_ERROR_INPUT.
 KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision);
 
 struct EventSink {
@@ -90,17 +90,17 @@ class Session {
     std::unique_ptr<Executor> executor_;
     TokenHistory history_;          // one token a position, NO_TOKEN for an embedding that the caller gave
     std::vector<PositionKey> keys_; // one a position
-    PrefixCache *prefixes_;         // of the model; null: this session shares nothing
+    PrefixCache *prefixes_;         // the model's; null: this session shares nothing
     DraftPlan plan_;
-    std::vector<int32_t> step_; // of the last decode step: a token and its draft; empty after a prefill
+    std::vector<int32_t> step_; // tokens of the last decode step: one and its draft; empty after a prefill
     std::vector<float> logits_; // (rows, vocabulary_size): of the last prefill's end, or of the tokens of step_
     std::vector<int32_t> best_; // (rows,): tokens with the largest logits, of a step whose logits the executor kept
-    std::vector<Candidate> narrowed_; // of a row of such a step
+    std::vector<Candidate> narrowed_; // candidates of a row of such a step
     bool kept_behind_ = false;        // they are not in logits_
     bool undecoded_ = false;          // a cancel cut the last token's step short: it is not in the cache
-    size_t row_ = 0; // of the session's last position; the draft behind it is in the cache but not chosen
+    size_t row_ = 0; // the row of the session's last position; the draft behind it is in the cache but not chosen
     v2e_session_counters counters_{};
-    std::string note_; // of the file that it was loaded from
+    std::string note_; // the note in the file that the session was loaded from
     StopFlag stop_;
     std::atomic<bool> busy_{false};
 };

@@ -20,7 +20,7 @@ constexpr const char *CHECKSUM = "checksum";
 constexpr std::array<std::string_view, 5> TENSOR_NAMES = {"tokens", "keys", "kv", "logits", "note"};
 constexpr std::array<std::string_view, 8> METADATA_KEYS = {
     "format", "format_version", "identity", "arithmetic", "kv_precision", "context_length", "prefill_chunk", CHECKSUM};
-constexpr size_t MOST_HEADER_BYTES = size_t{64} << 10; // of five tensors and nine short texts
+constexpr size_t MOST_HEADER_BYTES = size_t{64} << 10; // five tensors and nine short texts need less
 constexpr std::array<const char *, KV_PRECISIONS> PRECISION_NAMES = {"fp32", "fp16", "int8"}; // as KvPrecision counts
 
 // What v2e_session_note can give back: UTF-8, and no zero before its end.
@@ -53,7 +53,7 @@ std::string joined(const std::vector<uint64_t> &shape) {
     return text;
 }
 
-// Of everything in the file but the checksum itself.
+// The checksum of everything in the file but the checksum itself.
 std::string checksum_of(const Metadata &metadata, const Tensors &tensors) {
     Digest digest;
     const auto add = [&digest](const std::string &text) { digest.add(text.c_str(), text.size() + 1); };

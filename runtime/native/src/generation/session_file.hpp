@@ -14,9 +14,9 @@ namespace v2e {
 
 // What a file says of a session beside its arrays.
 struct SavedSession {
-    std::string identity;   // of the bundle
+    std::string identity;   // digest of the bundle
     std::string arithmetic; // whose bits the keys and values have: for people, and for readers of earlier releases
-    std::string note;       // of the caller, UTF-8
+    std::string note;       // the caller's own text, UTF-8
     KvPrecision precision = KvPrecision::fp32;
     size_t context_length = 0;
     size_t prefill_chunk = 0;

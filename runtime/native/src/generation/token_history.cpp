@@ -69,7 +69,7 @@ bool TokenHistory::same_run(size_t one, size_t other, size_t run) const {
                       begin + static_cast<ptrdiff_t>(other - run));
 }
 
-// In a slot of its own if there is one. What was truncated leaves ends in the table that mean nothing now.
+// Takes a slot of its own if there is one. Truncated tokens leave entries in the table that mean nothing now.
 void TokenHistory::note_runs(std::vector<uint32_t> &ends, size_t end) const {
     for (const size_t run : RUNS) {
         if (!is_run(end, run))

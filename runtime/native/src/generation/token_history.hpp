@@ -11,7 +11,7 @@ namespace v2e {
 
 // An earlier place that ends with the same tokens as the session.
 struct Repeat {
-    size_t end = 0;    // of the earlier place: the token here followed it
+    size_t end = 0;    // where the earlier place ends: the token here followed it
     size_t length = 0; // tokens that agree, MOST_AGREEING at most; 0: there is no such place
 };
 
@@ -19,7 +19,7 @@ constexpr size_t MOST_AGREEING = 32; // more say nothing more
 
 class TokenHistory {
   public:
-    // Makes room: appending up to this length needs no memory. Throws std::bad_alloc and changes nothing.
+    // Reserves memory: appending up to this length needs no memory. Throws std::bad_alloc and changes nothing.
     void reserve(size_t length);
     // A negative token is none: the place of an embedding that the caller gave.
     void append(int32_t token);

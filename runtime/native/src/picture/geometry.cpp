@@ -11,14 +11,14 @@
 namespace v2e {
 namespace {
 
-constexpr uint32_t released_tile_size = 384;
-constexpr uint32_t released_tokens_per_side = 14;
-constexpr uint32_t released_max_vision_token = 100000;
-constexpr uint32_t released_canvas_tiles = 3; // canvases from 1 x 1 to 3 x 3 tiles
-constexpr uint64_t fetch_min_pixels = 4 * 28 * 28;
-constexpr uint64_t fetch_max_pixels = 16384 * 28 * 28;
-constexpr double largest_eagle_ratio = 200.0;
-constexpr size_t most_canvases = 4096;
+constexpr uint32_t RELEASED_TILE_SIZE = 384;
+constexpr uint32_t RELEASED_TOKENS_PER_SIDE = 14;
+constexpr uint32_t RELEASED_MAX_VISION_TOKEN = 100000;
+constexpr uint32_t RELEASED_CANVAS_TILES = 3; // canvases from 1 x 1 to 3 x 3 tiles
+constexpr uint64_t FETCH_MIN_PIXELS = 4 * 28 * 28;
+constexpr uint64_t FETCH_MAX_PIXELS = 16384 * 28 * 28;
+constexpr double LARGEST_EAGLE_RATIO = 200.0;
+constexpr size_t MOST_CANVASES = 4096;
 
 uint64_t area(Size size) {
     return static_cast<uint64_t>(size.width) * size.height;
@@ -30,7 +30,7 @@ uint64_t truncate(double value) {
 }
 
 uint32_t to_count(uint64_t value, const char *what) {
-    if (value > largest_side) {
+    if (value > LARGEST_SIDE) {
         fail(V2E_ERROR_INPUT, "The picture would have %llu %s, which is too many.",
              static_cast<unsigned long long>(value), what);
     }
@@ -40,23 +40,19 @@ uint32_t to_count(uint64_t value, const char *what) {
 std::vector<Size> read_canvases(const v2e_geometry_options &given, uint32_t tile_size) {
     std::vector<Size> canvases;
     if (given.canvas_count == 0) {
-        for (uint32_t columns = 1; columns <= released_canvas_tiles; ++columns) {
-            for (uint32_t rows = 1; rows <= released_canvas_tiles; ++rows) {
+        for (uint32_t columns = 1; columns <= RELEASED_CANVAS_TILES; ++columns)
+            for (uint32_t rows = 1; rows <= RELEASED_CANVAS_TILES; ++rows)
                 canvases.push_back({columns * tile_size, rows * tile_size});
-            }
-        }
         return canvases;
     }
-    if (given.canvases == nullptr) {
+    if (given.canvases == nullptr)
         fail(V2E_ERROR_INPUT, "canvas_count is %zu but canvases is NULL.", given.canvas_count);
-    }
-    if (given.canvas_count > most_canvases) {
-        fail(V2E_ERROR_INPUT, "canvas_count is %zu; at most %zu are possible.", given.canvas_count, most_canvases);
-    }
+    if (given.canvas_count > MOST_CANVASES)
+        fail(V2E_ERROR_INPUT, "canvas_count is %zu; at most %zu are possible.", given.canvas_count, MOST_CANVASES);
     for (size_t index = 0; index < given.canvas_count; ++index) {
         const Size canvas{given.canvases[2 * index], given.canvases[2 * index + 1]};
         if (canvas.width == 0 || canvas.height == 0 || canvas.width % tile_size != 0 ||
-            canvas.height % tile_size != 0 || canvas.width > largest_side || canvas.height > largest_side) {
+            canvas.height % tile_size != 0 || canvas.width > LARGEST_SIDE || canvas.height > LARGEST_SIDE) {
             fail(V2E_ERROR_INPUT, "The canvas %u x %u is not made of whole tiles of %u x %u pixels.", canvas.width,
                  canvas.height, tile_size, tile_size);
         }
@@ -185,25 +181,24 @@ void plan_tiles(v2e_geometry &geometry, const GeometryOptions &options) {
         cap_single_tiles(geometry, options);
         return;
     }
-    if (options.tiled) {
+    if (options.tiled)
         unpad_tiles(geometry, options.tokens_per_side);
-    }
     cap_stitched_tiles(geometry, options);
 }
 
 double round_to_factor(double side) {
-    return std::nearbyint(side / eagle_factor) * eagle_factor;
+    return std::nearbyint(side / EAGLE_FACTOR) * EAGLE_FACTOR;
 } // half to even
 double floor_to_factor(double side) {
-    return std::floor(side / eagle_factor) * eagle_factor;
+    return std::floor(side / EAGLE_FACTOR) * EAGLE_FACTOR;
 }
 double ceil_to_factor(double side) {
-    return std::ceil(side / eagle_factor) * eagle_factor;
+    return std::ceil(side / EAGLE_FACTOR) * EAGLE_FACTOR;
 }
 
 // Qwen2-VL's smart_resize: whole tokens, the aspect ratio nearly kept, between min_pixels and max_pixels.
 Size smart_resize(Size picture, uint64_t min_pixels, uint64_t max_pixels) {
-    const double factor = eagle_factor;
+    const double factor = EAGLE_FACTOR;
     double width = std::max(factor, round_to_factor(picture.width));
     double height = std::max(factor, round_to_factor(picture.height));
     const auto pixels = static_cast<double>(area(picture));
@@ -229,22 +224,22 @@ Size smart_resize(Size picture, uint64_t min_pixels, uint64_t max_pixels) {
 
 void plan_eagle(v2e_geometry &geometry, const GeometryOptions &options) {
     const auto [shorter, longer] = std::minmax(geometry.width, geometry.height);
-    if (static_cast<double>(longer) / shorter > largest_eagle_ratio) {
+    if (static_cast<double>(longer) / shorter > LARGEST_EAGLE_RATIO) {
         fail(V2E_ERROR_INPUT,
              "A picture of %u x %u pixels is too thin: its sides may differ at most by a factor of %.0f.",
-             geometry.width, geometry.height, largest_eagle_ratio);
+             geometry.width, geometry.height, LARGEST_EAGLE_RATIO);
     }
     // DIFFERS: the reference checks the ratio again after the first resize, whose rounding to whole tokens can lift it
     // above 200 (8200 x 41 pixels), and refuses a picture that it had accepted.
-    const Size fetch = smart_resize({geometry.width, geometry.height}, fetch_min_pixels, fetch_max_pixels);
+    const Size fetch = smart_resize({geometry.width, geometry.height}, FETCH_MIN_PIXELS, FETCH_MAX_PIXELS);
     const Size eagle = smart_resize(fetch, options.eagle_min_pixels, options.eagle_max_pixels);
     geometry.fetch_width = fetch.width;
     geometry.fetch_height = fetch.height;
     geometry.eagle_width = eagle.width;
     geometry.eagle_height = eagle.height;
-    const uint64_t patches = static_cast<uint64_t>(eagle.width / eagle_patch_size) * (eagle.height / eagle_patch_size);
+    const uint64_t patches = static_cast<uint64_t>(eagle.width / EAGLE_PATCH_SIZE) * (eagle.height / EAGLE_PATCH_SIZE);
     geometry.eagle_patches = to_count(patches, "Eagle patches");
-    geometry.eagle_tokens = geometry.eagle_patches / (eagle_block_size * eagle_block_size);
+    geometry.eagle_tokens = geometry.eagle_patches / (EAGLE_BLOCK_SIZE * EAGLE_BLOCK_SIZE);
 }
 
 } // namespace
@@ -252,42 +247,41 @@ void plan_eagle(v2e_geometry &geometry, const GeometryOptions &options) {
 GeometryOptions complete_options(const v2e_geometry_options *given) {
     const auto raw = read_options(given);
     GeometryOptions options{};
-    options.tile_size = raw.tile_size != 0 ? raw.tile_size : released_tile_size;
-    options.tokens_per_side = raw.tokens_per_side != 0 ? raw.tokens_per_side : released_tokens_per_side;
+    options.tile_size = raw.tile_size != 0 ? raw.tile_size : RELEASED_TILE_SIZE;
+    options.tokens_per_side = raw.tokens_per_side != 0 ? raw.tokens_per_side : RELEASED_TOKENS_PER_SIDE;
     options.tiled = raw.tiled != 0;
     options.unpad = raw.unpad != 0;
-    options.max_vision_token = raw.max_vision_token != 0 ? raw.max_vision_token : released_max_vision_token;
+    options.max_vision_token = raw.max_vision_token != 0 ? raw.max_vision_token : RELEASED_MAX_VISION_TOKEN;
     options.eagle = raw.eagle != 0;
-    options.eagle_min_pixels = raw.eagle_min_pixels != 0 ? raw.eagle_min_pixels : fetch_min_pixels;
-    options.eagle_max_pixels = raw.eagle_max_pixels != 0 ? raw.eagle_max_pixels : fetch_max_pixels;
-    if (options.tile_size > largest_side / released_canvas_tiles || options.tokens_per_side > options.tile_size) {
+    options.eagle_min_pixels = raw.eagle_min_pixels != 0 ? raw.eagle_min_pixels : FETCH_MIN_PIXELS;
+    options.eagle_max_pixels = raw.eagle_max_pixels != 0 ? raw.eagle_max_pixels : FETCH_MAX_PIXELS;
+    if (options.tile_size > LARGEST_SIDE / RELEASED_CANVAS_TILES || options.tokens_per_side > options.tile_size) {
         fail(V2E_ERROR_INPUT, "A tile of %u x %u pixels cannot have %u x %u tokens.", options.tile_size,
              options.tile_size, options.tokens_per_side, options.tokens_per_side);
     }
-    constexpr uint64_t token_pixels = eagle_factor * eagle_factor;
-    if (options.eagle_max_pixels < token_pixels || options.eagle_min_pixels > options.eagle_max_pixels) {
+    constexpr uint64_t TOKEN_PIXELS = EAGLE_FACTOR * EAGLE_FACTOR;
+    if (options.eagle_max_pixels < TOKEN_PIXELS || options.eagle_min_pixels > options.eagle_max_pixels) {
         fail(V2E_ERROR_INPUT,
              "Eagle's limits of %llu to %llu pixels are not a range that holds one token of %llu pixels.",
              static_cast<unsigned long long>(options.eagle_min_pixels),
-             static_cast<unsigned long long>(options.eagle_max_pixels), static_cast<unsigned long long>(token_pixels));
+             static_cast<unsigned long long>(options.eagle_max_pixels), static_cast<unsigned long long>(TOKEN_PIXELS));
     }
     options.canvases = read_canvases(raw, options.tile_size);
     return options;
 }
 
 v2e_geometry plan_picture(Size picture, const GeometryOptions &options) {
-    if (picture.width == 0 || picture.height == 0 || picture.width > largest_side || picture.height > largest_side) {
+    if (picture.width == 0 || picture.height == 0 || picture.width > LARGEST_SIDE || picture.height > LARGEST_SIDE) {
         fail(V2E_ERROR_INPUT, "A picture of %u x %u pixels cannot be used; each side must be 1 to %u pixels.",
-             picture.width, picture.height, largest_side);
+             picture.width, picture.height, LARGEST_SIDE);
     }
     v2e_geometry geometry{};
     geometry.struct_size = sizeof geometry;
     geometry.width = picture.width;
     geometry.height = picture.height;
     plan_tiles(geometry, options);
-    if (options.eagle) {
+    if (options.eagle)
         plan_eagle(geometry, options);
-    }
     return geometry;
 }
 

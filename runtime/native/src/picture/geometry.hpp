@@ -19,7 +19,7 @@ struct Size {
 // v2e_geometry_options with the defaults filled in and checked.
 struct GeometryOptions {
     uint32_t tile_size;       // pixels
-    uint32_t tokens_per_side; // of one tile's token grid
+    uint32_t tokens_per_side; // tokens a side of one tile's grid
     bool tiled;
     bool unpad;
     uint32_t max_vision_token;
@@ -29,10 +29,10 @@ struct GeometryOptions {
     std::vector<Size> canvases; // in order of preference
 };
 
-inline constexpr uint32_t largest_side = std::numeric_limits<int32_t>::max(); // pixels: areas stay below 2^62
-inline constexpr uint32_t eagle_patch_size = 14;                              // pixels
-inline constexpr uint32_t eagle_block_size = 2; // patches, side of the block that makes one token
-inline constexpr uint32_t eagle_factor = eagle_patch_size * eagle_block_size; // pixels, side of one token
+inline constexpr uint32_t LARGEST_SIDE = std::numeric_limits<int32_t>::max(); // pixels: areas stay below 2^62
+inline constexpr uint32_t EAGLE_PATCH_SIZE = 14;                              // pixels
+inline constexpr uint32_t EAGLE_BLOCK_SIZE = 2; // patches, side of the block that makes one token
+inline constexpr uint32_t EAGLE_FACTOR = EAGLE_PATCH_SIZE * EAGLE_BLOCK_SIZE; // pixels, side of one token
 
 // Fails with V2E_ERROR_INPUT for options that contradict each other.
 GeometryOptions complete_options(const v2e_geometry_options *given);

@@ -12,10 +12,10 @@ class PixelMeter {
     // Multiply-adds between two questions: few milliseconds.
     static constexpr size_t STEP = size_t{1} << 21;
 
-    // go_on may be empty: then nobody is asked.
+    // go_on may be empty: then nothing stops the work.
     explicit PixelMeter(std::function<bool()> go_on) : go_on_(std::move(go_on)) {}
 
-    // Before so many multiply-adds. Fails with V2E_ERROR_CANCELLED.
+    // Is called before so many multiply-adds. Fails with V2E_ERROR_CANCELLED.
     void add(size_t products) {
         spent_ += products;
         if (spent_ >= STEP)

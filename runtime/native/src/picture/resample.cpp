@@ -10,22 +10,20 @@
 namespace v2e {
 namespace {
 
-constexpr int precision_bits = 32 - 8 - 2; // of a weight; eight for the pixel and two for overshoot are left
-constexpr int32_t one_half = 1 << (precision_bits - 1);
-constexpr double cubic_support = 2.0;
-constexpr size_t channels = 3;
-constexpr size_t KERNEL_PRODUCTS = 8; // of one weight
+constexpr int PRECISION_BITS = 32 - 8 - 2; // bits of a weight; eight for the pixel and two for overshoot are left
+constexpr int32_t ONE_HALF = 1 << (PRECISION_BITS - 1);
+constexpr double CUBIC_SUPPORT = 2.0;
+constexpr size_t CHANNELS = 3;
+constexpr size_t KERNEL_PRODUCTS = 8; // multiplications that one weight takes
 
-// Keys' cubic convolution kernel with a = -0.5 ("Cubic convolution interpolation for digital image processing", 1981).
+// Keys' cubic convolution kernel with A = -0.5 ("Cubic convolution interpolation for digital image processing", 1981).
 double cubic(double x) {
-    constexpr double a = -0.5;
+    constexpr double A = -0.5;
     x = std::fabs(x);
-    if (x < 1.0) {
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0;
-    }
-    if (x < 2.0) {
-        return (((x - 5.0) * x + 8.0) * x - 4.0) * a;
-    }
+    if (x < 1.0)
+        return ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+    if (x < 2.0)
+        return (((x - 5.0) * x + 8.0) * x - 4.0) * A;
     return 0.0;
 }
 
@@ -43,7 +41,7 @@ struct Axis {
 };
 
 int32_t to_fixed_point(double weight) {
-    const double scaled = weight * (1 << precision_bits);
+    const double scaled = weight * (1 << PRECISION_BITS);
     return static_cast<int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
 }
 
@@ -51,7 +49,7 @@ int32_t to_fixed_point(double weight) {
 Axis make_axis(uint32_t side, uint32_t new_side, PixelMeter &meter) {
     const double scale = static_cast<double>(side) / new_side;
     const double filter_scale = std::max(scale, 1.0);
-    const double support = cubic_support * filter_scale;
+    const double support = CUBIC_SUPPORT * filter_scale;
     const double inverse_filter_scale = 1.0 / filter_scale;
 
     Axis axis;
@@ -82,22 +80,22 @@ Axis make_axis(uint32_t side, uint32_t new_side, PixelMeter &meter) {
 }
 
 uint8_t to_pixel(int32_t accumulated) {
-    return static_cast<uint8_t>(std::clamp(accumulated >> precision_bits, 0, 255));
+    return static_cast<uint8_t>(std::clamp(accumulated >> PRECISION_BITS, 0, 255));
 }
 
 // row: (side, 3); result: (new_side, 3).
 void resample_row(const Axis &axis, const uint8_t *row, uint8_t *result, PixelMeter &meter) {
-    const size_t products = axis.stride * channels, piece = PixelMeter::pieces(products);
+    const size_t products = axis.stride * CHANNELS, piece = PixelMeter::pieces(products);
     for (size_t position = 0; position < axis.windows.size(); ++position) {
         if (position % piece == 0)
             meter.add(std::min(piece, axis.windows.size() - position) * products);
         const auto [first, count] = axis.windows[position];
-        const uint8_t *pixel = row + first * channels;
+        const uint8_t *pixel = row + first * CHANNELS;
         const int32_t *weights = axis.weights_of(position);
-        int32_t red = one_half;
-        int32_t green = one_half;
-        int32_t blue = one_half;
-        for (size_t tap = 0; tap < count; ++tap, pixel += channels) {
+        int32_t red = ONE_HALF;
+        int32_t green = ONE_HALF;
+        int32_t blue = ONE_HALF;
+        for (size_t tap = 0; tap < count; ++tap, pixel += CHANNELS) {
             red += pixel[0] * weights[tap];
             green += pixel[1] * weights[tap];
             blue += pixel[2] * weights[tap];
@@ -105,7 +103,7 @@ void resample_row(const Axis &axis, const uint8_t *row, uint8_t *result, PixelMe
         result[0] = to_pixel(red);
         result[1] = to_pixel(green);
         result[2] = to_pixel(blue);
-        result += channels;
+        result += CHANNELS;
     }
 }
 
@@ -113,24 +111,22 @@ void resample_row(const Axis &axis, const uint8_t *row, uint8_t *result, PixelMe
 template <class RowAt>
 void blend_rows(const Axis &axis, size_t position, const RowAt &row_at, size_t length, uint8_t *result,
                 PixelMeter &meter) {
-    constexpr size_t block = 1024; // the sums stay in the first-level cache
-    std::array<int32_t, block> sums;
+    constexpr size_t BLOCK = 1024; // the sums stay in the first-level cache
+    std::array<int32_t, BLOCK> sums;
     const auto [first, count] = axis.windows[position];
     const int32_t *weights = axis.weights_of(position);
-    for (size_t start = 0; start < length; start += block) {
-        const size_t size = std::min(block, length - start);
+    for (size_t start = 0; start < length; start += BLOCK) {
+        const size_t size = std::min(BLOCK, length - start);
         meter.add(size * count);
-        std::fill_n(sums.begin(), size, one_half);
+        std::fill_n(sums.begin(), size, ONE_HALF);
         for (size_t tap = 0; tap < count; ++tap) {
             const uint8_t *row = row_at(first + tap) + start;
             const int32_t weight = weights[tap];
-            for (size_t index = 0; index < size; ++index) {
+            for (size_t index = 0; index < size; ++index)
                 sums[index] += row[index] * weight;
-            }
         }
-        for (size_t index = 0; index < size; ++index) {
+        for (size_t index = 0; index < size; ++index)
             result[start + index] = to_pixel(sums[index]);
-        }
     }
 }
 
@@ -143,36 +139,34 @@ bool is_vertical_first(Size size, Size new_size) {
 
 void resample_horizontally(const uint8_t *source, Size size, uint8_t *destination, Size new_size, PixelMeter &meter) {
     const Axis axis = make_axis(size.width, new_size.width, meter);
-    for (size_t y = 0; y < size.height; ++y) {
-        resample_row(axis, source + y * size.width * channels, destination + y * new_size.width * channels, meter);
-    }
+    for (size_t y = 0; y < size.height; ++y)
+        resample_row(axis, source + y * size.width * CHANNELS, destination + y * new_size.width * CHANNELS, meter);
 }
 
 void resample_vertically(const uint8_t *source, Size size, uint8_t *destination, Size new_size, PixelMeter &meter) {
-    const size_t pitch = size.width * channels;
+    const size_t pitch = size.width * CHANNELS;
     const Axis axis = make_axis(size.height, new_size.height, meter);
     const auto row_at = [&](size_t row) { return source + row * pitch; };
-    for (size_t y = 0; y < new_size.height; ++y) {
+    for (size_t y = 0; y < new_size.height; ++y)
         blend_rows(axis, y, row_at, pitch, destination + y * pitch, meter);
-    }
 }
 
 void resample_vertically_first(const uint8_t *source, Size size, uint8_t *destination, Size new_size,
                                PixelMeter &meter) {
-    const size_t source_pitch = size.width * channels;
+    const size_t source_pitch = size.width * CHANNELS;
     const Axis vertical = make_axis(size.height, new_size.height, meter);
     const Axis horizontal = make_axis(size.width, new_size.width, meter);
     std::vector<uint8_t> blended(source_pitch);
     const auto row_at = [&](size_t row) { return source + row * source_pitch; };
     for (size_t y = 0; y < new_size.height; ++y) {
         blend_rows(vertical, y, row_at, source_pitch, blended.data(), meter);
-        resample_row(horizontal, blended.data(), destination + y * new_size.width * channels, meter);
+        resample_row(horizontal, blended.data(), destination + y * new_size.width * CHANNELS, meter);
     }
 }
 
 void resample_horizontally_first(const uint8_t *source, Size size, uint8_t *destination, Size new_size,
                                  PixelMeter &meter) {
-    const size_t pitch = new_size.width * channels;
+    const size_t pitch = new_size.width * CHANNELS;
     const Axis vertical = make_axis(size.height, new_size.height, meter);
     const Axis horizontal = make_axis(size.width, new_size.width, meter);
     // The horizontally resampled rows that the current output row reads. Its window only moves on.
@@ -181,9 +175,8 @@ void resample_horizontally_first(const uint8_t *source, Size size, uint8_t *dest
     size_t next = 0; // rows before it are in the ring or no longer read
     for (size_t y = 0; y < new_size.height; ++y) {
         const auto [first, count] = vertical.windows[y];
-        for (next = std::max(next, first); next < first + count; ++next) {
-            resample_row(horizontal, source + next * size.width * channels, row_at(next), meter);
-        }
+        for (next = std::max(next, first); next < first + count; ++next)
+            resample_row(horizontal, source + next * size.width * CHANNELS, row_at(next), meter);
         blend_rows(vertical, y, row_at, pitch, destination + y * pitch, meter);
     }
 }
@@ -191,17 +184,16 @@ void resample_horizontally_first(const uint8_t *source, Size size, uint8_t *dest
 } // namespace
 
 void resize(const uint8_t *source, Size size, uint8_t *destination, Size new_size, PixelMeter &meter) {
-    if (size == new_size) {
-        std::memcpy(destination, source, static_cast<size_t>(size.width) * size.height * channels);
-    } else if (size.height == new_size.height) {
+    if (size == new_size)
+        std::memcpy(destination, source, static_cast<size_t>(size.width) * size.height * CHANNELS);
+    else if (size.height == new_size.height)
         resample_horizontally(source, size, destination, new_size, meter);
-    } else if (size.width == new_size.width) {
+    else if (size.width == new_size.width)
         resample_vertically(source, size, destination, new_size, meter);
-    } else if (is_vertical_first(size, new_size)) {
+    else if (is_vertical_first(size, new_size))
         resample_vertically_first(source, size, destination, new_size, meter);
-    } else {
+    else
         resample_horizontally_first(source, size, destination, new_size, meter);
-    }
 }
 
 } // namespace v2e

@@ -23,20 +23,18 @@ float *pool(Grid from, Grid to, size_t channels, const TokenAt &token_at, float 
         for (size_t column = 0; column < to.columns; ++column, tokens += channels) {
             const size_t first_column = column * from.columns / to.columns;
             const size_t end_column = ((column + 1) * from.columns + to.columns - 1) / to.columns;
-            std::fill_n(tokens, channels, 0.0F);
+            std::fill_n(tokens, channels, 0.0f);
             for (size_t source_row = first_row; source_row < end_row; ++source_row) {
                 for (size_t source_column = first_column; source_column < end_column; ++source_column) {
                     const float *token = token_at(source_row, source_column);
-                    for (size_t channel = 0; channel < channels; ++channel) {
+                    for (size_t channel = 0; channel < channels; ++channel)
                         tokens[channel] += token[channel];
-                    }
                 }
             }
             const auto averaged_rows = static_cast<float>(end_row - first_row);
             const auto averaged_columns = static_cast<float>(end_column - first_column);
-            for (size_t channel = 0; channel < channels; ++channel) {
+            for (size_t channel = 0; channel < channels; ++channel)
                 tokens[channel] = tokens[channel] / averaged_rows / averaged_columns;
-            }
         }
     }
     return tokens;

@@ -23,7 +23,7 @@ namespace {
 
 constexpr uint64_t FLOAT_BYTES = 4;
 constexpr uint64_t CHANNELS = 3;
-// Of what is in use at once, ONNX Runtime's arena takes more: it grows by steps and cannot move anything.
+// ONNX Runtime's arena takes more than what is in use at once: it grows by steps and cannot move anything.
 constexpr uint64_t ARENA_PERCENT = 150;
 // Queries that a block of attention holds scores for: export/vision/onnx_siglip.py, export/vision/onnx_eagle.py.
 constexpr uint64_t SIGLIP_BLOCK = 243;
@@ -39,7 +39,7 @@ constexpr uint64_t ENGINE_LAYER_BYTES = uint64_t{3} << 20;
 constexpr uint64_t SAMPLING_BYTES = 8;
 
 struct Component {
-    uint64_t expansion;      // of a graph whose weights become fp32 when it is loaded: 2 for fp16, 4 for int8; else 1
+    uint64_t expansion; // factor of a graph whose weights become fp32 when it is loaded: 2 for fp16, 4 for int8; else 1
     Saturating weight_bytes; // as its engine holds them
     std::string tower;       // path of the native tower's file; empty for a graph
 };
@@ -177,7 +177,7 @@ class VisionPlan {
             tokens_ += Saturating(picture.siglip_tokens) + picture.eagle_tokens;
             patches_ = std::max<Saturating>(patches_, picture.eagle_patches);
             const Saturating tiles = side * CHANNELS * picture.tile_count * side * FLOAT_BYTES;
-            const uint64_t patch = CHANNELS * eagle_patch_size * eagle_patch_size * FLOAT_BYTES + 2 * sizeof(int64_t);
+            const uint64_t patch = CHANNELS * EAGLE_PATCH_SIZE * EAGLE_PATCH_SIZE * FLOAT_BYTES + 2 * sizeof(int64_t);
             inputs_ = std::max({inputs_, tiles, Saturating(picture.eagle_patches) * patch});
         }
         // Resized copies and Pillow's own pixels are those of one picture at a time.
@@ -269,18 +269,18 @@ uint64_t linear_scratch_bytes(const Decoder &decoder, uint64_t rows, unsigned th
     return input + middle + linear_block_bytes(rows, threads);
 }
 
-// Of chunks of `rows` positions, in a session of `positions` at most.
+// For chunks of `rows` positions, in a session of `positions` at most.
 uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, uint64_t positions, unsigned threads, bool two_planes) {
     const DecoderConfig &config = decoder.config();
-    constexpr uint64_t draft_rows = 1 + DraftPlan::MOST_DRAFTED;
-    rows = std::max(rows, draft_rows);
+    constexpr uint64_t DRAFT_ROWS = 1 + DraftPlan::MOST_DRAFTED;
+    rows = std::max(rows, DRAFT_ROWS);
     const uint64_t floats = 2 * config.hidden_size + config.qkv_size() + config.query_size() + config.head_size;
     const uint64_t linear = linear_scratch_bytes(decoder, rows, threads, two_planes);
     const uint64_t attention = (threads * attention_scratch_floats(config.head_size) +
                                 split_attention_floats(config, rows, positions, threads)) *
                                FLOAT_BYTES;
-    // Of the longest draft, and of the prefill that comes after it.
-    const uint64_t logits = config.vocabulary_size * ((draft_rows + 1) * FLOAT_BYTES + SAMPLING_BYTES);
+    // The logits of the longest draft, and of the prefill that comes after it.
+    const uint64_t logits = config.vocabulary_size * ((DRAFT_ROWS + 1) * FLOAT_BYTES + SAMPLING_BYTES);
     return rows * floats * FLOAT_BYTES + linear + attention + logits;
 }
 

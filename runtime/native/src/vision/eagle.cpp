@@ -78,7 +78,7 @@ void Eagle::make_rotation(const TowerCall &call) {
             static_cast<float>(1.0 / std::pow(theta_, static_cast<double>(2 * k) / static_cast<double>(half)));
     cosine_.reserve(call.count * half);
     sine_.reserve(call.count * half);
-    constexpr size_t PATCHES = 64; // of a task
+    constexpr size_t PATCHES = 64; // patches of a task
     engine_.run((call.count + PATCHES - 1) / PATCHES, [&](size_t, size_t task) {
         for (size_t patch = task * PATCHES; patch < std::min(call.count, (task + 1) * PATCHES); ++patch)
             for (size_t i = 0; i < half; ++i) {

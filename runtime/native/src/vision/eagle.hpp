@@ -29,7 +29,7 @@ class Eagle final : public Tower {
     size_t output_;       // channels of a token
     double theta_;
     TowerMatrix embedding_;       // (width, slices * patch_floats)
-    TowerNorm norm_;              // of the merger
+    TowerNorm norm_;              // the merger's norm
     TowerMatrix inner_, outer_;   // (merged_width, merged_width), (output, merged_width)
     AlignedBuffer<float> hidden_; // (patches, stride)
     AlignedBuffer<float> cosine_; // (patches, head_size / 2)

@@ -12,7 +12,7 @@ constexpr size_t MOST_BLOCK_ROWS = 96; // their activations fit into the second-
 
 // How rows are cut into blocks: it never changes a result.
 struct BlockPlan {
-    size_t rows; // of a block
+    size_t rows; // most rows of a block
     size_t blocks;
 
     BlockPlan(size_t count, unsigned threads);
@@ -21,7 +21,7 @@ struct BlockPlan {
 // The memory of one worker.
 class RowBlock {
   public:
-    // For inputs of up to `columns` and outputs of up to `outputs` values.
+    // Reserves memory for inputs of up to `columns` and outputs of up to `outputs` values.
     void reserve(size_t columns, size_t outputs);
     static size_t bytes(size_t columns, size_t outputs);
 

@@ -99,7 +99,7 @@ class Tower {
     Tower &operator=(const Tower &) = delete;
 
     virtual void run(const TowerCall &call) = 0;
-    // Of one tile or patch.
+    // Input values of one tile or patch.
     virtual size_t input_floats() const = 0;
     virtual Saturating output_floats(Saturating count) const = 0;
     // Multiplications and additions in matrices and attention.

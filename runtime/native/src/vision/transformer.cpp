@@ -10,7 +10,7 @@ namespace v2e {
 namespace {
 
 constexpr size_t MOST_HEAD_SIZE = 256; // pack_key's buffers
-constexpr size_t QUERY_TILES = 8;      // of one task
+constexpr size_t QUERY_TILES = 8;      // tiles of queries in one task
 constexpr size_t PADDING = 2 * VISION_PANEL;
 
 // Stages of a layer, in order.
@@ -173,7 +173,7 @@ class Transformer::Pass {
              layer, ATTENTION);
     }
 
-    // From the attended values through the MLP, onto the residual stream.
+    // Computes the rest of a layer from the attended values and adds it to the residual stream.
     void mix(RowBlock &block, size_t layer, size_t first, size_t count) {
         const Layer &weights = model_.layers_[layer];
         note(block.pack(engine_, weights.output, attended(first), stride(), count), layer, ATTENTION);

@@ -14,14 +14,16 @@ namespace v2e {
 struct TransformerShape {
     size_t width;
     size_t heads;
-    size_t middle; // of the MLP
+    size_t middle; // width of the MLP
     size_t layers;
-    float epsilon; // of the norms
+    float epsilon; // added to the variance in the norms
     Finish activation;
 
     size_t head_size() const { return width / heads; }
-    size_t stride() const { return round_up(width, VISION_PANEL); }         // of a hidden row
-    size_t qkv_stride() const { return round_up(3 * width, VISION_PANEL); } // of queries, keys and values of a row
+    size_t stride() const { return round_up(width, VISION_PANEL); } // floats from one hidden row to the next
+    size_t qkv_stride() const {
+        return round_up(3 * width, VISION_PANEL);
+    } // the same for rows of queries, keys and values
 };
 
 // Tokens of some pictures, as many of each. The angles are those of one picture's tokens.
@@ -55,7 +57,7 @@ class Transformer {
     };
     // The memory of one worker during attention.
     struct Attender {
-        AlignedBuffer<uint32_t> words; // of a tile of queries
+        AlignedBuffer<uint32_t> words; // a tile of queries
         AlignedBuffer<float> scales;
         AlignedBuffer<int32_t> zeros;
         AlignedBuffer<float> scratch;

@@ -19,7 +19,7 @@ std::string digest_of(const std::string &content, size_t step) {
 } // namespace
 
 // Python: hashlib.blake2b(content, digest_size=32).hexdigest()
-TEST(digest_equals_blake2b) {
+TEST_CASE("the digest equals BLAKE2b") {
     std::string rising;
     for (int i = 0; i < 1000; ++i)
         rising += static_cast<char>(i % 251);

@@ -7,7 +7,7 @@
 
 using namespace v2e;
 
-TEST(error_guard_turns_exceptions_into_statuses) {
+TEST_CASE("the guard turns exceptions into statuses") {
     CHECK(guard([] {}) == V2E_OK);
     CHECK(guard([] { fail(V2E_ERROR_BUNDLE, "The file '%s' lacks %d bytes.", "x", 3); }) == V2E_ERROR_BUNDLE);
     CHECK(std::string(v2e_last_error()) == "The file 'x' lacks 3 bytes.");
@@ -21,7 +21,7 @@ TEST(error_guard_turns_exceptions_into_statuses) {
     CHECK(guard([] { throw 1; }) == V2E_ERROR_INTERNAL);
 }
 
-TEST(error_sentence_that_is_cut_stays_utf8) {
+TEST_CASE("an error that is cut stays UTF-8") {
     for (const char *character : {"x", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80"})
         for (size_t before = 0; before < 4; ++before) {
             std::string text(before, '.');
@@ -29,11 +29,12 @@ TEST(error_sentence_that_is_cut_stays_utf8) {
                 text += character;
             guard([&] { fail(V2E_ERROR_INPUT, "%s", text.c_str()); });
             CHECK(is_utf8(v2e_last_error()));
-            CHECK(text.rfind(v2e_last_error(), 0) == 0 && std::string(v2e_last_error()).size() > 1000);
+            CHECK(text.rfind(v2e_last_error(), 0) == 0);
+            CHECK(std::string(v2e_last_error()).size() > 1000);
         }
 }
 
-TEST(error_names_of_strangers_are_shown_short_and_harmless) {
+TEST_CASE("names from outside are shown short and harmless") {
     CHECK(shown("plain \xc3\xa9") == "plain \xc3\xa9");
     CHECK(shown("a\x1b[2Jb\nc\x7f"
                 "d\xc2\x9b"
@@ -41,7 +42,7 @@ TEST(error_names_of_strangers_are_shown_short_and_harmless) {
     CHECK(shown(std::string(500, 'n')) == std::string(80, 'n') + "...");
 }
 
-TEST(error_text_belongs_to_its_thread) {
+TEST_CASE("an error's text belongs to its thread") {
     set_last_error("mine");
     std::thread([] {
         CHECK(std::string(v2e_last_error()).empty());
@@ -50,14 +51,16 @@ TEST(error_text_belongs_to_its_thread) {
     CHECK(std::string(v2e_last_error()) == "mine");
 }
 
-TEST(error_options_of_an_older_caller_are_completed_with_zeros) {
+TEST_CASE("options of an older caller are completed with zeros") {
     v2e_model_options given{};
     given.struct_size = offsetof(v2e_model_options, activations);
     given.threads = 2;
     given.isa = V2E_ISA_PORTABLE;
     given.activations = 77;
     const v2e_model_options options = read_options(&given);
-    CHECK(options.threads == 2 && options.isa == V2E_ISA_PORTABLE && options.activations == 0);
+    CHECK(options.threads == 2);
+    CHECK(options.isa == V2E_ISA_PORTABLE);
+    CHECK(options.activations == 0);
     CHECK(options.struct_size == sizeof options);
     CHECK_FAILS(V2E_ERROR_INPUT, "struct_size", read_options<v2e_model_options>(nullptr));
     given.struct_size = 0;

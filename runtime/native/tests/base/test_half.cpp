@@ -7,18 +7,19 @@
 
 using namespace v2e;
 
-TEST(half_every_value_survives_the_round_trip) {
+TEST_CASE("every fp16 value survives the round trip") {
     for (uint32_t bits = 0; bits < 0x10000; ++bits) {
         const uint16_t half = static_cast<uint16_t>(bits);
         const float value = float_from_half(half);
-        if ((half & 0x7fffu) > 0x7c00u)
-            CHECK(std::isnan(value) && std::isnan(float_from_half(half_from_float(value))));
-        else
+        if ((half & 0x7fffu) > 0x7c00u) {
+            CHECK(std::isnan(value));
+            CHECK(std::isnan(float_from_half(half_from_float(value))));
+        } else
             CHECK(half_from_float(value) == half);
     }
 }
 
-TEST(half_has_the_values_of_ieee_754) {
+TEST_CASE("fp16 has the values of IEEE 754") {
     CHECK(float_from_half(0x3c00) == 1.0f);
     CHECK(float_from_half(0xc000) == -2.0f);
     CHECK(float_from_half(0x7bff) == 65504.0f);
@@ -27,7 +28,7 @@ TEST(half_has_the_values_of_ieee_754) {
     CHECK(std::isinf(float_from_half(0x7c00)));
 }
 
-TEST(half_rounds_to_nearest_even) {
+TEST_CASE("fp16 rounds to nearest even") {
     CHECK(half_from_float(1.0f + std::ldexp(1.0f, -11)) == 0x3c00); // a tie goes to the even neighbour
     CHECK(half_from_float(1.0f + 3 * std::ldexp(1.0f, -11)) == 0x3c02);
     CHECK(half_from_float(std::nextafter(1.0f + std::ldexp(1.0f, -11), 2.0f)) == 0x3c01);
@@ -38,7 +39,7 @@ TEST(half_rounds_to_nearest_even) {
     CHECK(half_from_float(-std::numeric_limits<float>::infinity()) == 0xfc00);
 }
 
-TEST(half_bf16_is_the_upper_part_of_a_float) {
+TEST_CASE("bf16 is the upper part of a float") {
     CHECK(float_from_bf16(0x3f80) == 1.0f);
     CHECK(float_from_bf16(0xc040) == -3.0f);
 }

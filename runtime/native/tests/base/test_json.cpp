@@ -13,35 +13,38 @@ Json parse(std::string_view text) {
 
 } // namespace
 
-TEST(json_reads_every_kind_of_value) {
+TEST_CASE("the JSON reader reads every kind of value") {
     const Json value = parse(R"( {"a": [1, -2.5, 1e3, true, false, null], "b": {"c": "x"}, "d": {}, "e": []} )");
     const std::vector<Json> &items = value.at("a").items();
     CHECK(items.size() == 6);
     CHECK(items[0].unsigned_integer() == 1);
     CHECK(items[1].number() == -2.5);
     CHECK(items[2].number() == 1000.0);
-    CHECK(items[3].boolean() && !items[4].boolean());
+    CHECK(items[3].boolean());
+    CHECK(!items[4].boolean());
     CHECK(items[5].kind() == Json::Kind::null);
     CHECK(value.at("b").at("c").string() == "x");
-    CHECK(value.at("d").keys().empty() && value.at("e").items().empty());
-    CHECK((value.keys() == std::vector<std::string>{"a", "b", "d", "e"}));
-    CHECK(value.contains("a") && !value.contains("z"));
+    CHECK(value.at("d").keys().empty());
+    CHECK(value.at("e").items().empty());
+    CHECK(value.keys() == std::vector<std::string>{"a", "b", "d", "e"});
+    CHECK(value.contains("a"));
+    CHECK(!value.contains("z"));
 }
 
-TEST(json_reads_numbers_exactly) {
+TEST_CASE("the JSON reader reads numbers exactly") {
     CHECK(parse("18446744073709551615").unsigned_integer() == UINT64_MAX);
     CHECK(parse("1e-06").number() == 1e-06);
     CHECK(parse("0.1").number() == 0.1);
     CHECK(parse("-0").number() == 0.0);
 }
 
-TEST(json_decodes_strings) {
+TEST_CASE("the JSON reader decodes strings") {
     CHECK(parse(R"("\"\\\/\b\f\n\r\t")").string() == "\"\\/\b\f\n\r\t");
     CHECK(parse(R"("\u0041\u00e9\u20ac\ud83d\ude00")").string() == "A\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80");
     CHECK(parse("\"\xc3\xa9\xf0\x9f\x98\x80\"").string() == "\xc3\xa9\xf0\x9f\x98\x80");
 }
 
-TEST(json_refuses_what_the_grammar_does_not_allow) {
+TEST_CASE("the JSON reader refuses what the grammar does not allow") {
     const char *const malformed[] = {
         "",        " ",          "{",     "[1",       "[1,]",   "{\"a\":1,}", "{\"a\" 1}", "{a:1}",
         "tru",     "nul",        "NaN",   "Infinity", "+1",     "01",         "1.",        ".5",
@@ -53,7 +56,7 @@ TEST(json_refuses_what_the_grammar_does_not_allow) {
         CHECK_FAILS(V2E_ERROR_BUNDLE, "the test", parse(text));
 }
 
-TEST(json_refuses_text_that_is_not_utf8) {
+TEST_CASE("the JSON reader refuses text that is not UTF-8") {
     const char *const malformed[] = {"\"\x80\"",          "\"\xc0\xaf\"",         "\"\xe0\x80\xaf\"",
                                      "\"\xed\xa0\x80\"",  "\"\xf5\x80\x80\x80\"", "\"\xf0\x80\x80\x80\"",
                                      "\"\xc3\"",          "\"\\ud800\"",          "\"\\udc00\"",
@@ -62,12 +65,12 @@ TEST(json_refuses_text_that_is_not_utf8) {
         CHECK_FAILS(V2E_ERROR_BUNDLE, "the test", parse(text));
 }
 
-TEST(json_refuses_bottomless_nesting) {
+TEST_CASE("the JSON reader refuses bottomless nesting") {
     CHECK_FAILS(V2E_ERROR_BUNDLE, "too deep", parse(std::string(100000, '[')));
     CHECK(parse(std::string(60, '[') + std::string(60, ']')).items().size() == 1);
 }
 
-TEST(json_refuses_more_than_a_file_of_this_project_needs) {
+TEST_CASE("the JSON reader refuses more than a file of this project needs") {
     std::string values = "[";
     for (size_t i = 0; i < Json::MOST_VALUES; ++i)
         values += "1,";
@@ -78,8 +81,8 @@ TEST(json_refuses_more_than_a_file_of_this_project_needs) {
     CHECK_FAILS(V2E_ERROR_BUNDLE, "bytes of JSON", parse("\"" + std::string(Json::MOST_BYTES, ' ') + "\""));
 }
 
-// What a stranger's text may take: its size, and VALUE_BYTES for each of at most MOST_VALUES values.
-TEST(json_takes_little_memory_whatever_the_text_is) {
+// The memory that a text from outside may take: its size, and VALUE_BYTES for each of at most MOST_VALUES values.
+TEST_CASE("JSON takes little memory whatever the text is") {
     const auto repeated = [](const std::string &begin, const std::string &part, const std::string &end, size_t bytes) {
         std::string text = begin;
         while (text.size() + part.size() + end.size() < bytes)
@@ -111,7 +114,7 @@ TEST(json_takes_little_memory_whatever_the_text_is) {
     }
 }
 
-TEST(json_accessors_name_what_they_miss) {
+TEST_CASE("the accessors of JSON name what they miss") {
     const Json value = parse(R"({"a": {"b": -1}})");
     CHECK_FAILS(V2E_ERROR_BUNDLE, "the test: a lacks 'c'", value.at("a").at("c"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "the test: a: b is not a string", value.at("a").at("b").string());

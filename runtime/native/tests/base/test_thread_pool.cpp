@@ -6,7 +6,7 @@
 
 using namespace v2e;
 
-TEST(thread_pool_runs_every_task_once) {
+TEST_CASE("a thread pool runs every task once") {
     for (const unsigned threads : {1u, 2u, 3u, 8u}) {
         ThreadPool pool(threads);
         CHECK(pool.threads() == threads);
@@ -19,7 +19,7 @@ TEST(thread_pool_runs_every_task_once) {
     }
 }
 
-TEST(thread_pool_zero_threads_means_the_caller_alone) {
+TEST_CASE("zero threads mean the caller alone") {
     ThreadPool pool(0);
     CHECK(pool.threads() == 1);
     size_t sum = 0;
@@ -27,7 +27,7 @@ TEST(thread_pool_zero_threads_means_the_caller_alone) {
     CHECK(sum == 10);
 }
 
-TEST(thread_pool_results_are_visible_to_the_caller_after_many_short_regions) {
+TEST_CASE("results of a thread pool are visible to the caller after many short regions") {
     ThreadPool pool(3);
     std::vector<size_t> values(6, 0);
     for (size_t round = 1; round <= 20000; ++round) {
@@ -40,7 +40,7 @@ TEST(thread_pool_results_are_visible_to_the_caller_after_many_short_regions) {
     }
 }
 
-TEST(thread_pool_wakes_workers_that_fell_asleep) {
+TEST_CASE("a thread pool wakes workers that fell asleep") {
     ThreadPool pool(2);
     for (int round = 0; round < 20; ++round) {
         std::this_thread::sleep_for(std::chrono::milliseconds(2)); // far longer than the workers spin
@@ -57,7 +57,7 @@ TEST(thread_pool_wakes_workers_that_fell_asleep) {
     }
 }
 
-TEST(thread_pool_serves_callers_in_turn) {
+TEST_CASE("a thread pool serves callers in turn") {
     ThreadPool pool(2);
     std::vector<std::thread> callers;
     std::atomic<size_t> total{0};

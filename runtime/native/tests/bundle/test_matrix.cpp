@@ -36,16 +36,23 @@ struct MatrixFile {
 
 } // namespace
 
-TEST(matrix_loads_its_parts) {
+TEST_CASE("a matrix loads its parts") {
     const Matrix matrix = MatrixFile{}.read();
-    CHECK(matrix.precision == Precision::int4 && matrix.quantized() && !matrix.symmetric);
-    CHECK(matrix.rows == 100 && matrix.columns == 64 && matrix.group_size == 32);
-    CHECK(matrix.panels() == 2 && matrix.groups() == 2);
-    CHECK(matrix.scales != nullptr && matrix.zeros != nullptr && matrix.bias != nullptr);
+    CHECK(matrix.precision == Precision::int4);
+    CHECK(matrix.quantized());
+    CHECK(!matrix.symmetric);
+    CHECK(matrix.rows == 100);
+    CHECK(matrix.columns == 64);
+    CHECK(matrix.group_size == 32);
+    CHECK(matrix.panels() == 2);
+    CHECK(matrix.groups() == 2);
+    CHECK(matrix.scales != nullptr);
+    CHECK(matrix.zeros != nullptr);
+    CHECK(matrix.bias != nullptr);
     CHECK(matrix.weight_bytes == 5264);
 }
 
-TEST(matrix_of_four_bits_says_what_they_mean) {
+TEST_CASE("a matrix of four bits says what they mean") {
     const auto read = [](const char *code) {
         return MatrixFile::described(std::string(R"({"precision":"int4","code":)") + code +
                                      R"(,"rows":100,"columns":64,"group_size":32,"symmetric":true})")
@@ -57,7 +64,7 @@ TEST(matrix_of_four_bits_says_what_they_mean) {
     CHECK_FAILS(V2E_ERROR_BUNDLE, "matrix 'm' has an unknown code", read(R"("fp4")"));
 }
 
-TEST(matrix_refuses_descriptions_that_make_no_sense) {
+TEST_CASE("a matrix refuses descriptions that make no sense") {
     const auto load = [](const char *description) { MatrixFile::described(description).load(); };
     CHECK_FAILS(V2E_ERROR_BUNDLE, "unknown precision",
                 load(R"({"precision":"int3","rows":100,"columns":64,"group_size":32,"symmetric":false})"));
@@ -81,7 +88,7 @@ TEST(matrix_refuses_descriptions_that_make_no_sense) {
                 load(R"({"precision":"int4","rows":100,"columns":64,"group_size":32})"));
 }
 
-TEST(matrix_refuses_tensors_that_do_not_fit) {
+TEST_CASE("a matrix refuses tensors that do not fit") {
     CHECK_FAILS(
         V2E_ERROR_BUNDLE, "'m.weight' has another shape",
         MatrixFile::described(R"({"precision":"int4","rows":129,"columns":64,"group_size":32,"symmetric":false})")

@@ -18,7 +18,7 @@ void open_parts(const std::string &header, const std::string &data) {
 
 } // namespace
 
-TEST(safetensors_reads_tensors_and_metadata) {
+TEST_CASE("the safetensors reader reads tensors and metadata") {
     const TemporaryFile file(
         safetensors_bytes(R"({"__metadata__":{"format":"pt"},"b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]},)"
                           R"("a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},)"
@@ -26,26 +26,30 @@ TEST(safetensors_reads_tensors_and_metadata) {
                           std::string("\0\0\x80\x3f\0\0\0\x40xyz", 11)));
     const SafetensorsFile tensors(file.path());
     const TensorView &a = tensors.tensor("a");
-    CHECK(a.dtype == "F32" && a.bytes == 8);
-    CHECK((a.shape == std::vector<uint64_t>{1, 2}));
+    CHECK(a.dtype == "F32");
+    CHECK(a.bytes == 8);
+    CHECK(a.shape == std::vector<uint64_t>{1, 2});
     float values[2];
     std::memcpy(values, a.data, sizeof values);
-    CHECK(values[0] == 1.0f && values[1] == 2.0f);
+    CHECK(values[0] == 1.0f);
+    CHECK(values[1] == 2.0f);
     CHECK(static_cast<char>(tensors.tensor("b").data[2]) == 'z');
     CHECK(tensors.tensor("empty").bytes == 0);
     CHECK(tensors.metadata().at("format") == "pt");
-    CHECK(tensors.contains("a") && !tensors.contains("c") && !tensors.contains("__metadata__"));
+    CHECK(tensors.contains("a"));
+    CHECK(!tensors.contains("c"));
+    CHECK(!tensors.contains("__metadata__"));
     CHECK(tensors.mapped_bytes() == std::filesystem::file_size(file.path()));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "lacks the tensor 'c'", tensors.tensor("c"));
 }
 
-TEST(safetensors_refuses_files_that_cannot_be_mapped) {
+TEST_CASE("the safetensors reader refuses files that cannot be mapped") {
     CHECK_FAILS(V2E_ERROR_BUNDLE, "/no/such/file", SafetensorsFile("/no/such/file"));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "", SafetensorsFile(std::filesystem::temp_directory_path().string()));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "is empty", open_bytes(""));
 }
 
-TEST(safetensors_refuses_a_broken_header) {
+TEST_CASE("the safetensors reader refuses a broken header") {
     CHECK_FAILS(V2E_ERROR_BUNDLE, "too short", open_bytes("1234567"));
     const TemporaryFile file(safetensors_bytes("{}    ", ""));
     CHECK_FAILS(V2E_ERROR_BUNDLE, "has a header of 6 bytes, but such a file needs less than 5",
@@ -63,7 +67,7 @@ TEST(safetensors_refuses_a_broken_header) {
     CHECK_FAILS(V2E_ERROR_BUNDLE, "not an object", open_parts(R"({"__metadata__":[]})", ""));
 }
 
-TEST(safetensors_refuses_broken_entries) {
+TEST_CASE("the safetensors reader refuses broken entries") {
     const auto open_entry = [](const std::string &entry) { open_parts("{\"t\":" + entry + "}", "12345678"); };
     CHECK_FAILS(V2E_ERROR_BUNDLE, "unknown dtype 'F4'",
                 open_entry(R"({"dtype":"F4","shape":[8],"data_offsets":[0,8]})"));
@@ -87,13 +91,13 @@ TEST(safetensors_refuses_broken_entries) {
                 open_entry(R"({"dtype":"F64","shape":[4294967296,4294967296],"data_offsets":[0,8]})"));
 }
 
-TEST(safetensors_shows_a_strange_name_in_short_and_without_control_characters) {
+TEST_CASE("the safetensors reader shows a strange name in short and without control characters") {
     const std::string name = "\\u001b[2J" + std::string(900, 'n');
     CHECK_FAILS(V2E_ERROR_BUNDLE, ("tensor '?[2J" + std::string(76, 'n') + "...' has the unknown").c_str(),
                 open_parts("{\"" + name + R"(":{"dtype":"F4","shape":[8],"data_offsets":[0,8]}})", "12345678"));
 }
 
-TEST(safetensors_refuses_data_that_the_tensors_do_not_cover_once) {
+TEST_CASE("the safetensors reader refuses data that the tensors do not cover once") {
     const auto open_two = [](const char *first, const char *second) {
         open_parts(std::string(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)") + first +
                        R"(},"b":{"dtype":"U8","shape":[3],"data_offsets":)" + second + "}}",

@@ -39,7 +39,7 @@ struct Fiber {
     ucontext_t place;
 #endif
     Index index{};
-    std::vector<Copy> copies; // of the group that is not committed yet
+    std::vector<Copy> copies; // the group that is not committed yet
     std::deque<std::vector<Copy>> groups;
     const unsigned *waits_for = nullptr; // a generation, until it is no longer `since`
     unsigned since = 0;
@@ -50,7 +50,7 @@ struct Warp {
     unsigned arrived = 0;
     unsigned generation = 0;
     const char *what = nullptr;
-    // By the parity of the generation: nobody can be two generations ahead.
+    // Indexed by the parity of the generation: no fiber can be two generations ahead.
     std::array<std::array<uint64_t, LANES>, 2> values;
     std::array<std::array<std::array<uint32_t, 6>, LANES>, 2> fragments;
     float products[2][16][8];

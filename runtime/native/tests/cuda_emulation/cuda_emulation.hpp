@@ -43,7 +43,7 @@ struct Index {
     unsigned x, y, z;
 };
 
-// Of the thread that runs now.
+// They belong to the thread that runs now.
 extern Index thread_index, block_index, block_size, grid_size;
 
 using Call = void (*)(const void *arguments);

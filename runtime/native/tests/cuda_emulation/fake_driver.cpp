@@ -6,7 +6,7 @@
 //   V2E_FAKE_CUDA_MEMORY      bytes of the device; 1 GiB
 //   V2E_FAKE_CUDA_FAILS       name of a call that fails with CUDA_ERROR_UNKNOWN
 //   V2E_FAKE_CUDA_LOG         a file that gets a line for every call: its name, for launches the kernel's name as well
-// Memory of the device lies between pages that nobody may touch.
+// Memory of the device lies between pages that must not be touched.
 #include "tests/cuda_emulation/cuda_emulation.hpp"
 
 #include <cstdio>

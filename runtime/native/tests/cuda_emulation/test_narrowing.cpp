@@ -17,7 +17,7 @@ using namespace v2e;
 
 namespace {
 
-// The double of the driver, with enough of a file of kernels: it has its own.
+// The fake driver. It has its own kernels, so that any file of kernels will do.
 cuda::Device &device() {
     static const std::unique_ptr<cuda::Device> opened([] {
         const std::string directory = V2E_FAKE_DRIVER ".kernels";
@@ -97,7 +97,7 @@ v2e_generate_options sampling(float temperature, uint32_t top_k, float penalty, 
     return options;
 }
 
-TEST(device_takes_the_first_candidates) {
+TEST_CASE("the device takes the first candidates") {
     std::mt19937 random(5);
     for (const size_t vocabulary : {1u, 2u, 31u, 256u, 331u, 1024u, 20011u})
         for (const bool ties : {false, true}) {
@@ -118,7 +118,7 @@ TEST(device_takes_the_first_candidates) {
         }
 }
 
-TEST(narrowed_choices_are_those_from_all_logits) {
+TEST_CASE("narrowed choices are those from all logits") {
     std::mt19937 random(6);
     size_t different = 0;
     for (const bool ties : {false, true})
@@ -146,13 +146,17 @@ TEST(narrowed_choices_are_those_from_all_logits) {
     CHECK(different > 100);
 }
 
-TEST(narrowing_is_for_few_candidates) {
+TEST_CASE("narrowing is for few candidates") {
     const auto count = [](float temperature, uint32_t top_k, size_t vocabulary) {
         return Sampler(sampling(temperature, top_k, 1.2f, 0), vocabulary).narrowing().count;
     };
-    CHECK(count(0.0f, 0, 5000) == 1 && count(0.0f, 2000, 1) == 1);
-    CHECK(count(1.0f, 40, 5000) == 40 && count(1.0f, 1024, 5000) == 1024);
-    CHECK(count(1.0f, 0, 5000) == 0 && count(1.0f, 1025, 5000) == 0 && count(1.0f, 40, 40) == 0);
+    CHECK(count(0.0f, 0, 5000) == 1);
+    CHECK(count(0.0f, 2000, 1) == 1);
+    CHECK(count(1.0f, 40, 5000) == 40);
+    CHECK(count(1.0f, 1024, 5000) == 1024);
+    CHECK(count(1.0f, 0, 5000) == 0);
+    CHECK(count(1.0f, 1025, 5000) == 0);
+    CHECK(count(1.0f, 40, 40) == 0);
 }
 
 } // namespace

@@ -39,7 +39,7 @@ class Text {
 template <class Cost>
 double speed_up(DraftPlan &plan, Text text, size_t tokens, Cost &&step_ms) {
     double elapsed = 0.0, alone = 0.0;
-    size_t left = 0; // of the last draft
+    size_t left = 0; // tokens left of the last draft
     for (size_t token = 0; token < tokens; ++token) {
         const size_t agreeing = text.agreeing();
         const bool right = text.next_is_right();
@@ -64,17 +64,17 @@ auto rows_that_cost(double share) {
 
 } // namespace
 
-TEST(plan_copies_several_times_faster_where_memory_is_the_limit) {
+TEST_CASE("a draft plan copies several times faster where memory is the limit") {
     DraftPlan plan;
     CHECK(speed_up(plan, Text(0.5, 30.0), 500, rows_that_cost(0.12)) > 2.0);
 }
 
-TEST(plan_gains_from_short_repeats_as_well) {
+TEST_CASE("a draft plan gains from short repeats as well") {
     DraftPlan plan;
     CHECK(speed_up(plan, Text(0.3, 4.0), 500, rows_that_cost(0.12)) > 1.1);
 }
 
-TEST(plan_never_costs_more_than_three_percent) {
+TEST_CASE("a draft plan never costs more than three percent") {
     for (const double cost : {0.02, 0.12, 0.25, 0.5, 1.0, 1.4})
         for (const double repeats : {0.0, 0.1, 0.5, 0.9})
             for (const double run : {1.0, 1.3, 2.0, 4.0, 30.0})
@@ -87,7 +87,7 @@ TEST(plan_never_costs_more_than_three_percent) {
                 }
 }
 
-TEST(plan_knows_that_a_kernel_has_steps) {
+TEST_CASE("a draft plan knows that a kernel has steps") {
     // Six rows cost as much as one, the seventh as much as another step.
     const auto tiles = [](size_t drafted, size_t) {
         return drafted < 6 ? 100.0 : 250.0 + 10.0 * static_cast<double>(drafted);
@@ -96,7 +96,7 @@ TEST(plan_knows_that_a_kernel_has_steps) {
     CHECK(speed_up(plan, Text(0.5, 6.0), 500, tiles) > 1.8);
 }
 
-TEST(plan_recovers_from_a_busy_machine) {
+TEST_CASE("a draft plan recovers from a busy machine") {
     DraftPlan plan;
     const auto busy = [](size_t drafted, size_t) { return 100.0 * (1.0 + 1.5 * static_cast<double>(drafted)); };
     speed_up(plan, Text(0.5, 30.0), 200, busy);
@@ -104,7 +104,7 @@ TEST(plan_recovers_from_a_busy_machine) {
     CHECK(speed_up(plan, Text(0.5, 30.0), 2000, rows_that_cost(0.12)) > 1.5);
 }
 
-TEST(plan_drafts_nothing_without_a_repeat_or_before_a_step_was_measured) {
+TEST_CASE("a draft plan drafts nothing without a repeat or before a step was measured") {
     DraftPlan plan;
     CHECK(plan.length(20, DraftPlan::MOST_DRAFTED) == 0);
     plan.note_step(0, 100.0);

@@ -8,7 +8,7 @@ using namespace v2e;
 
 namespace {
 
-constexpr uint64_t PAGE_BYTES = 2 * KV_PAGE * 16 * sizeof(float); // of a cache of `Conversation`
+constexpr uint64_t PAGE_BYTES = 2 * KV_PAGE * 16 * sizeof(float); // a page of the cache of a `Conversation`
 constexpr uint64_t PLENTY = 100 * PAGE_BYTES;
 
 std::vector<PositionKey> keys_of(size_t count, int32_t first = 0) {
@@ -40,7 +40,7 @@ size_t found(PrefixCache &prefixes, const std::vector<PositionKey> &keys) {
 
 } // namespace
 
-TEST(prefix_cache_finds_the_longest_beginning) {
+TEST_CASE("the prefix cache finds the longest beginning") {
     PrefixCache prefixes(PLENTY);
     leave(prefixes, Conversation(keys_of(3 * KV_PAGE)));
     CHECK(found(prefixes, keys_of(3 * KV_PAGE)) == 3 * KV_PAGE);
@@ -53,7 +53,7 @@ TEST(prefix_cache_finds_the_longest_beginning) {
     CHECK(prefixes.find(KvPrecision::int8, keys_of(KV_PAGE), KV_PAGE).positions == 0);
 }
 
-TEST(prefix_cache_gives_the_pages_of_the_positions) {
+TEST_CASE("the prefix cache gives the pages of the positions") {
     PrefixCache prefixes(PLENTY);
     leave(prefixes, Conversation(keys_of(KV_PAGE + 40)));
     const PrefixCache::Match match = prefixes.find(KvPrecision::fp32, keys_of(KV_PAGE + 20), KV_PAGE + 20);
@@ -70,7 +70,7 @@ TEST(prefix_cache_gives_the_pages_of_the_positions) {
     CHECK(*reinterpret_cast<float *>(cache.value(0, 0, KV_PAGE + 19)) == static_cast<float>(KV_PAGE + 19));
 }
 
-TEST(prefix_cache_keeps_an_equal_page_once) {
+TEST_CASE("the prefix cache keeps an equal page once") {
     PrefixCache prefixes(PLENTY);
     Conversation one(keys_of(KV_PAGE + 3)), other(keys_of(KV_PAGE + 3));
     CHECK(one.cache.page(0) != other.cache.page(0));
@@ -81,7 +81,7 @@ TEST(prefix_cache_keeps_an_equal_page_once) {
     CHECK(prefixes.kept_bytes() == 0); // sessions hold them
 }
 
-TEST(prefix_cache_takes_no_pages_that_are_not_there) {
+TEST_CASE("the prefix cache takes no pages that are not there") {
     PrefixCache prefixes(PLENTY);
     Conversation conversation(keys_of(KV_PAGE + 3));
     conversation.cache.trim(KV_PAGE);
@@ -93,7 +93,7 @@ TEST(prefix_cache_takes_no_pages_that_are_not_there) {
     CHECK(prefixes.page_count() == 1);
 }
 
-TEST(prefix_cache_replaces_a_page_by_a_fuller_one) {
+TEST_CASE("the prefix cache replaces a page by a fuller one") {
     PrefixCache prefixes(PLENTY);
     leave(prefixes, Conversation(keys_of(10)));
     leave(prefixes, Conversation(keys_of(20)));
@@ -104,7 +104,7 @@ TEST(prefix_cache_replaces_a_page_by_a_fuller_one) {
     CHECK(prefixes.page_count() == 1);
 }
 
-TEST(prefix_cache_lets_the_least_recently_used_leaf_go_first) {
+TEST_CASE("the prefix cache lets the least recently used leaf go first") {
     PrefixCache prefixes(3 * PAGE_BYTES);
     leave(prefixes, Conversation(keys_of(KV_PAGE + 5)));
     leave(prefixes, Conversation(keys_of(8, 1000)));
@@ -121,7 +121,7 @@ TEST(prefix_cache_lets_the_least_recently_used_leaf_go_first) {
     CHECK(prefixes.page_count() == 0);
 }
 
-TEST(prefix_cache_takes_no_page_from_a_session) {
+TEST_CASE("the prefix cache takes no page from a session") {
     PrefixCache prefixes(0);
     Conversation conversation(keys_of(2 * KV_PAGE));
     prefixes.insert(conversation.keys, conversation.cache);
@@ -132,7 +132,7 @@ TEST(prefix_cache_takes_no_page_from_a_session) {
     CHECK(found(prefixes, keys_of(2 * KV_PAGE)) == KV_PAGE);
 }
 
-TEST(prefix_cache_forgets_a_page_rather_than_break_its_budget) {
+TEST_CASE("the prefix cache forgets a page rather than break its budget") {
     for (const bool room : {true, false}) {
         PrefixCache prefixes(room ? PAGE_BYTES : PAGE_BYTES - 1);
         Conversation conversation(keys_of(10));
@@ -143,7 +143,7 @@ TEST(prefix_cache_forgets_a_page_rather_than_break_its_budget) {
     }
 }
 
-TEST(prefix_cache_tells_embeddings_from_tokens) {
+TEST_CASE("the prefix cache tells embeddings from tokens") {
     const float zeros[4] = {}, ones[4] = {1, 1, 1, 1};
     CHECK(key_of_embedding(zeros, 4) == key_of_embedding(zeros, 4));
     CHECK(!(key_of_embedding(zeros, 4) == key_of_embedding(ones, 4)));
@@ -152,7 +152,7 @@ TEST(prefix_cache_tells_embeddings_from_tokens) {
     CHECK(!(key_of_token(7) == key_of_token(8)));
 }
 
-TEST(prefix_cache_serves_several_threads) {
+TEST_CASE("the prefix cache serves several threads") {
     PrefixCache prefixes(4 * PAGE_BYTES);
     std::vector<std::thread> threads;
     for (int32_t index = 0; index < 4; ++index)

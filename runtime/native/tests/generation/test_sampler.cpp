@@ -1,4 +1,4 @@
-// The choice of a token, for logits and options that nobody computes on purpose.
+// The choice of a token for logits and options at the edge of what is allowed, and beyond it.
 #include "generation/sampler.hpp"
 #include "tests/check.hpp"
 
@@ -26,7 +26,7 @@ int32_t choose(const v2e_generate_options &options, const std::vector<float> &lo
 
 } // namespace
 
-TEST(sampler_refuses_logits_that_are_no_numbers) {
+TEST_CASE("the sampler refuses logits that are no numbers") {
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                             -std::numeric_limits<float>::infinity()})
         for (const float temperature : {0.0f, 1.0f})
@@ -46,7 +46,7 @@ TEST(sampler_refuses_logits_that_are_no_numbers) {
             }
 }
 
-TEST(sampler_keeps_the_best_candidate_whatever_the_options_are) {
+TEST_CASE("the sampler keeps the best candidate whatever the options are") {
     const std::vector<float> logits = {-FLT_MAX, 0.0f, FLT_MAX, -3.0f, 2.0f};
     for (const float temperature : {FLT_TRUE_MIN, 1e-38f, 1.0f, 1e6f})
         for (const float penalty : {0.0f, 1e-6f, 1.0f, 1e6f})
@@ -57,12 +57,13 @@ TEST(sampler_keeps_the_best_candidate_whatever_the_options_are) {
                 options.top_p = share;
                 options.min_p = 1.0f;
                 const int32_t token = choose(options, logits, {0, 2, 3});
-                CHECK(token >= 0 && token < 5);
-                CHECK(token == 2 || penalty > 1.0f);
+                CHECK(token >= 0);
+                CHECK(token < 5);
+                CHECK((token == 2 || penalty > 1.0f));
             }
 }
 
-TEST(sampler_refuses_options_out_of_range) {
+TEST_CASE("the sampler refuses options out of range") {
     const auto refuses = [](const char *words, auto &&change) {
         v2e_generate_options options = sampled();
         change(options);

@@ -27,33 +27,33 @@ using Tokens = std::vector<int32_t>;
 
 } // namespace
 
-TEST(history_without_a_repeat_has_no_followers) {
+TEST_CASE("a token history without a repeat has no followers") {
     CHECK(TokenHistory().follower(0) < 0);
     CHECK(history_of({1}).follower(0) < 0);
     CHECK(history_of({1, 2, 3, 4, 5, 6, 2}).follower(0) < 0); // one token alone is no repeat
 }
 
-TEST(history_goes_on_as_it_went_on_before) {
+TEST_CASE("the token history goes on as it went on before") {
     const TokenHistory history = history_of({1, 2, 3, 4, 5, 9, 2, 3});
     CHECK(history.repeat().end == 3);
     CHECK(history.repeat().length == 2);
-    CHECK((followers(history, 5) == Tokens{4, 5, 9, 2, 3}));
+    CHECK(followers(history, 5) == Tokens{4, 5, 9, 2, 3});
 }
 
-TEST(history_at_its_own_end_goes_on_with_itself) {
-    CHECK((followers(history_of({8, 1, 2, 3, 1, 2, 3, 1, 2}), 7) == Tokens{3, 1, 2, 3, 1, 2, 3}));
-    CHECK((followers(history_of({5, 5, 5, 5}), 4) == Tokens{5, 5, 5, 5}));
+TEST_CASE("the token history at its own end goes on with itself") {
+    CHECK(followers(history_of({8, 1, 2, 3, 1, 2, 3, 1, 2}), 7) == Tokens{3, 1, 2, 3, 1, 2, 3});
+    CHECK(followers(history_of({5, 5, 5, 5}), 4) == Tokens{5, 5, 5, 5});
 }
 
-TEST(history_prefers_three_tokens_that_agree_over_a_later_place_with_two) {
+TEST_CASE("the token history prefers three tokens that agree over a later place with two") {
     CHECK(history_of({1, 2, 3, 7, 9, 2, 3, 8, 1, 2, 3}).follower(0) == 7);
 }
 
-TEST(history_takes_the_latest_of_equal_places) {
+TEST_CASE("the token history takes the latest of equal places") {
     CHECK(history_of({1, 2, 3, 7, 0, 1, 2, 3, 8, 0, 1, 2, 3}).follower(0) == 8);
 }
 
-TEST(history_stays_with_a_place_as_long_as_it_agrees) {
+TEST_CASE("the token history stays with a place as long as it agrees") {
     TokenHistory history = history_of({6, 1, 2, 3, 4, 5, 9, 2, 3, 8, 0, 6, 1, 2, 3});
     CHECK(history.follower(0) == 4); // six stood before 1, 2, 3; the later 2, 3 went on with 8
     history.append(4);
@@ -63,7 +63,7 @@ TEST(history_stays_with_a_place_as_long_as_it_agrees) {
     CHECK(history.follower(0) < 0);
 }
 
-TEST(history_counts_the_tokens_that_agree_up_to_a_limit) {
+TEST_CASE("the token history counts the tokens that agree up to a limit") {
     TokenHistory history;
     for (size_t i = 0; i < 100; ++i)
         history.append(static_cast<int32_t>(i));
@@ -74,13 +74,13 @@ TEST(history_counts_the_tokens_that_agree_up_to_a_limit) {
     CHECK(history.follower(0) == 40);
 }
 
-TEST(history_looks_neither_through_nor_into_embeddings) {
+TEST_CASE("the token history looks neither through nor into embeddings") {
     CHECK(history_of({1, -1, 3, 4, 1, -1}).follower(0) < 0);
     CHECK(history_of({-1, -1, -1, -1}).follower(0) < 0);
-    CHECK((followers(history_of({1, 2, 3, -1, 4, 1, 2}), 3) == Tokens{3, -1, 4}));
+    CHECK(followers(history_of({1, 2, 3, -1, 4, 1, 2}), 3) == Tokens{3, -1, 4});
 }
 
-TEST(history_forgets_what_was_truncated) {
+TEST_CASE("the token history forgets what was truncated") {
     TokenHistory history = history_of({1, 2, 3, 4, 1, 2, 3, 9});
     history.truncate(3);
     CHECK(history.length() == 3);
@@ -90,7 +90,7 @@ TEST(history_forgets_what_was_truncated) {
     CHECK(history.follower(0) == 7);
 }
 
-TEST(history_finds_nearly_everything_after_it_has_grown) {
+TEST_CASE("the token history finds nearly everything after it has grown") {
     TokenHistory history;
     constexpr int32_t COUNT = 5000;
     for (int32_t token = 0; token < COUNT; ++token)

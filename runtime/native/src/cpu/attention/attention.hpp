@@ -11,7 +11,7 @@ namespace v2e {
 
 constexpr size_t KV_PAGE = 256;           // positions that are allocated together
 constexpr size_t KEY_LANES = 16;          // keys that lie side by side, channel by channel
-constexpr size_t MAX_ATTENTION_ROWS = 64; // of one task: positions * heads
+constexpr size_t MAX_ATTENTION_ROWS = 64; // most rows of one task: positions * heads
 constexpr size_t MAX_HEAD_SIZE = 512;
 // Keys that a row adds up by themselves before they join the rest: a multiple of KV_PAGE. It decides the order of the
 // sums and thereby the bits, so it depends on nothing, the number of threads least of all.
@@ -56,9 +56,9 @@ size_t attention_partial_floats(size_t rows, size_t head_size);
 // blocks of 64 keys begin at multiples of 64, segments at multiples of KEY_SEGMENT, and what a row does not see changes
 // nothing in it.
 struct AttentionKernels {
-    // Over all keys. Returns false when an output is a NaN or an infinity.
+    // Attends over all keys. Returns false when an output is a NaN or an infinity.
     bool (*attend)(const AttentionTask &task, float *scratch);
-    // Over the keys of one segment only; `partial` holds the sums that are not finished.
+    // Attends over the keys of one segment only; `partial` holds the sums that are not finished.
     void (*attend_segment)(const AttentionTask &task, size_t segment, float *partial, float *scratch);
     // Finishes partials (segments, attention_partial_floats), which it overwrites. Returns what attend does.
     bool (*join)(const AttentionTask &task, float *partials);

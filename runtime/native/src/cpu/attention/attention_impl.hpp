@@ -10,7 +10,7 @@ namespace v2e::V2E_SIMD {
 
 namespace {
 
-constexpr size_t KEYS = 64; // of one block
+constexpr size_t KEYS = 64; // keys of one block
 constexpr int LANES = 16;
 constexpr int KEY_VECTORS = static_cast<int>(KEYS) / LANES;
 constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
@@ -169,7 +169,7 @@ inline void accumulate(const float *weights, const Element *values, size_t head_
         accumulate_columns<Rows, 1>(weights, values + column, head_size, depth, correction, sums + column);
 }
 
-// One block of keys for `Rows` rows from `row` on.
+// Attends over one block of keys for `Rows` rows from `row` on.
 template <int Rows, class Element>
 inline void advance(const AttentionTask &task, const Workspace &work, const Sums &sums, size_t row, size_t key,
                     const Block<Element> &block) {
@@ -214,7 +214,7 @@ inline void advance_rows(const AttentionTask &task, const Workspace &work, const
     }
 }
 
-// One block of keys for all rows of the task.
+// Attends over one block of keys for all rows of the task.
 template <class Element>
 void advance_all(const AttentionTask &task, const Workspace &work, const Sums &sums, size_t key,
                  const Block<Element> &block) {

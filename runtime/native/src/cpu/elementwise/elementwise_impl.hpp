@@ -77,7 +77,7 @@ struct HadamardSigns {
 };
 constexpr HadamardSigns HADAMARD;
 
-// As Ashkboos et al. (2024), "QuaRot", section 4, have it for the heads of a KV cache.
+// Spreads the heads of a KV cache after Ashkboos et al. (2024), "QuaRot", section 4.
 void spread(float *heads, size_t count, size_t head_size) {
     const size_t block = head_size & (~head_size + 1); // the largest power of two that divides it
     float factor = 0.25f;                              // 1 / sqrt(block)

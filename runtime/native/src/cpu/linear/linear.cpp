@@ -13,8 +13,9 @@ namespace {
 
 constexpr size_t TASKS_PER_THREAD = 4;    // enough for threads of unequal speed
 constexpr size_t STREAMS_PER_THREAD = 16; // likewise, where a task has one tile of rows: nothing is read twice
-constexpr size_t BLOCK_PANELS = OUTPUT_STRIDE / PANEL; // of a task: they share the input rows in the second-level cache
-constexpr size_t LEAST_ROWS = 24;                      // of a task: full register tiles
+constexpr size_t BLOCK_PANELS =
+    OUTPUT_STRIDE / PANEL;        // panels of a task: they share the input rows in the second-level cache
+constexpr size_t LEAST_ROWS = 24; // fewest rows of a task: full register tiles
 constexpr size_t BLOCK_WIDTH = OUTPUT_STRIDE;
 constexpr size_t GATED_PANELS = BLOCK_PANELS / 2; // and as many that they gate: whole groups of the next product
 constexpr size_t SERIAL_PRODUCTS = 64 * 1024;     // below this a parallel region costs more than it saves
@@ -34,8 +35,8 @@ bool is_fused(const Matrix &gate_up, const Matrix &down) {
 struct Product {
     const Matrix &matrix;
     const LinearKernels &kernels;
-    const QuantizedRows &quantized; // of a quantised matrix
-    FloatRows input;                // of any other
+    const QuantizedRows &quantized; // the rows of a quantised matrix
+    FloatRows input;                // the rows of any other matrix
     RowTiles tiles;
     bool two_planes;
     const StopFlag *stop;
@@ -133,7 +134,7 @@ struct Linear::Blocks {
     size_t units;
     size_t units_per_task;
     size_t tiles_per_task;
-    size_t rows; // of a task, at most
+    size_t rows; // most rows of a task
     bool serial;
 
     // `values` of the matrix; most_units units at most go together.

@@ -29,9 +29,9 @@ struct QuantizedRows {
 // Grows with the largest product and is kept by its owner, a session.
 struct LinearScratch {
     QuantizedRows input;
-    QuantizedRows middle;        // of a feed-forward block
+    QuantizedRows middle;        // the rows between the two products of a feed-forward block
     AlignedBuffer<float> gated;  // (count, gate_up.rows), where a feed-forward block goes through floats
-    AlignedBuffer<float> blocks; // of each thread: results on their way to where they belong
+    AlignedBuffer<float> blocks; // each thread's results on their way to where they belong
     // The owner's, null for none: a product that it stops fails with V2E_ERROR_CANCELLED.
     const StopFlag *stop = nullptr;
 };
@@ -45,7 +45,7 @@ class Linear {
   public:
     // Fails with V2E_ERROR_INPUT for an instruction set that the machine lacks. AUTO takes the best one.
     Linear(v2e_isa isa, v2e_activations activations, ThreadPool &pool);
-    // With other kernels for the products than those of the instruction set; null: with those.
+    // Takes other kernels for the products than those of the instruction set. Null means those of the instruction set.
     Linear(v2e_isa isa, const LinearKernels *kernels, v2e_activations activations, ThreadPool &pool);
 
     v2e_isa isa() const { return isa_; }

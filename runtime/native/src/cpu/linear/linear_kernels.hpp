@@ -27,7 +27,7 @@ struct IntegerRows {
     const int8_t *high; // null when there is only the low plane
     const int8_t *low;
     const float *scales;
-    const int32_t *sums; // of the integers of a group
+    const int32_t *sums; // sums of the integers of a group
     RowTiles tiles;
     size_t first_tile, last_tile;   // those that are multiplied
     const StopFlag *stop = nullptr; // looked at between blocks of columns; where it stops, the output means nothing
@@ -45,7 +45,7 @@ struct IntegerTile {
 // Where the products go: (rows, OUTPUT_STRIDE), started from the bias (panels * 64,) or from zero. A constant stride
 // leaves registers for the sums.
 constexpr size_t OUTPUT_STRIDE = 4 * PANEL;
-constexpr size_t BLOCK_ROWS = 288; // of a task: with the results they fit into the second-level cache
+constexpr size_t BLOCK_ROWS = 288; // rows of a task: with the results they fit into the second-level cache
 // Columns of a panel that pass through the first-level cache together: 16 KiB of weights, which leave room in the 32
 // KiB that most processors have. Before each such block, kernels look at the stop flag.
 constexpr size_t INTEGER_BLOCK = 256;

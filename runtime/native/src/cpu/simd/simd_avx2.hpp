@@ -78,8 +78,8 @@ inline Vec at_most(Vec value, Vec bound) {
 }
 
 inline Vec nearest(Vec value) {
-    constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    return {_mm256_round_ps(value.low, mode), _mm256_round_ps(value.high, mode)};
+    constexpr int MODE = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(value.low, MODE), _mm256_round_ps(value.high, MODE)};
 }
 
 inline __m256 power_of_two(__m256 power) {

@@ -39,7 +39,7 @@ inline Vec load(const float *source) {
     std::memcpy(result.lane, source, sizeof result.lane);
     return result;
 }
-// Without branches and in a loop of any length, so that it becomes vector code: one of 16 would be unrolled instead.
+// It has no branches and a loop of any length, so that it becomes vector code: one of 16 would be unrolled instead.
 inline void widen(const uint16_t *half, size_t count, float *target) {
     for (size_t i = 0; i < count; ++i) {
         // Shifted into place, a half is 2^112 times too small. Of the sign that fills the upper half one bit stays.

@@ -9,7 +9,7 @@
 #define V2E_UNROLL
 #endif
 
-// For a function whose loops need all registers: its callers' values would take some.
+// Keeps a function out of its callers: its loops need all registers, and their values would take some.
 #if defined(_MSC_VER)
 #define V2E_NOINLINE __declspec(noinline)
 #else

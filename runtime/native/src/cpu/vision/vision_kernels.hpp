@@ -16,7 +16,7 @@ namespace v2e {
 constexpr size_t VISION_PANEL = 32;     // outputs of a matrix that lie together
 constexpr size_t VISION_LANES = 16;     // rows of floats are padded to a multiple of them, and may be read up to there
 constexpr size_t VISION_MOST_ROWS = 16; // no register tile has more rows
-constexpr size_t VISION_BLOCK_WORDS = 128; // of a panel: 16 KiB that pass through the first-level cache together
+constexpr size_t VISION_BLOCK_WORDS = 128; // words of a panel, 16 KiB, that pass through the first-level cache together
 
 constexpr size_t round_up(size_t value, size_t step) {
     return (value + step - 1) / step * step;
@@ -50,7 +50,7 @@ struct VisionRows {
 enum class Finish { store, add, gelu, gelu_tanh, quick_gelu };
 
 struct VisionOutput {
-    float *values; // of row 0 and output 0
+    float *values; // where row 0 and output 0 lie
     size_t stride; // floats
     Finish finish; // add: to what is there
 };
@@ -71,7 +71,8 @@ struct VisionArithmetic {
     size_t per_word;  // elements of a row in a word
     size_t tile_rows; // buffers of rows are padded to a multiple of them
 
-    // One row to elements; false when it holds a NaN or an infinity. row: readable up to a multiple of 16.
+    // Converts one row to elements; returns false when it holds a NaN or an infinity. row: readable up to a multiple of
+    // 16.
     bool (*pack_row)(const float *row, size_t columns, uint32_t *words, float *scale, int32_t *zero);
     // rows * panels [first, last), transposed. scratch: VISION_BLOCK_WORDS * 32 words.
     void (*multiply)(const VisionPanels &panels, size_t first, size_t last, const VisionRows &rows,
@@ -93,7 +94,7 @@ struct VisionKernels {
                        float *output);
     // row = e^(row - its largest value), zero behind `size`; returns the sum. The row is finite.
     float (*soften_row)(float *row, size_t size);
-    // Of the values below `limit`, none of them negative.
+    // The sum of the values below `limit`. No value is negative.
     float (*sum_below)(const float *row, size_t size, float limit);
 };
 

@@ -143,7 +143,7 @@ void spread(v2e_isa isa, std::vector<float> &heads, size_t head_size) {
 
 } // namespace
 
-TEST(attention_equals_double_arithmetic) {
+TEST_CASE("attention equals double arithmetic") {
     const Shape shapes[] = {{1, 16}, {3, 48}, {7, 128}, {14, 80}, {64, 16}};
     const size_t firsts[] = {0, 62, 511, 1100};
     for_each_kind([&](v2e_isa isa, KvPrecision precision) {
@@ -162,7 +162,7 @@ TEST(attention_equals_double_arithmetic) {
     });
 }
 
-TEST(attention_over_32768_keys_equals_double_arithmetic) {
+TEST_CASE("attention over 32768 keys equals double arithmetic") {
     const Shape shape{7, 32};
     const size_t length = 32768, first = length - 2;
     const std::vector<float> queries = random_rows(2 * shape.group, shape.head_size, 3);
@@ -176,7 +176,7 @@ TEST(attention_over_32768_keys_equals_double_arithmetic) {
     });
 }
 
-TEST(attention_by_segments_has_the_same_bits) {
+TEST_CASE("attention by segments has the same bits") {
     const Shape shape{7, 64};
     for_each_kind([&](v2e_isa isa, KvPrecision precision) {
         const AttentionKernels &kernels = attention_kernels(isa);
@@ -198,7 +198,7 @@ TEST(attention_by_segments_has_the_same_bits) {
     });
 }
 
-TEST(attention_of_a_row_does_not_depend_on_its_task) {
+TEST_CASE("a row's attention does not depend on its task") {
     const Shape shape{3, 32}, alone{1, 32};
     for_each_kind([&](v2e_isa isa, KvPrecision precision) {
         const size_t first = KEY_SEGMENT - 10, positions = 20, length = first + positions;
@@ -216,7 +216,7 @@ TEST(attention_of_a_row_does_not_depend_on_its_task) {
     });
 }
 
-TEST(attention_ignores_what_lies_behind_the_last_position) {
+TEST_CASE("attention ignores what lies behind the last position") {
     const Shape shape{7, 48};
     for_each_kind([&](v2e_isa isa, KvPrecision precision) {
         const size_t length = 70;
@@ -243,7 +243,7 @@ TEST(attention_ignores_what_lies_behind_the_last_position) {
     });
 }
 
-TEST(attention_notices_what_is_not_finite) {
+TEST_CASE("attention notices what is not finite") {
     const Shape shape{2, 16};
     for_each_kind([&](v2e_isa isa, KvPrecision precision) {
         const size_t length = 2 * KEY_SEGMENT + 1;
@@ -256,7 +256,7 @@ TEST(attention_notices_what_is_not_finite) {
     });
 }
 
-TEST(spreading_keeps_the_products_of_heads) {
+TEST_CASE("spreading keeps the products of heads") {
     for_each_isa([&](v2e_isa isa) {
         for (const size_t size : {size_t{16}, size_t{48}, size_t{80}, size_t{128}, size_t{512}}) {
             std::vector<float> pair = random_rows(2, size, 5), before = pair;
@@ -272,7 +272,7 @@ TEST(spreading_keeps_the_products_of_heads) {
     });
 }
 
-TEST(spreading_makes_one_large_channel_equal_ones) {
+TEST_CASE("spreading makes one large channel equal ones") {
     for_each_isa([&](v2e_isa isa) {
         std::vector<float> head(128, 0.0f);
         head[77] = 128.0f;
@@ -283,7 +283,7 @@ TEST(spreading_makes_one_large_channel_equal_ones) {
 }
 
 // Errors against exact arithmetic on the values that were not rounded.
-TEST(int8_cache_bears_keys_with_outlier_channels) {
+TEST_CASE("an int8 cache is precise for keys with outlier channels") {
     const Shape shape{7, 128};
     const size_t length = 600, first = length - 1;
     for_each_isa([&](v2e_isa isa) {
@@ -307,12 +307,12 @@ TEST(int8_cache_bears_keys_with_outlier_channels) {
             std::printf("  %s, outlier %2.0f: error %.4f, %.4f if the keys were not spread\n", isa_name(isa), outlier,
                         error, plain_error);
             CHECK(error < (outlier == 0.0f ? 0.015 : 0.03));
-            CHECK(outlier == 0.0f || error < plain_error / 2);
+            CHECK((outlier == 0.0f || error < plain_error / 2));
         }
     });
 }
 
-TEST(kv_cache_grows_by_pages_that_stay_where_they_are) {
+TEST_CASE("a KV cache grows by pages that stay where they are") {
     for (const KvPrecision precision : ALL_PRECISIONS) {
         KvCache cache(3, 2, 32, precision);
         CHECK(cache.bytes() == 0);
@@ -326,7 +326,8 @@ TEST(kv_cache_grows_by_pages_that_stay_where_they_are) {
         CHECK(cache.bytes() == page);
         cache.reserve(20 * KV_PAGE + 1);
         CHECK(cache.bytes() == 21 * page);
-        CHECK(cache.value(2, 1, 0) == before && *before == std::byte{42});
+        CHECK(cache.value(2, 1, 0) == before);
+        CHECK(*before == std::byte{42});
         cache.trim(KV_PAGE + 1);
         CHECK(cache.bytes() == 2 * page);
         CHECK(cache.value(2, 1, 0) == before);
@@ -335,7 +336,7 @@ TEST(kv_cache_grows_by_pages_that_stay_where_they_are) {
     }
 }
 
-TEST(kv_cache_places_do_not_overlap) {
+TEST_CASE("the places of a KV cache do not overlap") {
     for (const KvPrecision precision : ALL_PRECISIONS) {
         const size_t layers = 2, heads = 2, size = 16, length = KV_PAGE + 3;
         KvCache cache(layers, heads, size, precision);

@@ -86,20 +86,20 @@ void check_block(const Block &block, v2e_activations activations) {
 
 } // namespace
 
-TEST(feed_forward_gives_the_bits_of_its_parts) {
+TEST_CASE("the feed-forward part gives the bits of its parts") {
     check_block(Block(192, Precision::int4, 64), V2E_ACTIVATIONS_INT8);
     check_block(Block(256, Precision::int4, 128), V2E_ACTIVATIONS_INT8);
     check_block(Block(320, Precision::int8, 32), V2E_ACTIVATIONS_INT8);
     check_block(Block(384, Precision::int4, 128), V2E_ACTIVATIONS_INT16);
 }
 
-TEST(feed_forward_whose_halves_share_a_panel_or_are_floats) {
+TEST_CASE("the feed-forward part takes halves that share a panel, and floats") {
     check_block(Block(96, Precision::int4, 32), V2E_ACTIVATIONS_INT8);
     check_block(Block(128, Precision::fp16, 0), V2E_ACTIVATIONS_INT8);
     check_block(Block(48, Precision::fp32, 0), V2E_ACTIVATIONS_INT8);
 }
 
-TEST(feed_forward_notices_values_that_are_not_finite) {
+TEST_CASE("the feed-forward part notices values that are not finite") {
     for (const size_t middle : {192u, 96u}) {
         const Block block(middle, Precision::int4, 32);
         for_each_isa([&](v2e_isa isa) {

@@ -188,31 +188,31 @@ void check_identical_bits(const Setting &setting, const RandomMatrix &weights, s
 
 } // namespace
 
-TEST(linear_fp32_equals_double_arithmetic) {
+TEST_CASE("products in fp32 equals double arithmetic") {
     check_float(Precision::fp32);
 }
 
-TEST(linear_fp16_equals_double_arithmetic) {
+TEST_CASE("products in fp16 equals double arithmetic") {
     check_float(Precision::fp16);
 }
 
-TEST(linear_int4_equals_double_arithmetic_on_its_operands) {
+TEST_CASE("products in int4 equals double arithmetic on its operands") {
     for (const size_t group_size : {32u, 64u, 128u})
         for (const bool symmetric : {true, false})
             check_quantized(Precision::int4, group_size, symmetric, V2E_ACTIVATIONS_INT8);
 }
 
-TEST(linear_int8_equals_double_arithmetic_on_its_operands) {
+TEST_CASE("products in int8 equals double arithmetic on its operands") {
     for (const size_t group_size : {32u, 64u, 128u})
         check_quantized(Precision::int8, group_size, true, V2E_ACTIVATIONS_INT8);
 }
 
-TEST(linear_nf4_equals_double_arithmetic_on_its_operands) {
+TEST_CASE("products in nf4 equals double arithmetic on its operands") {
     for (const size_t group_size : {32u, 64u, 128u})
         check_quantized(Precision::int4, group_size, true, V2E_ACTIVATIONS_INT8, Code::nf4);
 }
 
-TEST(linear_int16_activations_are_a_hundred_times_finer) {
+TEST_CASE("int16 activations are a hundred times finer") {
     check_quantized(Precision::int4, 128, false, V2E_ACTIVATIONS_INT16);
     check_quantized(Precision::int4, 32, true, V2E_ACTIVATIONS_INT16);
     check_quantized(Precision::int8, 64, true, V2E_ACTIVATIONS_INT16);
@@ -220,7 +220,7 @@ TEST(linear_int16_activations_are_a_hundred_times_finer) {
         check_quantized(Precision::int4, group_size, true, V2E_ACTIVATIONS_INT16, Code::nf4);
 }
 
-TEST(linear_survives_extreme_integers) {
+TEST_CASE("products survive extreme integers") {
     // Every product at its limit: |a| = 127 and every weight of an even row the largest, of an odd row the smallest.
     struct Extremes {
         Precision precision;
@@ -253,7 +253,7 @@ TEST(linear_survives_extreme_integers) {
     }
 }
 
-TEST(linear_gives_the_same_bits_for_every_thread_count_and_split) {
+TEST_CASE("products give the same bits for every thread count and split") {
     for_each_kernels([&](const Kernels &kernels) {
         for (const Precision precision : {Precision::int4, Precision::int8, Precision::fp16, Precision::fp32}) {
             const RandomMatrix wide = random_matrix(options_for({450, 384, 1}, precision, 64, true));
@@ -270,7 +270,7 @@ TEST(linear_gives_the_same_bits_for_every_thread_count_and_split) {
 }
 
 // The integers are exact, and all that round the multiplication and the addition of a group's share in one do so alike.
-TEST(linear_gives_the_same_bits_with_every_instruction_set_that_fuses) {
+TEST_CASE("products give the same bits with every instruction set that fuses") {
     for (const Shape &shape : SHAPES)
         for (const v2e_activations activations : {V2E_ACTIVATIONS_INT8, V2E_ACTIVATIONS_INT16})
             for (const Code code : {Code::uniform, Code::nf4}) {
@@ -294,7 +294,7 @@ TEST(linear_gives_the_same_bits_with_every_instruction_set_that_fuses) {
             }
 }
 
-TEST(linear_respects_row_strides) {
+TEST_CASE("products respect row strides") {
     const RandomMatrix weights = random_matrix(options_for({70, 128, 3}, Precision::int4, 128, false));
     const std::vector<float> input = random_rows(3, 128, 6);
     std::vector<float> spaced(3 * 150);
@@ -315,7 +315,7 @@ TEST(linear_respects_row_strides) {
     });
 }
 
-TEST(linear_zero_and_tiny_inputs_give_zero_products) {
+TEST_CASE("products of zero and tiny inputs are zero") {
     const RandomMatrix weights = random_matrix(options_for({63, 128, 1}, Precision::int4, 32, false));
     for_each_kernels([&](const Kernels &kernels) {
         for (const float value : {0.0f, -0.0f, 1e-39f, 1e-31f}) {
@@ -326,7 +326,7 @@ TEST(linear_zero_and_tiny_inputs_give_zero_products) {
     });
 }
 
-TEST(linear_carries_nan_and_infinity_into_every_output_of_their_row) {
+TEST_CASE("products carry a NaN or an infinity into every output of its row") {
     for (const Precision precision : {Precision::int4, Precision::int8, Precision::fp32}) {
         const RandomMatrix weights = random_matrix(options_for({64, 256, 1}, precision, 64, true));
         for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
@@ -344,7 +344,7 @@ TEST(linear_carries_nan_and_infinity_into_every_output_of_their_row) {
     }
 }
 
-TEST(linear_refuses_an_instruction_set_that_the_machine_lacks) {
+TEST_CASE("Linear refuses an instruction set that the machine lacks") {
     ThreadPool pool(1);
     for (const v2e_isa isa : ALL_ISAS)
         if (!isa_available(isa))

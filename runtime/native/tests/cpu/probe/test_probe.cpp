@@ -6,7 +6,7 @@
 
 using namespace v2e;
 
-TEST(probe_chains_count_their_steps) {
+TEST_CASE("a probe's chains count their steps") {
     int steps = 0;
     const double counted = run_chains<int>(5, [&](int value) {
         ++steps;
@@ -16,11 +16,11 @@ TEST(probe_chains_count_their_steps) {
     CHECK(counted == steps);
 }
 
-TEST(probe_products_count_a_multiplication_with_its_addition_as_two) {
+TEST_CASE("a probe counts a multiplication with its addition as two") {
     struct Case {
         v2e_isa isa;
         const ProbeKernels *kernels;
-        double int8_products, fp32_products; // of one instruction
+        double int8_products, fp32_products; // products of one instruction
     };
     const Case cases[] = {{V2E_ISA_AVX512_VNNI, probe_kernels_avx512(), 64, 16},
                           {V2E_ISA_AVX_VNNI, probe_kernels_avxvnni(), 32, 8},
@@ -36,7 +36,7 @@ TEST(probe_products_count_a_multiplication_with_its_addition_as_two) {
     CHECK(probe_kernels_portable()->multiply_fp32(1000) > 0);
 }
 
-TEST(probe_measures_every_available_instruction_set) {
+TEST_CASE("a probe measures every available instruction set") {
     for (const v2e_isa isa : ALL_ISAS) {
         const v2e_probe_options options{sizeof options, 2, static_cast<uint32_t>(isa)};
         if (!isa_available(isa)) {

@@ -157,7 +157,7 @@ void check_product(const VisionArithmetic &arithmetic, bool integers, size_t cou
 
 } // namespace
 
-TEST(vision_products_equal_double_arithmetic) {
+TEST_CASE("vision products equal double arithmetic") {
     for_every_isa([](const VisionKernels &kernels) {
         for (const Finish finish : {Finish::store, Finish::add, Finish::gelu, Finish::gelu_tanh, Finish::quick_gelu}) {
             // Activations in 256 steps: 3e-3 of their largest.
@@ -172,7 +172,7 @@ TEST(vision_products_equal_double_arithmetic) {
     });
 }
 
-TEST(vision_int8_products_are_exact_for_whole_numbers) {
+TEST_CASE("vision int8 products are exact for whole numbers") {
     // 256 values from 0 to 255, one step apart: nothing is rounded, so the largest sums show any saturation.
     for_every_isa([](const VisionKernels &kernels) {
         constexpr size_t COLUMNS = 256;
@@ -193,7 +193,7 @@ TEST(vision_int8_products_are_exact_for_whole_numbers) {
     });
 }
 
-TEST(vision_rows_with_a_nan_or_an_infinity_are_noticed) {
+TEST_CASE("vision rows with a NaN or an infinity are noticed") {
     for_every_isa([](const VisionKernels &kernels) {
         for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity(), -INFINITY}) {
             std::vector<float> row = random_floats(37, 1.0f, 3), output(37 + PADDING), ones(37 + PADDING, 1.0f);
@@ -208,7 +208,7 @@ TEST(vision_rows_with_a_nan_or_an_infinity_are_noticed) {
     });
 }
 
-TEST(vision_layer_norm_equals_double_arithmetic) {
+TEST_CASE("the vision layer norm equals double arithmetic") {
     for_every_isa([](const VisionKernels &kernels) {
         for (const size_t size : {1, 15, 16, 37, 144, 1152}) {
             const std::vector<float> row = random_floats(size, 3.0f, 5), weight = random_floats(size, 1.0f, 6);
@@ -228,7 +228,7 @@ TEST(vision_layer_norm_equals_double_arithmetic) {
     });
 }
 
-TEST(vision_softmax_and_its_tail_equal_double_arithmetic) {
+TEST_CASE("the vision softmax and its tail equal double arithmetic") {
     for_every_isa([](const VisionKernels &kernels) {
         constexpr size_t SIZE = 1001;
         const std::vector<float> scores = random_floats(SIZE, 4.0f, 9);
@@ -247,11 +247,11 @@ TEST(vision_softmax_and_its_tail_equal_double_arithmetic) {
     });
 }
 
-TEST(vision_products_of_picked_words_leave_out_the_others) {
+TEST_CASE("vision products of picked words leave out the others") {
     for_every_isa([](const VisionKernels &kernels) {
         constexpr size_t COLUMNS = 200, ROWS = 5, OUTPUTS = 40;
         const TestMatrix matrix(OUTPUTS, COLUMNS, false, 2);
-        const uint32_t picks[] = {1, 2, 50, 99}; // of 100 pairs
+        const uint32_t picks[] = {1, 2, 50, 99}; // some of 100 pairs
         const std::vector<float> input = random_floats(ROWS * 8, 1.0f, 4);
         const TestRows packed(kernels.bf16, input, ROWS, 8);
         VisionPanels panels = matrix.panels();
@@ -321,7 +321,7 @@ void check_attention(const VisionArithmetic &arithmetic, size_t keys, size_t siz
 
 } // namespace
 
-TEST(vision_attention_equals_double_arithmetic) {
+TEST_CASE("vision attention equals double arithmetic") {
     for_each_isa([](v2e_isa isa) {
         const VisionKernels &kernels = vision_kernels(isa);
         const double int8_tolerance = isa == V2E_ISA_NEON ? 1.2e-1 : 8e-2; // its probabilities have half the steps
