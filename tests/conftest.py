@@ -70,8 +70,9 @@ def export_once(directory: Path, bundles: dict[str, dict[str, Any]]) -> Path:
 
 @pytest.fixture(scope="session")
 def plain_bundles(run_directory: Path) -> Path:
-    """What most tests need, exported by one worker: the imports of an export take longer than both bundles."""
-    return export_once(run_directory / "plain_bundles", {"fp32": {"precision": "fp32"}, "int4": {}})
+    """What most tests need, exported by one worker: the imports of an export take longer than these bundles."""
+    options = {"fp32": {"precision": "fp32"}, "int4": {}, "int8": {"precision": "fp32", "vision_precision": "int8"}}
+    return export_once(run_directory / "plain_bundles", options)
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +94,6 @@ def onnx_bundle(run_directory: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def int8_vision_bundle(run_directory: Path) -> Path:
+def int8_vision_bundle(plain_bundles: Path) -> Path:
     """The tiny checkpoint in fp32 with its vision layers in int8; not to be changed."""
-    options = {"precision": "fp32", "vision_precision": "int8"}
-    return export_once(run_directory / "int8_vision_bundles", {"fp32": options}) / "fp32"
+    return plain_bundles / "int8"

@@ -49,6 +49,7 @@ def test_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
     assert (given["symmetric"], given["lm_head_precision"], given["overwrite"]) == (True, "fp16", True)
 
 
+@pytest.mark.slow
 def test_projector_has_its_own_precision(run, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     words = ("--vision-precision", "bf16", "--projector-precision", "int8", "--output", bundle)
@@ -118,6 +119,7 @@ def test_unknown_precision_is_refused_before_any_work(run) -> None:
     assert "int3" in outcome.error
 
 
+@pytest.mark.slow
 def test_a_bundle_in_nf4_says_so_and_answers(run, picture: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "nf4"
     assert run("export", CHECKPOINT, "--precision", "int4", "--method", "nf4", "--output", bundle).code == 0

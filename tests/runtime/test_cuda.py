@@ -13,7 +13,9 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.options import LoadOptions
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
 from valley2_edge.runtime.core.probe import Probe
@@ -69,7 +71,7 @@ def answer(session: DecoderSession, options: GenerateOptions = GREEDY) -> list[i
 
 
 def errors_of(directory: Path, kv_precision: str = "auto", chunk: int = 0, **options: Any) -> tuple[float, float]:
-    """Of the logits of a prefill and of the last of some steps, against the CPU with int16 activations."""
+    """The error of the logits of a prefill and of the last of some steps, against the CPU with int16 activations."""
     with (
         Decoder(directory, threads=1, activations="int16") as one,
         Decoder(directory, threads=1, activations="int16", device="cuda", **options) as other,
@@ -240,7 +242,7 @@ def test_a_nan_is_named_as_the_cpu_names_it(tmp_path: Path, tensor: str) -> None
 
 
 def test_golden_outputs_come_out_of_the_gpu_as_well(fp32_bundle: Path) -> None:
-    rows = list(self_test(open_bundle(fp32_bundle), threads=1, device="cuda"))
+    rows = list(self_test(open_bundle(fp32_bundle), LoadOptions(threads=1, device="cuda")))
     assert [row for row in rows if row.stage == "logits"]
     assert all(row.passed for row in rows)
 
