@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 MINUTES ?= 1
 FUZZ_SECONDS ?= $(shell expr 60 '*' $(MINUTES))
 TARGETS ?=
-# Of the training of valley2-nano: its towers, then all of it, then which of several pictures (docs/nano.md).
+# How valley2-nano is trained: its towers, then all of it, then which of several pictures (docs/nano.md).
 TOWER_MINUTES ?= 11
 READING := --output build/nano/reading --steps 2760
 COMPARING := --output build/nano/comparing --steps 2860 --annealing-share 0.318 --rate 1.5e-3 --first-dialogue 44000
@@ -20,7 +20,7 @@ COMPARING := --output build/nano/comparing --steps 2860 --annealing-share 0.318 
 # setuptools is among them for the dependencies that come as source.
 NATIVE := $(shell find runtime/native -type f -not -path 'runtime/native/fuzz/*')
 CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
-PYTHON_ROOMS := valley2_edge runtime export quantize calibration tests benchmarks examples nano
+PYTHON_FOLDERS := valley2_edge runtime export quantize calibration tests benchmarks examples nano
 
 .PHONY: demo test check lint format bench fuzz nano clean
 
@@ -41,13 +41,16 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-# mypy reads no editable install and the rooms lie under other names, so it is shown the package as it installs.
+# mypy and import-linter read no editable install, and the folders lie under other names, so they are shown the package as
+# it installs. -S keeps the editable install out of import-linter's sight.
 lint: $(STAMP)
-	$(BIN)/ruff check $(PYTHON_ROOMS)
-	$(BIN)/ruff format --check $(PYTHON_ROOMS)
+	$(BIN)/ruff check $(PYTHON_FOLDERS)
+	$(BIN)/ruff format --check $(PYTHON_FOLDERS)
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	rm -rf build/typecheck && mkdir -p build/typecheck/valley2_edge
-	ln -s $(wildcard $(CURDIR)/valley2_edge/*) $(foreach room,runtime export quantize calibration,$(CURDIR)/$(room)) build/typecheck/valley2_edge
+	ln -s $(wildcard $(CURDIR)/valley2_edge/*) $(foreach folder,runtime export quantize calibration,$(CURDIR)/$(folder)) build/typecheck/valley2_edge
+	cd build/typecheck && PYTHONPATH=.:$$(../../$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	    ../../$(BIN)/python -S ../../$(BIN)/lint-imports ../../pyproject.toml --no-cache --no-logo
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p valley2_edge
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../benchmarks/*.py ../../examples/*.py
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../benchmarks/peers/*.py
@@ -56,8 +59,8 @@ lint: $(STAMP)
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../nano/*.py
 
 format: $(STAMP)
-	$(BIN)/ruff check --fix $(PYTHON_ROOMS)
-	$(BIN)/ruff format $(PYTHON_ROOMS)
+	$(BIN)/ruff check --fix $(PYTHON_FOLDERS)
+	$(BIN)/ruff format $(PYTHON_FOLDERS)
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 bench: $(STAMP)

@@ -64,13 +64,20 @@ class CancelToken:
                 self._stops.remove(stop)
 
 
-class _Outcome(Generic[Result]):
-    """What became of a call in a helper thread."""
+class ThreadedCall(Generic[Result]):
+    """A call in a helper thread, which begins at once, and what became of it.
+
+    Args:
+        call: The work.
+        ended: Called in the helper thread when the work is over.
+        daemon: Whether the interpreter may end before the work does.
+    """
 
     def __init__(
         self, call: Callable[[], Result], ended: Callable[[], None] = lambda: None, *, daemon: bool = False
     ) -> None:
         self.done = threading.Event()
+        """Set when the work is over."""
         self._call = call
         self._ended = ended
         self._result: Result
@@ -110,7 +117,7 @@ def run_interruptibly(call: Callable[[], Result], stop: Callable[[], None]) -> R
     if threading.current_thread() is not threading.main_thread():
         return call()
     # Not a daemon: the interpreter must not vanish under a native call.
-    outcome = _Outcome(call)
+    outcome = ThreadedCall(call)
     try:
         while not outcome.done.wait(_WAIT_SECONDS):
             pass
@@ -144,7 +151,7 @@ def run_until_cancelled(
     """
     woken = threading.Event()
     with token.stopping(woken.set):
-        outcome = _Outcome(call, woken.set, daemon=not ends_soon)
+        outcome = ThreadedCall(call, woken.set, daemon=not ends_soon)
         try:
             while not outcome.done.is_set():
                 woken.wait(_WAIT_SECONDS)

@@ -25,7 +25,7 @@ class AnswerPiece:
     """Some text of the answer, and the step that it belongs to."""
 
     step: Step | None
-    """None: outside the four steps."""
+    """The step that the text belongs to; None when it stands outside the four steps."""
     text: str
 
 

@@ -61,7 +61,7 @@ class FileEntry(_Strict):
     """One file of the bundle."""
 
     size: _Count
-    """Bytes."""
+    """Size of the file in bytes."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -72,7 +72,7 @@ class VisionComponent(_Strict):
     files: _Files
     """Paths relative to the bundle: the graph first, or the tower's one file."""
     relative_error: _Error
-    """Against torch on the exporter's machine: norm of the difference over norm of the reference."""
+    """Error against torch on the exporter's machine: norm of the difference over norm of the reference."""
 
 
 class MatrixError(_Strict):
@@ -113,12 +113,12 @@ class Source(_Strict):
     revision: str | None
     tool_version: str
     created: str
-    """UTC, ISO 8601."""
+    """When the bundle was made: UTC in ISO 8601."""
     calibration_sha256: str | None = None
 
 
 class Manifest(_Strict):
-    """`valley2.json`."""
+    """The manifest of a bundle, `valley2.json`."""
 
     format: Literal["valley2-bundle"] = FORMAT
     format_version: int = FORMAT_VERSION
@@ -161,7 +161,7 @@ class Bundle:
     """A bundle on disk whose files were all found as its manifest says."""
 
     directory: Path
-    """Absolute, without links."""
+    """Absolute path of the bundle, without links."""
     manifest: Manifest
     stamps: Mapping[str, FileStamp] | None = None
     """Each file's stamp when it was checked, taken from the open file: what is opened later must have the same. None:
@@ -228,7 +228,7 @@ class Bundle:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together, the manifest apart."""
+        """Total size of all files but the manifest, in bytes."""
         return sum(entry.size for entry in self.manifest.files.values())
 
 

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 
 MANIFEST_NAME = "valley2.json"
 COMPONENT_FOLDERS = ("decoder", "selftest", "tokenizer", "vision")
-"""All that lies in these is the bundle's own."""
+"""Folders of which everything belongs to the bundle."""
 MAX_FILES = 1000
 _MAX_NAME = 512
-_DROPPINGS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-"""What file managers leave in a folder that somebody looked at."""
+_LEFT_BY_FILE_MANAGERS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that file managers leave in a folder that somebody looked at."""
 
 
 def check_name(name: str) -> None:
@@ -78,7 +78,7 @@ def unlisted_files(directory: Path, listed: Iterable[str]) -> Iterator[str]:
         for place, _, names in os.walk(directory / folder):
             for name in sorted(names):
                 path = (Path(place) / name).relative_to(directory).as_posix()
-                if path not in known and name not in _DROPPINGS:
+                if path not in known and name not in _LEFT_BY_FILE_MANAGERS:
                     yield path
 
 

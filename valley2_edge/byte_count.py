@@ -13,7 +13,7 @@ def parse_bytes(text: str, least: int = 1) -> int:
     """A number of bytes: "8GiB", "8G", "500 MB", all powers of 1024.
 
     Args:
-        text: As a person writes it.
+        text: An amount as a person writes it.
         least: 0 where nothing is an amount, too.
 
     Raises:

@@ -115,7 +115,7 @@ class ModelConfig(_Frozen):
     siglip: SiglipConfig = SiglipConfig()
     projector: ProjectorConfig = ProjectorConfig()
     eagle: EagleConfig | None = EagleConfig()
-    """None: a non-Eagle checkpoint."""
+    """The Eagle branch; None when the checkpoint has none."""
     decoder: DecoderConfig = DecoderConfig()
     picture: PictureConfig = PictureConfig()
     stop_tokens: Annotated[tuple[Token, ...], Field(min_length=1, max_length=MAX_STOP_TOKENS)] = (151645, 151643)

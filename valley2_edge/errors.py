@@ -15,8 +15,8 @@ class OptionError(InputError):
     """An option of a call is out of range.
 
     Args:
-        name: Of the keyword, with underscores.
-        rest: Of the sentence that begins with the name.
+        name: The keyword's name, with underscores.
+        rest: How the sentence goes on that begins with the name.
     """
 
     def __init__(self, name: str, rest: str) -> None:

@@ -15,14 +15,14 @@ class GeometryOptions:
     tokens_per_side: int = 14
     """Side of a tile's token grid after the projector."""
     tiled: bool = True
-    """A global view and tiles; otherwise one plain resize."""
+    """Make a global view and tiles; otherwise one plain resize."""
     unpad: bool = True
     """Stitch the tiles and drop the padding, as Eagle variants do; otherwise the tiles one by one."""
     max_vision_token: int = 100_000
     """Cap on one picture's SigLIP tokens."""
     eagle: bool = True
     eagle_min_pixels: int = 4 * 28 * 28
-    """Of the second Eagle resize; 28 * 28 pixels are one token."""
+    """Fewest pixels of a picture after the second Eagle resize; 28 * 28 pixels are one token."""
     eagle_max_pixels: int = 16384 * 28 * 28
     canvases: Sequence[tuple[int, int]] = ()
     """Candidate canvases (width, height) in pixels, in order of preference; none: 1 x 1 to 3 x 3 tiles."""
@@ -30,20 +30,20 @@ class GeometryOptions:
 
 @dataclass(frozen=True)
 class Geometry:
-    """One picture's way to tokens; the fields are those of v2e_geometry. Pixels unless it says tokens."""
+    """The plan of one picture; the fields are those of v2e_geometry, in pixels unless they say tokens."""
 
     width: int
     height: int
     grid_columns: int
-    """Tiles of the chosen canvas; 0 when not tiled."""
+    """Tiles of the chosen canvas from left to right; 0 when the picture is not tiled."""
     grid_rows: int
     resized_width: int
-    """Of the picture on the canvas."""
+    """Width of the picture on the canvas."""
     resized_height: int
     paste_x: int
     paste_y: int
     tile_count: int
-    """Global view included."""
+    """Number of tiles, the global view included."""
     kept_x: int
     """Where the un-padded part of the stitched map begins, tokens."""
     kept_y: int
@@ -53,12 +53,12 @@ class Geometry:
     """Tokens after max_vision_token: of the kept map, or of every tile without unpad."""
     pooled_rows: int
     siglip_tokens: int
-    """Of the whole picture, global view included."""
+    """SigLIP tokens of the whole picture, global view included."""
     fetch_width: int
-    """After the first Eagle resize; 0 without Eagle."""
+    """Width after the first Eagle resize; 0 without the Eagle branch."""
     fetch_height: int
     eagle_width: int
-    """After the second Eagle resize."""
+    """Width after the second Eagle resize."""
     eagle_height: int
     eagle_patches: int
     eagle_tokens: int

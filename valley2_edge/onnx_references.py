@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 MAX_GRAPH_BYTES = 64 << 20
-"""Weights lie beside the graph, so that a graph itself is small."""
+"""The largest graph that is read; its weights lie beside it, so that it is small."""
 _MAX_DEPTH = 32
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}

@@ -24,9 +24,9 @@ from valley2_edge.errors import Valley2Error
 MAX_JSON_BYTES = 4 << 20
 """The largest file of settings: a manifest, a config, a note."""
 MAX_JSON_VALUES = 200_000
-"""In a file of settings; each takes up to a hundred bytes of memory."""
+"""Most values in a file of settings; each takes up to a hundred bytes of memory."""
 MAX_JSON_DEPTH = 64
-"""Arrays and objects inside one another, as in the native core."""
+"""Most arrays and objects inside one another, as in the native core."""
 MAX_DIGITS = 100
 """The longest whole number. Tokenizers' files hold 10^30 for "no limit"."""
 MAX_LINE_BYTES = 1 << 20
@@ -58,7 +58,7 @@ class FileStamp:
     device: int
     inode: int
     size: int
-    """Bytes."""
+    """Size of the file in bytes."""
     mtime_ns: int
     ctime_ns: int
 
@@ -105,7 +105,7 @@ def open_regular(path: str | os.PathLike[str], error: ErrorType, what: str = "fi
 
     Args:
         path: The file; links are followed.
-        error: What is raised.
+        error: Class of the error to raise.
         what: What it should be, for messages.
 
     Raises:
@@ -134,8 +134,8 @@ def read_bytes(path: str | os.PathLike[str], limit: int, error: ErrorType) -> by
 
     Args:
         path: The file.
-        limit: Bytes at most.
-        error: What is raised.
+        limit: Most bytes to read.
+        error: Class of the error to raise.
 
     Raises:
         Valley2Error: The file is missing, no regular file, larger, or cannot be read.
@@ -159,7 +159,7 @@ def read_text(path: str | os.PathLike[str], limit: int, error: ErrorType) -> str
     """The text of a regular file in UTF-8, without a byte order mark.
 
     Raises:
-        Valley2Error: As `read_bytes`, or it is no UTF-8.
+        Valley2Error: The file cannot be read, is too large, or is no UTF-8.
     """
     return decode(read_bytes(path, limit, error), str(path), error)
 
@@ -213,8 +213,8 @@ def read_json(
 
     Args:
         path: The file.
-        error: What is raised.
-        limit: Bytes at most.
+        error: Class of the error to raise.
+        limit: Most bytes to read.
         max_values: Values at most, however small.
 
     Raises:
@@ -240,8 +240,8 @@ def parse_json(text: str, where: str, error: ErrorType, *, max_values: int = MAX
     Args:
         text: The JSON.
         where: The file, for messages.
-        error: What is raised.
-        max_values: Values at most.
+        error: Class of the error to raise.
+        max_values: Most values that are accepted.
 
     Raises:
         Valley2Error: It is no JSON, or breaks one of the rules that this module's docstring names.
@@ -318,7 +318,7 @@ def hash_file(path: Path, error: ErrorType, progress: Callable[[int], None] | No
 
     Args:
         path: The file.
-        error: What is raised.
+        error: Class of the error to raise.
         progress: Called with the number of bytes of each piece that was read.
 
     Returns:

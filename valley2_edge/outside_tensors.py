@@ -19,9 +19,9 @@ def load_tensors(content: bytes, path: Path, error: ErrorType) -> dict[str, npt.
     """The arrays of a safetensors file by their names.
 
     Args:
-        content: Of the file.
+        content: The whole content of the file.
         path: The file, for messages.
-        error: What is raised.
+        error: Class of the error to raise.
 
     Raises:
         Valley2Error: It is damaged, or has a type that numpy lacks.

@@ -7,25 +7,25 @@ from valley2_edge.errors import InputError
 MAX_PICTURE_PIXELS = 178_956_970
 """The highest limit that can be chosen: Pillow's own."""
 DEFAULT_MAX_PICTURE_PIXELS = 100_000_000
-"""Width times height at most, unless a caller chooses another limit."""
+"""Largest width times height, unless a caller chooses another limit."""
 STRANGERS_MAX_PICTURE_PIXELS = 40_000_000
 """What a program should choose that takes pictures from people whom it does not know."""
 
 FRAMES_FACTOR = 4
-"""Pixels of the chosen frames of a video together, in pictures of the largest size."""
+"""Most pixels of all chosen frames of a video, in pictures of the largest size."""
 ANIMATION_FACTOR = 100
-"""Pixels that an animated picture may take to decode, frame after frame, likewise."""
+"""Most pixels of all frames that an animated picture takes to decode, in pictures of the largest size."""
 _BYTES_PER_PIXEL = 8
 """The most that a file takes for a pixel: four samples of 16 bits."""
 _SPARE_BYTES = 64 << 20
-"""For what else a file holds: previews, profiles, other pages."""
+"""Bytes for what else a file holds: previews, profiles, other pages."""
 
 
 def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     """Refuses a picture that is empty or too large.
 
     Raises:
-        InputError: As said.
+        InputError: A side is 0, or the picture has more than `max_pixels`.
     """
     if width <= 0 or height <= 0:
         raise InputError(f"{name} is empty: {width} x {height} pixels.")
@@ -39,7 +39,7 @@ def check_bytes(size: int, name: str, max_pixels: int) -> None:
     """Refuses a file that is larger than any picture of the largest size.
 
     Raises:
-        InputError: As said.
+        InputError: The file has more bytes than a picture of `max_pixels` can have.
     """
     limit = _BYTES_PER_PIXEL * max_pixels + _SPARE_BYTES
     if size > limit:

@@ -83,7 +83,7 @@ class Policy(PictureOptions):
         )
 
     def picture_limit(self) -> int | None:
-        """Pictures of one turn at most; the rest is left out. None: no limit.
+        """Most pictures of one turn; the rest is left out. None means that there is no limit.
 
         DIFFERS: only strict repo leaves pictures out after the eighth, as the reference does in silence.
         """

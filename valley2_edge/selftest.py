@@ -51,14 +51,14 @@ class SelfTest(BaseModel):
     prompt: str
     """The rendered prompt, `<image>` where the picture stands."""
     input_ids: list[Annotated[int, Field(strict=True, ge=-200, le=1 << 22)]]
-    """Its tokens, -200 where the picture stands."""
+    """The tokens of the prompt, -200 where the picture stands."""
     tile_stride: _Positive
     eagle_stride: _Positive
     siglip_tokens: _Count
-    """Of the picture, as the decoder sees them."""
+    """SigLIP tokens of the picture, as the decoder sees them."""
     eagle_tokens: _Count
     prefill_length: _Count
-    """L: positions of the whole prompt."""
+    """Positions of the whole prompt (L in the shapes)."""
     logit_rows: _Positive
     activations: Literal["int8", "int16"]
     """How the decoder has to run for the tolerance on logits to hold; kv_precision fp32."""

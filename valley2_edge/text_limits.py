@@ -12,7 +12,7 @@ def check_text(text: str, what: str = "The question") -> None:
     """Checks the text of a question, or of a system prompt.
 
     Args:
-        text: As the caller wrote it.
+        text: The text as the caller wrote it.
         what: What messages call it.
 
     Raises:

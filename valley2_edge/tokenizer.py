@@ -21,7 +21,7 @@ _REPLACEMENT_ERRORS = "replace"
 
 MAX_TOKENIZER_BYTES = 64 << 20
 _MAX_VALUES = 2_000_000
-"""Qwen2.5's file holds 600,000."""
+"""Most values of a tokenizer's file; Qwen2.5's holds 600,000."""
 _MAX_TOKENS = 1 << 22
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 SPLIT_PATTERN = (
@@ -56,7 +56,7 @@ class Tokenizer:
     Args:
         path: `tokenizer.json`, or the directory that holds it.
         content: What the file holds, where it was read already.
-        error: What is raised.
+        error: Class of the error to raise.
 
     Raises:
         BundleError: The file is missing or is not a byte-level tokenizer; or another error, as `error` says.

@@ -101,7 +101,7 @@ def write_own_file(path: Path, *parts: bytes) -> None:
     """Replaces a file as a whole: a reader sees the old content or the new, never a part.
 
     Args:
-        path: Of the file, in a directory that is there.
+        path: The file to replace, in a directory that is there.
         parts: Its content, one after the other.
 
     Raises:

@@ -7,7 +7,9 @@ import io
 import pytest
 from rich.table import Table
 
-from valley2_edge.cli.terminal import PlainConsole, plain, print_line, printable, stage_progress
+from valley2_edge.cli.plain_console import PlainConsole, plain
+from valley2_edge.cli.printable import printable
+from valley2_edge.cli.terminal import print_line, stage_progress
 
 
 @pytest.mark.parametrize(

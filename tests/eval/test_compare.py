@@ -54,7 +54,7 @@ def test_bundle_agrees_with_itself(fp32: Valley2) -> None:
     assert (found.questions, found.open_questions) == (2, 2)
     assert found.error_rate_change is not None and found.error_rate_change.value == 0
     assert found.score_a == found.score_b
-    # Of random weights no answer names a letter, and such answers do not agree.
+    # With random weights no answer names a letter, and such answers do not agree.
     assert found.score_a is not None and found.agreement is not None
     assert found.agreement.value == 1 - found.score_a.unparsed / 8
 

@@ -13,6 +13,7 @@ from fake_cuda_driver import FATBIN, FakeGpu, build_driver
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
+from valley2_edge.options import LoadOptions
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
@@ -241,7 +242,7 @@ def test_a_nan_is_named_as_the_cpu_names_it(tmp_path: Path, tensor: str) -> None
 
 
 def test_golden_outputs_come_out_of_the_gpu_as_well(fp32_bundle: Path) -> None:
-    rows = list(self_test(open_bundle(fp32_bundle), threads=1, device="cuda"))
+    rows = list(self_test(open_bundle(fp32_bundle), LoadOptions(threads=1, device="cuda")))
     assert [row for row in rows if row.stage == "logits"]
     assert all(row.passed for row in rows)
 

@@ -9,6 +9,7 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.bundle import open_bundle
+from valley2_edge.options import LoadOptions
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.verify.run import self_test
@@ -57,4 +58,4 @@ def test_logits_and_tokens_equal_the_cpus(tmp_path: Path, shape: str, precision:
 
 
 def test_golden_outputs_come_out_of_the_gpu(fp32_bundle: Path) -> None:
-    assert all(row.passed for row in self_test(open_bundle(fp32_bundle), device="cuda"))
+    assert all(row.passed for row in self_test(open_bundle(fp32_bundle), LoadOptions(device="cuda")))

@@ -29,10 +29,10 @@ _GIGA = 1e9
 
 @dataclass(frozen=True)
 class Sample:
-    """One repetition."""
+    """What one repetition of the work took."""
 
     seconds: float
-    """Of the work alone."""
+    """Seconds that the work alone took."""
     limit: float
     """Mean of what was measured before, in the pauses and after, in operations or bytes a second."""
 
@@ -83,7 +83,7 @@ class Limits:
         """Does the work once.
 
         Args:
-            limit: What bounds it.
+            limit: Name of the machine's limit that bounds the work.
             work: May call the pause that it is given.
         """
         readings = [self.read(limit)]
@@ -113,14 +113,14 @@ class Measurement:
     work: float
     """Operations or bytes of one repetition."""
     limit: LimitName
-    """What bounds it."""
+    """Name of the machine's limit that bounds the work."""
     samples: tuple[Sample, ...]
     facts: dict[str, int]
     """What else describes the work, by name."""
 
     @property
     def seconds(self) -> Spread:
-        """Of one repetition."""
+        """Seconds of one repetition."""
         return Spread.of([sample.seconds for sample in self.samples])
 
     @property
@@ -135,11 +135,11 @@ class Measurement:
 
     @property
     def fraction(self) -> Spread:
-        """Of the limit of the moment."""
+        """Share of the machine's limit at that moment that the work reached."""
         return Spread.of([self.work / sample.seconds / sample.limit for sample in self.samples])
 
     def as_json(self) -> dict[str, object]:
-        """All of it under the names of docs/performance.md."""
+        """The measurement under the names of docs/performance.md."""
         rate_name, fraction_name = _NAMES[self.limit]
         return {
             **self.speed.as_json(f"{self.unit}_per_s"),

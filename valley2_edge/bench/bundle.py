@@ -24,15 +24,15 @@ from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pict
 WIDTH, HEIGHT = 1280, 720
 QUESTION = "What is on the label?"
 STAGES = ("vision_load", "preprocess", "siglip", "projector", "eagle", "prefill", "decode")
-"""Of a question; their seconds are fields of `Statistics`."""
+"""Stages of a question, in order; their seconds are fields of `Statistics`."""
 
 
 @dataclass(frozen=True)
 class FirstToken:
-    """From a question about a picture to the first token of its answer."""
+    """Times from a question about a picture to the first token of its answer."""
 
     statistics: tuple[Statistics, ...]
-    """Of each repetition."""
+    """Statistics of each repetition."""
 
     @property
     def seconds(self) -> Spread:
@@ -40,7 +40,7 @@ class FirstToken:
         return Spread.of([_first_token_seconds(one) for one in self.statistics])
 
     def as_json(self) -> dict[str, object]:
-        """All of it under the names of docs/performance.md."""
+        """The times under the names of docs/performance.md."""
         first = self.statistics[0]
         stages = {
             stage: Spread.of([getattr(one, f"{stage}_seconds") for one in self.statistics]).median for stage in STAGES
@@ -116,10 +116,10 @@ class _Run:
     call: Callable[[], object]
     unit: str
     amount: int
-    """Of units."""
+    """How many units of work one call does."""
     operations: int
     limit: LimitName
-    """What the run is a share of."""
+    """Name of the machine's limit that the run is a share of."""
 
 
 def _limit(component: VisionComponent, model: Valley2) -> LimitName:

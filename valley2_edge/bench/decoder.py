@@ -24,9 +24,9 @@ class Plan:
     """How often each piece of work is done."""
 
     warm_up: int
-    """Repetitions that do not count."""
+    """Repetitions before those that count."""
     repetitions: int
-    """Those that do."""
+    """Repetitions that count."""
 
     def run(self, limits: Limits, limit: LimitName, work: Work, done: Repeated) -> tuple[Sample, ...]:
         """Samples of the repetitions that count; `done` is called after every one of both kinds."""
@@ -43,11 +43,11 @@ def measure_prefill(
     """Prefills a session that is empty before.
 
     Args:
-        decoder: Any.
-        config: Its sizes.
-        positions: Of the prefill.
-        plan: How often.
-        limits: The machine's.
+        decoder: The decoder to measure.
+        config: Sizes of the decoder.
+        positions: Number of positions to prefill.
+        plan: How often to repeat the work.
+        limits: The machine's limits, measured in between.
         done: Called after every repetition.
 
     Raises:
@@ -73,11 +73,11 @@ def measure_decode(
     """Decodes greedily after a context, one token a call as a conversation does, each in a step of its own.
 
     Args:
-        decoder: Any.
+        decoder: The decoder to measure.
         context: Positions before the first token.
         tokens: To decode in every repetition.
-        plan: How often.
-        limits: The machine's.
+        plan: How often to repeat the work.
+        limits: The machine's limits, measured in between.
         done: Called after every repetition.
 
     Raises:

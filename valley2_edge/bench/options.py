@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from valley2_edge.errors import InputError
-from valley2_edge.options import EaglePreset, VisionEngineName
+from valley2_edge.options import EaglePreset, LoadOptions
 
 Part = Literal["prefill", "decode", "siglip", "projector", "eagle", "first-token"]
 PARTS: tuple[Part, ...] = get_args(Part)
 DECODER_PARTS: tuple[Part, ...] = ("prefill", "decode")
-"""Those that need no bundle."""
+"""The parts that need no bundle."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,21 @@ class Options:
     """What is measured, and how often."""
 
     parts: tuple[Part, ...] | None = None
-    """In the order of computation; None: every part that there is."""
+    """The parts in the order of computation; None: every part that there is."""
     lengths: tuple[int, ...] = (128, 512, 1024)
-    """Positions of the prefills."""
+    """Numbers of positions to prefill."""
     context: int = 512
     """Positions before decoding begins."""
     new_tokens: int = 16
-    """Decoded in every repetition."""
+    """Tokens to decode in every repetition."""
     eagle_preset: EaglePreset = "balanced"
     """Preset of the picture in the parts eagle and first-token."""
-    threads: int = 0
-    isa: str = "auto"
-    activations: str = "int8"
     warm_up: int = 1
+    """Repetitions before those that count."""
     repetitions: int = 5
-    device: str | None = None
-    """Of the decoder, as `Valley2.load` takes it."""
-    vision_engine: VisionEngineName = "auto"
+    """Repetitions that count."""
+    load: LoadOptions = field(default_factory=LoadOptions)
+    """Where and with what the model computes; the caches for pictures and prompts are off in any case."""
 
     def __post_init__(self) -> None:
         for name in ("context", "new_tokens", "repetitions"):
@@ -48,7 +46,7 @@ class Options:
 
 
 def parse_parts(text: str) -> tuple[Part, ...]:
-    """The parts that a user names, by commas, in the order of computation.
+    """The parts that a user names, separated by commas, in the order of computation.
 
     Raises:
         InputError: There is no part of that name.

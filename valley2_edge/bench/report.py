@@ -35,17 +35,17 @@ class Report:
     limits: dict[LimitName, float]
     """Medians of all readings, bytes or operations a second."""
     prefill: tuple[Measurement, ...] = ()
-    """One a length."""
+    """A measurement for each length."""
     others: dict[Part, Measurement] = dataclasses.field(default_factory=dict)
-    """decode, siglip, projector, eagle."""
+    """Measurements of decode, siglip, projector and eagle, as far as they were asked for."""
     first_token: FirstToken | None = None
     device_name: str = ""
-    """Of the GPU with layers of the decoder; empty without one."""
+    """Name of the GPU that has layers of the decoder; empty without one."""
     complete: bool = False
     """Whether every part was measured; not so when the run was interrupted."""
 
     def as_json(self) -> dict[str, object]:
-        """All of it under the names of docs/performance.md."""
+        """The report under the names of docs/performance.md."""
         content: dict[str, object] = {
             "format": "valley2-bench",
             "format_version": 2,

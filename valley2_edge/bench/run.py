@@ -48,8 +48,8 @@ def bench_shape(
 
     Args:
         name: A key of `SHAPES`.
-        layers: Instead of all of its layers; None: all.
-        precision: Of the layers' matrices.
+        layers: Number of layers; None: all that the shape has.
+        precision: Precision of the layers' matrices.
         group_size: Columns that share a scale.
         options: What is measured.
         progress: Told how far every part is.
@@ -69,10 +69,10 @@ def bench_shape(
     progress("weights", 1, 1)
     with Decoder(
         directory,
-        threads=options.threads,
-        isa=options.isa,
-        activations=options.activations,
-        device=options.device or "cpu",
+        threads=options.load.threads,
+        isa=options.load.isa,
+        activations=options.load.activations,
+        device=options.load.device or "cpu",
     ) as decoder:
         facts = {"shape": name, "decoder_precision": precision, **_decoder_facts(decoder)}
         return _measure(_Subject(facts, decoder, config, None), options, progress, on_report)
@@ -95,15 +95,7 @@ def bench_bundle(
         BudgetError: The context or the memory does not suffice.
     """
     with Valley2.load(
-        directory,
-        threads=options.threads,
-        isa=options.isa,
-        activations=options.activations,
-        device=options.device,
-        vision_engine=options.vision_engine,
-        vision_cache_bytes=0,
-        prefix_cache_bytes=0,
-        on_progress=progress,
+        directory, options.load, vision_cache_bytes=0, prefix_cache_bytes=0, on_progress=progress
     ) as model:
         manifest = model.bundle.manifest
         possible = tuple(part for part in PARTS if part != "eagle" or manifest.eagle is not None)
@@ -127,7 +119,7 @@ class _Subject:
     decoder: DecoderEngine
     config: DecoderConfig
     model: Valley2 | None
-    """None: there is a decoder alone."""
+    """The model; None when there is only a decoder."""
 
 
 def _with_parts(options: Options, possible: tuple[Part, ...], name: str) -> Options:
@@ -156,7 +148,7 @@ def _check_context(config: DecoderConfig, options: Options) -> None:
 
 def _measure(subject: _Subject, options: Options, progress: StageProgress, on_report: OnReport) -> Report:
     about = subject.decoder.description
-    if options.vision_engine == "tensorrt" and about.device != "cuda":
+    if options.load.vision_engine == "tensorrt" and about.device != "cuda":
         raise InputError("vision in TensorRT is measured against the GPU that the decoder is on: add --device cuda")
     plan = Plan(options.warm_up, options.repetitions)
     # The vision engines are measured against the CPU, wherever the decoder is, unless TensorRT computes them.
@@ -167,7 +159,7 @@ def _measure(subject: _Subject, options: Options, progress: StageProgress, on_re
     ):
         cpu_limits = Limits(processor)
         limits = Limits(probe) if about.device == "cuda" else cpu_limits
-        vision_limits = limits if options.vision_engine == "tensorrt" else cpu_limits
+        vision_limits = limits if options.load.vision_engine == "tensorrt" else cpu_limits
         report = Report(subject.facts, options, about.isa, about.threads, {}, device_name=about.device_name)
         for part in options.parts or ():
             for measured in _measure_part(part, subject, options, plan, limits, vision_limits, progress, report):

@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 PANEL = 64
 ALIGNMENT = 64
 BLOCK_VALUES = 1 << 22
-"""So many are random before they repeat."""
+"""Number of random values before they repeat."""
 GROUP_SIZES = (32, 64, 128)
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
 # Standard deviation of uniform integers around their zero point.
@@ -40,7 +40,7 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     make: Callable[[int], Array]
-    """From a number of values, at most `BLOCK_VALUES`, to a dense array of them."""
+    """Makes a dense array of a number of values, at most `BLOCK_VALUES`."""
 
     @property
     def size(self) -> int:
@@ -52,10 +52,10 @@ class SyntheticDecoder:
     """The files of a decoder, not written yet.
 
     Args:
-        config: The sizes.
-        precision: Of the layers' matrices.
+        config: Sizes of the decoder.
+        precision: Precision of the layers' matrices.
         group_size: Columns that share a scale: 32, 64 or 128.
-        seed: Of the weights.
+        seed: Random seed of the weights.
         lm_head_precision: None: int8 beside int4 and the same otherwise, as in an export.
 
     Raises:
@@ -81,10 +81,10 @@ class SyntheticDecoder:
         return sum(tensor.size for tensor in self._tensors)
 
     def write(self, directory: Path) -> None:
-        """Writes decoder.safetensors and embeddings.safetensors; the embeddings are zeros that take no room.
+        """Writes decoder.safetensors and embeddings.safetensors; the embeddings are zeros without blocks on the disk.
 
         Args:
-            directory: Exists.
+            directory: A folder that exists.
 
         Raises:
             BudgetError: The disk cannot hold the files.
@@ -199,7 +199,7 @@ def _write_header(stream: BinaryIO, tensors: Sequence[_Tensor], metadata: dict[s
 
 
 def _write_tensor(stream: BinaryIO, tensor: _Tensor) -> None:
-    """Its values and its padding; more values than a block holds repeat it."""
+    """Writes the values of a tensor and its padding; more values than a block holds repeat it."""
     whole, rest = divmod(prod(tensor.shape), BLOCK_VALUES)
     if whole:
         piece = tensor.make(BLOCK_VALUES).view(np.uint8).data

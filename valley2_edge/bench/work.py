@@ -23,7 +23,7 @@ class MatrixSize:
 
     @property
     def weights(self) -> int:
-        """Their number."""
+        """Number of weights of the matrix."""
         return self.rows * self.columns
 
 
@@ -42,7 +42,7 @@ def layer_matrices(config: DecoderConfig, index: int) -> list[MatrixSize]:
 
 
 def prefill_operations(config: DecoderConfig, positions: int) -> int:
-    """Of the matrix products of a prefill whose last position alone needs logits.
+    """Operations of the matrix products of a prefill whose last position alone needs logits.
 
     In the last layer only keys and values matter of the other positions, so the rest of that layer, and lm_head, is
     counted for one position. Attention itself is left out: it is no product with weights.
@@ -54,7 +54,7 @@ def prefill_operations(config: DecoderConfig, positions: int) -> int:
 
 
 def siglip_operations(config: SiglipConfig) -> int:
-    """Of one tile."""
+    """Operations of the SigLIP tower for one tile."""
     patches, channels = config.patches_per_side**2, config.hidden_size
     embedding = patches * _COLORS * config.patch_size**2 * channels
     layer = patches * channels * (4 * channels + 2 * config.intermediate_size) + 2 * patches**2 * channels
@@ -62,7 +62,7 @@ def siglip_operations(config: SiglipConfig) -> int:
 
 
 def projector_operations(config: ProjectorConfig, siglip: SiglipConfig) -> int:
-    """Of one tile."""
+    """Operations of the projector for one tile."""
     tokens, patches = config.tokens_per_side**2, siglip.patches_per_side**2
     inputs, middle, outputs = config.input_size, config.mlp_hidden_dim, config.output_size
     if config.type == "ovis_conv_adapter":
@@ -74,7 +74,7 @@ def projector_operations(config: ProjectorConfig, siglip: SiglipConfig) -> int:
 
 
 def eagle_operations(config: EagleConfig, patches: int) -> int:
-    """Of one picture with this many patches."""
+    """Operations of the Eagle branch for one picture with this many patches."""
     channels, merged = config.embed_dim, config.spatial_merge_size**2
     # The two equal temporal slices are one product.
     embedding = patches * _COLORS * config.patch_size**2 * channels

@@ -6,7 +6,8 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 _CHECKPOINTS = {"nano": _HERE / "valley2-nano"}
-_BUNDLES = {"nano": _HERE / "valley2-nano-int4"}
+BUILTIN_BUNDLES = {"nano": _HERE / "valley2-nano-int4"}
+"""The directories of the ready bundles by name."""
 
 
 def builtin_checkpoint(name: str | Path) -> Path | None:
@@ -16,4 +17,4 @@ def builtin_checkpoint(name: str | Path) -> Path | None:
 
 def builtin_bundle(name: str | Path) -> Path | None:
     """The directory of the ready int4 bundle of that name, or None when the package has none."""
-    return _BUNDLES.get(str(name))
+    return BUILTIN_BUNDLES.get(str(name))

@@ -12,7 +12,7 @@ from rich.status import Status
 
 from valley2_edge.answer import AnswerParser, AnswerPiece, Step
 from valley2_edge.byte_count import format_bytes
-from valley2_edge.cli.terminal import plain
+from valley2_edge.cli.plain_console import plain
 from valley2_edge.cli.wrapping import MAX_COLUMNS, WordWrapper
 
 _STAGES = {
@@ -78,7 +78,7 @@ def print_answer(pieces: Iterable[str], think: bool) -> None:
     the model wrote it.
 
     Args:
-        pieces: Of the answer, as they are made.
+        pieces: The pieces of the answer, as they are made.
         think: Show the steps of a four-step answer under headings.
     """
     wrapper = WordWrapper(_write, columns_of_terminal()) if sys.stdout.isatty() else None

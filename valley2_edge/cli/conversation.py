@@ -12,7 +12,7 @@ from rich.console import Console
 
 from valley2_edge.cli.failure import sentence_of
 from valley2_edge.cli.media import Media, mentioned_files, path_of, sort_media, split_line, words_of_paths
-from valley2_edge.cli.streams import hear_all_bytes, read_text_line
+from valley2_edge.cli.streams import accept_all_bytes, read_text_line
 from valley2_edge.cli.wrapping import print_prose
 from valley2_edge.errors import Cancelled, InputError
 from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
@@ -61,9 +61,9 @@ class Conversation:
     before its answer began, they are still there for the next.
 
     Args:
-        talk: Answers.
-        messages: Where all that is not an answer goes.
-        media: For the first question.
+        talk: What answers the questions.
+        messages: The console for everything that is not an answer.
+        media: Pictures or a video for the first question.
         max_picture_pixels: Width times height of a picture at most.
     """
 
@@ -77,7 +77,7 @@ class Conversation:
 
     def run(self) -> None:
         """Runs the loop; an error ends a question, not the conversation."""
-        hear_all_bytes()
+        accept_all_bytes()
         self._say(HINT)
         if self._media:
             self._list()

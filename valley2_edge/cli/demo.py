@@ -11,29 +11,36 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from valley2_edge.chosen_bundle import resolve_bundle
-from valley2_edge.cli import chat_options as options
-from valley2_edge.cli.answer_view import ProgressLine
+from valley2_edge.cli.bundle_argument import complete_bundle
+from valley2_edge.cli.help_page import examples
 from valley2_edge.cli.terminal import error_console, output_console, print_line
 
 if TYPE_CHECKING:
     from valley2_edge.eval.questions.showcase import Exhibit
     from valley2_edge.runtime.model import Valley2
 
+EXAMPLES = examples("valley2-edge demo", "valley2-edge demo --output demo-pictures")
 EXIT_WRONG = 1
 _ANSWER_TOKENS = 64
 
 
 def demo(
-    bundle: Annotated[str, typer.Option(metavar="DIR", help="The bundle that answers.")] = "nano",
+    bundle: Annotated[
+        str, typer.Option(metavar="DIR", help="The bundle that answers.", autocompletion=complete_bundle)
+    ] = "nano",
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the pictures there; they are temporary when not given.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the pictures in this folder. By default they are removed at the end."),
     ] = None,
-    threads: options.Threads = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Number of threads. 0 uses as many as the process may run on.")
+    ] = 0,
 ) -> None:
     """Ask valley2-nano, which comes with this package, about a product card, two cards and a clip.
 
     Exits with 1 when an answer is wrong.
     """
+    from valley2_edge.cli.answer_view import ProgressLine
     from valley2_edge.eval.questions.showcase import write_showcase
     from valley2_edge.runtime.model import Valley2
 

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
-from rich.table import Table
 
-from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.chosen_bundle import resolve_bundle
+from valley2_edge.cli.bundle_argument import BundleArgument
+from valley2_edge.cli.help_page import HelpfulCommand, HelpfulGroup, examples
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import EngineError, InputError
 from valley2_edge.options import EAGLE_MAX_TOKENS
 from valley2_edge.policy import EAGLE_CAPS
 
 if TYPE_CHECKING:
+    from valley2_edge.bundle import Bundle
     from valley2_edge.runtime.trt.api import Flavour, TensorRt
     from valley2_edge.runtime.trt.cache import EngineKey
     from valley2_edge.runtime.trt.samples import Feed
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Component = Literal["siglip", "projector", "eagle"]
 
-app = typer.Typer()
+app = typer.Typer(cls=HelpfulGroup, add_completion=False, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -36,36 +37,49 @@ def engines(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command()
+@app.command(
+    cls=HelpfulCommand,
+    epilog=examples(
+        "valley2-edge engines build my-bundle",
+        "valley2-edge engines build my-bundle --compute-capability 8.6",
+    ),
+)
 def build(
-    bundle: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DIR]", help="The bundle; without it $VALLEY2_BUNDLE, then the one exported last."),
-    ] = None,
-    component: Annotated[Component | None, typer.Option(help="Only this; all when not given.")] = None,
+    bundle: BundleArgument = None,
+    component: Annotated[Component | None, typer.Option(help="Build only this one's engine.")] = None,
     compute_capability: Annotated[
         str | None,
         typer.Option(
             metavar="X.Y",
-            help="Of a GPU that is elsewhere, for example 8.6; needs TensorRT-RTX. This machine's if not.",
+            help="Compute capability of a GPU in another machine, such as 8.6; needs TensorRT-RTX. By default that of "
+            "this machine's GPU.",
         ),
     ] = None,
     precision: Annotated[
         Literal["fp16", "fp32"],
-        typer.Option(help="fp16: but for what would overflow; fp32: the graph as the bundle has it."),
+        typer.Option(help="fp16 for all but what would overflow, or fp32 for the graph as the bundle has it."),
     ] = "fp16",
     eagle_max_tokens: Annotated[
-        int, typer.Option(min=1, max=EAGLE_MAX_TOKENS, help="Of a picture; the preset that holds it decides.")
+        int,
+        typer.Option(
+            min=1,
+            max=EAGLE_MAX_TOKENS,
+            help="Most Eagle tokens of a picture. The engine is built for the smallest preset that holds them.",
+        ),
     ] = EAGLE_CAPS["balanced"],
     image: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A picture like yours, to see what would overflow; once for each."),
+        typer.Option(
+            metavar="FILE",
+            help="A picture like yours, to see what would overflow; give it once for each.",
+        ),
     ] = None,
 ) -> None:
     """Build a bundle's engines now instead of at the first question; those that are there stay."""
-    opened = open_bundle(resolve_bundle(bundle), check="sizes")
+    from valley2_edge.bundle import open_bundle
     from valley2_edge.runtime.vision.engine import check_engine
 
+    opened = open_bundle(resolve_bundle(bundle), check="sizes")
     manifest = opened.manifest
     check_engine("tensorrt", [manifest.siglip, manifest.projector, manifest.eagle])
     wanted: tuple[ComponentName, ...] = get_args(Component) if component is None else (component,)
@@ -75,7 +89,7 @@ def build(
     _build(opened, names, compute_capability, precision, eagle_max_tokens, image or [])
 
 
-@app.command("list")
+@app.command("list", cls=HelpfulCommand, epilog=examples("valley2-edge engines list"))
 def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False) -> None:
     """Show the engines that are kept, and for which GPU, driver and TensorRT each is."""
     from valley2_edge.runtime.trt.api import TITLES
@@ -89,6 +103,8 @@ def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print the
         return
     console, titles = output_console(), {str(name): title for name, title in TITLES.items()}
     if entries:
+        from rich.table import Table
+
         table = Table("engine", "rows", "GPU", "driver", "built by", "graph", "size")
         for entry in entries:
             key = entry.key
@@ -101,7 +117,7 @@ def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print the
     print_line(console, f"{cache.directory}: {len(entries)} engines")
 
 
-@app.command()
+@app.command(cls=HelpfulCommand, epilog=examples("valley2-edge engines clear"))
 def clear() -> None:
     """Remove all engines, those of ONNX Runtime's TensorRT provider included; they are built again when needed."""
     from valley2_edge.runtime.trt.cache import EngineCache

@@ -7,16 +7,19 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from valley2_edge.bundle import read_manifest
 from valley2_edge.chosen_bundle import resolve_bundle
-from valley2_edge.cli.chat_options import KvPrecisionName, Providers
+from valley2_edge.cli.bundle_argument import BundleArgument, complete_bundle
+from valley2_edge.cli.flags import Only, with_flags
+from valley2_edge.cli.help_page import HelpfulCommand, HelpfulGroup, examples
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
+from valley2_edge.cli.option_groups import FLAGS
 from valley2_edge.cli.terminal import StageProgress, error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import InputError
+from valley2_edge.options import KvPrecision, LoadOptions
 
 if TYPE_CHECKING:
     from valley2_edge.eval.compare import Comparison
@@ -24,25 +27,22 @@ if TYPE_CHECKING:
     from valley2_edge.eval.scoring import Outcome, Score
     from valley2_edge.runtime.model import Valley2
 
-app = typer.Typer()
+app = typer.Typer(cls=HelpfulGroup, add_completion=False, rich_markup_mode=None)
 
 QUESTIONS = "questions"
-"""The stage of the progress in which they are asked."""
+"""The stage of the progress in which the questions are asked."""
 Result = TypeVar("Result")
 
 Questions = Annotated[
     Path | None,
     typer.Option(metavar="FILE.jsonl", help="Your own questions (docs/evaluation.md) instead of the built-in ones."),
 ]
-Count = Annotated[int, typer.Option(min=1, help="Built-in questions of each task.")]
-Seed = Annotated[int, typer.Option(help="Of the built-in questions.")]
+Count = Annotated[int, typer.Option(min=1, help="Number of built-in questions of each task.")]
+Seed = Annotated[int, typer.Option(help="Random seed that the built-in questions are made from.")]
 Tasks = Annotated[
-    str | None, typer.Option(metavar="TASK,...", help="Which tasks, by commas; all of them when not given.")
+    str | None, typer.Option(metavar="TASK,...", help="Tasks to ask about, separated by commas. By default all tasks.")
 ]
-Threads = Annotated[int, typer.Option(min=0, help="Of all engines; 0: as many as the process may run on.")]
-Activations = Annotated[
-    Literal["int8", "int16"], typer.Option(help="Of quantised matrices; int16 is finer at twice the arithmetic.")
-]
+Load = Annotated[LoadOptions, Only(("threads", "activations", "providers"))]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -53,30 +53,38 @@ def entry(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command("ecom-vqa")
+@app.command(
+    "ecom-vqa",
+    cls=HelpfulCommand,
+    epilog=examples(
+        "valley2-edge eval ecom-vqa nano",
+        "valley2-edge eval ecom-vqa my-bundle --questions mine.jsonl --picture score.png",
+    ),
+)
+@with_flags(FLAGS)
 def ecom_vqa(
-    bundle: Annotated[
-        Path | None,
-        typer.Argument(metavar="[BUNDLE]", help="The bundle; without it $VALLEY2_BUNDLE, then the one exported last."),
-    ] = None,
+    bundle: BundleArgument = None,
     questions: Questions = None,
     count: Count = 50,
     seed: Seed = 0,
     tasks: Tasks = None,
-    think: Annotated[bool, typer.Option("--think", help="Ask for four-step answers; the conclusion counts.")] = False,
+    think: Annotated[bool, typer.Option("--think", help="Ask for answers in four steps.")] = False,
     eagle: Annotated[
-        bool, typer.Option("--eagle/--no-eagle", help="The Eagle branch; without it its tokens are left out.")
+        bool, typer.Option("--eagle/--no-eagle", help="Run the Eagle branch; without it its tokens are left out.")
     ] = True,
     tiles: Annotated[
-        bool, typer.Option("--tiles/--no-tiles", help="The SigLIP tiles; without them their features are zeros.")
+        bool, typer.Option("--tiles/--no-tiles", help="Run SigLIP; without it the tiles' features are zeros.")
     ] = True,
-    text_only: Annotated[bool, typer.Option("--text-only", help="Without any picture: what guessing gives.")] = False,
-    threads: Threads = 0,
-    activations: Activations = "int8",
-    provider: Providers = None,
-    kv_precision: Annotated[KvPrecisionName, typer.Option(help="Of the KV cache.")] = "auto",
-    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result, too.")] = None,
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="Show no picture, to see what guessing gives.")
+    ] = False,
+    kv_precision: Annotated[KvPrecision, typer.Option(help="Precision of the KV cache.")] = "auto",
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the result into a picture as well.")
+    ] = None,
     as_json: AsJson = False,
+    *,
+    load: Load,
 ) -> None:
     """Ask questions with four options, each in four orders; a question counts when all four answers are right."""
     if text_only and not (eagle and tiles):
@@ -95,7 +103,7 @@ def ecom_vqa(
 
     def work(progress: StageProgress) -> list[Outcome]:
         with (
-            _load(directory, threads, activations, provider, progress) as model,
+            _load(directory, load, progress) as model,
             inquiry_of(model, eagle=eagle, tiles=tiles, kv_precision=kv_precision) as inquiry,
         ):
             return ask_all(inquiry, asked, think=think, text_only=text_only, on_progress=partial(progress, QUESTIONS))
@@ -114,25 +122,37 @@ def ecom_vqa(
     print_line(console, f"{directory}: {what}, {seconds:.1f} s; {_unparsed(result)}random letters give 0.4 %")
 
 
-@app.command("compare")
+@app.command(
+    "compare",
+    cls=HelpfulCommand,
+    epilog=examples("valley2-edge eval compare my-bundle-fp16 my-bundle-int4 --count 10"),
+)
+@with_flags(FLAGS)
 def compare_bundles(
-    first: Annotated[Path, typer.Argument(metavar="A", help="The bundle to measure against.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="The other one, of the same model.")],
+    first: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="The bundle to compare with.", autocompletion=complete_bundle),
+    ],
+    second: Annotated[
+        Path,
+        typer.Argument(metavar="B", help="Another bundle of the same model.", autocompletion=complete_bundle),
+    ],
     questions: Questions = None,
     count: Count = 20,
     seed: Seed = 0,
     tasks: Tasks = None,
     reading: Annotated[
-        int, typer.Option(min=0, help="Built-in free-form questions, for the character error rate; 0: none.")
+        int,
+        typer.Option(min=0, help="Number of built-in questions that ask to read, for the character error rate."),
     ] = 100,
-    threads: Threads = 0,
-    activations: Activations = "int8",
-    provider: Providers = None,
-    kv_precision_a: Annotated[KvPrecisionName, typer.Option(help="Of A's KV cache.")] = "auto",
-    kv_precision_b: Annotated[KvPrecisionName, typer.Option(help="Of B's KV cache.")] = "auto",
+    kv_precision_a: Annotated[KvPrecision, typer.Option(help="Precision of A's KV cache.")] = "auto",
+    kv_precision_b: Annotated[KvPrecision, typer.Option(help="Precision of B's KV cache.")] = "auto",
     as_json: AsJson = False,
+    *,
+    load: Load,
 ) -> None:
     """Ask two bundles the same questions: agreement, divergence of their distributions, and reading errors."""
+    from valley2_edge.bundle import read_manifest
     from valley2_edge.cli.eval_view import comparison_as_json, print_comparison
     from valley2_edge.eval.ablation import inquiry_of
     from valley2_edge.eval.compare import check_comparable, compare
@@ -147,8 +167,8 @@ def compare_bundles(
 
     def work(progress: StageProgress) -> Comparison:
         with (
-            _load(one, threads, activations, provider, progress) as model_a,
-            _load(other, threads, activations, provider, progress) as model_b,
+            _load(one, load, progress) as model_a,
+            _load(other, load, progress) as model_b,
         ):
             check_comparable(model_a, model_b)
             with (
@@ -169,9 +189,9 @@ def compare_bundles(
     print_line(console, f"A is {first}, B is {second}; {counts}, {comparison.positions} positions of A's answers")
 
 
-@app.command("write")
+@app.command("write", cls=HelpfulCommand, epilog=examples("valley2-edge eval write my-questions --count 3"))
 def write(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Is made.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that is made for them.")],
     count: Count = 5,
     seed: Seed = 0,
     tasks: Tasks = None,
@@ -223,19 +243,10 @@ def _ask(work: Callable[[StageProgress], Result]) -> Result:
         leave(f"stopped{reached}; an evaluation keeps nothing: run the same command again, or with fewer questions")
 
 
-def _load(
-    directory: Path, threads: int, activations: str, providers: list[str] | None, progress: StageProgress
-) -> Valley2:
+def _load(directory: Path, load: LoadOptions, progress: StageProgress) -> Valley2:
     from valley2_edge.runtime.model import Valley2
 
-    return Valley2.load(
-        directory,
-        threads=threads,
-        activations=activations,
-        providers=providers,
-        keep_vision=True,
-        on_progress=progress,
-    )
+    return Valley2.load(directory, load, keep_vision=True, on_progress=progress)
 
 
 def _describe(questions: Path | None, seed: int, eagle: bool, tiles: bool, text_only: bool, think: bool) -> str:

@@ -48,7 +48,7 @@ def score_as_json(score: Score) -> dict[str, object]:
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """Prints a row for each measure."""
+    """Prints a row for each measure of the comparison."""
     table = Table("measure", *_right("value", "95 % interval"))
     for name, score in (("A", comparison.score_a), ("B", comparison.score_b)):
         if score is not None:

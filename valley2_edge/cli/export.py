@@ -4,121 +4,136 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
-from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.chosen_bundle import remember_bundle
+from valley2_edge.cli.flags import with_flags
+from valley2_edge.cli.help_page import examples
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
-from valley2_edge.cli.rounding_options import (
-    AverageBits,
-    Calibration,
-    CalibrationSamples,
-    ColumnOrderOption,
-    Damping,
-    DescentPasses,
-    MaxKl,
-    Memory,
-    MethodOption,
-    PictureWeightOption,
-    QualitySamples,
-    ScaleRefit,
-    ScaleSearch,
-    Symmetric,
-    TextOnly,
-    make_rounding_options,
-)
+from valley2_edge.cli.rounding_flags import RoundingFlags, make_rounding_options
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
-from valley2_edge.export.bundle.writer import check_output, check_place
-from valley2_edge.export.checkpoint.config import read_model_config
 from valley2_edge.export.checkpoint.local import DEFAULT_CHECKPOINT, local_checkpoint
-from valley2_edge.export.control import ExportControl
 from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from valley2_edge.bundle import Bundle
+    from valley2_edge.export.control import ExportControl
+    from valley2_edge.export.options import ExportOptions
+
+EXAMPLES = examples(
+    "valley2-edge export nano",
+    "valley2-edge export Valley2-DPO --calibration builtin --output my-bundle",
+    "valley2-edge export bytedance-research/Valley2-DPO --precision int8",
+)
 
 DECIDED_BY_DECODER = ("precision", "group_size", "symmetric")
 """Options that say how to round the layers, which a decoder from elsewhere answers itself."""
+_SOURCE = "Where the decoder comes from and what runs it"
 BUILD_TIME_PACKAGES = ("torch", "transformers", "onnx")
 
 
+@dataclass(frozen=True)
+class PrecisionFlags:
+    """What is typed about the precision of each part of a bundle; None where another flag decides."""
+
+    precision: Annotated[DecoderPrecision, typer.Option(help="Precision of the decoder's matrices.")] = "int4"
+    group_size: Annotated[int, typer.Option(help="Columns of a matrix in int4 that share a scale: 32, 64 or 128.")] = (
+        128
+    )
+    symmetric: Annotated[
+        bool | None,
+        typer.Option(
+            "--symmetric/--asymmetric",
+            help="Whether int4 goes without zero points or has them. By default it has them; nf4 never has any.",
+            show_default=False,
+        ),
+    ] = None
+    lm_head_precision: Annotated[
+        DecoderPrecision | None,
+        typer.Option(help="Precision of the output layer. By default int8 with --precision int4, else as --precision."),
+    ] = None
+    vision_precision: Annotated[
+        VisionPrecision | None,
+        typer.Option(help="Precision of the vision weights. By default fp16, or fp32 with --precision fp32."),
+    ] = None
+    projector_precision: Annotated[
+        ProjectorPrecision | None,
+        typer.Option(help="Precision of the projector's weights. By default what --vision-precision makes of it."),
+    ] = None
+
+
+@with_flags({})
 def export(
     context: typer.Context,
     checkpoint: Annotated[
         str,
-        typer.Argument(help="A directory with config.json and safetensors, an id of the Hugging Face hub, or nano."),
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A directory with config.json and safetensors, an id of the Hugging Face hub, or nano for the model "
+            "in this package.",
+        ),
     ] = DEFAULT_CHECKPOINT,
-    precision: Annotated[DecoderPrecision, typer.Option(help="Of the decoder's matrices.")] = "int4",
-    vision_precision: Annotated[
-        VisionPrecision | None,
-        typer.Option(help="Of the stored vision weights; fp16, or fp32 with --precision fp32, when not given."),
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The bundle's directory. By default CHECKPOINT-PRECISION in this folder."),
     ] = None,
-    projector_precision: Annotated[
-        ProjectorPrecision | None,
-        typer.Option(help="Of the projector's stored weights; what --vision-precision makes of it, when not given."),
-    ] = None,
-    group_size: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64 or 128.")] = 128,
-    symmetric: Symmetric = None,
-    lm_head_precision: Annotated[
-        DecoderPrecision | None,
-        typer.Option(help="Of the output layer; int8 with --precision int4, else as --precision, when not given."),
-    ] = None,
-    method: MethodOption = None,
-    calibration: Calibration = None,
-    calibration_samples: CalibrationSamples = 128,
-    text_only_calibration: TextOnly = False,
-    picture_weight: PictureWeightOption = None,
-    column_order: ColumnOrderOption = None,
-    scale_search: ScaleSearch = None,
-    descent_passes: DescentPasses = None,
-    scale_refit: ScaleRefit = None,
-    damping: Damping = None,
-    average_bits: AverageBits = None,
-    memory: Memory = "8GiB",
-    quality_samples: QualitySamples = None,
-    max_kl: MaxKl = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     decoder: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="A GPTQ checkpoint whose decoder takes the place of the checkpoint's own."),
+        typer.Option(
+            metavar="DIR",
+            help="A GPTQ checkpoint whose decoder takes the place of the checkpoint's own.",
+            rich_help_panel=_SOURCE,
+        ),
     ] = None,
     decoder_engine: Annotated[
         DecoderEngine,
-        typer.Option(help="native: the core's own files; onnx: graphs that ONNX Runtime runs on what it supports."),
+        typer.Option(
+            help="What runs the decoder: native for the core, onnx for graphs that ONNX Runtime runs on whatever it "
+            "supports.",
+            rich_help_panel=_SOURCE,
+        ),
     ] = "native",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub checkpoint.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="The bundle's directory; CHECKPOINT-PRECISION here when not given.")
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit of a checkpoint on the hub.", rich_help_panel=_SOURCE),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    *,
+    precisions: PrecisionFlags,
+    rounding: RoundingFlags,
 ) -> None:
     """Export a Valley2 checkpoint to a bundle that needs no torch."""
     if decoder is not None:
         _refuse_rounding_options(context)
-    rounding = make_rounding_options(
-        precision,
-        group_size=group_size,
-        symmetric=symmetric,
-        rounded_elsewhere=decoder is not None,
-        method=method,
-        calibration=calibration,
-        calibration_samples=calibration_samples,
-        text_only=text_only_calibration,
-        picture_weight=picture_weight,
-        order=column_order,
-        scale_search=scale_search,
-        descent_passes=descent_passes,
-        scale_refit=scale_refit,
-        damping=damping,
-        average_bits=average_bits,
-        memory=memory,
-        quality_samples=quality_samples,
-        max_kl=max_kl,
+    options = make_rounding_options(
+        rounding, precisions.precision, precisions.group_size, precisions.symmetric, decoder is not None
     )
     _check_paths(checkpoint, revision, decoder, output, overwrite)
     require_build_time_packages()
+    from valley2_edge.export.options import ExportOptions
+
+    _run(
+        checkpoint,
+        output,
+        ExportOptions(**asdict(precisions), rounding=options, decoder=decoder, decoder_engine=decoder_engine),
+        revision=revision,
+        overwrite=overwrite,
+    )
+
+
+def _run(checkpoint: str, output: Path | None, options: ExportOptions, **others: Any) -> None:
+    """Exports with progress on stderr; a signal ends the process with a sentence about what is kept."""
+    from valley2_edge.bundle import open_bundle
+    from valley2_edge.export.control import ExportControl
+
     messages, control = error_console(), ExportControl()
 
     def work() -> Bundle:
@@ -129,20 +144,11 @@ def export(
         made = export_bundle(
             checkpoint,
             output,
-            precision=precision,
-            vision_precision=vision_precision,
-            projector_precision=projector_precision,
-            group_size=group_size,
-            symmetric=symmetric,
-            lm_head_precision=lm_head_precision,
-            rounding=rounding,
-            decoder=decoder,
-            decoder_engine=decoder_engine,
-            revision=revision,
-            overwrite=overwrite,
+            options,
             progress=progress,
             announce=lambda sentence: print_line(messages, sentence),
             control=control,
+            **others,
         )
         # Hashes what export has just written, so that the first chat need not.
         return open_bundle(made, progress=lambda done, total: progress("checking files", done, total))
@@ -165,6 +171,9 @@ def _check_paths(
     checkpoint: str, revision: str | None, decoder: Path | None, output: Path | None, overwrite: bool
 ) -> None:
     """Fails before torch is loaded for what is not there, and for an output that cannot be."""
+    from valley2_edge.export.bundle.writer import check_output, check_place
+    from valley2_edge.export.checkpoint.config import read_model_config
+
     local = local_checkpoint(checkpoint, revision)
     if local is not None:
         read_model_config(local)

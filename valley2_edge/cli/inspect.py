@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from valley2_edge.bundle import Bundle, Manifest, open_bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.chosen_bundle import resolve_bundle
+from valley2_edge.cli.bundle_argument import BundleArgument
+from valley2_edge.cli.help_page import examples
 from valley2_edge.cli.terminal import output_console, print_line
+
+if TYPE_CHECKING:
+    from valley2_edge.bundle import Bundle, Manifest
+
+EXAMPLES = examples("valley2-edge inspect nano", "valley2-edge inspect my-bundle --json")
 
 
 @dataclass(frozen=True)
 class ComponentRow:
-    """One part of a bundle."""
+    """One part of a bundle, as a row of the table."""
 
     name: str
     precision: str
     bytes: int
     relative_error: float | None
-    """Largest that export measured; None where nothing is rounded or computed."""
+    """The largest error that export measured; None where nothing is rounded or computed."""
 
 
 def inspect(
-    bundle: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DIR]", help="The bundle; without it $VALLEY2_BUNDLE, then the one exported last."),
-    ] = None,
+    bundle: BundleArgument = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest and the sizes as JSON.")] = False,
 ) -> None:
     """Show a bundle's components, precisions, sizes and source."""
+    from valley2_edge.bundle import open_bundle
+
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     rows = component_rows(opened.manifest)
     if as_json:
@@ -80,6 +83,8 @@ def _size_of(manifest: Manifest, files: list[str]) -> int:
 
 
 def _print_tables(bundle: Bundle, rows: list[ComponentRow]) -> None:
+    from rich.table import Table
+
     console, manifest = output_console(), bundle.manifest
     source, decoder = manifest.source, manifest.architecture.decoder
     print_line(console, f"{bundle.directory}: {format_bytes(bundle.size)}")

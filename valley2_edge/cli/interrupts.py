@@ -10,9 +10,10 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Generic, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
-from valley2_edge.cli.terminal import printable
+from valley2_edge.cli.printable import printable
+from valley2_edge.runtime.cancellation import ThreadedCall
 
 EXIT_INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,13 +25,6 @@ Result = TypeVar("Result")
 
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM came while work ran in its thread, where it still runs: `leave` is all that may follow."""
-
-
-class _Outcome(Generic[Result]):
-    """What became of the work."""
-
-    result: Result
-    error: BaseException | None = None
 
 
 def run_until_interrupted(work: Callable[[], Result]) -> Result:
@@ -51,31 +45,21 @@ def run_until_interrupted(work: Callable[[], Result]) -> Result:
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    outcome: _Outcome[Result] = _Outcome()
     # A signal handler may put something into a SimpleQueue at any time, even while this thread waits for it.
     news: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.result = work()
-        except BaseException as error:  # handed to the waiting thread, whatever it is
-            outcome.error = error
-        news.put(False)
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     # Whoever started the process in the background may want a signal ignored.
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in heard:
         signal.signal(number, lambda _number, _frame: news.put(True))
-    threading.Thread(target=run, name="valley2-command", daemon=True).start()
+    call = ThreadedCall(work, lambda: news.put(False), daemon=True)
     interrupted = _next(news)
     for number in heard:
         signal.signal(number, _end if interrupted else before[number] or signal.SIG_DFL)
     if interrupted:
         raise Interrupted
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.result
+    return call.get()
 
 
 def leave(sentence: str, tidy: Callable[[], None] | None = None) -> NoReturn:

@@ -16,9 +16,17 @@ import typer
 from typer.main import get_command
 
 from valley2_edge.cli.commands import LazyGroup
+from valley2_edge.cli.completion import (
+    PROGRAM,
+    InstallCompletion,
+    ShowCompletion,
+    complete,
+    is_asked_to_complete,
+)
 from valley2_edge.cli.failure import sentence_of
+from valley2_edge.cli.help_page import examples
+from valley2_edge.cli.printable import printable
 from valley2_edge.cli.streams import abandon_output, plug_closed_streams
-from valley2_edge.cli.terminal import printable
 from valley2_edge.errors import Cancelled, Valley2Warning
 from valley2_edge.version import __version__
 
@@ -26,9 +34,19 @@ EXIT_BUG = 1
 EXIT_USER = 2
 EXIT_CANCELLED = 130
 EXIT_NO_READER = 141
-"""As of a process that SIGPIPE ends: whoever read stdout went away."""
+"""The exit code of a process that SIGPIPE ends: whoever read stdout went away."""
 
-app = typer.Typer(cls=LazyGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "valley2-edge demo                                        see it work, without any file",
+        'valley2-edge chat --bundle nano photo.jpg "What is it?"  ask about a picture',
+        "valley2-edge chat --help                                 options and examples of a command",
+    ),
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -44,6 +62,8 @@ def entry(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand after a command, too.")] = False,
+    install_completion: InstallCompletion = False,
+    show_completion: ShowCompletion = False,
 ) -> None:
     """Valley2 on the edge: export a checkpoint to a small bundle and chat with it about pictures."""
     if context.invoked_subcommand is None:
@@ -100,8 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     # Not through the command's own `main`, which answers a reader that went away with exit code 1.
     command = get_command(app)
+    if is_asked_to_complete():
+        return complete(command)
     try:
-        with command.make_context("valley2-edge", words) as context:
+        with command.make_context(PROGRAM, words) as context:
             code = command.invoke(context)
     except typer.Exit as end:
         code = end.exit_code

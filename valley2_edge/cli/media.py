@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from valley2_edge.cli.streams import read_stdin
 from valley2_edge.errors import InputError
@@ -28,7 +27,7 @@ class Media:
     """What a question is about."""
 
     pictures: list[Path | bytes] = field(default_factory=list)
-    """Files, or what stdin held."""
+    """Files, or the bytes that stdin held."""
     video: Path | None = None
 
     def __bool__(self) -> bool:
@@ -36,11 +35,11 @@ class Media:
 
     @property
     def files(self) -> list[Path]:
-        """All that are files."""
+        """The pictures and the video that are files."""
         return [file for file in (*self.pictures, self.video) if isinstance(file, Path)]
 
     def joined(self, other: Media) -> Media:
-        """Both together.
+        """The pictures and the video of both.
 
         Raises:
             InputError: Several videos, or a video beside pictures.
@@ -77,7 +76,7 @@ class Media:
         ]
 
     def readable(self, max_pixels: int) -> Media:
-        """What of it can be read to its end."""
+        """Those of the pictures and videos that can be read to their end."""
         from valley2_edge.runtime.media.images import load_picture
 
         pictures = []
@@ -187,6 +186,8 @@ def path_of(word: str) -> Path:
     if word.lower().startswith("file:"):
         address = urlsplit(word)
         if address.netloc in ("", "localhost"):
+            from urllib.request import url2pathname  # brings HTTP with it, which a help page need not wait for
+
             return Path(url2pathname(address.path))
     if is_address(word):
         raise InputError(f"{word}: {URL_SENTENCE}")

@@ -12,8 +12,8 @@ def stats_table(statistics: Statistics, sampled: bool) -> Table:
     """What one answer cost, a row for each stage.
 
     Args:
-        statistics: Of the answer.
-        sampled: Its tokens were drawn, so that the seed matters.
+        statistics: Statistics of the answer.
+        sampled: Whether its tokens were drawn, so that the seed matters.
     """
     table = Table("stage", "amount", "seconds", "speed")
     if statistics.pictures:

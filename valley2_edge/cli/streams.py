@@ -49,14 +49,14 @@ def _is_sound(stream: TextIO) -> bool:
     return True
 
 
-def hear_all_bytes() -> None:
+def accept_all_bytes() -> None:
     """Lets stdin give bytes that are no text as such, so that one bad line does not take the lines after it away."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def read_text_line(stream: IO[str]) -> str | None:
-    """Reads the next line; `hear_all_bytes` was called before.
+    """Reads the next line; `accept_all_bytes` was called before.
 
     Returns:
         The line, or None at the end of the input.

@@ -1,89 +1,46 @@
-"""What the commands share of the terminal: text is shown and never obeyed, and progress leaves the answer alone."""
+"""What the commands share of the terminal: two consoles, lines, and progress that leaves the answer alone.
+
+rich is imported where something is drawn, so that a help page or a refusal does not wait for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
+from valley2_edge.cli.printable import printable
 from valley2_edge.duration import format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
 _FEW_SECONDS, _MANY_SECONDS = 10, 60
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, what is done of it, and its total."""
 
-# Control characters but for tab and line feed, marks that turn the direction of the text around them, and lone
-# surrogates, which stand for bytes of a file's name that are not UTF-8.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_FIRST_UNDECODED_BYTE = 0xDC80
-
-
-def printable(text: str) -> str:
-    r"""The text as a terminal may show it: what would steer the terminal is spelled out, as \x1b for the escape.
-
-    Names of files, notes of saved sessions, manifests and answers come from strangers. Letters of every script stay,
-    and so do the marks that join or separate them.
-    """
-    return _UNPRINTABLE.sub(_spelled, text.replace("\r\n", "\n"))
-
-
-def _spelled(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    if _FIRST_UNDECODED_BYTE <= code <= _FIRST_UNDECODED_BYTE + 0x7F:
-        code -= _FIRST_UNDECODED_BYTE - 0x80
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
-def plain(text: str, style: str = "") -> Text:
-    """Text for places of rich that would read a string as markup."""
-    return Text(printable(text), style=style)
-
-
-class PlainConsole(Console):
-    """A console that prints strings as they are: no markup, no emoji codes, nothing that steers the terminal.
-
-    Cells of tables are strings, too; a cell that shall have a style is made by `plain`.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False, **options)
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Makes a string something to print."""
-        return super().render_str(printable(text), **options)
-
-    def on_broken_pipe(self) -> None:
-        """Leaves the end of the process to the dispatcher."""
-        raise
-
 
 def output_console() -> Console:
-    """For results: stdout."""
+    """The console for results: stdout."""
+    from valley2_edge.cli.plain_console import PlainConsole
+
     return PlainConsole()
 
 
 def error_console() -> Console:
-    """For everything that is not the result: stderr."""
+    """The console for everything that is not the result: stderr."""
+    from valley2_edge.cli.plain_console import PlainConsole
+
     return PlainConsole(stderr=True)
 
 
 def print_line(console: Console, text: str) -> None:
     """Prints one line as it is: neither wrapped nor read as markup."""
+    from valley2_edge.cli.plain_console import plain
+
     console.print(plain(text), soft_wrap=True)
 
 
@@ -93,6 +50,15 @@ def stage_progress(console: Console) -> Iterator[StageProgress]:
     if not console.is_terminal:
         yield LineProgress(console)
         return
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         *(TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), TaskProgressColumn()),
         *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
@@ -112,8 +78,8 @@ class LineProgress:
     """Plain lines: one when a stage begins, then one every ten seconds, later every minute, with the time left.
 
     Args:
-        console: Where they go.
-        clock: Seconds.
+        console: The console that the lines go to.
+        clock: What time it is, in seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:

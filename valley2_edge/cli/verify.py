@@ -11,47 +11,53 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.chosen_bundle import resolve_bundle
-from valley2_edge.cli import chat_options as options
+from valley2_edge.cli.bundle_argument import BundleArgument
+from valley2_edge.cli.flags import Only, with_flags
+from valley2_edge.cli.help_page import examples
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
-from valley2_edge.cli.terminal import error_console, output_console, plain, print_line, stage_progress
-from valley2_edge.config import ModelConfig
+from valley2_edge.cli.option_groups import FLAGS
+from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import InputError
-from valley2_edge.options import PolicyName
+from valley2_edge.options import LoadOptions, PolicyName
 
 if TYPE_CHECKING:
-    from valley2_edge.options import VisionEngineName
+    from rich.console import Console
+
+    from valley2_edge.bundle import Bundle
+    from valley2_edge.config import ModelConfig
     from valley2_edge.runtime.devices.comparison import Row
+
+EXAMPLES = examples("valley2-edge verify nano", "valley2-edge verify my-bundle --device cuda")
 
 EXIT_FAILED = 1
 HUB_PREFIX = "hf_"
-"""How the names of variants begin that the hub's processor made."""
+"""Names of reference outputs that the hub's processor made begin with it."""
 
 
+@with_flags(FLAGS)
 def verify(
-    bundle: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DIR]", help="The bundle; without it $VALLEY2_BUNDLE, then the one exported last."),
-    ] = None,
+    bundle: BundleArgument = None,
     golden: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Compare with the reference's outputs in DIR instead.")
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="Which of the outputs; the name of the bundle's checkpoint when not given.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which model's reference outputs to compare with. By default those of the bundle's checkpoint.",
+        ),
     ] = None,
     policy: Annotated[
         PolicyName | None,
-        typer.Option(help="Whose rules the variant follows; hub for names that begin with hf_, else repo."),
+        typer.Option(
+            help="Whose rules the reference outputs follow. By default hub for names that begin with hf_, else repo."
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Of all engines; 0: as many as the process may run on.")] = 0,
-    provider: options.Providers = None,
-    device: options.Device = None,
-    vision_engine: options.VisionEngineOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+    *,
+    load: Annotated[LoadOptions, Only(("threads", "providers", "device", "vision_engine"))],
 ) -> None:
     """Hash every file of a bundle and run its self-test, or compare it with reference outputs.
 
@@ -61,14 +67,13 @@ def verify(
         raise InputError("--variant and --policy choose among reference outputs; name them with --golden DIR")
     if golden is not None and not golden.is_dir():
         raise InputError(f"--golden {golden} is not a directory with reference outputs")
+    from valley2_edge.bundle import open_bundle
+
     directory = resolve_bundle(bundle)
     rows: list[Row] = []
 
     def compute() -> None:
-        if golden is None:
-            found = _self_test(opened, threads, provider, device, vision_engine)
-        else:
-            found = _golden(opened, golden, variant, policy, threads, provider, device, vision_engine)
+        found = _self_test(opened, load) if golden is None else _golden(opened, golden, variant, policy, load)
         for row in found:
             rows.append(row)
             show(f"{row.case}: {row.stage}")
@@ -97,9 +102,9 @@ def variant_architecture(bundle: ModelConfig, variant: ModelConfig, name: str) -
     """The architecture to verify a variant with: the bundle's weights with the variant's picture settings.
 
     Args:
-        bundle: What was exported.
-        variant: What the variant's own config.json says.
-        name: The variant's, for messages.
+        bundle: The architecture that was exported.
+        variant: The architecture that the variant's own config.json states.
+        name: The variant's name, for messages.
 
     Raises:
         InputError: They differ in more than how pictures become tiles and tokens, so the weights are others.
@@ -114,23 +119,14 @@ def variant_architecture(bundle: ModelConfig, variant: ModelConfig, name: str) -
     return merged
 
 
-def _self_test(
-    bundle: Bundle, threads: int, providers: list[str] | None, device: str | None, vision_engine: VisionEngineName
-) -> Iterator[Row]:
+def _self_test(bundle: Bundle, load: LoadOptions) -> Iterator[Row]:
     from valley2_edge.verify.run import self_test
 
-    return self_test(bundle, threads, providers, device, vision_engine)
+    return self_test(bundle, load)
 
 
 def _golden(
-    bundle: Bundle,
-    directory: Path,
-    variant: str | None,
-    policy: PolicyName | None,
-    threads: int,
-    providers: list[str] | None,
-    device: str | None,
-    vision_engine: VisionEngineName,
+    bundle: Bundle, directory: Path, variant: str | None, policy: PolicyName | None, load: LoadOptions
 ) -> Iterator[Row]:
     from valley2_edge.verify.golden import Golden
     from valley2_edge.verify.run import verify_golden
@@ -145,7 +141,7 @@ def _golden(
 
         architecture = variant_architecture(bundle.manifest.architecture, read_model_config(checkpoint), name)
     chosen: PolicyName = policy or ("hub" if name.startswith(HUB_PREFIX) else "repo")
-    return verify_golden(bundle, golden, name, chosen, architecture, threads, providers, device, vision_engine)
+    return verify_golden(bundle, golden, name, chosen, architecture, load)
 
 
 @contextlib.contextmanager
@@ -154,6 +150,8 @@ def _status(console: Console) -> Iterator[Callable[[str], None]]:
     if not console.is_terminal:
         yield lambda text: None
         return
+    from valley2_edge.cli.plain_console import plain
+
     with console.status("computing") as status:
         yield lambda text: status.update(plain(text))
 
@@ -177,6 +175,10 @@ def _as_json(row: Row) -> dict[str, object]:
 
 
 def _print_table(bundle: Bundle, rows: list[Row]) -> None:
+    from rich.table import Table
+
+    from valley2_edge.cli.plain_console import plain
+
     console = output_console()
     table = Table("case", "stage", "error", "tolerance", "result", "note")
     for row in rows:

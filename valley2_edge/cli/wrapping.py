@@ -9,7 +9,8 @@ from collections.abc import Callable
 from rich.cells import cell_len
 from rich.console import Console
 
-from valley2_edge.cli.terminal import print_line, printable
+from valley2_edge.cli.printable import printable
+from valley2_edge.cli.terminal import print_line
 
 MAX_COLUMNS = 80
 """The longest line of prose, however wide the terminal is."""

@@ -33,10 +33,10 @@ def inquiry_of(model: Valley2, *, eagle: bool = True, tiles: bool = True, kv_pre
     """What asks a loaded model, with both branches or without one.
 
     Args:
-        model: Loaded with keep_vision.
+        model: A model that was loaded with keep_vision.
         eagle: False leaves the tokens of the Eagle branch out.
         tiles: False replaces the SigLIP features of the tiles by zeros.
-        kv_precision: Of the KV cache: auto, fp32, fp16 or int8.
+        kv_precision: Precision of the KV cache: auto, fp32, fp16 or int8.
 
     Raises:
         InputError: eagle is False, but the bundle has no Eagle branch, or kv_precision means nothing.

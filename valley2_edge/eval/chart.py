@@ -49,9 +49,9 @@ def draw_score(score: Score, title: str, subtitle: str = "") -> Image.Image:
     """Draws a score.
 
     Args:
-        score: Of at least one task.
+        score: The score to draw, with at least one task.
         title: First line, for example the name of the bundle.
-        subtitle: Second line.
+        subtitle: Second line, below the title.
 
     Returns:
         RGB, 1000 pixels wide.

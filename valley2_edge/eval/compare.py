@@ -19,7 +19,7 @@ from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
 
 OPEN_TOKENS = 64
-"""Of a free-form answer, at most."""
+"""Most tokens of a free-form answer."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -67,7 +67,7 @@ class Comparison:
     error_rate_change: Estimate | None
     """B's rate less A's, over the same questions."""
     questions: int
-    """With options."""
+    """Number of questions with options."""
     open_questions: int
 
 
@@ -99,11 +99,11 @@ def compare(
     model is given the question and A's tokens so far.
 
     Args:
-        first: A, the reference.
-        second: B.
-        questions: With options; each is asked in its four orders.
-        open_questions: Answered in words.
-        seed: Of the bootstrap.
+        first: The model A, the reference.
+        second: The model B.
+        questions: Questions with options; each is asked in its four orders.
+        open_questions: Questions that are answered in words.
+        seed: Random seed of the bootstrap.
         on_progress: Told how many questions are done.
 
     Raises:

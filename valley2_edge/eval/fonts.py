@@ -45,8 +45,8 @@ class Fonts:
         """A font for a text, and the text as that font can show it.
 
         Args:
-            text: One line.
-            size: In pixels.
+            text: One line of text.
+            size: Height of the font in pixels.
         """
         own = ImageFont.load_default(size)
         foreign = "".join(dict.fromkeys(mark for mark in text if not _has(own, mark)))

@@ -69,7 +69,7 @@ def bootstrap_ratio(amounts: npt.ArrayLike, sizes: npt.ArrayLike, seed: int = 0)
     Args:
         amounts: (n,).
         sizes: (n,), not all of them 0.
-        seed: Of the draws.
+        seed: Random seed of the draws.
 
     Source: Efron, "Bootstrap methods: another look at the jackknife", 1979.
 

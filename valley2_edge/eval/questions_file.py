@@ -39,7 +39,7 @@ class QuestionLine(BaseModel):
     """Index of the right option from 0, or its letter."""
     images: list[_File] = []
     video: _File | None = None
-    """A video, or an animated picture."""
+    """Path of a video, or of an animated picture."""
     frames: list[_File] | None = None
     """Pictures that are the frames of a video, in order."""
 
@@ -102,8 +102,8 @@ def write_questions(directory: str | os.PathLike[str], questions: Sequence[Quest
     """Writes questions as `questions.jsonl` with their pictures as PNG files beside; all of it or nothing.
 
     Args:
-        directory: Is made; it must not exist.
-        questions: With unique identifiers.
+        directory: The folder to make; it must not exist.
+        questions: Questions with unique identifiers.
 
     Returns:
         The path of the file of questions.

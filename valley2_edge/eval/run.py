@@ -13,9 +13,9 @@ from valley2_edge.runtime.media.images import ImageSource
 from valley2_edge.runtime.media.video import VideoSource
 
 CHOICE_TOKENS = 32
-"""Of an answer that is an option, at most."""
+"""Most tokens of an answer that is an option."""
 THINK_TOKENS = 512
-"""Of an answer in four steps, at most."""
+"""Most tokens of an answer in four steps."""
 
 Progress = Callable[[int, int], None]
 """Called with the questions that are answered and their total."""
@@ -58,11 +58,11 @@ def ask_all(
     """Asks every question in its four orders, greedily.
 
     Args:
-        answerer: The model.
+        answerer: The model that is asked.
         questions: In the order in which they are asked.
         think: Ask for four-step answers.
         text_only: Leave the pictures out.
-        max_new_tokens: Of each answer at most; None is 32, or 512 for four-step answers.
+        max_new_tokens: Most tokens of each answer; None is 32, or 512 for four-step answers.
         on_progress: Told how many are answered.
 
     Returns:

@@ -31,8 +31,8 @@ def chosen_letter(answer: str, options: Sequence[str]) -> str | None:
     A to D that stands alone counts ("B. red"). Of a four-step answer the conclusion is looked at alone.
 
     Args:
-        answer: The model's.
-        options: As the model was shown them, A to D.
+        answer: The model's answer.
+        options: The options in the order in which the model was shown them, A to D.
 
     Returns:
         The letter, or None when the answer names no option, which counts as wrong.
@@ -53,7 +53,7 @@ class Outcome:
     identifier: str
     task: str
     letters: tuple[str | None, ...]
-    """Chosen with the right option at A, B, C and D; None: the answer names no option."""
+    """Letters that were chosen with the right option at A, B, C and D; None where the answer names no option."""
 
     def __post_init__(self) -> None:
         if len(self.letters) != ROTATIONS:
@@ -61,12 +61,12 @@ class Outcome:
 
     @property
     def right_answers(self) -> int:
-        """In how many of the four orders the answer is right."""
+        """Number of orders, of four, in which the answer is right."""
         return sum(letter == right for letter, right in zip(self.letters, LETTERS, strict=True))
 
     @property
     def right(self) -> bool:
-        """Whether it is right in all of them."""
+        """Whether the answer is right in all four orders."""
         return self.right_answers == ROTATIONS
 
 
@@ -79,9 +79,9 @@ class TaskScore:
     plain_accuracy: float
     """Share of answers that are right, of four a question."""
     count: int
-    """Questions."""
+    """Number of questions."""
     unparsed: int
-    """Answers that name no option."""
+    """Number of answers that name no option."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ class Score:
 
     @property
     def count(self) -> int:
-        """Questions."""
+        """Number of questions."""
         return sum(task.count for task in self.tasks.values())
 
     @property
     def unparsed(self) -> int:
-        """Answers that name no option."""
+        """Number of answers that name no option."""
         return sum(task.unparsed for task in self.tasks.values())
 
 

@@ -37,7 +37,7 @@ class GoldenCase:
 
     name: str
     pictures: list[npt.NDArray[np.uint8]]
-    """RGB, (height, width, 3)."""
+    """Pictures in RGB, each (height, width, 3) uint8."""
     history: list[Message] | None
     """None: the prompt's text was given as it is, without a picture."""
     record: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Golden:
         self._records: dict[str, dict[str, Any]] = records
 
     def case_names(self, variant: str) -> list[str]:
-        """Cases of a variant, sorted.
+        """The names of the cases of a variant, sorted.
 
         Raises:
             InputError: There are none.
@@ -83,8 +83,8 @@ class Golden:
         """Reads one case.
 
         Args:
-            variant: Folder under fwd/.
-            name: One of `case_names`.
+            variant: Name of a folder under fwd/.
+            name: One of the names of `case_names`.
             policy: "hub" or "repo": whose preprocessing to expect.
 
         Raises:

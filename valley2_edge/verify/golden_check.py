@@ -38,8 +38,8 @@ def check_case(case: GoldenCase, engines: Engines, policy: Policy) -> Iterator[R
 
     Args:
         case: What went in and what has to come out.
-        engines: Of the bundle.
-        policy: As the reference ran it.
+        engines: The bundle's engines.
+        policy: The policy that the reference ran with.
 
     Raises:
         InputError: The case is not complete.
@@ -176,8 +176,8 @@ def _decode(session: DecoderSessionEngine, tokens: list[int]) -> tuple[Array, li
     """Decodes greedily, but goes on from the reference's token where the choice differs.
 
     Args:
-        session: Prefilled.
-        tokens: The reference's.
+        session: A session that holds the prompt.
+        tokens: The reference's tokens.
 
     Returns:
         Logits (len(tokens), vocabulary) before each choice, and the choices.

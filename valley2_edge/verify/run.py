@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.config import ModelConfig
-from valley2_edge.options import PolicyName, VisionEngineName
+from valley2_edge.options import LoadOptions, PolicyName
 from valley2_edge.policy import Policy
 from valley2_edge.prompt import Layout, build_first_turn, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
@@ -25,7 +25,7 @@ from valley2_edge.verify.golden_geometry import check_geometry
 
 SELF_TEST = "self-test"
 HALF_TOLERANCE = 1e-2
-"""Of vision in TensorRT's fp16, and of all that is computed from it."""
+"""Largest relative error of vision in TensorRT's fp16, and of all that is computed from it."""
 
 
 def verify_golden(
@@ -34,23 +34,18 @@ def verify_golden(
     variant: str,
     policy: PolicyName,
     architecture: ModelConfig | None = None,
-    threads: int = 0,
-    providers: Sequence[str] | None = None,
-    device: str | None = None,
-    vision_engine: VisionEngineName = "auto",
+    load: LoadOptions = LoadOptions(),
 ) -> Iterator[Row]:
     """Compares a bundle with the reference's outputs: the geometry table, then every case of a variant.
 
     Args:
-        bundle: Checked.
+        bundle: A bundle whose files were checked.
         golden: The reference's outputs.
-        variant: Which of them.
+        variant: Name of the model whose outputs are compared.
         policy: Whose rules the variant follows; it runs strict and with the reference's own Eagle caps.
-        architecture: The variant's, where it uses the same weights with other settings; None: the bundle's.
-        threads: Of all engines; 0: as many as the process may run on.
-        providers: ONNX Runtime's execution providers, as `Valley2.load` takes them.
-        device: Of the decoder, as `Valley2.load` takes it.
-        vision_engine: As `Valley2.load` takes it.
+        architecture: The variant's architecture, where it uses the same weights with other settings. By default the
+            bundle's.
+        load: Where and with what the model computes.
 
     Yields:
         A row for each case and stage.
@@ -63,14 +58,7 @@ def verify_golden(
     table = golden.geometry()
     if table:
         yield check_geometry(table)
-    with Valley2.load(
-        bundle.directory,
-        threads=threads,
-        providers=providers,
-        device=device,
-        vision_engine=vision_engine,
-        keep_vision=True,
-    ) as model:
+    with Valley2.load(bundle.directory, load, keep_vision=True) as model:
         engines = dataclasses.replace(model.engines, architecture=architecture or model.engines.architecture)
         for name in names:
             yield from check_case(golden.case(variant, name, policy), engines, Policy.of_reference(policy))
@@ -78,19 +66,13 @@ def verify_golden(
 
 def self_test(
     bundle: Bundle,
-    threads: int = 0,
-    providers: Sequence[str] | None = None,
-    device: str | None = None,
-    vision_engine: VisionEngineName = "auto",
+    load: LoadOptions = LoadOptions(),
 ) -> Iterator[Row]:
     """Asks the bundle's own question about its own picture and compares each stage with what the exporter computed.
 
     Args:
-        bundle: Checked.
-        threads: Of all engines; 0: as many as the process may run on.
-        providers: ONNX Runtime's execution providers, as `Valley2.load` takes them.
-        device: Of the decoder, as `Valley2.load` takes it.
-        vision_engine: As `Valley2.load` takes it.
+        bundle: A bundle whose files were checked.
+        load: Where and with what the model computes.
 
     Yields:
         A row for each stage.
@@ -99,15 +81,7 @@ def self_test(
         BundleError: The bundle has no self-test, or an engine cannot be loaded.
     """
     test, reference = read_self_test(bundle)
-    with Valley2.load(
-        bundle.directory,
-        threads=threads,
-        activations=test.activations,
-        providers=providers,
-        device=device,
-        vision_engine=vision_engine,
-        keep_vision=True,
-    ) as model:
+    with Valley2.load(bundle.directory, load, activations=test.activations, keep_vision=True) as model:
         if model.engines.vision.in_tensorrt:
             test = test.model_copy(
                 update={"tolerances": {stage: max(HALF_TOLERANCE, value) for stage, value in test.tolerances.items()}}

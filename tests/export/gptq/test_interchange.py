@@ -29,6 +29,7 @@ from valley2_edge.export.gptq.output_scales import SCALES_FILE
 from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.gptq.writer import GptqWriter
 from valley2_edge.export.quality.report import REPORT_FILE
+from valley2_edge.options import LoadOptions
 from valley2_edge.quantize.gptq_checkpoint import GptqFormat
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.rtn import QuantizedRows
@@ -198,7 +199,7 @@ def test_a_bundle_comes_back_whole_and_passes_its_self_test(converted: Path, int
     changed = {name for name, entry in back.manifest.files.items() if entry != original.manifest.files[name]}
     assert not changed
     assert back.manifest.decoder.method == original.manifest.decoder.method == "rtn"
-    assert all(row.passed for row in self_test(back, threads=1))
+    assert all(row.passed for row in self_test(back, LoadOptions(threads=1)))
 
 
 def test_the_tokenizer_goes_along(converted: Path, int4_bundle: Path) -> None:

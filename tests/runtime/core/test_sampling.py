@@ -60,6 +60,7 @@ def expected_probabilities(logits: Array, seen: Array, options: GenerateOptions)
     return probabilities / probabilities.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

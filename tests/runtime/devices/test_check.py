@@ -341,6 +341,7 @@ def onnx(bundle: Path, providers: list[str] | None) -> Any:
     return open_decoder(open_bundle(bundle), settings, None)
 
 
+@pytest.mark.slow
 def test_onnx_decoder_on_a_provider_that_is_right_is_compared_once(
     onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +355,7 @@ def test_onnx_decoder_on_a_provider_that_is_right_is_compared_once(
     assert counts[0] > 0 and counts[1] == 0
 
 
+@pytest.mark.slow
 def test_onnx_decoder_on_a_provider_that_is_wrong_is_refused(
     onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import BundleError, Cancelled, InputError
+from valley2_edge.options import LoadOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
@@ -65,7 +66,7 @@ def test_answer_says_what_computed_it(int8_vision_bundle: Path) -> None:
 
 
 def test_bundle_proves_itself_on_every_machine(bundle: Bundle) -> None:
-    assert [row.stage for row in self_test(bundle, threads=1) if not row.passed] == []
+    assert [row.stage for row in self_test(bundle, LoadOptions(threads=1)) if not row.passed] == []
 
 
 def test_engine_that_the_bundle_lacks_is_refused(bundle: Bundle, fp32_bundle: Path) -> None:

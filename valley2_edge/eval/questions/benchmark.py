@@ -30,9 +30,9 @@ def benchmark_questions(count_per_task: int, seed: int = 0, tasks: Sequence[str]
     """Makes the questions of the tasks, each about pictures of its own.
 
     Args:
-        count_per_task: Of each task.
+        count_per_task: Number of questions of each task.
         seed: Another seed gives other questions.
-        tasks: Which of `TASKS`.
+        tasks: Names of tasks, out of `TASKS`.
     """
     return [_question(task, index, seed) for task in tasks for index in range(count_per_task)]
 
@@ -41,7 +41,7 @@ def ocr_questions(count: int, seed: int = 0) -> list[OpenQuestion]:
     """Makes questions that are answered by reading a price or a name from a card.
 
     Args:
-        count: How many.
+        count: Number of questions.
         seed: Another seed gives other questions.
     """
     questions = []

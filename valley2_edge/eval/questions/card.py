@@ -27,7 +27,7 @@ _BACKGROUNDS = ((250, 250, 250), (242, 236, 224), (226, 236, 244), (232, 242, 22
 _INK = (25, 25, 30)
 _STAR = (225, 160, 10)
 _ASCENT, _CAP_HEIGHT = 0.97, 0.71
-"""Of the typeface, in heights of a line."""
+"""Ascent and height of capital letters of the typeface, in heights of a line."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -53,7 +53,7 @@ class Mark:
     labels: tuple[str, ...]
     """What it is: a character, "star" or "no star", or a product's kind and colour."""
     box: tuple[float, float, float, float]
-    """Left, top, right and bottom in pixels."""
+    """Place of the mark: left, top, right and bottom in pixels."""
 
 
 def random_style(random: Random, form: Form) -> Style:
@@ -90,7 +90,7 @@ def draw_card(product: Product, style: Style, marks: list[Mark] | None = None) -
 
     Args:
         product: What to show; attributes that are None stay away.
-        style: How.
+        style: How the card looks.
         marks: Gets what stands where, for a vision tower to learn from.
 
     Returns:

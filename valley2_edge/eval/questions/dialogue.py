@@ -42,7 +42,7 @@ class _Phase:
     shares: Mapping[str, float]
     """How often each kind of scene occurs."""
     choice_share: float
-    """Of the questions with options; the others are answered in words."""
+    """Share of the questions that have options; the others are answered in words."""
     think_share: float
     turns: Mapping[str, int]
     """How many questions are drawn about a scene; one that was drawn before is asked once."""
@@ -126,7 +126,7 @@ class Dialogue:
     """Pictures and questions about them, each asked on its own: not a conversation."""
 
     pictures: tuple[Image.Image, ...]
-    """Mode RGB; the frames when it is a clip."""
+    """Pictures in mode RGB; the frames when it is a clip."""
     video: bool
     turns: tuple[tuple[str, str], ...]
     """The user's text and the right answer."""
@@ -136,8 +136,8 @@ def training_dialogue(seed: int, index: int, stage: Stage) -> Dialogue:
     """Makes one sample; the same arguments give the same sample.
 
     Args:
-        seed: Of the whole training.
-        index: Of the sample.
+        seed: Random seed of the whole training.
+        index: Index of the sample in the training.
         stage: "broad", or "annealing": more of the benchmark's kind of question.
     """
     random = Random(f"training {seed} {index} {stage}")

@@ -116,11 +116,11 @@ def paste_icon(
     """Draws a product on a picture.
 
     Args:
-        picture: Mode RGB; changed.
-        kind: One of `KINDS`.
-        colour: Of the body.
+        picture: A picture in mode RGB, which is changed.
+        kind: The product's kind, one of `KINDS`.
+        colour: Colour of the product's body.
         corner: Left and top in pixels.
-        side: Of the square that the product fills, in pixels.
+        side: Side of the square that the product fills, in pixels.
     """
     body, detail = icon_masks(kind, side)
     picture.paste(colour, corner, body)

@@ -105,7 +105,7 @@ def random_product(random: Random, split: Split, *, full: bool = True) -> Produc
     """Draws a product.
 
     Args:
-        random: Source of chance.
+        random: Source of random numbers.
         split: From which half its name and its price come.
         full: With name, rating and perhaps a badge; False: what fits on a tiny card.
     """

@@ -37,13 +37,13 @@ class Question:
     """One of `TASKS`, or the user's own word."""
     question: str
     options: tuple[str, ...]
-    """Four of them, in the order of the file."""
+    """The four options, in the order of the file."""
     answer: int
     """Index of the right option."""
     images: tuple[ImageSource, ...] = ()
-    """Paths, Pillow images or uint8 arrays."""
+    """The pictures: paths, Pillow images or uint8 arrays."""
     video: str | Path | tuple[ImageSource, ...] | None = None
-    """Path of a video, or its frames."""
+    """The clip: path of a video, or its frames."""
 
     def __post_init__(self) -> None:
         if len(self.options) != len(LETTERS):
@@ -59,7 +59,7 @@ class Question:
         The options keep their cyclic order: the list is turned until the right one stands at letter `rotation`.
 
         Args:
-            rotation: Where the right option stands: 0 is A, 3 is D.
+            rotation: Place of the right option: 0 is A, 3 is D.
 
         Raises:
             InputError: rotation is not 0 to 3.

@@ -42,7 +42,7 @@ class Scene:
     """Pictures, or the frames of a clip, with everything that can be asked about them."""
 
     pictures: tuple[Image.Image, ...]
-    """Mode RGB."""
+    """Pictures in mode RGB."""
     video: bool
     caption: str
     """What can be seen, in one line."""
@@ -62,7 +62,7 @@ def grid_choice(task: str, question: str, template: str, first: tuple[str, str],
 
     Args:
         task: One of the benchmark's.
-        question: As asked.
+        question: The question as it is asked.
         template: With places {0} and {1}.
         first: The right and the wrong value of the first attribute.
         second: The same of the second.
@@ -85,10 +85,10 @@ def matching(random: Random, question: str, pool: Sequence[str], value: str) -> 
     """Two questions with the value in the place {0}, which is so, and two with others, which are not.
 
     Args:
-        random: Source of chance.
+        random: Source of random numbers.
         question: With a place {0}.
-        pool: All values.
-        value: The right one.
+        pool: All values that there are.
+        value: The right value.
     """
     others = random.sample([other for other in pool if other != value], 2)
     asked = [value, value, *others]

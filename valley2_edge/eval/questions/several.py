@@ -30,7 +30,7 @@ ATTRIBUTES = ("colour", "product", "count", "name", "price", "stars", "badge")
 _FORMS: tuple[Form, ...] = ("square", "tall", "wide")
 _FORM_SHARES = (0.6, 0.2, 0.2)
 _ONE_BADGE_SHARE = 0.7
-"""Of the triples in which only one card has a badge: whose place can be told before anything is read."""
+"""Share of the triples in which only one card has a badge, so that its place can be told before anything is read."""
 _ASK_BADGE = ("Which picture has a badge?", "Where is the badge?", "In which picture is a badge?")
 _ASK_PLACED = {
     "price": "What is the price in {0} picture?",

@@ -15,7 +15,7 @@ _CHOSEN = (
     ("pair", "difference", 0, ("before.png", "after.png")),
     ("steps", "clip", 0, ("clip.webp",)),
 )
-"""Scene, kind of question, seed, files."""
+"""For each exhibit its scene, kind of question, seed and files."""
 
 
 @dataclass(frozen=True)
