@@ -34,6 +34,7 @@ from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, decoder_pa
 from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
 from valley2_edge.export.gptq.source import weight_heights
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.synthetic.checkpoint import small_config, write_synthetic_checkpoint
 from valley2_edge.export.synthetic.tokenizer import write_tokenizer
@@ -122,7 +123,7 @@ def check_written(checkpoint: Path, work: Path, tokens: list[int]) -> Iterator[R
     from transformers import AutoModelForCausalLM
 
     for index, (name, options) in enumerate(WRITTEN.items()):
-        bundle = export_bundle(checkpoint, work / f"bundle{index}", **options)
+        bundle = export_bundle(checkpoint, work / f"bundle{index}", ExportOptions(**options))
         directory = write_gptq_checkpoint(open_bundle(bundle), work / f"written{index}")
         expected = native_logits(bundle, tokens)
         model = load_gptqmodel(directory, "GPTQ_TORCH")
@@ -140,7 +141,9 @@ def check_read(checkpoint: Path, work: Path, tokens: list[int]) -> Iterator[Row]
     for index, (name, options) in enumerate(READ.items()):
         directory = work / f"quantized{index}"
         quantize_with_gptqmodel(decoder, directory, work / "offload", options)
-        bundle = export_bundle(checkpoint, work / f"read{index}", decoder=directory, lm_head_precision="fp16")
+        bundle = export_bundle(
+            checkpoint, work / f"read{index}", ExportOptions(decoder=directory, lm_head_precision="fp16")
+        )
         model = load_gptqmodel(directory, "GPTQ_TORCH")
         yield f"{name}: weights", float(len(unequal_weights(model, bundle))), 0.0
         error = relative_error(native_logits(bundle, tokens), logits_of(model, tokens))

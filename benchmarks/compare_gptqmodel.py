@@ -34,6 +34,7 @@ from valley2_edge.calibration.held_out import held_out_set
 from valley2_edge.calibration.packs import Pack, pack_samples
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.layers import norm_weight, run_unrounded, split_parts, stacked_rows
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.vision.sample_encoder import encode_all, sample_encoder
 from valley2_edge.quantize.error import relative_output_error, relative_weight_error
@@ -84,7 +85,7 @@ def checkpoint_problem(directory: Path, layer: int, samples: int) -> Problem:
     """The qkv of a layer with the inputs that it gets from calibration samples and from held-out ones."""
     held_out = [one.sample for one in held_out_set(samples).samples]
     with Checkpoint.open(directory) as checkpoint, tempfile.TemporaryDirectory() as scratch:
-        bundle = open_bundle(export_bundle(directory, Path(scratch) / "bundle", precision="fp32"))
+        bundle = open_bundle(export_bundle(directory, Path(scratch) / "bundle", ExportOptions(precision="fp32")))
         encoder = sample_encoder(checkpoint, bundle)
         parts = split_parts(checkpoint.config.decoder)[0][layer]
         weights = stacked_rows(checkpoint, parts.qkv, 0, parts.qkv.rows)

@@ -1,1 +1,1 @@
-"""Build time: calibration sets, and what a decoder's layers see of them."""
+"""Makes calibration sets and the inputs that a decoder's layers get from them, at build time."""

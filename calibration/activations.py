@@ -1,4 +1,4 @@
-"""The rows between two layers, for all packs: in memory while they fit the budget, else in a file."""
+"""Keeps the activations between two layers for all packs, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Activations(Protocol):
     """One (rows, width) float32 tensor for each pack."""
 
     def read(self, pack: int) -> torch.Tensor:
-        """The rows of a pack, in memory of their own."""
+        """Reads the rows of a pack into memory of their own."""
 
     def write(self, pack: int, rows: torch.Tensor) -> None:
         """Replaces the rows of a pack."""
@@ -28,22 +28,22 @@ class Activations(Protocol):
         """Makes the file at `path` hold all rows, safely on disk."""
 
     def close(self) -> None:
-        """Gives the memory or the file back; a saved file stays."""
+        """Frees the memory or closes the file; a saved file stays."""
 
 
 class MemoryActivations:
     """Activations in memory.
 
     Args:
-        lengths: Rows of each pack.
-        width: Numbers of a row.
+        lengths: Number of rows of each pack.
+        width: Number of channels of a row.
     """
 
     def __init__(self, lengths: Sequence[int], width: int) -> None:
         self._packs = [torch.zeros(length, width) for length in lengths]
 
     def read(self, pack: int) -> torch.Tensor:
-        """The rows of a pack, in memory of their own."""
+        """Reads the rows of a pack into memory of their own."""
         return self._packs[pack].clone()
 
     def write(self, pack: int, rows: torch.Tensor) -> None:
@@ -58,7 +58,7 @@ class MemoryActivations:
             _flush(stream)
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Frees the memory."""
         self._packs.clear()
 
 
@@ -68,9 +68,9 @@ class FileActivations:
     Plain reads and writes, not a mapping: the pages of a mapping would count as memory of this process.
 
     Args:
-        path: The file; made when it is not there.
-        lengths: Rows of each pack.
-        width: Numbers of a row.
+        path: The file, which is made where it does not exist.
+        lengths: Number of rows of each pack.
+        width: Number of channels of a row.
     """
 
     def __init__(self, path: Path, lengths: Sequence[int], width: int) -> None:
@@ -82,7 +82,7 @@ class FileActivations:
         self._stream: BinaryIO = path.open("rb+", buffering=0)
 
     def read(self, pack: int) -> torch.Tensor:
-        """The rows of a pack, in memory of their own.
+        """Reads the rows of a pack into memory of their own.
 
         Raises:
             ExportError: The file is shorter than it was.
@@ -106,10 +106,13 @@ class FileActivations:
             done += self._stream.write(data[done:])
 
     def save(self, path: Path) -> None:
-        """Makes the file at `path`, which must be its own, safe on disk.
+        """Waits until the file is safe on disk.
+
+        Args:
+            path: The path of this file.
 
         Raises:
-            ExportError: The path is another.
+            ExportError: The path is that of another file.
         """
         if path != self._path:
             raise ExportError(f"activations in {self._path} cannot be saved as {path}")
@@ -129,17 +132,17 @@ class FileActivations:
 
 
 def open_activations(path: Path, lengths: Sequence[int], width: int, *, in_memory: bool, saved: bool) -> Activations:
-    """Activations at a place on disk.
+    """Opens activations that are saved on disk, or will be.
 
     Args:
         path: Where they are saved, or will be.
-        lengths: Rows of each pack.
-        width: Numbers of a row.
-        in_memory: Hold them in memory.
+        lengths: Number of rows of each pack.
+        width: Number of channels of a row.
+        in_memory: Whether they are held in memory.
         saved: Whether the file holds them already.
 
     Raises:
-        ExportError: The saved file is not there or too short.
+        ExportError: The saved file is missing or too short.
     """
     expected = sum(lengths) * width * ITEM_BYTES
     if saved and (not path.is_file() or path.stat().st_size != expected):

@@ -1,4 +1,4 @@
-"""The built-in calibration set: pictures and questions of the training half of the project's generator."""
+"""Draws the built-in calibration set: pictures and questions of the training half of the project's generator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from valley2_edge.eval.questions.scene import Choice, Scene
 
 BUILTIN = "builtin"
 CALIBRATION_SEED = 4_000_037
-"""Of its own: no training and no benchmark uses it."""
+"""Seed of the built-in set; no training and no benchmark uses the same one."""
 _KINDS = (
     "single", "pair", "single", "triple", "single", "show", "twin", "steps",
     "single", "triple", "single", "badge", "pair", "single", "trio", "motion",
@@ -21,7 +21,7 @@ _KINDS = (
 _OPEN_TURNS = 5
 _CHOICE_TURNS = 3
 _THINKING_EVERY = 4
-"""Samples of which one has an answer in the four tagged steps."""
+"""One sample in this many has an answer in the four tagged steps."""
 
 
 def builtin_set(count: int, seed: int = CALIBRATION_SEED) -> CalibrationSet:
@@ -31,8 +31,8 @@ def builtin_set(count: int, seed: int = CALIBRATION_SEED) -> CalibrationSet:
     three with options, and in one of four samples one behind the think prompt.
 
     Args:
-        count: Samples.
-        seed: Another seed gives other samples.
+        count: Number of samples.
+        seed: Seed of the samples.
 
     Raises:
         InputError: count is below 1.

@@ -1,7 +1,7 @@
-"""One Qwen2 layer in parts, so that the inputs of each matrix can be seen before the matrix is rounded.
+"""Computes one Qwen2 layer in parts, so that the inputs of each matrix can be seen before the matrix is rounded.
 
-In the order of computation: `attention_input`, the matrix qkv, `attend`, the matrix output, a sum with the layer's
-input, `feed_forward_input`, the matrix gate_up, `gate`, the matrix down, a sum. docs/valley2.md, "Decoder".
+The parts in the order of computation: `rms_norm`, the matrix qkv, `attend`, the matrix output, a sum with the layer's
+input, `rms_norm`, the matrix gate_up, `gate`, the matrix down, a sum (docs/valley2.md, "Decoder").
 """
 
 from __future__ import annotations
@@ -14,17 +14,29 @@ from valley2_edge.config import DecoderConfig
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """RMSNorm of (rows, hidden) float32 with a (hidden,) weight."""
+    """Computes RMSNorm.
+
+    Args:
+        hidden: (rows, hidden) float32.
+        weight: (hidden,) float32.
+        epsilon: Added to the mean square.
+
+    Returns:
+        (rows, hidden) float32.
+    """
     variance = hidden.square().mean(dim=-1, keepdim=True)
     return weight * (hidden * torch.rsqrt(variance + epsilon))
 
 
 def rotary_table(positions: torch.Tensor, config: DecoderConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines, each (rows, head_size) float32; element i turns with element i + head_size / 2.
+    """Computes the cosines and sines of the rotary embedding, which turns channel i with channel i + head_size / 2.
 
     Args:
         positions: (rows,) int64.
         config: The decoder's sizes.
+
+    Returns:
+        Cosines and sines, each (rows, head_size) float32.
     """
     half = torch.arange(0, config.head_size, 2, dtype=torch.float32, device=positions.device)
     frequencies = 1.0 / (config.rope_theta ** (half / config.head_size))  # (head_size / 2,)
@@ -34,10 +46,10 @@ def rotary_table(positions: torch.Tensor, config: DecoderConfig) -> tuple[torch.
 
 
 def attend(mixed: torch.Tensor, pack: Pack, config: DecoderConfig) -> torch.Tensor:
-    """Attention of every branch to its sample's prefix and to itself, causal.
+    """Computes causal attention of every branch to its sample's prefix and to itself.
 
     Args:
-        mixed: (rows, q_rows + 2 * kv_rows) float32: what the matrix qkv gave, biases included.
+        mixed: The output of the matrix qkv with its biases, (rows, q_rows + 2 * kv_rows) float32.
         pack: Where samples and branches lie.
         config: The decoder's sizes.
 
@@ -57,7 +69,14 @@ def attend(mixed: torch.Tensor, pack: Pack, config: DecoderConfig) -> torch.Tens
 
 
 def gate(widened: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up of (rows, 2 * intermediate), the gate first: (rows, intermediate)."""
+    """Computes silu(gate) * up.
+
+    Args:
+        widened: (rows, 2 * intermediate) float32, the gate first.
+
+    Returns:
+        (rows, intermediate) float32.
+    """
     first, second = widened.chunk(2, dim=1)
     return F.silu(first) * second
 
@@ -78,7 +97,7 @@ def _attend_span(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sp
 
 
 def _softmax_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Causal attention of the last rows of a sequence: (heads, n, size) of keys (kv_heads, n + earlier, size)."""
+    """Causal attention of the last n rows of a sequence, (heads, n, size), to keys (kv_heads, n + earlier, size)."""
     rows, total = query.shape[1], key.shape[1]
     mask = None
     if rows != total:
@@ -89,7 +108,7 @@ def _softmax_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tens
 
 
 def _rotate(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of (rows, heads, size)."""
+    """Applies the rotary embedding to (rows, heads, size)."""
     first, second = states.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return states * cosines[:, None] + turned * sines[:, None]

@@ -1,4 +1,4 @@
-"""From a sample to what the decoder takes in: embeddings, as a session would make them."""
+"""Encodes a sample into the embeddings that the decoder takes, as a session would make them."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ from valley2_edge.runtime.vision.preprocess import prepare_pictures
 from valley2_edge.tokenizer import Tokenizer
 
 NO_TARGET = -1
-"""In place of a target: the row predicts nothing that belongs to an answer."""
+"""The target of a row that predicts no token of an answer."""
 
 Floats = NDArray[np.float32]
 Embed = Callable[[Sequence[int]], Floats]
-"""Looks token ids up in the embedding table: (n, hidden)."""
+"""Looks n token ids up in the embedding table, and returns (n, hidden) float32."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One turn behind the pictures: the rest of its prompt and the answer but for the stop token."""
+    """The rows of one turn after the shared prefix: the rest of its prompt, and the answer without the stop token."""
 
     tokens: tuple[int, ...]
-    """Ids of its rows."""
+    """The ids of the branch's rows."""
     answer: tuple[int, ...]
-    """Ids of the answer and the stop token; the branch's last len(answer) rows predict them."""
+    """The ids of the answer and the stop token; the branch's last len(answer) rows predict them."""
 
     @property
     def prompt_rows(self) -> int:
-        """Rows before the answer."""
+        """Number of rows before the answer."""
         return len(self.tokens) - len(self.answer) + 1
 
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A sample as rows of embeddings: what all its turns share, then each turn's own."""
+    """A sample as rows of embeddings: the prefix that all its turns share, then each turn's own rows."""
 
     name: str
     embeddings: Floats
-    """(L, hidden): the prefix, then the branches in order."""
+    """(L, hidden) float32: the prefix, then the branches in order."""
     is_picture: NDArray[np.bool_]
-    """(L,)."""
+    """(L,): whether a row belongs to a picture."""
     prefix_rows: int
+    """Number of rows of the prefix."""
     branches: tuple[Branch, ...]
 
     @property
@@ -68,14 +69,14 @@ class EncodedSample:
 
 
 class SampleEncoder:
-    """Makes a sample what the run time makes of it: the bundle's own vision engines and prompt.
+    """Encodes samples as the run time does, with the bundle's own vision engines and prompt.
 
     Args:
         config: The architecture.
-        tokenizer: Of the checkpoint or the bundle.
-        vision: The bundle's engines.
+        tokenizer: The tokenizer of the checkpoint or the bundle.
+        vision: The bundle's vision engines.
         embed: The decoder's embedding table.
-        policy: The session's choices about pictures; None: a session's default.
+        policy: A session's choices about pictures; None means a session's defaults.
     """
 
     def __init__(
@@ -96,8 +97,11 @@ class SampleEncoder:
     def encode(self, sample: Sample) -> EncodedSample:
         """Encodes a sample; each of its pictures goes through the engines once.
 
+        Args:
+            sample: The sample.
+
         Raises:
-            InputError: A picture is unusable, or there is no turn; the text names the sample.
+            InputError: A picture is unusable, or there is no turn; the message names the sample.
             NumericError: An engine computed a NaN or an infinity.
         """
         if not sample.turns:
@@ -117,12 +121,12 @@ class SampleEncoder:
         return EncodedSample(sample.name, np.concatenate([head, *tails]), mask, len(head), branches)
 
     def release(self) -> None:
-        """Gives back the memory of the vision engines; the next sample with pictures loads them again."""
+        """Frees the memory of the vision engines; the next sample with pictures loads them again."""
         self._vision.release()
         trim_heap()
 
     def _encode_pictures(self, sample: Sample) -> list[Floats]:
-        """(n, hidden) for each picture."""
+        """The tokens of each picture, (n, hidden) float32."""
         token = CancelToken()
         images, video = sort_sources(sample.images, sample.video)
         pixels = load_pictures(images, video, FRAMES, self._policy, token)
@@ -130,9 +134,9 @@ class SampleEncoder:
         return list(self._vision.encode(prepared, token).tokens)
 
     def _tokens(self, question: str, answer: str, picture_count: int) -> tuple[list[int], list[int]]:
-        """Ids of the rows, `PICTURE_ID` for a picture, and of the answer with its stop token."""
+        """The ids of the rows, with `PICTURE_ID` for a picture, and the ids of the answer with its stop token."""
         parts = prompt.build_first_turn(question, picture_count, None, self._layout)
-        # An answer's four tagged steps are control tokens.
+        # The tags of an answer's four steps are control tokens.
         spoken = self._tokenizer.encode_with_controls(answer)
         ids = prompt.encode(parts, self._tokenizer)
         return [*ids, *spoken], [*spoken, self._config.stop_tokens[0]]
@@ -153,8 +157,8 @@ class SampleEncoder:
 
 
 def _shared_prefix(turns: Sequence[tuple[Sequence[int], Sequence[int]]]) -> int:
-    """Ids at the beginning that all prompts share; each keeps at least its last one, which predicts the answer."""
-    # The rows are the prompt and the answer but for its stop token.
+    """Number of ids at the beginning that all prompts share; each prompt keeps at least its last id for itself."""
+    # The rows are the prompt and the answer without its stop token; the last id of the prompt predicts the answer.
     shortest = min(len(ids) - len(answer) for ids, answer in turns)
     first = turns[0][0]
     for place in range(shortest):
@@ -164,5 +168,5 @@ def _shared_prefix(turns: Sequence[tuple[Sequence[int], Sequence[int]]]) -> int:
 
 
 def _after_pictures(ids: Sequence[int]) -> int:
-    """Ids up to the last picture, which must be in the prefix."""
+    """Number of ids up to the last picture, which must be in the prefix."""
     return max((place + 1 for place, token in enumerate(ids) if token == prompt.PICTURE_ID), default=0)

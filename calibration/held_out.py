@@ -1,4 +1,4 @@
-"""Held-out samples for the quality of a bundle: pictures of the test half, with what is asked about them."""
+"""Draws held-out samples to measure a bundle's quality: pictures of the test half and questions about them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class HeldOutSample:
 
     sample: Sample
     question: Question
-    """The one with options."""
+    """The question with options."""
     kinds: tuple[ProbeKind, ...]
-    """Of each turn; "choice" comes four times in a row: one question in its four orders."""
+    """The kind of each turn; "choice" comes four times in a row, once for each order of the options."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def held_out_set(count: int, seed: int = 0) -> HeldOutSet:
     test half.
 
     Args:
-        count: Samples.
-        seed: Another seed gives other samples.
+        count: Number of samples.
+        seed: Seed of the samples.
 
     Raises:
         InputError: count is below 1.

@@ -1,4 +1,4 @@
-"""The user's own calibration data: a JSON object a line (docs/quantization.md)."""
+"""Reads the user's own calibration data, with one JSON object in each line (docs/quantization.md)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.media.sources import load_pictures, sort_sources
 
 MOST_BROKEN = 0.05
-"""Share of broken lines above which the set is refused."""
+"""Largest share of broken lines in a set that is used all the same."""
 FRAMES = 8
-"""Of a video."""
-_NAMED = 5
+"""Number of frames that a sample takes from a video."""
+_NAMED = 5  # broken lines that a message names
 
 _Word = Annotated[str, Field(strict=True, min_length=1, pattern=r"\S")]
 _File = Annotated[_Word, AfterValidator(check_file_name)]
@@ -34,7 +34,7 @@ class CalibrationLine(BaseModel):
 
     images: list[_File] = []
     video: _File | None = None
-    """A video, or an animated picture."""
+    """Path of a video or an animated picture."""
     prompt: _Word
     answer: _Word
 
@@ -47,7 +47,12 @@ class CalibrationLine(BaseModel):
         return self
 
     def to_sample(self, name: str, directory: Path) -> Sample:
-        """The sample, its files found from `directory`."""
+        """Makes the sample.
+
+        Args:
+            name: The sample's name, for messages.
+            directory: The directory that the paths are relative to.
+        """
         images = tuple(directory / image for image in self.images)
         video = None if self.video is None else directory / self.video
         return Sample(name, (Turn(self.prompt, self.answer),), images, video)
@@ -60,7 +65,7 @@ def read_calibration_file(path: str | os.PathLike[str], count: int | None = None
 
     Args:
         path: The file.
-        count: Samples at most, spread evenly over the file; None: all.
+        count: Largest number of samples, which are spread evenly over the file; None means all.
 
     Raises:
         InputError: The file is missing or has no sample, or more than 5 % of its lines are broken.
@@ -82,11 +87,11 @@ def read_calibration_file(path: str | os.PathLike[str], count: int | None = None
         else:
             samples.append(sample)
     if broken:
-        _judge(path, broken, len(numbered))
+        _report_broken(path, broken, len(numbered))
     return make_set(path.name, samples, broken)
 
 
-def _judge(path: Path, broken: list[str], total: int) -> None:
+def _report_broken(path: Path, broken: list[str], total: int) -> None:
     named = "; ".join(broken[:_NAMED]) + (f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else "")
     if len(broken) > MOST_BROKEN * total:
         raise InputError(

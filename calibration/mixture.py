@@ -1,7 +1,7 @@
-"""Which open questions about a scene are asked: each family of kinds in its turn, yes-or-no questions seldom.
+"""Chooses the open questions about a scene: the families of kinds in turn, and questions for yes or no seldom.
 
 A scene offers many more questions with the answer yes or no than others, because training needs them. A sample that
-drew evenly would ask little else, and a word of one token says little about a rounded model.
+drew evenly would ask little else, and an answer of one token says little about a rounded model.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from valley2_edge.errors import InputError
 from valley2_edge.eval.questions.scene import Open
 
 READING = ("read_price", "read_name")
-"""Kinds that are answered by reading characters."""
+"""Kinds of question that are answered by reading characters."""
 YES_OR_NO = ("match", "same")
-"""Kinds whose answer is yes or no."""
+"""Kinds of question whose answer is yes or no."""
 YES_OR_NO_SHARE = 1 / 8
-"""Of the samples that have one such question; the others have none, unless there is nothing else to ask."""
+"""Share of the samples that have one such question; the others have none, unless there is nothing else to ask."""
 _FAMILIES: dict[str, tuple[str, ...]] = {
     "reading": READING,
     "describing": ("describe", "list", "clip", "difference"),
@@ -33,8 +33,11 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
 def family(kind: str) -> str:
     """The family of a kind of open question.
 
+    Args:
+        kind: The kind.
+
     Raises:
-        InputError: The kind belongs to none.
+        InputError: The kind belongs to no family.
     """
     for name, kinds in _FAMILIES.items():
         if kind in kinds:
@@ -43,12 +46,12 @@ def family(kind: str) -> str:
 
 
 def draw_opens(random: Random, opens: Sequence[Open], count: int) -> list[Open]:
-    """Draws open questions about one scene, going round its families in random order; reading is always among them.
+    """Draws open questions about one scene from its families in turn; a question about reading is always among them.
 
     Args:
-        random: Source of chance.
-        opens: All that can be asked; a question that occurs twice is asked once at most.
-        count: Questions at most.
+        random: Source of random numbers.
+        opens: All questions that can be asked; one that occurs twice is asked only once.
+        count: Largest number of questions.
 
     Raises:
         InputError: A kind belongs to no family.
@@ -62,7 +65,7 @@ def draw_opens(random: Random, opens: Sequence[Open], count: int) -> list[Open]:
     if closed and (not by_family or random.random() < YES_OR_NO_SHARE):
         by_family["yes or no"] = closed if not by_family else closed[:1]
     turns = random.sample(list(by_family), len(by_family))
-    turns.sort(key=lambda name: name not in ("reading", "yes or no"))  # few scenes have them: they are not left out
+    turns.sort(key=lambda name: name not in ("reading", "yes or no"))  # few scenes have these, so they come first
     chosen: list[Open] = []
     while len(chosen) < count and any(by_family.values()):
         for name in turns:

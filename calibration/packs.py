@@ -1,4 +1,4 @@
-"""Packs: several samples behind one another in one sequence, none of which sees another.
+"""Packs several samples into one sequence without letting one attend to another.
 
 Every sample's positions begin at 0, and every branch of it continues the positions of the prefix, so that each row is
 what it would be alone (arXiv 2107.02027). Matrices work on whole packs; attention works on one branch at a time, which
@@ -16,7 +16,7 @@ import torch
 from valley2_edge.calibration.encode import NO_TARGET, EncodedSample
 
 PACK_TOKENS = 2048
-"""Rows of a pack; a longer sample is a pack of its own."""
+"""Largest number of rows of a pack; a longer sample is a pack of its own."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,15 @@ class Span:
     """Where one sample lies in its pack."""
 
     start: int
+    """The first row."""
     prefix: int
-    """Rows that all branches see."""
+    """Number of rows that all branches attend to."""
     branches: tuple[int, ...]
-    """Rows of each branch."""
+    """Number of rows of each branch."""
 
     @property
     def stop(self) -> int:
-        """The row behind it."""
+        """The row behind the last one."""
         return self.start + self.prefix + sum(self.branches)
 
 
@@ -41,22 +42,22 @@ class Pack:
 
     spans: tuple[Span, ...]
     is_picture: torch.Tensor
-    """(rows,) bool."""
+    """(rows,) bool: whether a row belongs to a picture."""
     targets: torch.Tensor
     """(rows,) int64: the token of an answer that a row predicts, or `NO_TARGET`."""
 
     @property
     def rows(self) -> int:
-        """Rows of the sequence."""
+        """Number of rows of the sequence."""
         return self.spans[-1].stop
 
     @property
     def target_rows(self) -> torch.Tensor:
-        """(n,) int64: the rows that predict a token of an answer."""
+        """The rows that predict a token of an answer, (n,) int64."""
         return (self.targets != NO_TARGET).nonzero()[:, 0]
 
     def positions(self) -> torch.Tensor:
-        """(rows,) int64."""
+        """The position of each row in its sample, (rows,) int64."""
         places = []
         for span in self.spans:
             places.append(torch.arange(span.prefix))
@@ -73,7 +74,11 @@ class Pack:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Pack:
-        """The pack that `describe` described."""
+        """Restores a pack.
+
+        Args:
+            description: What `describe` returned.
+        """
         spans = tuple(Span(start, prefix, tuple(branches)) for start, prefix, branches in description["spans"])
         return cls(
             spans,
@@ -88,8 +93,8 @@ def pack_samples(
     """Packs samples in their order.
 
     Args:
-        samples: Encoded, one after the other.
-        max_tokens: Rows of a pack at most; a longer sample is a pack of its own.
+        samples: The encoded samples.
+        max_tokens: Largest number of rows of a pack; a longer sample is a pack of its own.
 
     Yields:
         A pack and its embeddings (rows, hidden) float32.

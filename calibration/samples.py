@@ -1,4 +1,4 @@
-"""Calibration samples: pictures with questions and answers, and the identity of a set of them."""
+"""Calibration samples, which are pictures with questions and answers, and the hash of a set of them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Sample:
     """Pictures or a clip with one or several turns, each asked on its own: not a conversation."""
 
     name: str
-    """For messages: "line 7"."""
+    """The sample's name for messages, for example "line 7"."""
     turns: tuple[Turn, ...]
     images: tuple[ImageSource, ...] = ()
     video: str | Path | tuple[ImageSource, ...] | None = None
-    """Path of a video, or its frames."""
+    """Path of a video, or the frames of a clip."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,18 @@ class CalibrationSet:
     """"builtin", or the name of the file."""
     samples: tuple[Sample, ...]
     sha256: str
-    """Of everything that the samples contain, pictures included."""
+    """Hash of everything that the samples contain, pictures included."""
     broken: tuple[str, ...] = ()
-    """What was left out, a sentence each."""
+    """A sentence about each sample that was left out."""
 
 
 def make_set(name: str, samples: Sequence[Sample], broken: Sequence[str] = ()) -> CalibrationSet:
-    """A set with its hash.
+    """Makes a set with its hash.
 
     Args:
-        name: Of the set.
-        samples: In the order in which they are used.
-        broken: What was left out.
+        name: Name of the set.
+        samples: The samples, in the order in which they are used.
+        broken: A sentence about each sample that was left out.
 
     Raises:
         InputError: There is no sample, or a file cannot be read.
@@ -67,13 +67,20 @@ def make_set(name: str, samples: Sequence[Sample], broken: Sequence[str] = ()) -
 
 
 def without_pictures(calibration: CalibrationSet) -> CalibrationSet:
-    """The same questions and answers with no picture: what a calibration on text alone would see."""
+    """The same questions and answers without pictures, for a calibration on text alone.
+
+    Args:
+        calibration: The set.
+    """
     samples = [replace(sample, images=(), video=None) for sample in calibration.samples]
     return make_set(f"{calibration.name} (text only)", samples, calibration.broken)
 
 
 def content_sha256(samples: Sequence[Sample]) -> str:
-    """A hash of the turns and of the pictures' own bytes, the same wherever the files lie.
+    """SHA-256 over the turns and the pictures' own bytes, which does not depend on where the files lie.
+
+    Args:
+        samples: The samples, in their order.
 
     Raises:
         InputError: A file cannot be read.

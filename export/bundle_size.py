@@ -21,10 +21,10 @@ from valley2_edge.export.selftest.writer import LOGIT_ROWS
 from valley2_edge.precisions import ProjectorPrecision, VisionPrecision
 
 _GRAPH_BYTES = 1 << 20
-"""Of one ONNX graph or tower without its matrices, generously."""
+"""Upper bound of one ONNX graph or native tower without its matrices, in bytes."""
 _ITEM_BYTES: dict[VisionPrecision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _SELFTEST_ROWS = 150
-"""Rows of features and tokens in the self-test, generously."""
+"""Upper bound of the rows of features and tokens in the self-test."""
 
 
 def bundle_size(
@@ -33,13 +33,13 @@ def bundle_size(
     projector_precision: ProjectorPrecision | None,
     formats: DecoderFormats,
 ) -> int:
-    """Bytes of the bundle: exact for the decoder, from the shapes of the weights for the vision graphs.
+    """Size of the bundle in bytes: exact for the decoder, an upper bound for the vision components.
 
     Args:
-        checkpoint: Where the bundle comes from.
-        vision_precision: Of the stored vision weights.
-        projector_precision: Of the projector's, where they are not as vision_precision says.
-        formats: Of the decoder's matrices.
+        checkpoint: The checkpoint that becomes the bundle.
+        vision_precision: Precision of the stored vision weights.
+        projector_precision: Precision of the projector's weights; None means as `vision_precision` says.
+        formats: How the decoder's matrices are stored.
 
     Raises:
         CheckpointError: A file of the tokenizer is missing.

@@ -25,10 +25,10 @@ def no_announcement(sentence: str) -> None:
 
 
 class ExportControl(CancelToken):
-    """Belongs to one export; legal to use from any thread.
+    """Stops one export from another thread, and says what is kept of it; every method may be called from any thread.
 
-    `cancel` makes the export raise Cancelled at its next look. `abandon` is for a process that is about to end and
-    cannot wait for a matrix product of some seconds: from then on the export finishes nothing more.
+    `cancel` makes the export raise Cancelled the next time that it checks. `abandon` is for a process that is about to
+    end and cannot wait for a matrix product of some seconds: from then on the export finishes nothing more.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class ExportControl(CancelToken):
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """Surrounds each step that makes something finished, which is short: `abandon` waits for its end.
+        """Surrounds the short moment in which a piece of work becomes finished; `abandon` waits for its end.
 
         Raises:
             Cancelled: The export was stopped.
@@ -58,16 +58,16 @@ class ExportControl(CancelToken):
             yield
 
     def abandon(self) -> None:
-        """Stops the export for good: no step that makes something finished runs any more when this returns."""
+        """Stops the export for good: when this returns, nothing that runs can still become finished."""
         self.cancel()
         self._gate.acquire()
 
     def tidy(self) -> None:
-        """After `abandon`: removes what a later run cannot use."""
+        """Removes what a later run cannot use; to be called after `abandon`."""
         self._tidy()
 
     def outcome(self) -> str:
-        """What is there after the export was stopped, in words, and what to do to go on."""
+        """Says in words what is left after the export was stopped, and what to do to go on."""
         if self._published:
             return f"{self._output} is complete"
         kept = [*self._components, *([self._layers] if self._layers else [])]
@@ -78,24 +78,29 @@ class ExportControl(CancelToken):
         return f"{names} {verb} kept in {self._partial}; run the same command again to go on"
 
     def note_place(self, output: Path, partial: Path, tidy: Callable[[], None]) -> None:
-        """Says where the outcome will be, where it is made, and how the latter is tidied up."""
+        """Notes where the result will be, where it is being made, and which function removes what is left there."""
         self._output, self._partial, self._tidy = output, partial, tidy
 
     def note_components(self, names: list[str]) -> None:
-        """Says which components are finished; layers that led to the last of them count no more."""
+        """Notes which components are finished; the layers that led to the last of them are no longer reported."""
         self._components, self._layers = list(names), ""
 
     def note_layers(self, done: int, total: int) -> None:
-        """Says how many layers of the component that is being made are finished."""
+        """Notes how many layers of the component that is being made are finished."""
         self._layers = f"{done} of {total} layers" if done else ""
 
     def note_published(self) -> None:
-        """Says that the outcome is there under its final name."""
+        """Notes that the result has its final name."""
         self._published = True
 
 
-def looking(control: ExportControl, progress: Progress) -> Progress:
-    """The same progress, which raises Cancelled when it is told something after the export was stopped."""
+def cancelling_progress(control: ExportControl, progress: Progress) -> Progress:
+    """A progress callback that also stops the export: it raises Cancelled when it is called after `cancel`.
+
+    Args:
+        control: The control of the export.
+        progress: The callback that receives the reports.
+    """
 
     def tell(stage: str, done: int, total: int) -> None:
         control.check()

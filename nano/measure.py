@@ -24,6 +24,7 @@ from valley2_edge.eval.questions.benchmark import benchmark_questions, ocr_quest
 from valley2_edge.eval.questions.question import TASKS, OpenQuestion
 from valley2_edge.eval.run import ask_all
 from valley2_edge.eval.scoring import Outcome, score
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.inquiry import Inquiry
@@ -74,7 +75,7 @@ def main() -> None:
         for view in views:
             bundle = Path(scratch) / view.precision
             if not bundle.exists():
-                export_bundle(arguments.checkpoint, bundle, precision=view.precision)
+                export_bundle(arguments.checkpoint, bundle, ExportOptions(precision=view.precision))
             begin = time.perf_counter()
             with (
                 Valley2.load(bundle, threads=arguments.threads, keep_vision=True) as model,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from valley2_edge.byte_count import format_bytes
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 
 BUILTIN = Path(__file__).parents[1] / "valley2_edge" / "builtin"
@@ -22,7 +23,7 @@ def main(trained: Path) -> None:
     if trained.resolve() != CHECKPOINT.resolve():
         shutil.rmtree(CHECKPOINT, ignore_errors=True)
         shutil.copytree(trained, CHECKPOINT)
-    export_bundle(CHECKPOINT, BUNDLE, precision="int4", overwrite=True)
+    export_bundle(CHECKPOINT, BUNDLE, ExportOptions(precision="int4"), overwrite=True)
     for directory in (CHECKPOINT, BUNDLE):
         size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         print(f"{directory}: {format_bytes(size)}")

@@ -1,1 +1,1 @@
-"""Build time: how a matrix is rounded to few bits and laid out for the native kernels."""
+"""Rounds matrices to few bits and packs them for the native kernels, at build time."""

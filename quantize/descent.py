@@ -15,9 +15,9 @@ from valley2_edge.quantize.hessian import Hessian
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.rtn import QuantizedRows
 
-_BLOCK = 128  # columns that are visited together; a multiple of every group size
-_STRIP = 32  # columns that correct one another singly
-_ROUNDS = 2  # over the columns of a block while it is visited: cheap beside the product that a visit begins with
+_BLOCK = 128  # columns that are visited at a time; a multiple of every group size
+_STRIP = 32  # columns whose changes are applied to one another one by one; at most the smallest group
+_ROUNDS = 2  # rounds over the columns of a block in a visit: cheap compared with the product that a visit begins with
 
 
 def descend(
@@ -30,22 +30,22 @@ def descend(
     *,
     refit_scales: bool,
 ) -> tuple[QuantizedRows, float]:
-    """Lowers tr(dW (H + diag(added)) dW^T) of rounded rows, dW: the stored weights less the exact ones.
+    """Lowers tr(dW (H + diag(added)) dW^T) of rounded rows, where dW is the stored weights minus the exact ones.
 
-    Zero points stay. The result does not depend on other rows. Time: 2 * rows * columns^2 operations a pass. Memory
-    beyond the arguments: 13 bytes for each weight.
+    Zero points do not change. The result does not depend on other rows. Time: 2 * rows * columns^2 operations a pass.
+    Memory beyond the arguments: 13 bytes for each weight.
 
     Args:
-        weights: (rows, columns) float32, the exact ones; unchanged.
-        rows: How they are stored so far, on the same device; unchanged.
-        hessian: H, of the inputs.
-        added: (columns,) float32, the damping; above 0 where the diagonal of H is 0.
+        weights: The exact weights, (rows, columns) float32; unchanged.
+        rows: The rounded weights, on the same device; unchanged.
+        hessian: H, the Hessian of the inputs.
+        added: The damping, (columns,) float32; above 0 where the diagonal of H is 0.
         matrix_format: int4 with equal steps, or int8.
-        passes: Over all columns, at most; it ends before when a pass changes no integer.
-        refit_scales: Whether scales are fitted, too.
+        passes: Largest number of passes over all columns; a pass that changes no integer is the last.
+        refit_scales: Whether the scales are fitted as well.
 
     Returns:
-        The rows as they are then, and by how much the sum fell, 0 or more but for rounding errors.
+        The improved rows, and by how much the sum fell, which is 0 or more up to rounding errors.
     """
     descent = _Descent(weights, rows, hessian, added, matrix_format, refit_scales)
     for _ in range(passes):
@@ -55,7 +55,7 @@ def descend(
 
 
 class _Descent:
-    """Some rows while they are improved; everything lies column by column, each with its rows side by side."""
+    """Some rows while they are improved, stored column by column."""
 
     def __init__(
         self,
@@ -79,24 +79,24 @@ class _Descent:
             self._zeros = torch.full_like(self._scales, INT4_ZERO if four_bits else INT8_ZERO)
         else:
             self._zeros = rows.zeros.T.to(torch.float32)
-        self._levels = rows.values.T.to(torch.float32)  # (columns, rows): integers less zero points
-        self._changes = torch.empty_like(self._levels)  # (columns, rows): stored weights less exact ones
+        self._levels = rows.values.T.to(torch.float32)  # (columns, rows): integers minus zero points
+        self._changes = torch.empty_like(self._levels)  # (columns, rows): stored weights minus exact ones
         for start in range(0, len(self._levels), self._group_size):
             group, columns = start // self._group_size, slice(start, start + self._group_size)
             self._levels[columns] -= self._zeros[group]
             self._changes[columns] = self._levels[columns] * self._scales[group] - weights[:, columns].T
         self.change = 0.0
-        """Of the error so far."""
+        """Change of the error so far; negative where it fell."""
 
     def visit_all(self) -> bool:
-        """One pass; whether an integer has changed."""
+        """Makes one pass over all columns; returns whether an integer has changed."""
         moved = False
         for start in range(0, len(self._levels), _BLOCK):
             moved |= self._visit(start, min(start + _BLOCK, len(self._levels)))
         return moved
 
     def result(self) -> QuantizedRows:
-        """What the rows are stored as."""
+        """The rows as they are stored."""
         values = torch.empty(self._weights.shape, dtype=torch.uint8, device=self._weights.device)
         for start in range(0, len(self._levels), self._group_size):
             columns = slice(start, start + self._group_size)
@@ -105,7 +105,7 @@ class _Descent:
         return QuantizedRows(values, self._scales.T.to(torch.float16).contiguous(), zeros)
 
     def _visit(self, start: int, stop: int) -> bool:
-        """Improves a block of columns; whether an integer has changed."""
+        """Improves a block of columns; returns whether an integer has changed."""
         changes, levels = self._changes[start:stop], self._levels[start:stop]  # (block, rows) each
         slopes = (self._hessian[start:stop] @ self._changes).addcmul_(self._added[start:stop, None], changes)
         curvature = self._hessian[start:stop, start:stop].clone()
@@ -122,12 +122,12 @@ class _Descent:
             columns = slice(first, first + self._group_size)
             scales = self._scales[(start + first) // self._group_size]
             changes[columns] = levels[columns] * scales - self._weights[:, start:stop][:, columns].T
-        # A quadratic function changes by the step times the mean of its slopes, twice.
+        # A quadratic function changes by the step times the sum of its slopes before and after.
         self.change += float(before.neg_().add_(changes).mul_(slopes_before.add_(slopes)).sum(dtype=torch.float64))
         return not torch.equal(levels, levels_before)
 
     def _round_strip(self, start: int, first: int, slopes: torch.Tensor, curvature: torch.Tensor) -> None:
-        """Each column of a strip of the block from `start` takes the level that is best for it, one after the other."""
+        """Gives each column of a strip of the block from `start` its best level, one column after the other."""
         last = first + _STRIP
         group = (start + first) // self._group_size
         scales, zeros = self._scales[group], self._zeros[group]
@@ -146,11 +146,11 @@ class _Descent:
         slopes[last:].addmm_(curvature[last:, first:last], steps)
 
     def _refit(self, start: int, first: int, slopes: torch.Tensor, curvature: torch.Tensor) -> None:
-        """The scales of a group of the block from `start`, rounded to fp16, where that lowers the error."""
+        """Fits the scales of a group of the block from `start`, rounded to fp16, where that lowers the error."""
         columns = slice(first, first + self._group_size)
         group = (start + first) // self._group_size
         levels = self._levels[start + first : start + first + self._group_size]  # (g, rows)
-        response = curvature[:, columns] @ levels  # (block, rows): of the slopes to the scale
+        response = curvature[:, columns] @ levels  # (block, rows): how the slopes respond to the scale
         bend = (levels * response[columns]).sum(dim=0)  # (rows,)
         slope = (levels * slopes[columns]).sum(dim=0)
         scales = self._scales[group]

@@ -1,4 +1,4 @@
-"""What rounding a matrix cost, in its weights and in its output."""
+"""Measures what rounding a matrix costs, in its weights and in its output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ _BLOCK_ROWS = 512
 
 
 def output_energy(rows: torch.Tensor, hessian: Hessian) -> float:
-    """tr(R H R^T): the mean squared norm of R x over the calibration inputs x.
+    """Computes tr(R H R^T), the mean squared norm of R x over the calibration inputs x.
+
+    Time: 2 * rows * columns^2 operations. Memory: 512 * columns numbers.
 
     Args:
         rows: R, (rows, columns) float32: the weights, or their change by rounding.
-        hessian: Of the inputs.
+        hessian: H, the Hessian of the inputs.
 
     Returns:
-        0 or more. Time: 2 * rows * columns^2 operations. Memory: 512 * columns numbers.
+        A number from 0 up.
     """
     total = 0.0
     for start in range(0, len(rows), _BLOCK_ROWS):
@@ -32,8 +34,8 @@ def relative_weight_error(exact: torch.Tensor, stored: torch.Tensor) -> float:
     """Norm of the weight difference over norm of the weight; 0 for a matrix of zeros.
 
     Args:
-        exact: (rows, columns) float32.
-        stored: The same shape: what the quantised rows stand for.
+        exact: The exact weights, (rows, columns) float32.
+        stored: The weights that the quantised rows stand for, of the same shape.
     """
     return ratio_of_norms(float((stored - exact).double().square().sum()), float(exact.double().square().sum()))
 
@@ -44,13 +46,18 @@ def relative_output_error(exact: torch.Tensor, stored: torch.Tensor, hessian: He
     The square of it is tr(dW H dW^T) / tr(W H W^T), with dW = stored - exact and W = exact.
 
     Args:
-        exact: (rows, columns) float32.
-        stored: The same shape: what the quantised rows stand for.
-        hessian: Of the inputs.
+        exact: The exact weights, (rows, columns) float32.
+        stored: The weights that the quantised rows stand for, of the same shape.
+        hessian: Hessian of the inputs.
     """
     return ratio_of_norms(output_energy(stored - exact, hessian), output_energy(exact, hessian))
 
 
 def ratio_of_norms(squared_error: float, squared_norm: float) -> float:
-    """The root of squared_error / squared_norm; 0 where the norm is 0."""
+    """The square root of squared_error / squared_norm, or 0 where the norm is 0.
+
+    Args:
+        squared_error: Squared norm of a difference.
+        squared_norm: Squared norm of the reference.
+    """
     return math.sqrt(squared_error / squared_norm) if squared_norm else 0.0

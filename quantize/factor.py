@@ -1,4 +1,4 @@
-"""The triangular factor of an inverse Hessian, computed in place."""
+"""Computes the triangular factor of an inverse Hessian in place."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 from valley2_edge.quantize.hessian import Hessian
 
-_BLOCK = 256  # columns that LAPACK factorises at once
+_BLOCK = 256  # columns that LAPACK factorises at a time
 _PANEL = 2048  # columns of a product; narrow enough to skip most of the triangle that is zero
-_LARGEST_FLOAT64 = 8192  # columns; above, float64 would take gigabytes
+_LARGEST_FLOAT64 = 8192  # columns; a larger matrix in float64 would take gigabytes
 
 
 class NotPositiveDefiniteError(ArithmeticError):
@@ -16,20 +16,24 @@ class NotPositiveDefiniteError(ArithmeticError):
 
 
 def factor_dtype(columns: int) -> torch.dtype:
-    """float64 up to 8192 columns, above it float32: a factor of 18944 columns has 1.4 GB in float32."""
+    """The dtype of a factor: float64 up to 8192 columns, and float32 above, where 18944 columns take 1.4 GB.
+
+    Args:
+        columns: Number of columns of the Hessian.
+    """
     return torch.float64 if columns <= _LARGEST_FLOAT64 else torch.float32
 
 
 def damped_copy(hessian: Hessian, arrangement: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-    """H with its columns in another order and something added to its diagonal.
+    """Copies H with its columns in another order and something added to its diagonal.
 
     Args:
         hessian: H, unchanged.
-        arrangement: (columns,) int64: the column of H that takes each place.
-        added: (columns,) float32: what is added to the diagonal, in the order of H.
+        arrangement: The column of H that each place gets, (columns,) int64.
+        added: What is added to the diagonal, in the order of H, (columns,) float32.
 
     Returns:
-        (columns, columns) of factor_dtype.
+        (columns, columns) in the dtype that `factor_dtype` says.
     """
     columns = hessian.columns
     result = torch.empty(columns, columns, dtype=factor_dtype(columns), device=hessian.device)
@@ -41,7 +45,7 @@ def damped_copy(hessian: Hessian, arrangement: torch.Tensor, added: torch.Tensor
 
 
 def inverse_root_(matrix: torch.Tensor) -> torch.Tensor:
-    """The lower triangular N with matrix^-1 = N^T N, written over the matrix.
+    """Computes the lower triangular N with matrix^-1 = N^T N, and writes it over the matrix.
 
     With A = M M^T (Cholesky, M lower), N = M^-1. GPTQ takes the upper factor U of A^-1 = U^T U from three
     factorisations; in reversed order of the columns U is N, and one factorisation and one triangular inverse suffice.
@@ -50,7 +54,7 @@ def inverse_root_(matrix: torch.Tensor) -> torch.Tensor:
         matrix: (n, n) symmetric, float32 or float64; only its lower triangle is read; overwritten.
 
     Returns:
-        The same storage. Memory beyond it: some blocks of n * 256 numbers.
+        N in the same storage. Memory beyond it: some blocks of n * 256 numbers.
 
     Raises:
         NotPositiveDefiniteError: The matrix is not positive definite, or holds a NaN.

@@ -1,4 +1,4 @@
-"""GPTQ: rounds column by column and lets the columns that are left make up for the error (arXiv 2210.17323)."""
+"""GPTQ: rounds column by column, and changes the remaining columns to make up for the error (arXiv 2210.17323)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows
 from valley2_edge.quantize.scale_search import search_grid
 
 DAMPING_SERIES = (1.0, 4.0, 16.0, 64.0)
-"""What the damping is multiplied with, one after the other, until the Hessian has a Cholesky factor."""
+"""Factors for the damping, which are tried in turn until the Hessian has a Cholesky factor."""
 
-_TILE_ROWS = 1024  # a block of 128 columns of them, 512 KiB, stays in the second-level cache
-_STRIP = 32  # columns that correct one another singly; at most the smallest group
+_TILE_ROWS = 1024  # rows that are rounded at a time: 128 columns of them, 512 KiB, stay in the second-level cache
+_STRIP = 32  # columns whose errors are applied to one another one by one; at most the smallest group
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What rounding needs to know about the matrix, the same for all its rows."""
+    """What rounding needs to know about a matrix, which is the same for all its rows."""
 
     name: str
     matrix_format: MatrixFormat
@@ -36,9 +36,9 @@ class _Problem:
     root: torch.Tensor
     """(columns, columns) float32, lower triangle: N of factor.py, by position."""
     importance: torch.Tensor
-    """(columns,) float32 by position: what a squared error of that column costs when all later ones make up for it."""
+    """(columns,) float32 by position: what a squared error of a column costs when all later columns make up for it."""
     added: torch.Tensor
-    """(columns,) float32, by column: what was added to the diagonal of the Hessian."""
+    """(columns,) float32 by column: what was added to the diagonal of the Hessian."""
 
 
 class GptqSolver:
@@ -57,10 +57,10 @@ class GptqSolver:
         """Factorises the Hessian.
 
         Args:
-            hessian: Of the matrix's inputs.
+            hessian: Hessian of the matrix's inputs; unchanged.
             matrix_format: int4 with equal steps, or int8.
             options: How to round.
-            name: The matrix, for messages.
+            name: The matrix's name, for messages.
 
         Raises:
             ExportError: The Hessian is empty, or the format has no equal steps or does not fit the columns.
@@ -74,14 +74,14 @@ class GptqSolver:
         self.name = name
         diagonal = hessian.matrix.diagonal()
         self.dead_columns = int((diagonal == 0).sum())
-        """Columns whose input was always zero: rounded to nearest, neither giving nor taking corrections."""
+        """Number of columns whose input was always zero; they are rounded to nearest, without corrections."""
         arrangement = _rounding_order(diagonal, matrix_format.group_size, options.order).flip(0)
         self.damping, added, root = _factorise(hessian, arrangement, options.damping)
-        """The damping that was used; self.damping > options.damping when the Hessian needed more."""
+        """The damping that was used, which is above options.damping when the Hessian needed more."""
         importance = root.diagonal().square().reciprocal()
         self._problem = _Problem(name, matrix_format, options, hessian, arrangement, root, importance, added)
         self.squared_error = 0.0
-        """tr(dW H dW^T) over the rows rounded so far, dW: the change by rounding."""
+        """tr(dW H dW^T) over the rows that are rounded so far, where dW is the change by rounding."""
 
     def quantize(self, weights: torch.Tensor) -> QuantizedRows:
         """Rounds a block of rows.
@@ -111,7 +111,7 @@ class GptqSolver:
 
 
 class _Tile:
-    """Some rows while they are rounded; everything lies column by column, each with its rows side by side."""
+    """Some rows while they are rounded, stored column by column."""
 
     def __init__(self, weights: torch.Tensor, problem: _Problem) -> None:
         rows, columns = weights.shape
@@ -121,13 +121,13 @@ class _Tile:
         self._work = weights[:, problem.arrangement].T.contiguous()  # (positions, rows)
         self._values = torch.empty(columns, rows, dtype=torch.uint8, device=weights.device)  # by position
         self._scales = torch.empty(groups, rows, dtype=torch.float16, device=weights.device)
-        # float32 of the same shape: zeros, scales, and scales to divide by.
+        # Zero points, scales, and scales to divide by, in float32 and the same shape.
         self._zeros, self._widened, self._divisors = torch.empty(3, groups, rows, device=weights.device)
         self._loss = 0.0
         self.squared_error = 0.0
 
     def solve(self) -> QuantizedRows:
-        """Rounds all columns."""
+        """Rounds all columns of the rows."""
         problem, work = self._problem, self._work
         if problem.options.order == "activation":
             self._fit_static_grids()
@@ -141,7 +141,7 @@ class _Tile:
         return self._result()
 
     def _fit_static_grids(self) -> None:
-        """Scales of all groups from the weights before rounding."""
+        """Chooses the scales of all groups from the weights before rounding."""
         problem = self._problem
         group_size = problem.matrix_format.group_size
         importance = torch.empty_like(problem.importance)
@@ -150,7 +150,7 @@ class _Tile:
         self._store(slice(None), self._fit(groups, importance.reshape(-1, group_size)))
 
     def _fit_grid_at(self, position: int, group: int) -> None:
-        """Scales of the group whose first column is at this position, from the weights as they are now."""
+        """Chooses the scales of the group whose first column is at this position, from the weights as they are now."""
         problem = self._problem
         group_size = problem.matrix_format.group_size
         places = slice(position + 1 - group_size, position + 1)
@@ -172,7 +172,7 @@ class _Tile:
         self._lowest, self._highest = grid.lowest, grid.highest
 
     def _solve_block(self, start: int, stop: int) -> torch.Tensor:
-        """Rounds the positions from stop - 1 down to start; the errors, in units of the factor's diagonal."""
+        """Rounds the positions from stop - 1 down to start; returns the errors in units of the factor's diagonal."""
         root, work = self._problem.root, self._work
         residuals = torch.empty_like(work[start:stop])
         for last in range(stop, start, -_STRIP):
@@ -219,14 +219,14 @@ class _Tile:
             )
             self._loss -= gain
         changes = dequantize_rows(result, problem.matrix_format).sub_(self._weights)  # (rows, columns)
-        # The loop's loss is that of the damped Hessian.
+        # The loss that was summed up is that of the damped Hessian.
         damping_share = changes.square_().sum(dim=0, dtype=torch.float64) @ problem.added.to(torch.float64)
         self.squared_error = max(0.0, self._loss - float(damping_share))
         return result
 
 
 def _rounding_order(diagonal: torch.Tensor, group_size: int, order: ColumnOrder) -> torch.Tensor:
-    """(columns,) int64: the columns, the first to be rounded first; ties in stored order."""
+    """The columns in the order in which they are rounded, (columns,) int64; ties are in stored order."""
     if order == "columns":
         return torch.arange(len(diagonal), device=diagonal.device)
     if order == "activation":
@@ -239,7 +239,7 @@ def _rounding_order(diagonal: torch.Tensor, group_size: int, order: ColumnOrder)
 
 
 def _factorise(hessian: Hessian, arrangement: torch.Tensor, damping: float) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """The damping that sufficed, what it added to the diagonal by column, and the factor N by position (float32)."""
+    """The damping that sufficed, what it added to the diagonal by column, and the float32 factor N by position."""
     diagonal = hessian.matrix.diagonal()
     dead = diagonal == 0
     mean = diagonal[~dead].mean() if not bool(dead.all()) else torch.ones_like(diagonal[0])

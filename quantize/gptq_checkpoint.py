@@ -1,8 +1,8 @@
-"""The tensors of the AutoGPTQ checkpoint layout, in both directions (docs/interchange.md, "Tensors").
+"""Reads and writes the tensors of the AutoGPTQ checkpoint layout (docs/interchange.md, "Tensors").
 
 A linear layer of N rows (outputs) and K columns (inputs) is four tensors: `qweight` int32 (K * bits / 32, N), the first
 column of a word in its lowest bits; `qzeros` int32 (groups, N * bits / 32), packed along the rows; `scales` fp16
-(groups, N); and `g_idx` int32 (K), the group of every column. The format `gptq` stores zero points less one, `gptq_v2`
+(groups, N); and `g_idx` int32 (K), the group of every column. The format `gptq` stores zero points minus one, `gptq_v2`
 as they are. The layout is that of AutoGPTQ (https://github.com/AutoGPTQ/AutoGPTQ) and GPTQModel.
 """
 
@@ -15,13 +15,14 @@ from typing import Literal
 import torch
 
 from valley2_edge.errors import CheckpointError, ExportError
+from valley2_edge.quantize.grid import INT4_ZERO, INT8_ZERO
 from valley2_edge.quantize.matrix_format import GROUP_SIZES
 from valley2_edge.quantize.rtn import QuantizedRows
 
 GptqFormat = Literal["gptq", "gptq_v2"]
 GPTQ_TENSORS = ("qweight", "qzeros", "scales", "g_idx")
-ZERO_POINTS = {4: 8, 8: 128}
-"""Bits to the zero point of a symmetric layer."""
+ZERO_POINTS = {4: INT4_ZERO, 8: INT8_ZERO}
+"""The zero point of a symmetric layer, by the number of bits."""
 
 _WORD_BITS = 32
 
@@ -47,11 +48,11 @@ class LinearLayout:
     bits: int
     """4 or 8."""
     stored_group_size: int
-    """Columns that share a scale in the checkpoint; all columns are possible."""
+    """Number of columns that share a scale in the checkpoint, up to all columns."""
 
     @property
     def group_size(self) -> int:
-        """Columns that share a scale in a bundle: larger groups are cut, their scales repeated."""
+        """Number of columns that share a scale in a bundle: larger groups are cut and their scales repeated."""
         return max(size for size in GROUP_SIZES if self.stored_group_size % size == 0)
 
 
@@ -73,7 +74,15 @@ def pack_words(values: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """The inverse of pack_words: (w, m) int32, or int64 without a sign, to (w * 32 / bits, m) uint8."""
+    """The inverse of `pack_words`.
+
+    Args:
+        words: (w, m) int32, or the same words without a sign as int64.
+        bits: 4 or 8.
+
+    Returns:
+        (w * 32 / bits, m) uint8.
+    """
     per_word = _WORD_BITS // bits
     values = torch.empty(words.shape[0] * per_word, words.shape[1], dtype=torch.uint8)
     for index in range(per_word):
@@ -85,13 +94,13 @@ def linear_layout(name: str, shapes: Mapping[str, tuple[int, ...]], rows: int, c
     """Reads bits and group size off the shapes of a layer's tensors, and checks that the shapes agree.
 
     Args:
-        name: The layer, for messages.
-        shapes: Shapes of `qweight`, `qzeros`, `scales` and, if it is there, `g_idx`.
-        rows: Outputs of the layer.
-        columns: Its inputs.
+        name: The layer's name, for messages.
+        shapes: Shapes of `qweight`, `qzeros`, `scales` and, where it exists, `g_idx`.
+        rows: Number of outputs of the layer.
+        columns: Number of inputs of the layer.
 
     Raises:
-        CheckpointError: A shape is not that of such a layer.
+        CheckpointError: The shapes do not fit one another or the layer.
         ExportError: The bits or the groups are not supported.
     """
     qweight, scales = shapes["qweight"], shapes["scales"]
@@ -132,15 +141,15 @@ class Groups:
 def read_groups(
     linear: GptqLinear, layout: LinearLayout, name: str, checkpoint_format: GptqFormat, *, carries: bool = False
 ) -> Groups:
-    """Everything of a stored layer but its integers.
+    """Reads the scales and zero points of a stored layer.
 
     Args:
-        linear: Its tensors; `qweight` is not looked at.
-        layout: From linear_layout.
-        name: The layer, for messages.
-        checkpoint_format: How its zero points are stored.
-        carries: A word of `gptq` zero points was made by one subtraction of 0x11111111, as GPTQModel does, so that a
-            zero point 0 borrows from the next; without it a zero point 0 cannot be told from 16 and is refused.
+        linear: The layer's tensors; `qweight` is not looked at.
+        layout: What `linear_layout` returned.
+        name: The layer's name, for messages.
+        checkpoint_format: How the layer's zero points are stored.
+        carries: Whether a word of `gptq` zero points was made by one subtraction of 0x11111111, as GPTQModel does, so
+            that a zero point 0 borrows from the next; otherwise a zero point 0 cannot be told from 16 and is refused.
 
     Raises:
         CheckpointError: A scale is not finite, or a group number is outside.
@@ -163,14 +172,14 @@ def read_groups(
 def from_gptq(
     linear: GptqLinear, layout: LinearLayout, name: str, checkpoint_format: GptqFormat, *, carries: bool = False
 ) -> QuantizedRows:
-    """The rows that a stored layer stands for.
+    """Reads a stored layer as quantised rows.
 
     Args:
-        linear: Its tensors.
-        layout: From linear_layout.
-        name: The layer, for messages.
-        checkpoint_format: How its zero points are stored.
-        carries: See read_groups.
+        linear: The layer's tensors.
+        layout: What `linear_layout` returned.
+        name: The layer's name, for messages.
+        checkpoint_format: How the layer's zero points are stored.
+        carries: As `read_groups` takes it.
 
     Returns:
         Values, scales and zero points; groups as wide as `layout.group_size` says; zeros also where all are equal.
@@ -189,8 +198,8 @@ def to_gptq(rows: QuantizedRows, bits: int, group_size: int, name: str, checkpoi
     Args:
         rows: (rows, columns) integers with their scales; rows a multiple of 32 / bits.
         bits: 4 or 8.
-        group_size: Columns that share a scale.
-        name: The layer, for messages.
+        group_size: Number of columns that share a scale.
+        name: The layer's name, for messages.
         checkpoint_format: How zero points are stored.
 
     Raises:
@@ -216,7 +225,7 @@ def pack_zeros(zeros: torch.Tensor, bits: int, name: str, checkpoint_format: Gpt
     Args:
         zeros: (rows, groups) uint8; rows a multiple of 32 / bits.
         bits: 4 or 8.
-        name: The layer, for messages.
+        name: The layer's name, for messages.
         checkpoint_format: How zero points are stored.
 
     Returns:
@@ -233,7 +242,15 @@ def pack_zeros(zeros: torch.Tensor, bits: int, name: str, checkpoint_format: Gpt
 
 
 def group_numbers(columns: int, group_size: int) -> torch.Tensor:
-    """`g_idx` of groups in the order of the columns: (columns,) int32."""
+    """Makes the `g_idx` of groups in the order of the columns.
+
+    Args:
+        columns: Number of columns.
+        group_size: Number of columns that share a scale.
+
+    Returns:
+        (columns,) int32.
+    """
     return torch.arange(columns, dtype=torch.int32) // group_size
 
 

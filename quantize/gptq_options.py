@@ -1,4 +1,4 @@
-"""The options of GPTQ (gptq.py), apart from it so that they can be checked before torch is loaded."""
+"""The options of GPTQ; in a module without torch, so that they can be checked before torch is loaded."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class GptqOptions:
     """How GPTQ rounds."""
 
     damping: float = 0.01
-    """Added to the diagonal of the Hessian, as a share of the diagonal's mean."""
+    """What is added to the diagonal of the Hessian, as a share of the diagonal's mean."""
     order: ColumnOrder = "activation"
-    """Which column is rounded next. columns: as stored. activation: the largest diagonal of the Hessian first; the
-    scales are static, fixed from the weights before anything is rounded. groups: the groups by their largest diagonal
-    and inside a group the same; the scales follow the weights as they are when the group begins. The stored layout is
-    the same for all."""
+    """The order in which columns are rounded. "columns" is the stored order. "activation" begins with the largest
+    diagonal of the Hessian, and chooses all scales before anything is rounded. "groups" sorts the groups by their
+    largest diagonal, and the columns inside of each, and chooses the scales of a group when the group begins. The
+    stored layout is the same for all orders."""
     scale_search: bool = True
-    """Choose each scale by the error of the output; else it covers the group's range."""
+    """Whether each scale is chosen by the error of the output; otherwise it covers the group's range."""
     descent_passes: int = 2
-    """Passes over the integers after they are rounded, at most (descent.py); each takes twice as long as rounding."""
+    """Largest number of passes over the rounded integers (descent.py); each takes twice as long as rounding."""
     scale_refit: bool = True
-    """Fit the scales to the integers in every pass, too."""
+    """Whether every pass also fits the scales to the integers."""
     block_size: int = 128
-    """Columns whose effect on all later columns is applied at once; a multiple of the group size."""
+    """Number of columns whose effect on all later columns is applied at once; a multiple of the group size."""
 
     def __post_init__(self) -> None:
         if not 0 < self.damping <= 1:

@@ -1,4 +1,4 @@
-"""The levels that a group of weights may take: an fp16 scale and a zero point."""
+"""Chooses the levels that a group of weights may take: an fp16 scale and a zero point."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from valley2_edge.errors import ExportError
 from valley2_edge.quantize.matrix_format import MatrixFormat
 
 INT8_ZERO = 128
+"""The stored value that stands for 0 in int8."""
 INT4_ZERO = 8
-_SMALLEST_SCALE = 2.0**-24  # of fp16, subnormal
+"""The stored value that stands for 0 in symmetric int4."""
+_SMALLEST_SCALE = 2.0**-24  # the smallest subnormal number of fp16
 _ROUNDING = 1.5 * 2.0**23
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Levels of groups: weight = (value - zero) * scale, value from `lowest` to `highest`."""
+    """The levels of groups of weights: weight = (value - zero) * scale, with values from `lowest` to `highest`."""
 
     scales: torch.Tensor
-    """(...) float16, one for each group."""
+    """(...) float16: one scale for each group."""
     zeros: torch.Tensor | float
     """(...) float32 whole numbers, or one number for all groups."""
     lowest: int
     highest: int
 
     def divisors(self) -> torch.Tensor:
-        """(...) float32: the scales, 1 where a group is all zeros."""
+        """The numbers to divide weights by, (...) float32: the scales, or 1 where a group is all zeros."""
         scales = self.scales.to(torch.float32)
         return torch.where(scales == 0, 1.0, scales)
 
     def round(self, groups: torch.Tensor) -> torch.Tensor:
-        """The nearest level of each weight.
+        """Rounds each weight to the nearest level.
 
         Args:
             groups: (..., group_size) float32.
@@ -44,10 +46,13 @@ class Grid:
         return levels_(values, self._zeros_by_column(), self.lowest, self.highest)
 
     def weights(self, values: torch.Tensor) -> torch.Tensor:
-        """The weights of levels, (..., group_size) float32; `values` is overwritten.
+        """Turns levels into weights, in place.
 
         Args:
-            values: (..., group_size) float32, from `round`.
+            values: What `round` returned, (..., group_size) float32; overwritten.
+
+        Returns:
+            (..., group_size) float32.
         """
         return values.sub_(self._zeros_by_column()).mul_(self.scales.to(torch.float32)[..., None])
 
@@ -56,32 +61,32 @@ class Grid:
 
 
 def levels_(values: torch.Tensor, zeros: torch.Tensor | float, lowest: int, highest: int) -> torch.Tensor:
-    """round(values) + zeros, within bounds and in place; ties to even.
+    """Computes round(values) + zeros within bounds and in place; ties go to even.
 
     Adding 1.5 * 2^23 rounds a float32 to a whole number. Tensor.round_ does the same by way of MKL, which wakes its
     threads for a thousand numbers: in the column loop of GPTQ that costs ten times the rest.
 
     Args:
         values: (...) float32, weights in units of the scale; overwritten.
-        zeros: Whole numbers that fit `values`, or one.
+        zeros: Zero points as whole numbers that broadcast to `values`, or one for all.
         lowest: The smallest level.
-        highest: The largest.
+        highest: The largest level.
     """
     return values.add_(_ROUNDING).sub_(_ROUNDING - zeros).clamp_(lowest, highest)
 
 
 def fit_grid(low: torch.Tensor, high: torch.Tensor, matrix_format: MatrixFormat, name: str) -> Grid:
-    """The grid that covers the range of each group.
+    """Chooses the grid that covers the range of each group.
 
     The scales are rounded to fp16 first, so that the zero points and the levels are chosen for the scale that is
     stored. Symmetric int4 takes its scale from the end of larger magnitude, sign included, which then sits on the level
     -8: all 16 levels are used.
 
     Args:
-        low: (...) float32, the smallest weight of each group.
-        high: (...) float32, the largest.
+        low: The smallest weight of each group, (...) float32.
+        high: The largest weight of each group, (...) float32.
         matrix_format: int4 with equal steps, or int8.
-        name: The matrix, for messages.
+        name: The matrix's name, for messages.
 
     Raises:
         ExportError: A bound is not finite, or a scale exceeds fp16.
@@ -102,11 +107,13 @@ def fit_grid(low: torch.Tensor, high: torch.Tensor, matrix_format: MatrixFormat,
 
 
 def storable_scales(exact: torch.Tensor, name: str) -> torch.Tensor:
-    """Scales rounded to fp16; one that would vanish becomes the smallest that fp16 has, a group of zeros keeps 0.
+    """Rounds scales to fp16.
+
+    A scale that would vanish becomes the smallest that fp16 has; a group of zeros keeps 0.
 
     Args:
-        exact: (...) float32.
-        name: The matrix, for messages.
+        exact: The exact scales, (...) float32.
+        name: The matrix's name, for messages.
 
     Raises:
         ExportError: A scale exceeds fp16.

@@ -1,4 +1,4 @@
-"""The second moment of a matrix's inputs over a calibration set, which GPTQ calls the Hessian."""
+"""Accumulates the second moment of a matrix's inputs over a calibration set, which GPTQ calls the Hessian."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 from valley2_edge.errors import ExportError, NumericError
 
-_PANEL = 2048  # columns of a product; what lies above the diagonal is copied and not computed
+_PANEL = 2048  # columns of a product; what lies above the diagonal is copied instead of computed
 
 
 class Hessian:
-    """H = sum_t w_t * x_t * x_t^T / sum_t w_t over the tokens t seen so far, x_t: the inputs, w_t: the tokens' weights.
+    """H = sum_t w_t * x_t * x_t^T / sum_t w_t over the tokens t so far, with inputs x_t and token weights w_t.
 
     A running mean, as in GPTQ (arXiv 2210.17323), keeps the numbers near 1 whatever the size of the calibration set;
     the paper's factor of 2 changes nothing that is computed from H. The same batches in the same order on the same
@@ -23,7 +23,7 @@ class Hessian:
 
     def __init__(self, columns: int, name: str, device: torch.device | str = "cpu") -> None:
         self.name = name
-        """Of the matrix, for messages."""
+        """The matrix's name, for messages."""
         self._sums = torch.zeros(columns, columns, dtype=torch.float32, device=device)
         self._mirrored = True  # False: only the lower block triangle of the sums is up to date
         self.token_count = 0
@@ -31,12 +31,12 @@ class Hessian:
 
     @property
     def columns(self) -> int:
-        """Input channels of the matrix."""
+        """Number of input channels of the matrix."""
         return self._sums.shape[0]
 
     @property
     def device(self) -> torch.device:
-        """Where H lies."""
+        """The device of H."""
         return self._sums.device
 
     @property
@@ -54,7 +54,7 @@ class Hessian:
 
         Args:
             activations: (tokens, columns), any float dtype.
-            token_weights: (tokens,) from 0 up (modality.py); None: all 1.
+            token_weights: (tokens,) numbers from 0 up (modality.py). None means that all tokens weigh 1.
 
         Raises:
             ExportError: The shapes do not fit, or a weight is negative or not finite.
@@ -85,13 +85,13 @@ class Hessian:
         self._mirrored = self.columns <= _PANEL
 
     def merge(self, other: Hessian) -> None:
-        """Adds what another Hessian of the same matrix has seen.
+        """Adds the tokens of another Hessian of the same matrix.
 
         Args:
-            other: Unchanged.
+            other: The other Hessian; unchanged.
 
         Raises:
-            ExportError: It has another number of columns.
+            ExportError: The other Hessian has another number of columns.
         """
         if other.columns != self.columns:
             raise ExportError(f"{self.name} has {self.columns} columns, the other partial sum {other.columns}")
@@ -102,7 +102,7 @@ class Hessian:
         self.matrix.lerp_(other.matrix.to(self.device), other.weight_total / self.weight_total)
 
     def check(self) -> None:
-        """Raises when H cannot be used.
+        """Checks that H can be used.
 
         Raises:
             ExportError: No token was added, or all weigh nothing.
@@ -123,11 +123,11 @@ class Hessian:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], name: str) -> Hessian:
-        """The Hessian whose state `tensors` returned, bit for bit; it keeps the given matrix.
+        """Restores a Hessian bit for bit; it keeps the given matrix without copying it.
 
         Args:
-            tensors: From `tensors`.
-            name: The matrix, for messages.
+            tensors: What `tensors` returned.
+            name: The matrix's name, for messages.
 
         Raises:
             ExportError: A tensor is missing or misshapen.
@@ -152,7 +152,7 @@ class Hessian:
             )
 
     def _checked(self, token_weights: torch.Tensor, tokens: int) -> torch.Tensor:
-        """(tokens,) float64 on the device of H."""
+        """The weights after a check, (tokens,) float64 on the device of H."""
         if token_weights.shape != (tokens,):
             raise ExportError(f"{self.name} was given {tokens} tokens and weights of the shape {token_weights.shape}")
         weights = token_weights.to(self.device, torch.float64)

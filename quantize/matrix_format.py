@@ -9,9 +9,15 @@ from valley2_edge.errors import ExportError
 from valley2_edge.precisions import DecoderPrecision
 
 GROUP_SIZES = (32, 64, 128)
+"""The numbers of columns that may share a scale."""
+DEFAULT_GROUP_SIZE = 128
+"""The number of columns that share a scale when the user does not choose."""
 
 Code = Literal["uniform", "nf4"]
 """What the four bits of an int4 weight mean: a level of equal steps, or an index into the table of nf4_codes.py."""
+
+
+_WEIGHT_BITS: dict[DecoderPrecision, int] = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 
 
 @dataclass(frozen=True)
@@ -19,12 +25,12 @@ class MatrixFormat:
     """Precision of a matrix and, for int4 and int8, how its groups are scaled."""
 
     precision: DecoderPrecision
-    group_size: int = 128
-    """Columns that share a scale; fp16 and fp32 have none."""
+    group_size: int = DEFAULT_GROUP_SIZE
+    """Number of columns that share a scale in int4 and int8."""
     symmetric: bool = False
-    """int4 only: True has no zero points. int8 is always symmetric."""
+    """Whether int4 has no zero points; int8 never has them."""
     code: Code = "uniform"
-    """int4 only. nf4 has no zero points, whatever `symmetric` says."""
+    """The code of int4; nf4 has no zero points, whatever `symmetric` says."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("int4", "int8", "fp16", "fp32"):
@@ -35,6 +41,11 @@ class MatrixFormat:
             raise ExportError(f"code {self.code!r} is unknown: choose uniform or nf4")
         if self.code == "nf4" and self.precision != "int4":
             raise ExportError(f"nf4 is a code of four bits: it cannot be stored as {self.precision}")
+
+    @property
+    def bits(self) -> int:
+        """Number of bits of a stored weight."""
+        return _WEIGHT_BITS[self.precision]
 
     @property
     def quantized(self) -> bool:
@@ -48,15 +59,18 @@ class MatrixFormat:
 
     @property
     def is_symmetric(self) -> bool:
-        """What the decoder file says about zero points: False only where they are stored."""
+        """What the decoder's file says about zero points: False only where they are stored."""
         return not self.has_zeros
 
     def check_columns(self, name: str, columns: int) -> None:
-        """Raises ExportError when the matrix does not divide into whole groups.
+        """Checks that a matrix divides into whole groups.
 
         Args:
-            name: The matrix, for the message.
-            columns: Its input channels.
+            name: The matrix's name, for the message.
+            columns: Number of input channels of the matrix.
+
+        Raises:
+            ExportError: The columns are not a multiple of the group size.
         """
         if self.quantized and columns % self.group_size:
             raise ExportError(

@@ -1,5 +1,7 @@
 """The rounding methods behind one interface.
 
+A matrix is rounded like this:
+
 method = rounding_method("gptq", GptqOptions(order="activation"))
 rounding = method.start(matrix_format, "layers.0.mlp.down", hessian)
 for block in row_blocks:  # (rows, columns) float32
@@ -35,7 +37,7 @@ class MatrixRecord:
 
     name: str
     method: MethodName
-    """The one that rounded the matrix: rtn where gptq fell back, and for int8 beside nf4."""
+    """The method that rounded the matrix: rtn where gptq fell back, and for int8 matrices of an nf4 decoder."""
     precision: DecoderPrecision
     group_size: int
     weight_error: float
@@ -45,18 +47,18 @@ class MatrixRecord:
     output_loss: float | None
     """tr(dW H dW^T): the mean squared norm of the output difference; None without a Hessian."""
     damping: float | None = None
-    """Share of the mean diagonal that gptq added to the Hessian."""
+    """What gptq added to the diagonal of the Hessian, as a share of the diagonal's mean."""
     dead_columns: int = 0
-    """Columns whose calibration input was always zero."""
+    """Number of columns whose calibration input was always zero."""
     fallback: str | None = None
-    """What went otherwise than asked, in words; None: nothing."""
+    """What was done in another way than asked, in words; None where everything went as asked."""
 
 
 class Rounding(Protocol):
     """One matrix while it is rounded."""
 
     def quantize(self, weights: torch.Tensor) -> QuantizedRows:
-        """Rounds the next rows, (rows, columns) float32, unchanged."""
+        """Rounds the next rows, (rows, columns) float32, which stay unchanged."""
 
     def record(self) -> MatrixRecord:
         """What was done to the rows so far."""
@@ -67,7 +69,7 @@ class Method(Protocol):
 
     @property
     def name(self) -> MethodName:
-        """As the command line and the manifest have it."""
+        """The method's name on the command line and in the manifest."""
 
     @property
     def needs_hessian(self) -> bool:
@@ -78,8 +80,8 @@ class Method(Protocol):
 
         Args:
             matrix_format: int4 or int8.
-            name: The matrix, for messages.
-            hessian: Of its inputs, unchanged; rtn and nf4 use it for the record alone.
+            name: The matrix's name, for messages.
+            hessian: Hessian of the matrix's inputs, unchanged; rtn and nf4 use it only for the record.
 
         Raises:
             ExportError: The method cannot make this format, or its Hessian is missing or empty.
@@ -88,14 +90,14 @@ class Method(Protocol):
 
 
 def rounding_method(name: MethodName, options: GptqOptions | None = None) -> Method:
-    """The method of a name.
+    """Returns the method with a name.
 
     Args:
         name: rtn, gptq or nf4.
-        options: Of gptq; None: its defaults. The others have none.
+        options: The options of gptq; None means its defaults. The other methods have no options.
 
     Raises:
-        ExportError: There is no such method, or it has no options.
+        ExportError: There is no such method, or it takes no options.
     """
     if name == "gptq":
         return _Gptq(options or GptqOptions())
@@ -116,12 +118,12 @@ def quantize_matrix(
     Args:
         weights: (rows, columns) float32.
         matrix_format: int4 or int8.
-        hessian: Of its inputs; gptq needs it.
-        name: The matrix, for messages.
-        method: From rounding_method.
+        hessian: Hessian of the matrix's inputs, which gptq needs.
+        name: The matrix's name, for messages.
+        method: What `rounding_method` returned.
 
     Raises:
-        ExportError: As Method.start; or a weight is not finite, or a scale exceeds fp16.
+        ExportError: `Method.start` refuses the arguments, a weight is not finite, or a scale exceeds fp16.
         NumericError: The Hessian holds a NaN or an infinity.
     """
     matrix_format.check_columns(name, weights.shape[1])
@@ -141,7 +143,7 @@ class _Sums:
         self.output_energy = 0.0
 
     def add(self, exact: torch.Tensor, rows: QuantizedRows, output_loss: float | None) -> None:
-        """Adds rows; output_loss: tr(dW H dW^T) of these where the method knows it."""
+        """Adds rows; `output_loss` is their tr(dW H dW^T) where the method knows it."""
         change = dequantize_rows(rows, self._format).sub_(exact)
         self.weight_loss += float(change.square().sum(dtype=torch.float64))
         self.weight_energy += float(exact.square().sum(dtype=torch.float64))
@@ -163,7 +165,7 @@ class _Sums:
 
 
 class _DirectRounding:
-    """Rounding that looks at nothing but the weights."""
+    """Rounding that depends on the weights only."""
 
     def __init__(
         self,
@@ -230,7 +232,7 @@ class _Nf4:
     needs_hessian = False
 
     def start(self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None) -> Rounding:
-        if matrix_format.precision == "int8":  # lm_head, which stays finer than the layers
+        if matrix_format.precision == "int8":  # lm_head is int8 where the layers are nf4
             return _Rtn().start(matrix_format, name, hessian)
         return _DirectRounding("nf4", matrix_format, name, hessian, quantize_rows_nf4)
 

@@ -12,14 +12,14 @@ from valley2_edge.errors import BudgetError, ExportError
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.packing import PANEL, panel_count
 
-_MOST_STEPS = 50_000  # of the budget; finer sizes are rounded up
+_MOST_STEPS = 50_000  # steps of the budget; sizes that need finer steps are rounded up
 
 
 def candidate_formats(symmetric: bool = False) -> tuple[MatrixFormat, ...]:
-    """The formats that are weighed against each other, the smallest first.
+    """The formats that a matrix may get, the smallest first.
 
     Args:
-        symmetric: int4 without zero points.
+        symmetric: Whether int4 has no zero points.
     """
     return (
         MatrixFormat("int4", 128, symmetric),
@@ -30,28 +30,29 @@ def candidate_formats(symmetric: bool = False) -> tuple[MatrixFormat, ...]:
 
 
 def stored_bits(matrix_format: MatrixFormat, rows: int, columns: int) -> int:
-    """Bits that a matrix takes in the bundle: weights, scales and zero points, with the rows that fill the last panel.
+    """Number of bits that a matrix takes in the bundle.
+
+    Weights, scales, zero points and the rows that fill the last panel count.
 
     Args:
-        matrix_format: Any precision.
-        rows: Output channels.
-        columns: Input channels, a multiple of the group size.
+        matrix_format: The format, of any precision.
+        rows: Number of output channels.
+        columns: Number of input channels, a multiple of the group size.
     """
-    weight_bits = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}[matrix_format.precision]
     group_bits = 16 + (8 if matrix_format.has_zeros else 0) if matrix_format.quantized else 0
     groups = columns // matrix_format.group_size
-    return panel_count(rows) * PANEL * (columns * weight_bits + groups * group_bits)
+    return panel_count(rows) * PANEL * (columns * matrix_format.bits + groups * group_bits)
 
 
 @dataclass(frozen=True)
 class MatrixChoices:
-    """One matrix and what each format would cost it."""
+    """One matrix, and what each format would cost it."""
 
     name: str
     rows: int
     columns: int
     losses: Mapping[MatrixFormat, float]
-    """Of each format that is allowed: MatrixRecord.output_loss times what an error of this matrix's output weighs."""
+    """The loss in each format that is allowed: `MatrixRecord.output_loss` times the weight of this output."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,15 @@ class Allocation:
     """The chosen formats."""
 
     formats: dict[str, MatrixFormat]
-    """By matrix."""
+    """The format of each matrix, by its name."""
     average_bits: float
-    """Stored bits over weights."""
+    """Stored bits divided by the number of weights."""
     loss: float
-    """Sum of the losses."""
+    """Sum of the losses of all matrices."""
 
 
 def allocate_formats(matrices: Sequence[MatrixChoices], average_bits: float) -> Allocation:
-    """The formats with the smallest sum of losses whose average stored bits keep within the budget.
+    """Chooses the formats with the smallest sum of losses whose average of stored bits is within the budget.
 
     A multiple-choice knapsack, solved by dynamic programming over the budget. Sizes are counted in their greatest
     common divisor, so the result is the best one; only where that makes more than 50000 steps are the sizes rounded up,
@@ -75,7 +76,7 @@ def allocate_formats(matrices: Sequence[MatrixChoices], average_bits: float) -> 
 
     Args:
         matrices: All matrices that share the budget.
-        average_bits: Stored bits (stored_bits) of all matrices over their weights, at most.
+        average_bits: Largest average of stored bits (`stored_bits`) for a weight.
 
     Raises:
         BudgetError: Even the smallest formats need more.
@@ -116,12 +117,12 @@ def _check(matrices: Sequence[MatrixChoices]) -> None:
 
 
 def _knapsack(extra: list[list[int]], losses: list[list[float]], spare: int) -> list[int]:
-    """The option of each matrix with the smallest total loss whose extra sizes sum to at most `spare`."""
+    """Chooses an option of each matrix: the smallest total loss whose extra sizes sum to at most `spare`."""
     most = sum(max(row) for row in extra)
     spare = min(spare, most)
     unit = max(math.gcd(*(size for row in extra for size in row)), -(-spare // _MOST_STEPS), 1)
     steps = spare // unit
-    best = torch.zeros(steps + 1, dtype=torch.float64)  # by steps that may be used
+    best = torch.zeros(steps + 1, dtype=torch.float64)  # by the number of steps that may be used
     picks = torch.empty(len(extra), steps + 1, dtype=torch.uint8)
     for matrix, (sizes, costs) in enumerate(zip(extra, losses, strict=True)):
         totals = torch.full((len(sizes), steps + 1), math.inf, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""How much a picture token weighs beside a text token when a Hessian is accumulated.
+"""Weighs picture tokens against text tokens when a Hessian is accumulated.
 
 A calibration sample of a vision-language model has many more picture tokens than text tokens, and the loss depends more
 on the text tokens: MBQ (arXiv 2412.19509) finds gradients more than ten times larger there, and VLMQ (arXiv 2508.03351)
@@ -18,13 +18,13 @@ import torch
 from valley2_edge.errors import InputError
 
 PictureWeight = float | Literal["balanced"] | None
-"""Weight of a picture token, that of a text token being 1. None: 1, all tokens alike. "balanced": what makes the
-picture tokens of the whole calibration set weigh as much together as its text tokens."""
+"""Weight of a picture token, where a text token weighs 1. None means 1. "balanced" makes all picture tokens of the
+calibration set weigh as much as all its text tokens."""
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Tokens of the whole calibration set; known before the model runs."""
+    """Numbers of tokens in the whole calibration set, which are known before the model runs."""
 
     picture: int
     text: int
@@ -35,10 +35,10 @@ def picture_token_weight(choice: PictureWeight, counts: TokenCounts) -> float:
 
     Args:
         choice: A number from 0 up, None or "balanced".
-        counts: Of the calibration set; only "balanced" uses them. Without tokens of one kind it is 1.
+        counts: The tokens of the calibration set, which only "balanced" uses; when one kind is missing the weight is 1.
 
     Raises:
-        InputError: The choice is none of these.
+        InputError: The choice is something else.
     """
     if choice is None:
         return 1.0
@@ -54,9 +54,9 @@ def token_weights(is_picture: torch.Tensor, picture_weight: float) -> torch.Tens
 
     Args:
         is_picture: (tokens,) bool.
-        picture_weight: From picture_token_weight.
+        picture_weight: What `picture_token_weight` returned.
 
     Returns:
-        (tokens,) float32: 1 for text.
+        (tokens,) float32, with 1 for text.
     """
     return torch.where(is_picture, picture_weight, 1.0).to(torch.float32)

@@ -1,4 +1,4 @@
-"""NF4 quantisation of rows of a matrix: the codes of bitsandbytes, without its second quantisation of the scales."""
+"""Rounds rows of a matrix to NF4: the codes of bitsandbytes, without its second quantisation of the scales."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from valley2_edge.quantize.rtn import QuantizedRows
 
 
 def quantize_rows_nf4(weights: torch.Tensor, matrix_format: MatrixFormat, name: str) -> QuantizedRows:
-    """Gives every weight the nearest of the sixteen codes times the largest magnitude of its group.
+    """Rounds every weight to the nearest of the sixteen codes times the largest magnitude of its group.
 
     The codes are chosen in float32 as bitsandbytes chooses them, and equal its own. What is stored differs
     in two roundings: the table holds the codes times 127 as whole numbers, and the scale, largest magnitude / 127, is
-    fp16. On Gaussian weights in groups of 64 both together raise the relative error from 0.0918 to 0.0921.
+    fp16. On Gaussian weights in groups of 64 the two raise the relative error from 0.0918 to 0.0921.
 
     Args:
         weights: (rows, columns) float32; columns a multiple of the group size.
         matrix_format: int4 with the code nf4; bitsandbytes uses groups of 64, and of 128 on some devices.
-        name: The matrix, for messages.
+        name: The matrix's name, for messages.
 
     Returns:
-        Codes from 0 to 15, in the order of their value; code 7 is zero.
+        Rows of codes from 0 to 15, which are in the order of their values; code 7 is zero.
 
     Raises:
-        ExportError: The format is another, a weight is not finite, or a scale exceeds fp16.
+        ExportError: The format is not nf4, a weight is not finite, or a scale exceeds fp16.
     """
     if matrix_format.code != "nf4":
         raise ExportError(f"{name} is to be stored with equal steps: the method nf4 needs the code nf4")

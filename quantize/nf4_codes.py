@@ -22,7 +22,7 @@ NF4_CODES = (
     0.7229568362236023,
     1.0,
 )
-"""Quantiles of the normal distribution in units of a group's largest magnitude, as bitsandbytes has them in float32."""
+"""Quantiles of the normal distribution in units of a group's largest magnitude, with bitsandbytes' float32 values."""
 
 NF4_LIMIT = 127
 """What a group's largest magnitude becomes in the int8 table."""
@@ -35,5 +35,9 @@ NF4_ZERO = NF4_LEVELS.index(0)
 
 
 def nf4_levels(device: torch.device) -> torch.Tensor:
-    """(16,) float32: the whole number that each code stands for."""
+    """The whole number that each code stands for, (16,) float32.
+
+    Args:
+        device: The device of the result.
+    """
     return torch.tensor(NF4_LEVELS, dtype=torch.float32, device=device)

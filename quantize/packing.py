@@ -1,4 +1,4 @@
-"""The panel layout of the decoder's matrices, in both directions (docs/bundle.md, "Decoder files").
+"""Packs the decoder's matrices into panels, and unpacks them (docs/bundle.md, "Decoder files").
 
 Rows are grouped in panels of 64; inside a panel the columns run outermost, so that a kernel streams a panel once and
 keeps 64 sums in registers. The last panel is padded with rows whose value is the zero point and whose scale is 0.
@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import torch
 
+from valley2_edge.quantize.grid import INT8_ZERO
+
 PANEL = 64
-"""Rows of a panel."""
+"""Number of rows in a panel; the core has the same number in matrix.hpp."""
 
 
 def panel_count(rows: int) -> int:
-    """Panels that hold this many rows."""
+    """Number of panels that hold some rows.
+
+    Args:
+        rows: Number of rows.
+    """
     return -(-rows // PANEL)
 
 
 def pack_floats(weights: torch.Tensor) -> torch.Tensor:
-    """Rows of fp32 or fp16 weights as panels.
+    """Packs rows of fp32 or fp16 weights into panels.
 
     Args:
-        weights: (rows, columns).
+        weights: (rows, columns) float32 or float16.
 
     Returns:
         (panels, columns, 64) of the same dtype; row p * 64 + r, column k lies at (p, k, r).
@@ -30,11 +36,11 @@ def pack_floats(weights: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_floats(panels: torch.Tensor, rows: int) -> torch.Tensor:
-    """The inverse of pack_floats, also of pack_groups.
+    """The inverse of `pack_floats` and of `pack_groups`.
 
     Args:
         panels: (panels, columns, 64).
-        rows: Rows without the padding.
+        rows: Number of rows without the padding.
 
     Returns:
         (rows, columns) of the same dtype.
@@ -44,10 +50,10 @@ def unpack_floats(panels: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def pack_groups(groups: torch.Tensor) -> torch.Tensor:
-    """Scales or zero points as panels; padded rows hold 0.
+    """Packs scales or zero points into panels; padded rows hold 0.
 
     Args:
-        groups: (rows, groups).
+        groups: (rows, groups) float16 or uint8.
 
     Returns:
         (panels, groups, 64) of the same dtype.
@@ -56,33 +62,49 @@ def pack_groups(groups: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_groups(panels: torch.Tensor, rows: int) -> torch.Tensor:
-    """The inverse of pack_groups: (panels, groups, 64) to (rows, groups)."""
+    """The inverse of `pack_groups`.
+
+    Args:
+        panels: (panels, groups, 64).
+        rows: Number of rows without the padding.
+
+    Returns:
+        (rows, groups) of the same dtype.
+    """
     return unpack_floats(panels, rows)
 
 
 def pack_int8(values: torch.Tensor) -> torch.Tensor:
-    """int8 rows as panels of four columns side by side, the order of a four-way dot product.
+    """Packs int8 rows into panels with four columns side by side, as a four-way dot product takes them.
 
     Args:
         values: (rows, columns) uint8, q + 128; columns a multiple of 4.
 
     Returns:
-        (panels, columns / 4, 64, 4) uint8; padded rows hold 128.
+        (panels, columns / 4, 64, 4) uint8; padded rows hold 128, the zero point.
     """
-    return _interleave(_as_panels(values, 128))
+    return _interleave(_as_panels(values, INT8_ZERO))
 
 
 def unpack_int8(panels: torch.Tensor, rows: int) -> torch.Tensor:
-    """The inverse of pack_int8: (panels, columns / 4, 64, 4) to (rows, columns) uint8."""
+    """The inverse of `pack_int8`.
+
+    Args:
+        panels: (panels, columns / 4, 64, 4) uint8.
+        rows: Number of rows without the padding.
+
+    Returns:
+        (rows, columns) uint8.
+    """
     return _deinterleave(panels).reshape(panels.shape[0] * PANEL, -1)[:rows]
 
 
 def pack_int4(values: torch.Tensor, padding: int) -> torch.Tensor:
-    """int4 rows as panels of eight columns in four bytes.
+    """Packs int4 rows into panels with eight columns in four bytes.
 
     Args:
         values: (rows, columns) uint8, 0..15; columns a multiple of 8.
-        padding: Value of the padded rows, their zero point.
+        padding: The value of the padded rows, which is their zero point.
 
     Returns:
         (panels, columns / 8, 64, 4) uint8; byte (p, b, r, j) holds column 8b + j in its low half and
@@ -95,7 +117,15 @@ def pack_int4(values: torch.Tensor, padding: int) -> torch.Tensor:
 
 
 def unpack_int4(panels: torch.Tensor, rows: int) -> torch.Tensor:
-    """The inverse of pack_int4: (panels, columns / 8, 64, 4) to (rows, columns) uint8."""
+    """The inverse of `pack_int4`.
+
+    Args:
+        panels: (panels, columns / 8, 64, 4) uint8.
+        rows: Number of rows without the padding.
+
+    Returns:
+        (rows, columns) uint8, 0..15.
+    """
     panel_total, blocks, _, _ = panels.shape
     pairs = _deinterleave(panels).reshape(panel_total * PANEL, blocks, 4)[:rows]  # (rows, columns / 8, 4)
     return torch.stack((pairs & 15, pairs >> 4), dim=2).reshape(rows, blocks * 8)

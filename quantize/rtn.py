@@ -1,4 +1,4 @@
-"""Round-to-nearest quantisation of rows of a matrix."""
+"""Rounds rows of a matrix to the nearest levels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["INT4_ZERO", "INT8_ZERO", "QuantizedRows", "dequantize_rows", "quanti
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """Rows of a quantised matrix; weight = (value - zero) * scale, for nf4 level[value] * scale."""
+    """Rows of a quantised matrix: weight = (value - zero) * scale, and for nf4 weight = level[value] * scale."""
 
     values: torch.Tensor
     """(rows, columns) uint8: 0..15 for int4, 1..255 for int8."""
     scales: torch.Tensor
     """(rows, columns / group_size) float16."""
     zeros: torch.Tensor | None
-    """(rows, columns / group_size) uint8 for asymmetric int4; else None and the zero is 8 (int4) or 128 (int8)."""
+    """(rows, columns / group_size) uint8 for asymmetric int4. None means 8 for int4 and 128 for int8."""
 
 
 def quantize_rows(weights: torch.Tensor, matrix_format: MatrixFormat, name: str) -> QuantizedRows:
@@ -34,7 +34,7 @@ def quantize_rows(weights: torch.Tensor, matrix_format: MatrixFormat, name: str)
     Args:
         weights: (rows, columns) float32; columns a multiple of the group size.
         matrix_format: int4 with equal steps, or int8.
-        name: The matrix, for messages.
+        name: The matrix's name, for messages.
 
     Raises:
         ExportError: A weight is not finite, or a scale exceeds fp16.
@@ -52,7 +52,7 @@ def dequantize_rows(rows: QuantizedRows, matrix_format: MatrixFormat) -> torch.T
     """The weights that quantised rows stand for.
 
     Args:
-        rows: From any of the methods.
+        rows: What any of the methods returned.
         matrix_format: The format in which they were made.
 
     Returns:

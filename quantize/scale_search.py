@@ -1,4 +1,4 @@
-"""Scales that minimise the error of the output instead of covering the whole range."""
+"""Searches the scales that minimise the error of the output instead of covering the whole range."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from valley2_edge.quantize.grid import Grid, fit_grid
 from valley2_edge.quantize.matrix_format import MatrixFormat
 
 SHRINK_FACTORS = tuple(1 - 0.03 * step for step in range(21))
-"""The whole range first: where two are equally good it stays."""
+"""Factors that the range of a group is multiplied with; of two that are equally good the first is taken."""
 
 
-_CHUNK = 1 << 15  # weights that are searched together: their temporaries stay in the second-level cache
+_CHUNK = 1 << 15  # weights that are searched at a time: their temporaries stay in the second-level cache
 
 
 def search_grid(groups: torch.Tensor, importance: torch.Tensor, matrix_format: MatrixFormat, name: str) -> Grid:
-    """For each group the grid of a shrunk range with the smallest sum of importance * (weight - level)^2.
+    """Finds for each group the shrunk range whose grid has the smallest sum of importance * (weight - level)^2.
 
-    Where there are zero points, that of each range and its two neighbours are tried.
+    Where there are zero points, the zero point of each range and its two neighbours are tried.
 
     Args:
-        groups: (rows, groups, group_size) float32 weights.
-        importance: (groups, group_size) float32: what a squared error costs in each column.
+        groups: The weights, (rows, groups, group_size) float32.
+        importance: What a squared error costs in each column, (groups, group_size) float32.
         matrix_format: int4 with equal steps, or int8.
-        name: The matrix, for messages.
+        name: The matrix's name, for messages.
 
     Returns:
-        Scales and zeros (rows, groups).
+        The grid, with scales and zero points of shape (rows, groups).
 
     Raises:
         ExportError: A weight is not finite, or a scale exceeds fp16.
@@ -56,7 +56,7 @@ def _search_rows(groups: torch.Tensor, importance: torch.Tensor, matrix_format: 
 
 
 def _neighbours(grid: Grid) -> list[Grid]:
-    """The grid, and those with the zero points beside its own."""
+    """The grid itself, and the grids whose zero points are one less and one more."""
     zeros = grid.zeros
     if not isinstance(zeros, torch.Tensor):
         return [grid]
@@ -65,7 +65,7 @@ def _neighbours(grid: Grid) -> list[Grid]:
 
 
 def _cost(groups: torch.Tensor, importance: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """(rows, groups) float32."""
+    """The cost of each group, (rows, groups) float32."""
     errors = grid.weights(grid.round(groups)).sub_(groups)
     return errors.square_().mul_(importance).sum(dim=-1)
 

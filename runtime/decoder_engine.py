@@ -39,19 +39,19 @@ class DecoderDescription:
     isa: str
     """Instruction set of the native core, or ONNX Runtime's provider and the arithmetic of its graphs."""
     weight_bytes: int
-    """Read for one decoded token."""
+    """Bytes of weights that are read for one decoded token."""
     mapped_bytes: int
-    """Of the files mapped from disk."""
+    """Bytes of the files that are mapped from disk."""
     device: str = "cpu"
     """"cuda" when at least one layer is on an NVIDIA GPU, else "cpu"."""
     gpu_layers: int = 0
-    """On the GPU."""
+    """Number of layers on the GPU."""
     gpu_bytes: int = 0
-    """Of weights on the GPU."""
+    """Bytes of weights on the GPU."""
     device_name: str = ""
-    """Of the GPU, or ONNX Runtime's provider; empty without one."""
+    """Name of the GPU or of ONNX Runtime's provider; empty without one."""
     device_reason: str = ""
-    """Why "auto" took the CPU, a part of a sentence; else empty."""
+    """Why "auto" chose the CPU, as part of a sentence; else empty."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class PrefixCacheState:
 
     budget_bytes: int
     kept_bytes: int
-    """Of pages that no session holds."""
+    """Bytes of pages that no session holds."""
     pages: int
-    """That can be found, those that sessions hold included."""
+    """Number of pages that can be found, those that sessions hold included."""
 
 
 class DecoderSessionEngine(Protocol):

@@ -103,7 +103,7 @@ def _words(settings: MemorySettings, planned: MemoryPlan, layers: int) -> str:
 
 
 def _refusal(plan: Planner, settings: MemorySettings) -> str:
-    """Of the least that there is: one layer, where any is to be on the GPU."""
+    """Names the least memory that would do: with one layer, where any is to be on the GPU."""
     least = plan(replace(settings, gpu_layers=1) if settings.device == "cuda" else replace(settings, device="cpu"))
     fitting = math.ceil(least.gpu_bytes / _STEP) * (_STEP >> 20)
     return (

@@ -48,15 +48,15 @@ class MemoryBudget:
 
     Args:
         bundle: Not loaded yet.
-        limit_bytes: Of the whole process.
-        vision_device: Of the vision engines.
+        limit_bytes: Most memory of the whole process.
+        vision_device: Where the vision engines run, "cpu" or "cuda".
     """
 
     def __init__(self, bundle: Bundle, limit_bytes: int, vision_device: str = "cpu") -> None:
         self._bundle = bundle
         self.limit_bytes = limit_bytes
         self.process_bytes = expected_process_bytes(bundle, vision_device)
-        """Of this process without the model, as it is expected to be."""
+        """Expected memory of this process without the model."""
 
     def choose(
         self,
@@ -75,8 +75,8 @@ class MemoryBudget:
         Args:
             wanted: What is asked for; its context and `keep_vision` are given up only where they are 0 and True.
             pictures: Sizes; by default a picture that takes all tiles.
-            video: They are frames.
-            conversation: They may come when the context is full.
+            video: Whether the pictures are frames of a video.
+            conversation: Whether pictures may come when the context is full.
 
         Raises:
             BudgetError: Nothing keeps the budget; the sentence says what would.
@@ -93,12 +93,12 @@ class MemoryBudget:
                 process_bytes=self.process_bytes,
             )
 
-        ladder = _Ladder(plan, self.limit_bytes)
+        search = _Search(plan, self.limit_bytes)
         largest = plan(wanted).context_length
         precisions = _kv_precisions(wanted) if self._bundle.manifest.decoder.engine == "native" else ()
-        settings = ladder.descend(wanted, _steps(wanted, largest, plan(wanted).picture_tokens, precisions))
+        settings = search.descend(wanted, _steps(wanted, largest, plan(wanted).picture_tokens, precisions))
         if settings is None:
-            raise BudgetError(self._refusal(ladder))
+            raise BudgetError(self._refusal(search))
         return MemoryChoice(settings, plan(settings), _changes(wanted, settings))
 
     def check(self, pictures: Sequence[Size], settings: MemorySettings, *, video: bool) -> None:
@@ -119,8 +119,8 @@ class MemoryBudget:
                 f"{format_bytes(self.limit_bytes)} that it may take; show fewer or smaller pictures."
             )
 
-    def _refusal(self, ladder: _Ladder) -> str:
-        least, settings = ladder.least
+    def _refusal(self, search: _Search) -> str:
+        least, settings = search.least
         if least is None:
             return (
                 f"Nothing fits {format_bytes(self.limit_bytes)} of memory: the pictures need more positions than "
@@ -142,7 +142,7 @@ class _Step:
     ways: Sequence[Callable[[MemorySettings], MemorySettings]]
 
 
-class _Ladder:
+class _Search:
     """The search for the best settings within a limit."""
 
     def __init__(self, plan: Planner, limit_bytes: int) -> None:
@@ -152,7 +152,7 @@ class _Ladder:
         """The cheapest that was looked at last."""
 
     def descend(self, wanted: MemorySettings, steps: Sequence[_Step]) -> MemorySettings | None:
-        """Goes down step by step to where it fits, then gives back, last step first, what there is room for."""
+        """Takes the steps one by one until the plan fits, then takes back, the last first, what there is room for."""
         if self._fits(wanted):
             return wanted
         taken: list[_Step] = []

@@ -146,7 +146,7 @@ class Valley2:
         """Goes on with a session that `Session.save` wrote: the next answer is the one that it would have given.
 
         Args:
-            path: Of the file.
+            path: Where the session was saved.
 
         Raises:
             InputError: The file is missing, no saved session, damaged, or of another bundle; or the model is closed.

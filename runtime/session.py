@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from valley2_edge import prompt
 from valley2_edge.errors import Cancelled, InputError, Valley2Error, Valley2Warning
-from valley2_edge.options import (
-    DEFAULT_FRAMES,
-    LARGEST_UINT32,
-    SamplingOptions,
-    SessionOptions,
-    changed,
-    check_whole,
-    picked,
-)
+from valley2_edge.option_checks import LARGEST_UINT32, check_whole
+from valley2_edge.options import DEFAULT_FRAMES, SamplingOptions, SessionOptions, changed, picked
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.context_room import Context, Question, full_context
@@ -54,7 +47,7 @@ class AnswerStream(Iterator[str]):
         self._pieces = pieces
         self._lock = lock
         self.statistics = statistics
-        """Of this answer; complete when it has ended."""
+        """What this answer took; complete when it has ended."""
 
     def __next__(self) -> str:
         with self._lock.held():
@@ -105,7 +98,7 @@ class Session:
         self._answer: weakref.ref[AnswerStream] | None = None
         self._closed = False
         self.statistics = Statistics()
-        """Of the last question."""
+        """What the last question took."""
 
     def ask(
         self,
@@ -190,7 +183,7 @@ class Session:
         """Ends a running answer and writes the session to a file, pictures included as the decoder saw them.
 
         Args:
-            path: Of the file, which appears whole or not at all; one that is there is replaced.
+            path: Where to write; the file appears whole or not at all, and one that is there is replaced.
 
         Raises:
             InputError: The session is closed or works in another thread, or the file cannot be written.

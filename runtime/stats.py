@@ -16,23 +16,23 @@ class Statistics:
     tiles: int = 0
     """SigLIP tiles, global views and those of pictures that were encoded before included."""
     vision_cache_hits: int = 0
-    """Of the pictures: those that were encoded before, for this question or an earlier one of any session."""
+    """Pictures that had been encoded before, for this question or an earlier one of any session."""
     vision_cache_bytes: int = 0
     """Embeddings that the model keeps after the turn's."""
     siglip_tokens: int = 0
     eagle_tokens: int = 0
     text_tokens: int = 0
-    """Of the prompt, control tokens included."""
+    """Tokens of the prompt, control tokens included."""
     new_tokens: int = 0
-    """Of the answer, the closing token apart."""
+    """Tokens of the answer without the closing one."""
     reused_tokens: int = 0
     """Positions of the prompt whose keys and values an earlier question had left, of any session."""
     decode_steps: int = 0
-    """Of the decoder; fewer than new tokens where drafts were right."""
+    """Steps of the decoder; fewer than new tokens where drafts were right."""
     drafted_tokens: int = 0
     """Guessed from earlier text and checked in these steps."""
     accepted_tokens: int = 0
-    """Of the drafted ones: new tokens that needed no step of their own."""
+    """Drafted tokens that were right and needed no step of their own."""
     vision_load_seconds: float = 0.0
     """Opening the vision engines."""
     preprocess_seconds: float = 0.0
@@ -43,7 +43,7 @@ class Statistics:
     dropped_mass: float = 0.0
     """Probability that a native projector left out of a token of the visual vocabulary at most."""
     vocabulary_share: float | None = None
-    """Of the visual vocabulary that was multiplied; None: no native projector ran."""
+    """Share of the visual vocabulary that was multiplied; None when no native projector ran."""
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     """Inside the core; the time in which the caller looks at the pieces is not counted."""

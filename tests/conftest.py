@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -54,22 +55,24 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
-def export_once(directory: Path, bundles: dict[str, dict[str, str]]) -> Path:
+def export_once(directory: Path, bundles: dict[str, dict[str, Any]]) -> Path:
     """Exports the tiny checkpoint, by name and options, where all workers look: whichever asks first does it."""
     directory.mkdir(exist_ok=True)
     with FileLock(directory / ".lock"):
         for name, options in bundles.items():
             if not (directory / name).is_dir():
+                from valley2_edge.export.options import ExportOptions
                 from valley2_edge.export.pipeline import export_bundle
 
-                export_bundle(CHECKPOINT, directory / name, **options)
+                export_bundle(CHECKPOINT, directory / name, ExportOptions(**options))
     return directory
 
 
 @pytest.fixture(scope="session")
 def plain_bundles(run_directory: Path) -> Path:
-    """What most tests need, exported by one worker: the imports of an export take longer than both bundles."""
-    return export_once(run_directory / "plain_bundles", {"fp32": {"precision": "fp32"}, "int4": {}})
+    """What most tests need, exported by one worker: the imports of an export take longer than these bundles."""
+    options = {"fp32": {"precision": "fp32"}, "int4": {}, "int8": {"precision": "fp32", "vision_precision": "int8"}}
+    return export_once(run_directory / "plain_bundles", options)
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +94,6 @@ def onnx_bundle(run_directory: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def int8_vision_bundle(run_directory: Path) -> Path:
+def int8_vision_bundle(plain_bundles: Path) -> Path:
     """The tiny checkpoint in fp32 with its vision layers in int8; not to be changed."""
-    options = {"precision": "fp32", "vision_precision": "int8"}
-    return export_once(run_directory / "int8_vision_bundles", {"fp32": options}) / "fp32"
+    return plain_bundles / "int8"

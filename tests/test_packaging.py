@@ -50,15 +50,18 @@ def sdist_names(sdist: Path) -> set[str]:
         return {PurePosixPath(*PurePosixPath(name).parts[1:]).as_posix() for name in archive.getnames()}
 
 
+@pytest.mark.slow
 def test_wheel_installs_one_package_and_nothing_else(wheel_names: set[str]) -> None:
     tops = {PurePosixPath(name).parts[0] for name in wheel_names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"valley2_edge"}
 
 
+@pytest.mark.slow
 def test_wheel_serves_every_python(wheel: Path) -> None:
     assert "-py3-none-" in wheel.name
 
 
+@pytest.mark.slow
 def test_wheel_has_every_python_file_of_every_room(wheel_names: set[str]) -> None:
     for room in ROOMS:
         sources = [path for path in (ROOT / room).rglob("*.py") if "native" not in path.relative_to(ROOT).parts]
@@ -70,13 +73,16 @@ def test_wheel_has_every_python_file_of_every_room(wheel_names: set[str]) -> Non
     assert "valley2_edge/py.typed" in wheel_names
 
 
+@pytest.mark.slow
 def test_wheel_carries_the_native_library_but_not_its_sources(wheel_names: set[str]) -> None:
     name = LIBRARY_NAMES.get(sys.platform, "libvalley2.so")
     assert f"valley2_edge/runtime/{name}" in wheel_names
+    assert "valley2_edge/runtime/core/_header.py" in wheel_names, "the binding, which the build makes from the header"
     sources = {name for name in wheel_names if re.search(r"\.([ch](pp)?|txt)$|/native/", name)}
     assert not {name for name in sources if ".dist-info/" not in name}
 
 
+@pytest.mark.slow
 def test_sdist_has_the_sources_that_a_build_needs(sdist_names: set[str]) -> None:
     native = [path for path in (ROOT / "runtime" / "native").rglob("*") if path.is_file()]
     needed = {path.relative_to(ROOT).as_posix() for path in native}
@@ -87,7 +93,7 @@ def test_sdist_has_the_sources_that_a_build_needs(sdist_names: set[str]) -> None
 def test_base_install_asks_for_neither_torch_nor_transformers_nor_onnx() -> None:
     requirements = metadata.requires("valley2-edge") or []
     base = {re.split(r"[^\w.-]", text)[0].lower() for text in requirements if "extra ==" not in text}
-    assert base >= {"numpy", "onnxruntime", "tokenizers", "pillow", "safetensors"}
+    assert base >= {"cffi", "numpy", "onnxruntime", "tokenizers", "pillow", "safetensors"}
     assert not base & {"torch", "torchvision", "transformers", "onnx", "opencv-python-headless"}
 
 

@@ -1,1 +1,1 @@
-"""Writing a bundle: files that appear whole or not at all, and what every part of it shares."""
+"""Writes a bundle's directory and files so that they appear whole or not at all."""

@@ -21,7 +21,7 @@ import torch
 from valley2_edge.errors import ExportError
 
 ALIGNMENT = 64
-"""Bytes."""
+"""Every tensor begins at a multiple of this many bytes of the file, which the core demands."""
 
 _DTYPES = {
     "F32": torch.float32,
@@ -39,20 +39,23 @@ class TensorPlan:
 
     name: str
     dtype: str
-    """F32, F16, BF16, U8 or I32."""
+    """The dtype as safetensors spells it: F32, F16, BF16, U8 or I32."""
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of its data."""
+        """Size of the tensor's data in bytes."""
         return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """The safetensors name of a torch dtype.
 
+    Args:
+        dtype: float32, float16, bfloat16, uint8 or int32.
+
     Raises:
-        ExportError: The dtype is none of float32, float16, bfloat16 and uint8.
+        ExportError: The dtype is another one.
     """
     if dtype not in _NAMES:
         raise ExportError(
@@ -62,7 +65,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def file_size(tensors: Sequence[TensorPlan], metadata: Mapping[str, str], *, padded: bool = True) -> int:
-    """Bytes of the file that these tensors make."""
+    """Size of the file that these tensors make, in bytes.
+
+    Args:
+        tensors: The plan of the file, in its order.
+        metadata: Strings for the header's `__metadata__`.
+        padded: Whether `_pad.<n>` tensors keep the others at multiples of 64 bytes.
+    """
     plan = _with_padding(tensors) if padded else tensors
     return len(_header(plan, metadata)) + sum(tensor.size for tensor in plan)
 
@@ -104,8 +113,8 @@ class SafetensorsStream:
         """Appends the next tensor.
 
         Args:
-            name: Its name, the next of the plan.
-            pieces: Its data in order, split anywhere; each of the planned dtype.
+            name: The tensor's name, which must be the next one of the plan.
+            pieces: The tensor's data in order, split anywhere; each piece has the planned dtype.
 
         Raises:
             ExportError: It is not the next tensor, or its dtype or size is not the planned one.

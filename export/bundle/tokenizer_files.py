@@ -20,13 +20,16 @@ OPTIONAL = (
 
 
 def tokenizer_files(checkpoint: Path) -> list[Path]:
-    """The files of a checkpoint's tokenizer.
+    """Lists the files of a checkpoint's tokenizer.
 
     Args:
-        checkpoint: Its directory.
+        checkpoint: The checkpoint's directory.
+
+    Returns:
+        The paths of the files that exist.
 
     Raises:
-        CheckpointError: One that is needed is missing.
+        CheckpointError: A file that is needed is missing.
     """
     for name in REQUIRED:
         if not (checkpoint / name).is_file():
@@ -35,10 +38,10 @@ def tokenizer_files(checkpoint: Path) -> list[Path]:
 
 
 def copy_tokenizer(checkpoint: Path, directory: Path) -> None:
-    """Writes tokenizer/.
+    """Copies the tokenizer into the folder tokenizer/ of a bundle.
 
     Args:
-        checkpoint: Its directory.
+        checkpoint: The checkpoint's directory.
         directory: The bundle under construction.
 
     Raises:

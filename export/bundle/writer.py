@@ -30,15 +30,15 @@ class BundleWriter:
     """Collects finished components in a partial directory and renames it when the bundle is whole.
 
     The partial directory is `.NAME.partial` beside the output. A process that is killed leaves it behind, and one that
-    is cancelled what it has finished; the next writer with the same fingerprint keeps the finished components, any
-    other discards them. An error removes it: what an error left is of no use, and may be what fills the disk. Use it in
-    a `with` block.
+    is cancelled leaves the components that it has finished. The next writer with the same fingerprint keeps the
+    finished components; a writer with another fingerprint discards them. An error removes the partial directory: what
+    an error left is of no use, and may be what fills the disk. Use the writer in a `with` block.
 
     Args:
         output: The bundle's directory.
         fingerprint: Identity of the checkpoint and the options; equal fingerprints make equal bundles.
-        overwrite: Replace a bundle that is already there.
-        control: Stops the export from another thread; None: nothing does.
+        overwrite: Whether a bundle that is already there may be replaced.
+        control: Stops the export from another thread; None means that nothing does.
 
     Raises:
         ExportError: Something is there already, and it may not be replaced; or another process writes there.
@@ -99,15 +99,16 @@ class BundleWriter:
 
     @property
     def workspace(self) -> Path:
-        """A directory in which a long component keeps its own steps: it survives a kill, and goes when it is published.
+        """A directory in which a component that takes long keeps its finished steps.
 
-        Whoever uses it makes it. What an earlier run left in it had the same fingerprint.
+        It survives a kill and is removed when the bundle is published. The component that uses it has to make it. What
+        an earlier run left in it was made with the same fingerprint.
         """
         return self.directory / WORKSPACE_NAME
 
     @property
     def finished_bytes(self) -> int:
-        """Bytes that are kept from an earlier run."""
+        """Number of bytes that are kept from an earlier run."""
         kept: int = sum(entry["size"] for component in self._finished.values() for entry in component["files"].values())
         return kept + sum(path.stat().st_size for path in self.workspace.rglob("*") if path.is_file())
 
@@ -115,10 +116,10 @@ class BundleWriter:
         """Fails before anything large is written when the disk cannot hold the bundle.
 
         Args:
-            needed_bytes: Of the whole bundle; what is finished already is subtracted.
+            needed_bytes: Size of the whole bundle; what is finished already is subtracted.
 
         Raises:
-            BudgetError: Not enough is free.
+            BudgetError: The disk has not enough free space.
         """
         missing = needed_bytes - self.finished_bytes
         free = shutil.disk_usage(self.directory).free
@@ -132,8 +133,9 @@ class BundleWriter:
         """Makes one component, unless an earlier run has finished it.
 
         Args:
-            name: The component.
-            make: Writes its files below the directory that it is given and returns facts about it, as plain JSON.
+            name: The component's name.
+            make: Writes the component's files below the directory that it is given, and returns facts about the
+                component as plain JSON.
 
         Returns:
             What `make` returned, now or in the earlier run.
@@ -161,10 +163,12 @@ class BundleWriter:
         return facts
 
     def withdraw(self, name: str) -> None:
-        """Leaves a finished component's file out of the bundle; until then it stays for the components that need it.
+        """Leaves a file of a finished component out of the published bundle.
+
+        Until the bundle is published the file stays for the components that need it.
 
         Args:
-            name: Its path in the bundle.
+            name: The file's path in the bundle.
         """
         self._withdrawn.add(name)
 
@@ -182,7 +186,7 @@ class BundleWriter:
         """Writes the manifest and gives the directory its final name.
 
         Args:
-            manifest: Lists the files that `files` returned.
+            manifest: The manifest, which lists the files that `files` returned.
 
         Returns:
             The bundle's directory.
@@ -221,7 +225,7 @@ class BundleWriter:
             self._replaced.replace(self.output)
 
     def _read_progress(self) -> dict[str, dict[str, Any]]:
-        """Components of an earlier run that can be kept: same fingerprint, every file as it was written."""
+        """Components of an earlier run that can be kept: same fingerprint, and every file as it was written."""
         try:
             content = read_json(self.directory / PROGRESS_NAME, BundleError)
             if content["fingerprint"] != self._fingerprint:
@@ -278,14 +282,14 @@ class BundleWriter:
 
 
 def check_output(output: Path, *, overwrite: bool = False) -> None:
-    """Fails where something is that a bundle may not replace.
+    """Fails where the output exists and may not be replaced.
 
     Args:
         output: The bundle's directory.
-        overwrite: A bundle that is there may be replaced.
+        overwrite: Whether a bundle that is there may be replaced.
 
     Raises:
-        ExportError: Something is there that may not be replaced.
+        ExportError: The output exists, and it is not a bundle or may not be replaced.
     """
     if not output.exists():
         return
@@ -303,11 +307,12 @@ def check_place(output: Path, source: Path | None) -> None:
     """Fails where a directory cannot be made, before anything is loaded.
 
     Args:
-        output: The directory.
-        source: What it is made from, from which it must be apart; None: not on this machine.
+        output: The directory that is to be made.
+        source: The directory that it is made from; neither may lie inside the other. None means that the source is not
+            on this machine.
 
     Raises:
-        ExportError: The two are not apart, or the place cannot be written.
+        ExportError: One of the two lies inside the other, or the output cannot be written.
     """
     if source is not None:
         ours, theirs = output.resolve(), source.resolve()

@@ -1,1 +1,1 @@
-"""Reading a Valley2 checkpoint: its configuration, its tensors, and where it comes from."""
+"""Finds and reads a Valley2 checkpoint: its configuration and its tensors."""

@@ -1,4 +1,4 @@
-"""A Valley2 checkpoint: its config, and its tensors one at a time."""
+"""Opens a Valley2 checkpoint and reads its tensors one at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from valley2_edge.outside_files import MAX_JSON_BYTES, is_directory, open_regula
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.tokenizer import Tokenizer
 
-_PIECE = 16 << 20  # bytes read between two looks at the flag
+_PIECE = 16 << 20  # bytes that are read between two checks for cancellation
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -31,8 +31,8 @@ class Checkpoint:
         name: The hub id when the directory is a hub snapshot, otherwise the directory's name.
         revision: The hub's commit, None for a plain directory.
         config: The architecture.
-        unused: Names of the tensors that are there and that no answer depends on.
-        cancel: Looked at between the pieces of every read; another may be set at any time.
+        unused: Names of the tensors in the files that no answer depends on.
+        cancel: Checked between the pieces of every read; another token may be set at any time.
     """
 
     def __init__(self, path: Path, config: ModelConfig, tensors: dict[str, StoredTensor], unused: tuple[str, ...]):
@@ -81,15 +81,26 @@ class Checkpoint:
         return name in self._tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, from the header."""
+        """The shape of a tensor, from the header.
+
+        Raises:
+            CheckpointError: There is no such tensor.
+        """
         return self._entry(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
-        """Type in which a tensor is stored."""
+        """The dtype in which a tensor is stored.
+
+        Raises:
+            CheckpointError: There is no such tensor.
+        """
         return TORCH_DTYPES[self._entry(name).dtype]
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Reads one tensor in its stored type, into memory of its own.
+        """Reads one tensor in its stored dtype, into memory of its own.
+
+        Args:
+            name: The tensor's name.
 
         Raises:
             CheckpointError: There is no such tensor, or the file has changed since it was opened.
@@ -99,10 +110,16 @@ class Checkpoint:
         return self._read(name, entry, entry.offset, entry.shape)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Reads the rows start..stop of a tensor, so that a large matrix never has to be held whole.
+        """Reads some rows of a tensor, so that a large matrix never has to be held whole.
+
+        Args:
+            name: The tensor's name.
+            start: The first row.
+            stop: The row behind the last one.
 
         Raises:
             CheckpointError: There is no such tensor, it has no such rows, or the file has changed.
+            Cancelled: `cancel` was set.
         """
         entry = self._entry(name)
         if not entry.shape or not 0 <= start <= stop <= entry.shape[0]:
@@ -111,7 +128,7 @@ class Checkpoint:
         return self._read(name, entry, entry.offset + start * row_bytes, (stop - start, *entry.shape[1:]))
 
     def fingerprint(self) -> str:
-        """A cheap identity of the files: names, sizes, times, and the content of the configs."""
+        """SHA-256 over the names, sizes and times of the files and the content of the configs; no tensor is read."""
         digest = hashlib.sha256()
         for file in sorted(file for file in self.path.iterdir() if file.is_file()):
             status = file.stat()
@@ -147,7 +164,7 @@ class Checkpoint:
 
 
 def _origin(path: Path) -> tuple[str, str | None]:
-    """(name, revision): a hub cache keeps a snapshot at models--OWNER--NAME/snapshots/COMMIT."""
+    """The name and the revision; a hub cache keeps a snapshot at models--OWNER--NAME/snapshots/COMMIT."""
     parts = path.absolute().parts
     if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
         return parts[-3].removeprefix("models--").replace("--", "/"), parts[-1]

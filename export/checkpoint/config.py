@@ -39,7 +39,7 @@ VISION_ACTIVATIONS = {"siglip": "gelu_pytorch_tanh", "qwen2vl_vit": "quick_gelu"
 DTYPES = (None, "auto", "bfloat16", "float16", "float32")
 _DECODER_OPTIONAL = ("tie_word_embeddings", "max_position_embeddings")
 _PICTURE_OPTIONAL = ("max_vision_token", "only_crop_single_image", "use_special_start_end_token")
-# A tokenizer that did one of these would make other tokens, or another text of them.
+# A tokenizer with one of these settings would make other tokens, or another text from them.
 _TOKENIZER_SWITCHES = (
     "add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "split_special_tokens",
 )  # fmt: skip
@@ -53,8 +53,8 @@ def read_model_config(directory: Path) -> ModelConfig:
     """Reads the architecture of a checkpoint.
 
     Args:
-        directory: Has config.json; generation_config.json, tokenizer_config.json and vision_geometry.json are read when
-            present.
+        directory: The checkpoint. It must have config.json; generation_config.json, tokenizer_config.json and
+            vision_geometry.json are read where they exist.
 
     Raises:
         CheckpointError: A file is malformed, or describes a model that this release does not support.
@@ -84,10 +84,10 @@ def read_model_config(directory: Path) -> ModelConfig:
 
 
 def read_decoder_config(values: dict[str, Any], where: object) -> DecoderConfig:
-    """Reads the decoder's part of a config, a Valley2's or a Qwen2's.
+    """Reads the decoder's part of the config of a Valley2 or a Qwen2 model.
 
     Args:
-        values: Of config.json.
+        values: The content of config.json.
         where: The file, for messages.
 
     Raises:
@@ -133,7 +133,7 @@ def _check_supported(values: dict[str, Any]) -> None:
 
 
 def _check_sizes(values: dict[str, Any], siglip: SiglipConfig) -> None:
-    """Keys that say again what a tower's geometry says."""
+    """Refuses keys that contradict the geometry of the towers."""
     for key, size in (("vit_crop_size", siglip.image_size), ("vit_patch_size", siglip.patch_size)):
         if values.get(key, size) != size:
             raise CheckpointError(f"config.json: {key} {shown(values[key])} is not SigLIP's {size}.")
@@ -200,7 +200,7 @@ def _read_picture(values: dict[str, Any]) -> PictureConfig:
 
 
 def parse_grid_pinpoints(value: object, crop_size: int) -> tuple[tuple[int, int], ...]:
-    """Lists the candidate canvases in their order of preference (docs/valley2.md, "config.json").
+    """Reads the list of candidate canvases in their order of preference (docs/valley2.md, "config.json").
 
     Args:
         value: "(1x1),...,(3x3)": every (i, j) from the first to the last pair, i outer, in tiles; or a list of

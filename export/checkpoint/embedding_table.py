@@ -14,10 +14,10 @@ from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS
 
 
 class EmbeddingTable:
-    """Rows of a checkpoint's embedding table, one read for each token that is new.
+    """The embedding table of a checkpoint, which reads one row for each token that it has not seen before.
 
     Args:
-        checkpoint: Where the table is.
+        checkpoint: The checkpoint that holds the table.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -25,10 +25,16 @@ class EmbeddingTable:
         self._known: dict[int, NDArray[np.float32]] = {}
 
     def __call__(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Rows of the table, (n, hidden) float32.
+        """The rows of some tokens.
+
+        Args:
+            tokens: n token ids.
+
+        Returns:
+            (n, hidden) float32.
 
         Raises:
-            InputError: A token is outside of the table.
+            InputError: A token is not in the table.
         """
         vocabulary, hidden = self._checkpoint.shape(EMBEDDINGS)
         rows = np.empty((len(tokens), hidden), np.float32)

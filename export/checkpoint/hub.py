@@ -39,7 +39,7 @@ NEEDED_FILES = [
 ]
 
 
-# The base of the hub client's own errors and of its transport's; which HTTP library that is changes with its version.
+# The base class of the errors of the hub client and of its HTTP library, which changes with the client's version.
 _TRANSPORT_ERRORS: tuple[type[Exception], ...] = (OSError, HfHubHTTPError.__bases__[0])
 
 
@@ -49,15 +49,18 @@ def resolve_checkpoint(
     progress: Progress | None = None,
     announce: Announce | None = None,
 ) -> Path:
-    """Returns the directory of a checkpoint, after fetching it when it is a hub id.
+    """Finds the directory of a checkpoint, and downloads the checkpoint when it is given as a hub id.
 
     Only the files that an export needs are fetched; what is there already is kept, and an interrupted file is resumed.
 
     Args:
         name_or_path: A directory, a checkpoint that comes with the package (nano), or a hub id OWNER/NAME.
         revision: A branch, tag or commit of the hub repository.
-        progress: Called with "download", the bytes fetched and the bytes to fetch.
-        announce: Called before fetching with how much it will be and where, and when an offline copy is used.
+        progress: Called with "download", the number of bytes fetched and the number of bytes to fetch.
+        announce: Called with a sentence before a download, and when an offline copy is used.
+
+    Returns:
+        The directory.
 
     Raises:
         CheckpointError: The directory, hub id or revision does not exist, is gated, or the hub cannot be reached.
@@ -91,7 +94,7 @@ def _plan(name: str, revision: str | None) -> list[DryRunFileInfo]:
             name, revision=revision, allow_patterns=NEEDED_FILES, dry_run=True, tqdm_class=_silent_bar(None)
         )
     except DryRunError as error:
-        # The client wraps what really happened
+        # The client wraps the error that really happened
         if isinstance(error.__cause__, Exception):
             raise error.__cause__ from error
         raise

@@ -21,9 +21,9 @@ READ = frozenset({
     "tie_word_embeddings", "torch_dtype", "use_special_start_end_token", "vit_crop_size", "vit_patch_size",
     "vocab_size",
 })  # fmt: skip
-"""Keys of config.json that `checkpoint_config` reads."""
+"""Keys of config.json that config.py reads."""
 
-# key: (the values that are supported, null where nothing is said; what another value would mean)
+# Each key with the values that are supported (None stands for an absent key), and what another value would mean.
 SUPPORTED: dict[str, tuple[tuple[object, ...], str]] = {
     "add_cross_attention": ((False,), "attention to an encoder"),
     "attention_bias": ((True, None), "attention without biases"),
@@ -124,16 +124,16 @@ def check_keys(
     supported: Mapping[str, tuple[tuple[object, ...], str]],
     known: Set[str],
 ) -> None:
-    """Refuses a value that is not supported, and a key that nobody knows.
+    """Refuses a value that is not supported, and a key that is not known.
 
     Args:
-        values: What the file holds.
+        values: The content of the file.
         where: The file, for messages.
-        supported: Keys with few values.
+        supported: Keys of which only some values are supported.
         known: Keys that are read elsewhere or change nothing.
 
     Raises:
-        CheckpointError: The text names the key.
+        CheckpointError: A value or a key is refused; the message names the key.
     """
     for key, value in values.items():
         if key in supported:
@@ -149,14 +149,17 @@ def check_keys(
 
 
 def read_rope_theta(values: Mapping[str, Any], where: object) -> Any:
-    """The base of the rotary embedding: `rope_theta`, or where transformers 5 keeps it; None where neither is there.
+    """Reads the base of the rotary embedding from `rope_theta`, or from where transformers 5 keeps it.
 
     Args:
-        values: Of config.json.
+        values: The content of config.json.
         where: The file, for messages.
 
+    Returns:
+        The base, or None where neither place has it.
+
     Raises:
-        CheckpointError: Positions are to be scaled, or the places disagree.
+        CheckpointError: Positions are to be scaled, or the two places disagree.
     """
     found = [values["rope_theta"]] if values.get("rope_theta") is not None else []
     for key in _ROPE_KEYS:
@@ -179,10 +182,14 @@ def read_rope_theta(values: Mapping[str, Any], where: object) -> Any:
 
 
 def check_layer_types(values: Mapping[str, Any], where: object) -> None:
-    """Every layer sees all positions before it.
+    """Checks that every layer attends to all positions before it.
+
+    Args:
+        values: The content of config.json.
+        where: The file, for messages.
 
     Raises:
-        CheckpointError: One does not, or there are more or fewer types than layers.
+        CheckpointError: A layer does not, or there are more or fewer types than layers.
     """
     types = values.get("layer_types")
     if types is None:
@@ -194,5 +201,5 @@ def check_layer_types(values: Mapping[str, Any], where: object) -> None:
 
 
 def _equal(value: object, accepted: object) -> bool:
-    """As JSON sees it: true is not 1."""
+    """Whether two values are equal as JSON; unlike in Python, true is not 1."""
     return value == accepted and isinstance(value, bool) == isinstance(accepted, bool)

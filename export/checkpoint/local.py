@@ -15,10 +15,17 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def local_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Path | None:
-    """The directory of a checkpoint that is on this machine; None for a hub id.
+    """The directory of a checkpoint that is on this machine.
+
+    Args:
+        name_or_path: A directory, the name of a checkpoint that comes with the package (nano), or a hub id OWNER/NAME.
+        revision: Branch, tag or commit, which only a hub id may have.
+
+    Returns:
+        The directory, or None for a hub id.
 
     Raises:
-        CheckpointError: It is neither a directory nor a hub id, or a revision of a directory is asked for.
+        CheckpointError: The name is neither a directory nor a hub id, or a directory is given with a revision.
     """
     name, path = str(name_or_path), Path(name_or_path).expanduser()
     if not is_file(path / CONFIG_NAME):

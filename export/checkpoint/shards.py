@@ -1,4 +1,4 @@
-"""Safetensors files, read by header first and tensor by tensor after that."""
+"""Finds the tensors of a checkpoint from the headers of its safetensors files, without reading any tensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from valley2_edge.outside_files import decode, json_object, open_regular, parse_
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20
-"""The release has 150 kB."""
+"""Largest header that is read; the release has 150 kB."""
 _MAX_VALUES = 1_000_000
 _MAX_DIMENSIONS = 16
 DTYPE_BYTES = {
@@ -23,16 +23,16 @@ DTYPE_BYTES = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies."""
+    """Where one tensor lies in a file."""
 
     shard: Path
     dtype: str
-    """As safetensors spells it: BF16, F16, F32."""
+    """The dtype as safetensors spells it, for example BF16."""
     shape: tuple[int, ...]
     offset: int
-    """Bytes from the beginning of the file."""
+    """Distance from the beginning of the file, in bytes."""
     size: int
-    """Bytes."""
+    """Size of the data, in bytes."""
 
 
 def read_header(shard: Path) -> dict[str, StoredTensor]:
@@ -40,6 +40,9 @@ def read_header(shard: Path) -> dict[str, StoredTensor]:
 
     Args:
         shard: The file; no tensor of it is read.
+
+    Returns:
+        Where each tensor lies, by its name.
 
     Raises:
         CheckpointError: The file is missing, truncated, or not a safetensors file.
@@ -97,6 +100,12 @@ def _check_extent(shard: Path, tensors: list[StoredTensor], data_start: int, fil
 def find_tensors(directory: Path) -> dict[str, StoredTensor]:
     """Lists the tensors of a checkpoint directory: one `model.safetensors`, or the shards of its index.
 
+    Args:
+        directory: The checkpoint.
+
+    Returns:
+        Where each tensor lies, by its name.
+
     Raises:
         CheckpointError: Neither exists, the index is malformed or names a missing file, or index and shards disagree.
     """
@@ -133,5 +142,5 @@ def _sharded_tensors(directory: Path, index: Path) -> dict[str, StoredTensor]:
 
 
 def _is_file_name(name: str) -> bool:
-    """Whether a name is one file of the directory itself, on every system."""
+    """Whether a name means a file of the directory itself, on every operating system."""
     return Path(name).name == name and name.isprintable() and not any(mark in name for mark in "/\\:")

@@ -1,4 +1,4 @@
-"""The tensors of a directory of safetensors files, read piece by piece."""
+"""Reads tensors of a directory of safetensors files without keeping any file open."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "
 
 
 class TensorFiles:
-    """The tensors of model.safetensors, of the shards of its index, or of the only safetensors file that is there.
+    """The tensors of model.safetensors, of the shards of its index, or of the only safetensors file of a directory.
 
     Args:
-        directory: Where the files are.
+        directory: The directory with the files.
 
     Raises:
-        CheckpointError: No such file is there, or one is damaged.
+        CheckpointError: There is no such file, or one is damaged.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -31,15 +31,19 @@ class TensorFiles:
         return name in self._tensors
 
     def names(self) -> list[str]:
-        """Every tensor that is there."""
+        """The names of all tensors."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, from the header."""
+        """The shape of a tensor, from the header.
+
+        Raises:
+            CheckpointError: There is no such tensor.
+        """
         return self._entry(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
-        """Type in which a tensor is stored.
+        """The dtype in which a tensor is stored.
 
         Raises:
             CheckpointError: There is no such tensor, or it is none of bfloat16, float16, float32 and int32.
@@ -50,14 +54,19 @@ class TensorFiles:
         return _DTYPES[dtype]
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows start..stop of a tensor in its stored type.
+        """Reads some rows of a tensor in its stored dtype.
+
+        Args:
+            name: The tensor's name.
+            start: The first row.
+            stop: The row behind the last one.
 
         Raises:
             CheckpointError: There is no such tensor, or its file cannot be read.
         """
         shard = self._entry(name).shard
         try:
-            # A mapping that stayed open would count as this process's memory.
+            # The file is opened anew: a mapping that stayed open would count as memory of this process.
             with safe_open(shard, "pt") as reader:
                 piece: torch.Tensor = reader.get_slice(name)[start:stop]
                 return piece.clone()
@@ -65,7 +74,10 @@ class TensorFiles:
             raise CheckpointError(f"{shard} cannot be read: {name}: {error}") from error
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor in its stored type.
+        """Reads one tensor in its stored dtype.
+
+        Args:
+            name: The tensor's name.
 
         Raises:
             CheckpointError: There is no such tensor, or its file cannot be read.

@@ -50,7 +50,7 @@ def siglip_tensors(config: SiglipConfig) -> dict[str, Shape]:
 
 
 def pooling_head_tensors(config: SiglipConfig) -> dict[str, Shape]:
-    """Names and shapes of SigLIP's pooling head: dead weight that a checkpoint may carry."""
+    """Names and shapes of SigLIP's pooling head, which a checkpoint may carry and the model never uses."""
     size = config.hidden_size
     return (
         {
@@ -131,7 +131,7 @@ def decoder_tensors(config: DecoderConfig) -> dict[str, Shape]:
 
 
 def required_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Every tensor that an export reads, in the order of the released shards."""
+    """Names and shapes of the tensors that an export reads, in the order of the released shards."""
     eagle = {} if config.eagle is None else eagle_tensors(config.eagle)
     decoder = decoder_tensors(config.decoder)
     head = {name: decoder.pop(name) for name in list(decoder) if name == OUTPUT_WEIGHT}
@@ -139,7 +139,7 @@ def required_tensors(config: ModelConfig) -> dict[str, Shape]:
 
 
 def unused_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Tensors that a checkpoint may carry and that no answer depends on.
+    """Names and shapes of the tensors that a checkpoint may carry and that no answer depends on.
 
     They are the SigLIP pooling head; the Eagle tower of a checkpoint whose `eagle_vision_tower` is null (the
     repository's code builds and saves that tower always, the hub's obeys the null); and the output head of a checkpoint

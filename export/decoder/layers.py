@@ -1,4 +1,4 @@
-"""A checkpoint's decoder, one layer at a time and unrounded, run over packs of samples."""
+"""Runs the unrounded decoder of a checkpoint over packs of samples, one layer in memory at a time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from valley2_edge.errors import NumericError
 from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, DecoderNorm, decoder_parts
 
 MLP_ROWS = 512
-"""Rows that go through the feed-forward network together: its width is the largest thing in memory."""
+"""Rows that go through the feed-forward network at a time: its intermediate values are the largest in memory."""
 
 
 class Tensors(Protocol):
-    """Where the weights come from: a checkpoint."""
+    """Reads tensors by name, as a checkpoint does."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """The shape of a tensor."""
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor in its stored dtype."""
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows start..stop of a tensor in its stored dtype."""
+        """The rows from `start` up to `stop` of a tensor in its stored dtype."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class LayerParts:
 
     @property
     def matrices(self) -> tuple[DecoderMatrix, ...]:
-        """In the order of computation."""
+        """The matrices in the order of computation."""
         return self.qkv, self.output, self.gate_up, self.down
 
 
 @dataclass(frozen=True)
 class HeadParts:
-    """The parts behind the last layer."""
+    """The parts after the last layer."""
 
     norm: DecoderNorm
     lm_head: DecoderMatrix
 
 
 def split_parts(config: DecoderConfig) -> tuple[list[LayerParts], HeadParts]:
-    """The decoder's parts by layer, and what comes behind the last.
+    """The decoder's parts by layer, and the parts after the last layer.
 
     Args:
         config: The decoder's sizes.
@@ -92,7 +92,17 @@ def split_parts(config: DecoderConfig) -> tuple[list[LayerParts], HeadParts]:
 
 
 def stacked_rows(source: Tensors, matrix: DecoderMatrix, first: int, last: int) -> torch.Tensor:
-    """Rows first..last of a matrix whose weights lie apart in the checkpoint: (last - first, columns) float32."""
+    """Reads rows of a matrix whose weights are several tensors of the checkpoint.
+
+    Args:
+        source: Reads the tensors.
+        matrix: The matrix.
+        first: The first row.
+        last: The row behind the last one.
+
+    Returns:
+        (last - first, columns) float32.
+    """
     pieces = []
     start = 0
     for name in matrix.weights:
@@ -104,27 +114,63 @@ def stacked_rows(source: Tensors, matrix: DecoderMatrix, first: int, last: int) 
 
 
 def row_blocks(source: Tensors, matrix: DecoderMatrix, block_rows: int) -> Iterator[torch.Tensor]:
-    """The matrix in blocks of at most `block_rows` rows, (rows, columns) float32."""
+    """Reads a matrix block by block.
+
+    Args:
+        source: Reads the tensors.
+        matrix: The matrix.
+        block_rows: Largest number of rows in a block.
+
+    Yields:
+        The blocks in order, (rows, columns) float32.
+    """
     for first in range(0, matrix.rows, block_rows):
         yield stacked_rows(source, matrix, first, min(first + block_rows, matrix.rows))
 
 
 def biases(source: Tensors, matrix: DecoderMatrix) -> torch.Tensor | None:
-    """(rows,) float32, or None."""
+    """Reads the bias of a matrix.
+
+    Args:
+        source: Reads the tensors.
+        matrix: The matrix.
+
+    Returns:
+        (rows,) float32, or None for a matrix without a bias.
+    """
     if not matrix.biases:
         return None
     return torch.cat([source.tensor(name).to(torch.float32) for name in matrix.biases])
 
 
 def norm_weight(source: Tensors, norm: DecoderNorm) -> torch.Tensor:
-    """(hidden,) float32."""
+    """Reads the weight of a norm.
+
+    Args:
+        source: Reads the tensors.
+        norm: The norm.
+
+    Returns:
+        (hidden,) float32.
+    """
     return source.tensor(norm.weight).to(torch.float32)
 
 
 def feed_forward(
     hidden: torch.Tensor, norm: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, epsilon: float
 ) -> torch.Tensor:
-    """The second half of a layer: (rows, hidden) float32, the layer's sum included."""
+    """Computes the second half of a layer, including the sum with its input.
+
+    Args:
+        hidden: The input, (rows, hidden) float32.
+        norm: Weight of the RMSNorm, (hidden,) float32.
+        gate_up: (2 * intermediate, hidden) float32, the gate first.
+        down: (hidden, intermediate) float32.
+        epsilon: Epsilon of the RMSNorm.
+
+    Returns:
+        (rows, hidden) float32.
+    """
     result = torch.empty_like(hidden)
     for start in range(0, len(hidden), MLP_ROWS):
         rows = hidden[start : start + MLP_ROWS]
@@ -133,10 +179,15 @@ def feed_forward(
 
 
 def check_finite(hidden: torch.Tensor, layer: int, what: str) -> None:
-    """Raises when a layer's output cannot be used.
+    """Checks the output of a layer.
+
+    Args:
+        hidden: The output, of any shape.
+        layer: Number of the layer, for the message.
+        what: What the layer was computing, for the message.
 
     Raises:
-        NumericError: It holds a NaN or an infinity; the text names the layer.
+        NumericError: The output holds a NaN or an infinity; the message names the layer.
     """
     if not bool(torch.isfinite(hidden).all()):
         raise NumericError(f"layer {layer} computed a NaN or an infinity in {what}")
@@ -153,15 +204,16 @@ def run_unrounded(
     """Runs the unrounded layers over packs, one layer in memory at a time.
 
     Args:
-        source: The checkpoint.
+        source: Reads the weights.
         config: The decoder's sizes.
         packs: The samples.
-        activations: Holds their embeddings and, afterwards, the output of the last layer before the final norm.
-        device: Where to compute.
-        on_layer: Called with the layers done and the layers in all.
+        activations: Holds the embeddings of the packs at first, and the output of the last layer, before the final
+            norm, when this returns.
+        device: The device that computes.
+        on_layer: Called with the number of finished layers and the number of all layers.
 
     Raises:
-        NumericError: A layer computed a NaN or an infinity; the text names it.
+        NumericError: A layer computed a NaN or an infinity; the message names it.
     """
     layers, _ = split_parts(config)
     for index, parts in enumerate(layers):

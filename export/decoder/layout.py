@@ -1,4 +1,4 @@
-"""What decoder.safetensors and embeddings.safetensors contain (docs/bundle.md, "Decoder files")."""
+"""Plans the tensors of decoder.safetensors and embeddings.safetensors (docs/bundle.md, "Decoder files")."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def matrix_tensors(matrix: DecoderMatrix, matrix_format: MatrixFormat) -> list[T
     """The tensors that one matrix becomes.
 
     Args:
-        matrix: Its name and sizes.
-        matrix_format: How it is stored.
+        matrix: The matrix's name and sizes.
+        matrix_format: How the matrix is stored.
 
     Raises:
-        ExportError: Its columns do not divide into whole groups.
+        ExportError: The columns do not divide into whole groups.
     """
     matrix_format.check_columns(matrix.name, matrix.columns)
     panels, columns = panel_count(matrix.rows), matrix.columns
@@ -48,7 +48,11 @@ def matrix_tensors(matrix: DecoderMatrix, matrix_format: MatrixFormat) -> list[T
 
 
 def decoder_plan(config: DecoderConfig, formats: DecoderFormats) -> list[TensorPlan]:
-    """Every tensor of decoder.safetensors, in file order.
+    """The tensors of decoder.safetensors, in file order.
+
+    Args:
+        config: The decoder's sizes.
+        formats: How the matrices are stored.
 
     Raises:
         ExportError: A matrix does not divide into whole groups.
@@ -63,7 +67,12 @@ def decoder_plan(config: DecoderConfig, formats: DecoderFormats) -> list[TensorP
 
 
 def decoder_metadata(config: DecoderConfig, formats: DecoderFormats) -> dict[str, str]:
-    """The header strings of decoder.safetensors."""
+    """The strings in the header of decoder.safetensors.
+
+    Args:
+        config: The decoder's sizes.
+        formats: How the matrices are stored.
+    """
     matrices: dict[str, dict[str, object]] = {}
     for part in decoder_parts(config):
         if isinstance(part, DecoderMatrix):
@@ -96,5 +105,5 @@ def embeddings_plan(config: DecoderConfig, dtype: str) -> list[TensorPlan]:
 
 
 def embeddings_metadata() -> dict[str, str]:
-    """The header strings of embeddings.safetensors."""
+    """The strings in the header of embeddings.safetensors."""
     return {"format": "valley2-embeddings", "format_version": "1"}

@@ -8,7 +8,9 @@ from valley2_edge.config import DecoderConfig
 from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS, OUTPUT_WEIGHT
 
 LM_HEAD = "lm_head"
+"""Name of the output matrix in a bundle."""
 FINAL_NORM = "norm"
+"""Name of the norm before the output matrix in a bundle."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,9 @@ class DecoderMatrix:
     rows: int
     columns: int
     weights: tuple[str, ...]
-    """Tensors of the checkpoint."""
+    """The tensors of the checkpoint that are stacked."""
     biases: tuple[str, ...] = ()
+    """The tensors of their biases; empty for a matrix without a bias."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class DecoderNorm:
 
     name: str
     weight: str
-    """Tensor of the checkpoint."""
+    """The tensor of the checkpoint."""
 
 
 def decoder_parts(config: DecoderConfig) -> list[DecoderMatrix | DecoderNorm]:

@@ -1,4 +1,4 @@
-"""What a bundle's decoder computes: its own dequantised weights in torch's float32 arithmetic, one layer in memory."""
+"""Runs a bundle's decoder in torch: its dequantised weights in float32 arithmetic, one layer in memory at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from valley2_edge.export.decoder.parts import FINAL_NORM, LM_HEAD
 from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.quantize.packing import panel_count
 
-_LM_HEAD_PANELS = 64
+_LM_HEAD_PANELS = 64  # panels of the output matrix that are dequantised at a time
 
 
 def reference_logits(
@@ -27,15 +27,15 @@ def reference_logits(
 
     Args:
         decoder: The bundle's decoder.
-        embeddings: (length, hidden_size) float32, text and vision mixed.
-        logit_rows: How many of the last positions.
-        on_layer: Called with the layers done and the layers in all.
+        embeddings: The prompt, (length, hidden_size) float32, with text and picture tokens.
+        logit_rows: Number of last positions whose logits are computed.
+        on_layer: Called with the number of finished layers and the number of all layers.
 
     Returns:
         (logit_rows, vocab_size) float32.
 
     Raises:
-        NumericError: A layer's output is not finite; the text names it.
+        NumericError: A layer's output is not finite; the message names the layer.
     """
     config = _qwen2_config(decoder.config)
     length = embeddings.shape[0]
@@ -98,7 +98,7 @@ def _load_layer(decoder: StoredDecoder, config: Qwen2Config, index: int) -> Qwen
     for letter, weight, bias in zip("qkv", weights, biases, strict=True):
         state[f"self_attn.{letter}_proj.weight"] = weight
         state[f"self_attn.{letter}_proj.bias"] = bias
-    with torch.device("meta"):  # no memory for weights that are replaced at once
+    with torch.device("meta"):  # takes no memory for weights that are replaced at once
         layer = Qwen2DecoderLayer(config, index)
     layer.load_state_dict(state, assign=True)
     return layer.eval()

@@ -12,16 +12,19 @@ from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import BundleError
 from valley2_edge.export.decoder.layout import DECODER_FILE, EMBEDDINGS_FILE, EMBEDDINGS_TENSOR
 from valley2_edge.outside_files import parse_json
-from valley2_edge.quantize.matrix_format import MatrixFormat
+from valley2_edge.quantize.matrix_format import DEFAULT_GROUP_SIZE, MatrixFormat
 from valley2_edge.quantize.packing import PANEL, panel_count, unpack_floats, unpack_groups, unpack_int4, unpack_int8
 from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows
 
 
 class StoredDecoder:
-    """Reads the decoder's files back; every read opens the file anew, so that no mapping of it stays in memory.
+    """The decoder of a bundle; every read opens the file anew, so that no mapping of it stays in memory.
 
     Args:
         directory: The bundle, finished or being made.
+
+    Raises:
+        BundleError: The decoder's file is missing or does not describe a decoder.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -38,28 +41,35 @@ class StoredDecoder:
             raise BundleError(f"{self._path} does not describe a decoder: export the bundle again") from error
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A norm or a bias, float32."""
+        """Reads a norm or a bias.
+
+        Args:
+            name: The tensor's name in the file.
+
+        Returns:
+            (width,) float32.
+        """
         with safe_open(self._path, "pt") as reader:
             tensor: torch.Tensor = reader.get_tensor(name)
             return tensor.clone()
 
     def rows(self, name: str) -> int:
-        """Rows of a matrix, without padding."""
+        """Number of rows of a matrix, without padding."""
         return int(self._matrices[name]["rows"])
 
     def format(self, name: str) -> MatrixFormat:
-        """How a matrix is stored."""
+        """The format in which a matrix is stored."""
         facts = self._matrices[name]
         code = facts.get("code", "uniform")
-        return MatrixFormat(facts["precision"], facts["group_size"] or 128, facts["symmetric"], code)
+        return MatrixFormat(facts["precision"], facts["group_size"] or DEFAULT_GROUP_SIZE, facts["symmetric"], code)
 
     def matrix(self, name: str, first_panel: int = 0, last_panel: int | None = None) -> torch.Tensor:
-        """The weights that a stored matrix stands for.
+        """Reads the weights that a stored matrix stands for.
 
         Args:
             name: The matrix.
-            first_panel: First panel of 64 rows.
-            last_panel: Panel to stop before; None: all.
+            first_panel: The first panel of 64 rows.
+            last_panel: The panel behind the last one; None means all panels.
 
         Returns:
             (rows, columns) float32.
@@ -84,13 +94,25 @@ class StoredDecoder:
             return dequantize_rows(stored, matrix_format)
 
     def embed(self, tokens: list[int]) -> torch.Tensor:
-        """Rows of the embedding table: (tokens, hidden_size) float32."""
+        """Reads the embeddings of some tokens.
+
+        Args:
+            tokens: Token ids, at least one.
+
+        Returns:
+            (tokens, hidden_size) float32.
+        """
         with safe_open(self._embeddings, "pt") as reader:
             table = reader.get_slice(EMBEDDINGS_TENSOR)
             return torch.cat([table[token : token + 1] for token in tokens]).to(torch.float32)
 
     def quantized_rows(self, name: str, first: int = 0, last: int | None = None) -> QuantizedRows:
-        """Rows first..last of an int4 or int8 matrix; None: all rows.
+        """Reads rows of an int4 or int8 matrix as they are stored.
+
+        Args:
+            name: The matrix.
+            first: The first row.
+            last: The row behind the last one; None means all rows.
 
         Returns:
             Values, scales and, where they are stored, zero points.
@@ -104,19 +126,38 @@ class StoredDecoder:
         )
 
     def groups(self, name: str, part: str, first: int = 0, last: int | None = None) -> torch.Tensor:
-        """Scales or zero points of rows first..last: (rows, groups)."""
+        """Reads scales or zero points of an int4 or int8 matrix.
+
+        Args:
+            name: The matrix.
+            part: "scales" or "zeros".
+            first: The first row.
+            last: The row behind the last one; None means all rows.
+
+        Returns:
+            (rows, groups): float16 scales or uint8 zero points.
+        """
         return unpack_groups(*self._panels(name, part, first, last))[self._within(first, last)]
 
     def floats(self, name: str, first: int = 0, last: int | None = None) -> torch.Tensor:
-        """Rows first..last of an fp16 or fp32 matrix in its stored dtype."""
+        """Reads rows of an fp16 or fp32 matrix in its stored dtype.
+
+        Args:
+            name: The matrix.
+            first: The first row.
+            last: The row behind the last one; None means all rows.
+
+        Returns:
+            (rows, columns).
+        """
         return unpack_floats(*self._panels(name, "weight", first, last))[self._within(first, last)].contiguous()
 
     def embeddings_dtype(self) -> torch.dtype:
-        """Type of the embedding table."""
+        """The dtype of the embedding table."""
         return self.embedding_rows(0, 1).dtype
 
     def embedding_rows(self, first: int, last: int) -> torch.Tensor:
-        """Rows first..last of the embedding table in its stored dtype."""
+        """Reads the rows from `first` up to `last` of the embedding table in its stored dtype."""
         with safe_open(self._embeddings, "pt") as reader:
             rows: torch.Tensor = reader.get_slice(EMBEDDINGS_TENSOR)[first:last]
             return rows.clone()
@@ -130,6 +171,6 @@ class StoredDecoder:
             return panels.clone(), min(total, stop * PANEL) - start * PANEL
 
     def _within(self, first: int, last: int | None) -> slice:
-        """Where rows first..last lie in what _panels covers."""
+        """Where the rows from `first` up to `last` lie among those that `_panels` returned."""
         offset = first % PANEL
         return slice(offset, None if last is None else offset + last - first)

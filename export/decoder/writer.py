@@ -38,29 +38,29 @@ _EMBEDDING_ROWS = 4096
 
 
 class TensorSource(Protocol):
-    """Where the weights come from: a checkpoint."""
+    """Reads tensors by name, as a checkpoint does."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """The shape of a tensor."""
 
     def dtype(self, name: str) -> torch.dtype:
-        """Type in which a tensor is stored."""
+        """The dtype in which a tensor is stored."""
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor in its stored dtype."""
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows start..stop of a tensor in its stored dtype."""
+        """The rows from `start` up to `stop` of a tensor in its stored dtype."""
 
 
 class RoundedSource(TensorSource, Protocol):
-    """A decoder whose layers are rounded already."""
+    """Reads a decoder whose layers are rounded already."""
 
     parts: list[DecoderMatrix | DecoderNorm]
-    """The parts with the names of its own tensors, in file order."""
+    """The parts of the decoder in file order, with the names of this source's tensors."""
 
     def quantized_rows(self, matrix: DecoderMatrix) -> QuantizedRows | None:
-        """The integers of a matrix; None where it has floats."""
+        """The integers of a matrix, or None where this source has floats."""
 
 
 def export_decoder(
@@ -73,7 +73,7 @@ def export_decoder(
     """Writes decoder/decoder.safetensors.
 
     Args:
-        source: The checkpoint.
+        source: Reads the weights.
         config: The decoder's sizes.
         directory: The bundle that is being made.
         formats: How the matrices are stored.
@@ -115,12 +115,12 @@ def export_rounded_decoder(
     """Writes decoder/decoder.safetensors from a decoder that is rounded already.
 
     Args:
-        source: Where the decoder comes from; what it has as floats is stored as `formats` says.
+        source: Reads the rounded decoder; matrices that it has as floats are stored as `formats` says.
         config: The decoder's sizes.
         directory: The bundle that is being made.
         formats: How the matrices are stored.
         progress: Called after every matrix.
-        reference: The unrounded decoder, to measure what rounding cost; None: nothing is measured.
+        reference: The unrounded decoder, which the rounded one is compared with. None means that nothing is measured.
 
     Returns:
         What rounding cost each matrix, in file order; empty without a reference.
@@ -163,14 +163,14 @@ def export_embeddings(
     """Writes decoder/embeddings.safetensors: the embedding table in the checkpoint's own dtype, unchanged.
 
     Args:
-        source: The checkpoint.
+        source: Reads the weights.
         config: The decoder's sizes.
         directory: The bundle that is being made.
         progress: Called after every block of rows.
 
     Raises:
         CheckpointError: The table is missing or misshapen.
-        ExportError: Its dtype is not supported, or it holds a NaN or an infinity.
+        ExportError: The table's dtype is not supported, or it holds a NaN or an infinity.
         OSError: The file cannot be written.
     """
     path = directory / EMBEDDINGS_FILE
@@ -212,7 +212,7 @@ def _write_rows(
     rows: QuantizedRows,
     exact: Iterator[torch.Tensor] | None,
 ) -> MatrixError:
-    """Writes a matrix that is rounded already; `exact`: blocks of the unrounded rows, to measure the error."""
+    """Writes a matrix that is rounded already; `exact` has blocks of the unrounded rows, to measure the error."""
     packer = _MatrixPacker(matrix.name, matrix_format)
 
     def panels() -> Iterator[torch.Tensor]:
@@ -247,7 +247,7 @@ def _finish_matrix(
 
 
 class _MatrixPacker:
-    """Packs a matrix block by block; the small scales wait until the weights are written."""
+    """Packs a matrix block by block, and keeps the scales, which are small, until the weights are written."""
 
     def __init__(self, name: str, matrix_format: MatrixFormat) -> None:
         self._name = name
@@ -263,7 +263,7 @@ class _MatrixPacker:
         return math.sqrt(self._squared_error / self._squared_norm) if self._squared_norm else 0.0
 
     def panels(self, block: torch.Tensor) -> torch.Tensor:
-        """Panels of the next rows, (block rows, columns) float32; all blocks but the last have whole panels."""
+        """Rounds and packs the next rows, (block rows, columns) float32; all blocks but the last fill whole panels."""
         if self._format.quantized:
             quantize = quantize_rows_nf4 if self._format.code == "nf4" else quantize_rows
             rows = quantize(block, self._format, self._name)
@@ -277,7 +277,7 @@ class _MatrixPacker:
         return pack_floats(stored)
 
     def rounded_panels(self, rows: QuantizedRows, exact: torch.Tensor | None) -> torch.Tensor:
-        """Panels of the next rows, which are rounded already; the error is measured where the exact rows are given."""
+        """Packs the next rows, which are rounded already; the error is measured where the exact rows are given."""
         if exact is not None:
             self._record(exact, dequantize_rows(rows, self._format))
         return self._pack(rows)

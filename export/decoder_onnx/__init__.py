@@ -1,1 +1,1 @@
-"""The decoder as ONNX graphs that ONNX Runtime runs."""
+"""Writes the decoder as ONNX graphs that ONNX Runtime runs."""

@@ -1,4 +1,4 @@
-"""The genai_config.json with which onnxruntime-genai opens the ONNX decoder of a bundle (docs/bundle.md)."""
+"""Makes the genai_config.json with which onnxruntime-genai opens the ONNX decoder of a bundle (docs/bundle.md)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def genai_config(config: ModelConfig, arithmetic: OnnxArithmetic) -> dict[str, A
     """The content of genai_config.json: three graphs in a row that answer questions without pictures.
 
     Args:
-        config: The model's.
-        arithmetic: Of the graphs that are named.
+        config: The architecture.
+        arithmetic: The arithmetic of the graphs that the file names.
     """
     decoder = config.decoder
     names = {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"}

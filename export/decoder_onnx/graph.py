@@ -1,4 +1,4 @@
-"""The decoder as ONNX graphs: embeddings, layers and output matrix (docs/bundle.md, "ONNX decoder")."""
+"""Builds the ONNX graphs of the decoder: embeddings, layers and output matrix (docs/bundle.md, "ONNX decoder")."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from valley2_edge.export.onnx.weights import StoredTensor
 from valley2_edge.precisions import OnnxArithmetic
 
 CONTRIB = "com.microsoft"
-"""Domain of ONNX Runtime's own operators."""
+"""The domain of ONNX Runtime's own operators."""
 ACCURACY_LEVELS: dict[OnnxArithmetic, int] = {"int8": 4, "fp32": 1, "fp16": 0}
-"""Of MatMulNBits: 4 rounds activations to int8, 1 computes in float32, 0 in the type of its inputs."""
-_HEAD_ROWS = 16384
-"""Rows of the output matrix in one product: where a provider dequantises a matrix to use it, that much at a time."""
+"""The accuracy_level of MatMulNBits: 4 rounds activations to int8, 1 computes in float32, 0 in the inputs' dtype."""
+HEAD_ROWS = 16384
+"""Rows of the output matrix in one product: a provider that dequantises matrices holds this many at a time,
+and the core's memory plan counts as many."""
 
 
 def write_embeddings_graph(path: Path, config: DecoderConfig, table: StoredTensor) -> None:
-    """Writes the graph `input_ids` int64 (batch, positions) to `inputs_embeds` float32 (batch, positions, hidden).
+    """Writes the graph of the embedding table.
+
+    It maps `input_ids` int64 (batch, positions) to `inputs_embeds` float32 (batch, positions, hidden).
+
+    Args:
+        path: The graph's file.
+        config: The decoder's sizes.
+        table: Where the embedding table lies.
 
     Raises:
         OSError: The file cannot be written.
@@ -41,7 +49,15 @@ def write_embeddings_graph(path: Path, config: DecoderConfig, table: StoredTenso
 def write_head_graph(
     path: Path, config: DecoderConfig, weights: StoredDecoderWeights, arithmetic: OnnxArithmetic
 ) -> None:
-    """Writes the graph `hidden_states` float32 (batch, positions, hidden) to `logits` float32 (.., vocabulary).
+    """Writes the graph of the output matrix.
+
+    It maps `hidden_states` float32 (batch, positions, hidden) to `logits` float32 (batch, positions, vocabulary).
+
+    Args:
+        path: The graph's file.
+        config: The decoder's sizes.
+        weights: Where the weights lie.
+        arithmetic: What the products are computed in.
 
     Raises:
         OSError: The file cannot be written.
@@ -51,8 +67,8 @@ def write_head_graph(
     narrow = graph.narrow(hidden, "narrow")
     matrix = weights.matrices[LM_HEAD]
     blocks = []
-    for first in range(0, matrix.rows, _HEAD_ROWS):
-        part = matrix.part(first, min(first + _HEAD_ROWS, matrix.rows))
+    for first in range(0, matrix.rows, HEAD_ROWS):
+        part = matrix.part(first, min(first + HEAD_ROWS, matrix.rows))
         blocks.append(graph.product(f"{LM_HEAD}.{first}", narrow, part))
     joined = blocks[0] if len(blocks) == 1 else graph.node("Concat", blocks, "joined", axis=-1)
     graph.node("Cast", [joined], "logits", to=TensorProto.FLOAT)
@@ -63,12 +79,18 @@ def write_head_graph(
 def write_decoder_graph(
     path: Path, config: DecoderConfig, weights: StoredDecoderWeights, arithmetic: OnnxArithmetic
 ) -> None:
-    """Writes the layers: embeddings and the keys and values so far to hidden states and all keys and values.
+    """Writes the graph of the layers, which maps embeddings and a KV cache to hidden states and the longer KV cache.
 
     Inputs: `inputs_embeds` float32 (batch, positions, hidden), `attention_mask` int64 (batch, positions with the past),
     `past_key_values.{i}.key` and `.value` (batch, kv heads, past, head size). Outputs: `hidden_states` float32 (batch,
     positions, hidden), after the last norm, and `present.{i}.key` and `.value`, which may lie in the buffers of the
     past. Keys and values are float16 in fp16 arithmetic, else float32; the residual stream is float32 in both.
+
+    Args:
+        path: The graph's file.
+        config: The decoder's sizes.
+        weights: Where the weights lie.
+        arithmetic: What the products are computed in.
 
     Raises:
         OSError: The file cannot be written.
@@ -131,7 +153,7 @@ class _LayersWriter:
         )  # fmt: skip
 
     def _add_and_norm(self, name: str, residual: str, added: str) -> tuple[str, str]:
-        """The sum of two values, and its norm."""
+        """Adds the sum of two values and the norm of the sum; returns both names."""
         graph = self._graph
         outputs = [name, "", "", f"{name}.residual"]
         inputs = [residual, graph.widen(added, f"{name}.added"), self._norm_weight(name)]
@@ -145,7 +167,7 @@ class _LayersWriter:
         qkv = self._weights.matrices[f"{name}.attention.qkv"]
         kv_rows = config.num_key_value_heads * config.head_size
         ends = [qkv.rows - 2 * kv_rows, qkv.rows - kv_rows, qkv.rows]
-        # Three products: where attention takes them packed, it takes them apart as well, but not everywhere packed.
+        # Three products: attention takes queries, keys and values apart in every provider, but packed only in some.
         parts = [
             graph.product(f"{name}.attention.{part}", value, qkv.part(first, last))
             for part, first, last in zip(("query", "key", "value"), (0, *ends), ends, strict=False)
@@ -182,14 +204,14 @@ class _LayersWriter:
 
 
 class _Graph:
-    """A graph under construction; every method that adds a value returns its name."""
+    """A graph under construction; every method that adds a value returns the value's name."""
 
     def __init__(self, name: str, arithmetic: OnnxArithmetic) -> None:
         self._name = name
         self._arithmetic = arithmetic
         self._half = arithmetic == "fp16"
         self.float_kind = TensorProto.FLOAT16 if self._half else TensorProto.FLOAT
-        """Of products, attention, keys and values."""
+        """The ONNX type of products, attention, keys and values."""
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._nodes: list[onnx.NodeProto] = []
@@ -211,7 +233,7 @@ class _Graph:
         return name
 
     def nodes(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
-        """Adds a node with several outputs; an empty name is one that is left out."""
+        """Adds a node with several outputs; an empty name leaves an output out."""
         self._nodes.append(helper.make_node(operator, inputs, outputs, name=f"{outputs[0]}.node", **attributes))
 
     def narrow(self, value: str, name: str) -> str:
@@ -235,7 +257,7 @@ class _Graph:
         inputs = [value, self.constant(matrix.weight.proto(f"{name}.weight"))]
         if matrix.scales is not None:
             scales = self.constant(matrix.scales.proto(f"{name}.scales"))
-            # A constant that ONNX Runtime computes once: scales are of the type of the arithmetic.
+            # ONNX Runtime folds this constant once; the scales must have the dtype of the arithmetic.
             wide = scales if self._half else self.node("Cast", [scales], f"{name}.scales.wide", to=TensorProto.FLOAT)
             inputs.append(wide)
         if matrix.zeros is not None:

@@ -1,4 +1,4 @@
-"""Writes the decoder of a bundle as MatMulNBits and the other operators of its graph want it (docs/bundle.md)."""
+"""Writes the decoder's weights as MatMulNBits and the other operators of the graphs take them (docs/bundle.md)."""
 
 from __future__ import annotations
 
@@ -42,30 +42,34 @@ class StoredMatrix:
     """float32 (rows,)."""
 
     def part(self, first: int, last: int) -> StoredMatrix:
-        """Rows first..last."""
+        """The rows from `first` up to `last`."""
         parts = (None if one is None else one.rows(first, last) for one in (self.scales, self.zeros, self.bias))
         return StoredMatrix(self.format, last - first, self.columns, self.weight.rows(first, last), *parts)
 
 
 @dataclass(frozen=True)
 class StoredDecoderWeights:
-    """All that the decoder's graphs refer to."""
+    """The weights that the decoder's graphs refer to."""
 
     matrices: dict[str, StoredMatrix]
     norms: dict[str, StoredTensor]
     """float32 (hidden,)."""
     cosine: StoredTensor
-    """float32 (positions, head size / 2): of the rotation of each position."""
+    """float32 (positions, head size / 2): cosines of the rotary angles of each position."""
     sine: StoredTensor
+    """float32 (positions, head size / 2): the sines."""
 
 
 def store_decoder(decoder: StoredDecoder, file: WeightFile, progress: Progress) -> StoredDecoderWeights:
-    """Writes every weight; no more than a block of rows is in memory, but for the scales of one matrix.
+    """Writes every weight, with no more in memory than a block of rows and the scales of one matrix.
 
     Args:
-        decoder: The native decoder whose integers, scales and zero points are taken over as they are.
-        file: Where to.
+        decoder: The native decoder, whose integers, scales and zero points are taken over as they are.
+        file: The file that the weights are written to.
         progress: Called after every part.
+
+    Returns:
+        Where each weight lies in the file.
 
     Raises:
         ExportError: A matrix is in nf4, whose levels MatMulNBits does not have.
@@ -125,11 +129,11 @@ def _store_integers(
 
 
 def pack_halves(values: Array, fill: int) -> Array:
-    """Two numbers of four bits in a byte.
+    """Packs two numbers of four bits into each byte.
 
     Args:
         values: uint8 (rows, n), each below 16.
-        fill: What stands in the last high half where n is odd.
+        fill: The number in the last high half where n is odd.
 
     Returns:
         uint8 (rows, ceil(n / 2)): even indices in the low halves, odd ones in the high halves.
@@ -146,7 +150,10 @@ def _spans(rows: int) -> Iterator[tuple[int, int]]:
 
 
 def _rotations(config: DecoderConfig) -> dict[str, Array]:
-    """(positions, head size / 2) each; float32 step by step, as the reference has it (docs/valley2.md, "Decoder")."""
+    """Cosines and sines, (positions, head size / 2) each.
+
+    They are computed in float32 throughout, as the reference does (docs/valley2.md, "Decoder").
+    """
     exponents = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
     frequencies = 1.0 / config.rope_theta**exponents
     angles = torch.outer(torch.arange(config.max_position_embeddings, dtype=torch.float32), frequencies)

@@ -22,17 +22,22 @@ from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder_onnx.genai_config import genai_config
 from valley2_edge.export.decoder_onnx.graph import write_decoder_graph, write_embeddings_graph, write_head_graph
 from valley2_edge.export.decoder_onnx.weights import store_decoder
+from valley2_edge.export.onnx.graph import PAGE_BYTES
 from valley2_edge.export.onnx.weights import StoredTensor, WeightFile
 from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.quantize.matrix_format import MatrixFormat
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _HEAD_SIZE_STEP = 16
-"""GroupQueryAttention rotates whole vectors of the processor."""
+"""The head size must be a multiple of this: GroupQueryAttention rotates whole vector registers."""
 
 
 def check_onnx_formats(config: ModelConfig, formats: DecoderFormats) -> None:
-    """Refuses, before any work, what the graphs cannot hold.
+    """Refuses what the graphs cannot hold before any work is done.
+
+    Args:
+        config: The architecture.
+        formats: How the decoder's matrices are to be stored.
 
     Raises:
         ExportError: A matrix is to be stored in nf4, or the heads have a size that GroupQueryAttention does not take.
@@ -54,11 +59,11 @@ def write_onnx_decoder(directory: Path, config: ModelConfig, progress: Progress 
 
     Args:
         directory: The bundle, with decoder/decoder.safetensors and decoder/embeddings.safetensors.
-        config: The model's.
-        progress: Called with the stage "onnx decoder", the parts done and the parts in all.
+        config: The architecture.
+        progress: Called with the stage "onnx decoder", the number of finished parts and the number of all parts.
 
     Returns:
-        The files of the ONNX decoder, relative to the bundle; the table among them.
+        The files of the ONNX decoder, relative to the bundle, among them the embedding table.
 
     Raises:
         ExportError: A matrix cannot be expressed.
@@ -80,25 +85,39 @@ def write_onnx_decoder(directory: Path, config: ModelConfig, progress: Progress 
 
 
 def arithmetics(formats: list[MatrixFormat]) -> list[OnnxArithmetic]:
-    """The arithmetics that a decoder gets graphs for: int8 only where there are integers to multiply with."""
+    """The arithmetics that a decoder gets graphs for: int8 only where a matrix is stored as integers.
+
+    Args:
+        formats: How the decoder's matrices are stored.
+    """
     return ["fp32", "fp16", "int8"] if any(part.quantized for part in formats) else ["fp32", "fp16"]
 
 
 def onnx_decoder_bytes(config: ModelConfig, formats: DecoderFormats) -> int:
-    """Disk that the graphs and their weights take, the table apart; a little more than exact."""
+    """Upper bound of the disk space of the graphs and their weights, without the embedding table, in bytes.
+
+    Args:
+        config: The architecture.
+        formats: How the decoder's matrices are stored.
+    """
     parts = decoder_parts(config.decoder)
     weights = sum(_matrix_bytes(part, formats.of(part.name)) for part in parts if isinstance(part, DecoderMatrix))
     rotations = 4 * config.decoder.max_position_embeddings * config.decoder.head_size
     norms = 4 * config.decoder.hidden_size * len(parts)
-    page = 4096
-    return weights + rotations + norms + 4 * page * len(parts) + 3 * (1 << 20)
+    return weights + rotations + norms + 4 * PAGE_BYTES * len(parts) + 3 * (1 << 20)
 
 
 def embedding_table(directory: Path) -> StoredTensor:
-    """Where the table lies in decoder/embeddings.safetensors.
+    """Finds the embedding table in decoder/embeddings.safetensors.
+
+    Args:
+        directory: The bundle.
+
+    Returns:
+        Where the table lies.
 
     Raises:
-        ExportError: Its type has no place in a graph.
+        ExportError: A graph cannot hold the table's dtype.
         OSError: The file cannot be read.
     """
     path = directory / EMBEDDINGS_FILE
@@ -113,8 +132,7 @@ def embedding_table(directory: Path) -> StoredTensor:
 
 
 def _matrix_bytes(matrix: DecoderMatrix, matrix_format: MatrixFormat) -> int:
-    bits = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}[matrix_format.precision]
-    size = matrix.rows * matrix.columns * bits // 8 + (4 * matrix.rows if matrix.biases else 0)
+    size = matrix.rows * matrix.columns * matrix_format.bits // 8 + (4 * matrix.rows if matrix.biases else 0)
     if matrix_format.quantized:
         groups = matrix.columns // matrix_format.group_size
         size += matrix.rows * (2 * groups + (-(-groups // 2) if matrix_format.has_zeros else 0))

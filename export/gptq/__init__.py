@@ -1,1 +1,1 @@
-"""GPTQ checkpoints in the format of transformers: read, written and converted."""
+"""Reads, writes and converts GPTQ checkpoints in the layout of transformers."""

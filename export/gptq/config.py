@@ -1,4 +1,4 @@
-"""The configuration files of a GPTQ checkpoint (docs/interchange.md, "Configuration")."""
+"""Reads the configuration files of a GPTQ checkpoint (docs/interchange.md, "Configuration")."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ _DECIDING_KEYS = (
 
 @dataclass(frozen=True)
 class GptqConfig:
-    """What the tensors of a GPTQ checkpoint do not say themselves."""
+    """What a GPTQ checkpoint says about its tensors in its configuration."""
 
     checkpoint_format: GptqFormat
     symmetric: bool
-    """Of layers that `dynamic` does not name."""
+    """Whether layers that `dynamic` does not name have no zero points of their own."""
     dynamic: tuple[tuple[NamePattern, bool | None], ...] = ()
-    """Patterns of layer names, and whether these layers are symmetric; None: as the others."""
+    """Patterns of layer names, and whether these layers are symmetric; None means as the other layers."""
     by_gptqmodel: bool = False
-    """Whether GPTQModel wrote it: its zero points of the format gptq carry from one to the next."""
+    """Whether GPTQModel wrote the checkpoint: in its format gptq a zero point can borrow from the next one."""
     method: str = "gptq"
     """The rounding method, for a bundle's manifest."""
 
@@ -66,7 +66,7 @@ class GptqConfig:
         """Whether a layer claims to have no zero points of its own.
 
         Args:
-            layer: Its name in the checkpoint, without `.qweight`.
+            layer: The layer's name in the checkpoint, without `.qweight`.
         """
         for pattern, symmetric in self.dynamic:
             if pattern.matches(layer):
@@ -81,8 +81,8 @@ def read_gptq_config(directory: Path) -> GptqConfig:
         directory: The checkpoint.
 
     Raises:
-        CheckpointError: Neither is there, or one is malformed.
-        ExportError: It is not GPTQ, or is a kind of GPTQ that a bundle cannot hold.
+        CheckpointError: Neither exists, or one is malformed.
+        ExportError: The checkpoint is not GPTQ, or is a kind of GPTQ that a bundle cannot hold.
     """
     if not is_directory(directory):
         raise CheckpointError(f"{directory} is not a directory with a GPTQ checkpoint")
@@ -120,14 +120,14 @@ def read_gptq_config(directory: Path) -> GptqConfig:
 
 
 def check_decoder_config(directory: Path, expected: DecoderConfig) -> None:
-    """Checks that a GPTQ checkpoint has the sizes of the decoder whose place it shall take.
+    """Checks that a GPTQ checkpoint has the sizes of the decoder that it is to replace.
 
     Args:
-        directory: Has a config.json in the manner of Qwen2.
-        expected: The sizes.
+        directory: The checkpoint, with a config.json as Qwen2 has it.
+        expected: The sizes of the decoder.
 
     Raises:
-        CheckpointError: A size is another, or the file is malformed.
+        CheckpointError: A size differs, or the file is malformed.
     """
     path = directory / CONFIG_FILE
     values = read_json(path, CheckpointError)

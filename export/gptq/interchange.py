@@ -19,7 +19,7 @@ from valley2_edge.errors import BudgetError, ExportError
 from valley2_edge.export.bundle.safetensors_stream import dtype_name, file_size
 from valley2_edge.export.bundle.writer import BundleWriter
 from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS
-from valley2_edge.export.control import ExportControl, Progress, looking, no_progress
+from valley2_edge.export.control import ExportControl, Progress, cancelling_progress, no_progress
 from valley2_edge.export.decoder.layout import (
     DECODER_FILE,
     EMBEDDINGS_FILE,
@@ -59,12 +59,13 @@ def write_gptq_checkpoint(
     The directory appears under its name only when it is whole.
 
     Args:
-        bundle: Checked.
-        output: The directory.
-        checkpoint_format: How zero points are stored; None: `gptq` without zero points, else `gptq_v2`.
-        overwrite: Replace a GPTQ checkpoint that exists.
-        progress: Called with a stage's name, the steps done and the steps in all.
-        control: Stops the conversion from another thread; None: nothing does.
+        bundle: The bundle, whose files have been checked.
+        output: The directory of the checkpoint.
+        checkpoint_format: How zero points are stored. None means `gptq` for a decoder without zero points, else
+            `gptq_v2`.
+        overwrite: Whether a GPTQ checkpoint that exists may be replaced.
+        progress: Called with a stage's name, the number of finished steps, and the number of all steps.
+        control: Stops the conversion from another thread; None means that nothing does.
 
     Returns:
         The directory.
@@ -83,7 +84,7 @@ def write_gptq_checkpoint(
     with bundle.unchanged(*NATIVE_DECODER_FILES), Decoder(bundle.directory / "decoder", threads=1):
         writer = GptqWriter(StoredDecoder(bundle.directory), checkpoint_format)
     with _partial_directory(output, writer.size, control) as partial:
-        writer.write_tensors(partial / TENSORS_FILE, looking(control, progress or no_progress))
+        writer.write_tensors(partial / TENSORS_FILE, cancelling_progress(control, progress or no_progress))
         writer.write_scales(partial / SCALES_FILE)
         _write_json(partial / QUANTIZE_CONFIG_FILE, writer.quantize_config(manifest.decoder.method))
         for name in sorted(name for name in manifest.files if PurePosixPath(name).parts[0] == "tokenizer"):
@@ -115,23 +116,24 @@ def bundle_gptq_checkpoint(
     Args:
         directory: The GPTQ checkpoint.
         output: The bundle's directory.
-        vision: The bundle that gives the towers, the tokenizer and the architecture; checked.
-        overwrite: Replace a bundle that exists.
-        progress: Called with a stage's name, the steps done and the steps in all.
-        control: Stops the conversion from another thread; None: nothing does.
+        vision: The bundle that the vision components, the tokenizer and the architecture come from; its files have been
+            checked.
+        overwrite: Whether a bundle that exists may be replaced.
+        progress: Called with a stage's name, the number of finished steps, and the number of all steps.
+        control: Stops the conversion from another thread; None means that nothing does.
 
     Returns:
         The bundle's directory.
 
     Raises:
-        CheckpointError: The GPTQ checkpoint is damaged, or its sizes are not those of the architecture.
-        ExportError: It holds something that a bundle cannot, or the output exists.
+        CheckpointError: The GPTQ checkpoint is damaged, or its sizes differ from those of the architecture.
+        ExportError: The checkpoint holds something that a bundle cannot hold, or the output exists.
         BudgetError: The disk cannot hold the bundle.
         NumericError: The decoder computes a NaN or an infinity in the self-test.
         Cancelled: `control` was cancelled; what is finished waits for the next run with the same arguments.
     """
     control = control or ExportControl()
-    architecture, report = vision.manifest.architecture, looking(control, progress or no_progress)
+    architecture, report = vision.manifest.architecture, cancelling_progress(control, progress or no_progress)
     decoder = GptqDecoder(directory, architecture.decoder)
     shared = [name for name in vision.manifest.files if name.partition("/")[0] in ("vision", "tokenizer")]
     identity = {
@@ -169,10 +171,10 @@ def bundle_gptq_checkpoint(
 
 
 def rounded_component(decoder: GptqDecoder) -> DecoderComponent:
-    """What a manifest says about a decoder that came rounded.
+    """The manifest's entry of a decoder that comes from a GPTQ checkpoint.
 
     Args:
-        decoder: Where it came from.
+        decoder: The GPTQ checkpoint.
     """
     layers, lm_head = decoder.formats.layers, decoder.formats.lm_head
     return DecoderComponent(
@@ -227,7 +229,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _partial_directory(output: Path, needed_bytes: int, control: ExportControl) -> Iterator[Path]:
-    """A directory beside the output that is removed on an error; a killed process's is made anew."""
+    """Makes a directory beside the output that is removed on an error, and replaces one that a killed process left."""
     partial = output.with_name(f".{output.name}.partial")
     try:
         with ExitStack() as kept:

@@ -1,4 +1,4 @@
-"""Patterns of layer names, matched in a time that nobody can blow up.
+"""Matches patterns of layer names in linear time, whatever the pattern.
 
 GPTQModel keeps regular expressions in quantize_config.json (`dynamic`) and matches them with Python's `re`, which takes
 exponential time for some. Here a pattern is matched by the set of all places that it can have reached, which is what
@@ -16,7 +16,7 @@ _SPECIAL = set("()[]{}*+?|^$\\.")
 _ESCAPES = {"d": frozenset(digits), "w": frozenset(ascii_letters + digits + "_")}
 
 Ends = Callable[[str, frozenset[int]], frozenset[int]]
-"""Takes a name and the places where a part of a pattern may begin; returns those where it may end."""
+"""Takes a name and the places where a part of a pattern may begin, and returns the places where it may end."""
 
 
 class NamePattern:
@@ -26,7 +26,7 @@ class NamePattern:
         text: The pattern.
 
     Raises:
-        ValueError: It has something else; the text says what.
+        ValueError: The pattern has something else; the message says what.
     """
 
     def __init__(self, text: str) -> None:
@@ -38,7 +38,11 @@ class NamePattern:
             raise ValueError("a parenthesis closes what none opened")
 
     def matches(self, name: str) -> bool:
-        """Whether the pattern fits the beginning of a name, as `re.match` has it."""
+        """Whether the pattern matches at the beginning of a name, as `re.match` does.
+
+        Args:
+            name: The name of a layer.
+        """
         return bool(self._ends(name, frozenset({0})))
 
     def _peek(self) -> str:

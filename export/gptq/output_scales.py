@@ -1,4 +1,4 @@
-"""The scales of an output matrix that a GPTQ checkpoint holds as floats (docs/interchange.md, "The output matrix").
+"""Stores the scales of an output matrix that a GPTQ checkpoint holds as floats (docs/interchange.md).
 
 The layout keeps lm_head as plain weights: float32 products of integers and fp16 scales, which are exact. With the
 scales beside them the integers are found again, bit for bit.
@@ -20,7 +20,8 @@ from valley2_edge.quantize.matrix_format import GROUP_SIZES, MatrixFormat
 from valley2_edge.quantize.rtn import INT4_ZERO, INT8_ZERO
 
 SCALES_FILE = "valley2/output_scales.safetensors"
-"""In a directory of its own, as loaders take every safetensors file beside the model for a part of it."""
+"""The file with the scales. It has a directory of its own, because loaders take every safetensors file beside the model
+for a part of the model."""
 SCALES_TENSOR = "scales"
 ZEROS_TENSOR = "zeros"
 _FORMAT = "valley2-output-scales"
@@ -38,7 +39,11 @@ class OutputScales:
 
     @staticmethod
     def metadata(matrix_format: MatrixFormat) -> dict[str, str]:
-        """The header strings of the file."""
+        """The strings in the header of the file.
+
+        Args:
+            matrix_format: How lm_head is stored in a bundle.
+        """
         return {
             "format": _FORMAT,
             "precision": matrix_format.precision,
@@ -52,11 +57,11 @@ class OutputScales:
 
         Args:
             path: The file.
-            rows: Of lm_head.
-            columns: Of lm_head.
+            rows: Number of rows of lm_head.
+            columns: Number of columns of lm_head.
 
         Raises:
-            CheckpointError: It is damaged, or of another size.
+            CheckpointError: The file is damaged, or belongs to a matrix of another size.
         """
         open_regular(path, CheckpointError).close()
         try:
@@ -81,17 +86,17 @@ class OutputScales:
         return cls(matrix_format, scales, zeros)
 
     def integers(self, weights: torch.Tensor, first_row: int) -> torch.Tensor:
-        """The integers whose products with the scales the weights are.
+        """Finds the integers whose products with the scales are the weights.
 
         Args:
-            weights: (rows, columns) float32 of lm_head.
-            first_row: The first of them.
+            weights: Some rows of lm_head, (rows, columns) float32.
+            first_row: Number of the first of these rows.
 
         Returns:
             (rows, columns) uint8; the zero point where a scale is 0.
 
         Raises:
-            CheckpointError: A weight is no such product.
+            CheckpointError: A weight is not such a product.
         """
         rows, columns = weights.shape
         span = slice(first_row, first_row + rows)

@@ -1,4 +1,4 @@
-"""Reads the decoder that somebody quantised, from a GPTQ checkpoint (docs/interchange.md)."""
+"""Reads the decoder of a GPTQ checkpoint that another tool may have made (docs/interchange.md)."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ class GptqDecoder:
     """An open GPTQ checkpoint, checked by its headers, as the source of a bundle's decoder.
 
     Args:
-        directory: Has config.json, the tensors, and quantize_config.json unless config.json holds that.
+        directory: The checkpoint, with config.json, the tensors, and quantize_config.json unless config.json holds its
+            content.
         config: The sizes that the decoder must have.
 
     Attributes:
         path: The directory.
-        parts: The decoder's parts with the names of the tensors here.
+        parts: The decoder's parts in file order, with the names of this checkpoint's tensors.
         formats: How a bundle stores each matrix without a loss.
         method: The rounding method, for a bundle's manifest.
 
     Raises:
         CheckpointError: A file or a tensor is missing, damaged, of another size, or unknown.
-        ExportError: It holds something that a bundle cannot; the message names it.
+        ExportError: The checkpoint holds something that a bundle cannot hold; the message names it.
     """
 
     def __init__(self, directory: Path, config: DecoderConfig) -> None:
@@ -57,7 +58,7 @@ class GptqDecoder:
         self.method = self._config.method
         check_decoder_config(directory, config)
         self._files = TensorFiles(directory)
-        # A tied model may have an output matrix of its own here: quantizing one unties it.
+        # A tied model may have an output matrix of its own here, because quantising a decoder unties it.
         own_output = OUTPUT_WEIGHT in self._files or "lm_head.qweight" in self._files
         tied = config.tie_word_embeddings and not own_output
         self.parts = decoder_parts(config.model_copy(update={"tie_word_embeddings": tied}))
@@ -76,11 +77,11 @@ class GptqDecoder:
 
     @property
     def output_rounded(self) -> bool:
-        """Whether lm_head comes as integers, so that its precision is given."""
+        """Whether lm_head is stored as integers, so that its precision is fixed."""
         return self._scales is not None or "lm_head" in self._layouts
 
     def fingerprint(self) -> str:
-        """A cheap identity of the files: names, sizes, times, and the content of the configs."""
+        """SHA-256 over the names, sizes and times of the files and the content of the configs; no tensor is read."""
         digest = hashlib.sha256()
         for file in sorted(file for file in self.path.rglob("*") if file.is_file()):
             status = file.stat()
@@ -91,14 +92,14 @@ class GptqDecoder:
         return digest.hexdigest()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a weight, (rows, columns) also of one that is stored as integers."""
+        """The shape of a tensor; (rows, columns) also of a weight that is stored as integers."""
         return self._shapes[name] if name in self._shapes else self._files.shape(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        """Type in which a tensor is stored that is not integers.
+        """The dtype of a tensor that is not stored as integers.
 
         Raises:
-            CheckpointError: There is no such tensor, or it is no float.
+            CheckpointError: There is no such tensor, or it does not hold floats.
         """
         dtype = self._files.dtype(name)
         if dtype not in TORCH_DTYPES.values():
@@ -106,35 +107,36 @@ class GptqDecoder:
         return dtype
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor in its stored type.
+        """Reads one tensor in its stored dtype.
 
         Raises:
-            CheckpointError: There is no such tensor, it is no float, or its file cannot be read.
+            CheckpointError: There is no such tensor, it does not hold floats, or its file cannot be read.
         """
         self.dtype(name)
         return self._files.tensor(name)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows start..stop of a tensor in its stored type.
+        """Reads the rows from `start` up to `stop` of a tensor in its stored dtype.
 
         Raises:
-            CheckpointError: There is no such tensor, it is no float, or its file cannot be read.
+            CheckpointError: There is no such tensor, it does not hold floats, or its file cannot be read.
         """
         self.dtype(name)
         return self._files.rows(name, start, stop)
 
     def quantized_rows(self, matrix: DecoderMatrix) -> QuantizedRows | None:
-        """The integers of a matrix of the bundle; None where they are floats here.
+        """Reads the integers of a matrix of the bundle.
 
         Args:
             matrix: One of `parts`.
 
         Returns:
-            The stacked rows of its layers, in the format that `formats` gives.
+            The stacked rows of the matrix's layers, in the format that `formats` gives, or None where the checkpoint
+            has floats.
 
         Raises:
             CheckpointError: A tensor is damaged.
-            ExportError: A layer holds something that a bundle cannot; the message names the tensor.
+            ExportError: A layer holds something that a bundle cannot hold; the message names the tensor.
         """
         if matrix.name == LM_HEAD and self._scales is not None:
             return self._scaled_output(matrix.rows, self._scales)
@@ -161,7 +163,7 @@ class GptqDecoder:
         return GptqLinear(qweight, self._files.tensor(parts["qzeros"]), self._files.tensor(parts["scales"]), g_idx)
 
     def _check_groups(self) -> None:
-        """Finds what a bundle cannot hold before anything is written: all but the integers is small."""
+        """Finds what a bundle cannot hold before anything is written, by reading the small tensors."""
         config = self._config
         for part in self.parts:
             if not isinstance(part, DecoderMatrix):
@@ -185,7 +187,7 @@ class GptqDecoder:
         return QuantizedRows(torch.cat(blocks), scales.scales, scales.zeros)
 
     def _stored_parts(self, layer: str) -> list[str]:
-        # AutoGPTQ may leave out g_idx
+        # AutoGPTQ may leave out g_idx.
         return [part for part in GPTQ_TENSORS if part != "g_idx" or f"{layer}.g_idx" in self._files]
 
     def _read_layer(self, weight: str, rows: int, columns: int) -> None:
@@ -206,7 +208,7 @@ class GptqDecoder:
         self._layouts[layer] = linear_layout(layer, shapes, rows, columns)
 
     def _check_names(self) -> None:
-        """Everything that is needed is there, and everything that is there is understood."""
+        """Checks that every tensor that is needed exists, and that every tensor that exists is known."""
         needed = [EMBEDDINGS]
         for part in self.parts:
             needed += [part.weight] if isinstance(part, DecoderNorm) else part.biases
@@ -255,10 +257,10 @@ def _layer_name(tensor: str) -> str:
 
 
 def weight_heights(matrix: DecoderMatrix, config: DecoderConfig) -> list[int]:
-    """Rows of each weight that is stacked into a matrix of the bundle.
+    """Number of rows of each weight that is stacked into a matrix of the bundle.
 
     Args:
-        matrix: One of decoder_parts.
+        matrix: One of `decoder_parts`.
         config: The decoder's sizes.
     """
     if len(matrix.weights) == 3:  # q, k, v

@@ -28,7 +28,6 @@ from valley2_edge.version import __version__
 Pieces = Iterable[torch.Tensor]
 
 _BLOCK_ROWS = 4096
-_BITS = {"int4": 4, "int8": 8}
 _METADATA = {"format": "pt"}  # without it transformers refuses the file
 
 
@@ -45,7 +44,8 @@ class GptqWriter:
 
     Args:
         decoder: The bundle's decoder.
-        checkpoint_format: How zero points are stored; None: `gptq` without zero points, else `gptq_v2`.
+        checkpoint_format: How zero points are stored. None means `gptq` for a decoder without zero points, else
+            `gptq_v2`.
 
     Raises:
         ExportError: The layout cannot hold a matrix; the message names it.
@@ -54,7 +54,7 @@ class GptqWriter:
     def __init__(self, decoder: StoredDecoder, checkpoint_format: GptqFormat | None = None) -> None:
         self._decoder = decoder
         self._config = decoder.config
-        # lm_head is written on its own also where the model ties it: rounding has made it another matrix.
+        # lm_head is written separately even where the model ties it, because rounding has made it another matrix.
         parts = decoder_parts(decoder.config.model_copy(update={"tie_word_embeddings": False}))
         self._norms = [part for part in parts if isinstance(part, DecoderNorm)]
         matrices = [part for part in parts if isinstance(part, DecoderMatrix)]
@@ -73,7 +73,7 @@ class GptqWriter:
 
     @property
     def size(self) -> int:
-        """Bytes of all tensors."""
+        """Size of all tensors in bytes."""
         scales = self._plan_scales()
         total = file_size([tensor.plan for tensor in self._tensors], _METADATA, padded=False)
         return total + sum(tensor.plan.size for tensor in scales) + (1 << 12)
@@ -137,7 +137,7 @@ class GptqWriter:
         """The content of config.json.
 
         Args:
-            architecture: The bundle's.
+            architecture: The bundle's architecture.
             method: How the bundle's decoder was rounded.
         """
         stop = architecture.stop_tokens
@@ -182,7 +182,7 @@ class GptqWriter:
     def _plan_vector(
         self, name: str, ours: str, dtype: torch.dtype, first: int = 0, last: int | None = None
     ) -> _Tensor:
-        """A norm or a bias, as `dtype` where that is exact and else as float32."""
+        """A norm or a bias, as `dtype` where that is exact, and as float32 elsewhere."""
         exact = self._decoder.tensor(ours)[first:last]
         stored = exact.to(dtype)
         vector = stored if torch.equal(stored.to(torch.float32), exact) else exact
@@ -192,7 +192,7 @@ class GptqWriter:
         matrix_format, decoder, columns = self._formats[matrix.name], self._decoder, matrix.columns
         if not matrix_format.quantized:
             return [self._plan_floats(matrix.name, f"{layer}.weight", first, last, columns)]
-        bits, group_size, rows = _BITS[matrix_format.precision], matrix_format.group_size, last - first
+        bits, group_size, rows = matrix_format.bits, matrix_format.group_size, last - first
         if rows * bits % 32:
             raise ExportError(f"{layer} has {rows} rows: the GPTQ layout needs a multiple of {32 // bits}")
 
@@ -223,7 +223,7 @@ class GptqWriter:
         ]
 
     def _plan_floats(self, ours: str, name: str, first: int, last: int, columns: int) -> _Tensor:
-        """A matrix of floats; float32 whose every value is a bfloat16 goes back to that, as it may have come."""
+        """A matrix of floats; float32 becomes bfloat16 where every value is one, as the checkpoint may have had it."""
         decoder = self._decoder
 
         def blocks() -> Iterator[torch.Tensor]:
@@ -238,7 +238,7 @@ class GptqWriter:
         return _Tensor(TensorPlan(name, "F32", (last - first, columns)), blocks)
 
     def _plan_output(self) -> _Tensor:
-        """lm_head as plain weights: loaders expect it so, and its rows need not fill the words of the layout."""
+        """lm_head as plain weights: loaders expect that, and its rows need not fill the words of the layout."""
         config, decoder, matrix_format = self._config, self._decoder, self._formats[LM_HEAD]
         if not matrix_format.quantized:
             return self._plan_floats(LM_HEAD, OUTPUT_WEIGHT, 0, config.vocab_size, config.hidden_size)
@@ -280,15 +280,15 @@ def _item_size(plan: TensorPlan) -> int:
 
 def _facts(matrix_format: MatrixFormat) -> dict[str, Any]:
     return {
-        "bits": _BITS[matrix_format.precision],
+        "bits": matrix_format.bits,
         "group_size": matrix_format.group_size,
         "sym": matrix_format.is_symmetric,
     }
 
 
 def _check_lost_integers(rows: QuantizedRows, matrix_format: MatrixFormat) -> None:
-    """Under a scale of 0 the product is 0 whatever the integer: it must be the zero point, which is what comes back."""
-    default = ZERO_POINTS[_BITS[matrix_format.precision]]
+    """Refuses a group whose scale is 0 and whose integers are not its zero point: reading back gives the zero point."""
+    default = ZERO_POINTS[matrix_format.bits]
     zeros = torch.full_like(rows.scales, default, dtype=torch.uint8) if rows.zeros is None else rows.zeros
     groups = rows.values.reshape(*rows.scales.shape, -1)
     if bool(((groups != zeros[..., None]) & (rows.scales == 0)[..., None]).any()):

@@ -1,4 +1,4 @@
-"""Parts that the vision graphs share: linear layers, norms, and attention that never holds patches times patches."""
+"""Adds the parts that the vision graphs share: linear layers, norms, and attention in blocks of queries."""
 
 from __future__ import annotations
 
@@ -12,21 +12,56 @@ from valley2_edge.export.onnx.graph import Graph
 
 
 def linear(graph: Graph, weights: Weights, value: str, source: str, name: str, bias: bool = True) -> str:
-    """Adds value (..., inputs) times `source.weight` (outputs, inputs) transposed, plus `source.bias`."""
+    """Adds a linear layer with weights of the checkpoint.
+
+    Args:
+        graph: The graph that grows.
+        weights: Reads `source.weight` (outputs, inputs) and `source.bias` (outputs,).
+        value: The input, (..., inputs).
+        source: Prefix of the tensors in the checkpoint.
+        name: Name of the result and prefix of the new values.
+        bias: Whether the layer has a bias.
+
+    Returns:
+        The name of the result, (..., outputs).
+    """
     return linear_of(
         graph, value, name, weights.read(source + ".weight"), weights.read(source + ".bias") if bias else None
     )
 
 
 def linear_of(graph: Graph, value: str, name: str, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
-    """Adds value (..., inputs) times weight (outputs, inputs) transposed, plus bias (outputs,)."""
+    """Adds a linear layer: value times the transposed weight, plus the bias.
+
+    Args:
+        graph: The graph that grows.
+        value: The input, (..., inputs).
+        name: Name of the result and prefix of the new values.
+        weight: (outputs, inputs).
+        bias: (outputs,), or None for a layer without a bias.
+
+    Returns:
+        The name of the result, (..., outputs).
+    """
     # (inputs, outputs): a MatMul has no transposed form in standard ONNX
     product = graph.node("MatMul", [value, graph.matrix(name + ".weight", weight.t(), channel=1)], name + ".product")
     return product if bias is None else graph.node("Add", [product, graph.vector(name + ".bias", bias)], name)
 
 
 def layer_norm(graph: Graph, weights: Weights, value: str, source: str, name: str, epsilon: float) -> str:
-    """Adds a LayerNorm over the last axis."""
+    """Adds a LayerNorm over the last axis.
+
+    Args:
+        graph: The graph that grows.
+        weights: Reads `source.weight` and `source.bias`, both (channels,).
+        value: The input, (..., channels).
+        source: Prefix of the tensors in the checkpoint.
+        name: Name of the result and prefix of the new values.
+        epsilon: Added to the variance.
+
+    Returns:
+        The name of the result, (..., channels).
+    """
     scale = graph.vector(name + ".weight", weights.read(source + ".weight"))
     shift = graph.vector(name + ".bias", weights.read(source + ".bias"))
     return graph.node("LayerNormalization", [value, scale, shift], name, axis=-1, epsilon=epsilon)
@@ -37,10 +72,10 @@ class QueryBlocks:
     """How the tokens of one picture are cut into blocks of queries.
 
     Attributes:
-        size: Queries of a block.
-        count: Number of blocks; None when the number of tokens is free, then pictures come one at a time.
-        padding: The value with the pads for (pictures, tokens, heads, head size), and the value with the number of
-            tokens, at which the padding is cut off again; None: the blocks fit.
+        size: Number of queries in a block.
+        count: Number of blocks; None when the number of tokens is free, in which case pictures come one at a time.
+        padding: Two names: the value with the pads for (pictures, tokens, heads, head size), and the value with the
+            number of tokens, at which the padding is cut off again. None means that the blocks need no padding.
     """
 
     size: int
@@ -82,17 +117,17 @@ def attention(
     of the keys).
 
     Args:
-        graph: Where to add it.
+        graph: The graph that grows.
         name: Prefix of the new values.
-        query: (pictures, tokens, heads, head size) float32; so are `key` and `value`.
-        key: As the query.
-        value: As the query.
+        query: The queries, (pictures, tokens, heads, head size) float32.
+        key: The keys, of the same shape.
+        value: The values, of the same shape.
         heads: Number of heads.
-        head_size: Channels of a head.
-        blocks: The cut of the tokens.
+        head_size: Number of channels of a head.
+        blocks: How the tokens are cut into blocks of queries.
 
     Returns:
-        (pictures, tokens, heads * head size).
+        The name of the result, (pictures, tokens, heads * head size).
     """
     query = graph.node("Mul", [query, graph.scalar(head_size**-0.5)], name + ".scaled_query")
     if blocks.padding is not None:

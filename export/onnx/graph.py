@@ -16,14 +16,14 @@ from valley2_edge.errors import ExportError
 from valley2_edge.precisions import VisionPrecision
 
 OPSET = 20
-"""TensorRT accepts up to 21; Gelu is an operator since 20."""
+"""Version of the operator set: TensorRT accepts up to 21, and Gelu is an operator since 20."""
 IR_VERSION = 9
 PRODUCER = "valley2-edge"
 PAGE_BYTES = 4096
-"""Large weights begin on a page, so that a runtime can map them."""
+"""Large weights begin at a multiple of this many bytes, so that a runtime can map them."""
 LINE_BYTES = 64
 INLINE_BYTES = 1024
-"""Smaller constants stay in the graph, where shape inference can see them."""
+"""Constants below this many bytes stay in the graph, where shape inference can see them."""
 
 Dimension = int | str
 
@@ -98,20 +98,23 @@ class Graph:
         """Adds a float32 weight whatever the precision: a bias or a scale.
 
         Raises:
-            ExportError: It holds a NaN or an infinity.
+            ExportError: The weight holds a NaN or an infinity.
         """
         return self._store(name, _finite(name, values.float()))
 
     def matrix(self, name: str, values: torch.Tensor, channel: int = 0) -> str:
-        """Adds a weight in the graph's precision; the returned value is float32 in any case.
+        """Adds a weight in the graph's precision.
 
         Args:
-            name: Of the weight.
-            values: Of any shape.
-            channel: The axis that has a scale for each of its places; int8 only.
+            name: Name of the weight.
+            values: The weight, of any shape.
+            channel: The axis along which int8 weights have a scale for each index.
+
+        Returns:
+            The name of the value, which is float32 in every precision.
 
         Raises:
-            ExportError: It holds a NaN or an infinity, or a number beyond fp16's range.
+            ExportError: The weight holds a NaN or an infinity, or a number beyond fp16's range.
         """
         values = _finite(name, values.float())
         if self._precision == "fp32":
@@ -184,5 +187,5 @@ def _finite(name: str, values: torch.Tensor) -> torch.Tensor:
 
 
 def _is_finite(values: torch.Tensor) -> bool:
-    # torch.isfinite makes temporaries of the tensor's own size; a NaN is its own minimum and maximum
+    # torch.isfinite makes temporaries as large as the tensor; a tensor with a NaN has it as its minimum and maximum.
     return all(bool(torch.isfinite(extreme)) for extreme in values.aminmax())

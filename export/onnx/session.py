@@ -1,4 +1,4 @@
-"""Runs a graph that was just written, on the processor and with little memory beside its weights."""
+"""Opens a graph that was just written for a check: on the processor, with little memory besides its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     """Loads a graph for a handful of runs.
 
     Args:
-        path: The .onnx file, its data beside it.
+        path: The .onnx file; its data file lies in the same directory.
 
     Raises:
         ExportError: ONNX Runtime does not take the graph.

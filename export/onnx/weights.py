@@ -1,4 +1,4 @@
-"""The file of weights that several ONNX graphs share."""
+"""Writes one file of weights that several ONNX graphs share."""
 
 from __future__ import annotations
 
@@ -20,29 +20,33 @@ from valley2_edge.export.onnx.graph import LINE_BYTES, PAGE_BYTES
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in a file beside the graph."""
+    """Where a tensor lies in a file in the graph's directory."""
 
     location: str
     """The file's name."""
     offset: int
-    """Bytes from its start."""
+    """Distance from the file's beginning, in bytes."""
     dtype: str
-    """A numpy dtype, or bfloat16."""
+    """Name of a numpy dtype, or "bfloat16"."""
     shape: tuple[int, ...]
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one index of the first axis."""
+        """Number of bytes of one index of the first axis."""
         return prod(self.shape[1:]) * (2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize)
 
     def rows(self, first: int, last: int) -> StoredTensor:
-        """Rows first..last, which lie in the file as one piece."""
+        """The rows from `first` up to `last`, which lie in the file as one piece."""
         return StoredTensor(
             self.location, self.offset + first * self.row_bytes, self.dtype, (last - first, *self.shape[1:])
         )
 
     def proto(self, name: str) -> onnx.TensorProto:
-        """The initializer of a graph that refers to the file."""
+        """An initializer of a graph that refers to the file.
+
+        Args:
+            name: Name of the initializer in the graph.
+        """
         kind = (
             TensorProto.BFLOAT16 if self.dtype == "bfloat16" else helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
         )
@@ -54,10 +58,10 @@ class StoredTensor:
 
 
 class WeightFile:
-    """Writes tensors one after the other; use it as a context.
+    """Writes tensors one after the other; use it in a `with` block.
 
     Args:
-        path: The file; graphs that refer to it lie in the same directory.
+        path: The file; graphs that refer to it must lie in the same directory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,12 +71,21 @@ class WeightFile:
     def store(self, name: str, dtype: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> StoredTensor:
         """Appends a tensor that comes in blocks of its first axis.
 
+        Args:
+            name: The tensor's name, for messages.
+            dtype: Name of a numpy dtype.
+            shape: The tensor's shape.
+            blocks: The tensor, cut along its first axis.
+
+        Returns:
+            Where the tensor lies.
+
         Raises:
             ExportError: The blocks are not of this type, or not as many bytes as the shape takes.
         """
         stored = StoredTensor(self._name, 0, dtype, shape)
         expected = shape[0] * stored.row_bytes
-        # A page of its own, so that a runtime can map it.
+        # Every tensor begins on a page, so that a runtime can map it.
         alignment = PAGE_BYTES if expected >= PAGE_BYTES else LINE_BYTES
         self._stream.write(bytes(-self._stream.tell() % alignment))
         begin = self._stream.tell()

@@ -1,1 +1,1 @@
-"""What rounding costs: a bundle's answers and probabilities beside those of the checkpoint."""
+"""Measures what rounding costs: the bundle's answers and probabilities compared with the checkpoint's."""

@@ -1,4 +1,4 @@
-"""What is kept of a model's distributions at the tokens of given answers: never all logits of a vocabulary."""
+"""Compares two models' distributions at the tokens of given answers, without keeping all logits of a vocabulary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 KEPT_LOGITS = 64
-"""Likeliest tokens of the reference that are kept for each position."""
+"""Number of the reference's likeliest tokens that are kept for each position."""
 
 
 @dataclass(frozen=True)
@@ -16,38 +16,38 @@ class TopLogits:
     """The reference's distributions at n positions."""
 
     tokens: torch.Tensor
-    """(n, kept) int64, the likeliest first."""
+    """(n, kept) int64: the ids of the kept tokens, the likeliest first."""
     log_probabilities: torch.Tensor
-    """(n, kept) float64."""
+    """(n, kept) float64: natural logarithms of their probabilities."""
     target_log_probabilities: torch.Tensor
-    """(n,) float64: of the token that really comes."""
+    """(n,) float64: natural logarithm of the true token's probability."""
 
     def part(self, start: int, stop: int) -> TopLogits:
-        """Those of the positions from `start` up to `stop`."""
+        """The distributions at the positions from `start` up to `stop`."""
         rows = slice(start, stop)
         return TopLogits(self.tokens[rows], self.log_probabilities[rows], self.target_log_probabilities[rows])
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Another model against the reference, by position."""
+    """How another model differs from the reference at n positions."""
 
     kl: torch.Tensor
-    """(n,) float64, nats: see `compare_logits`."""
+    """(n,) float64: KL divergence in nats, as `compare_logits` computes it."""
     same_top: torch.Tensor
-    """(n,) bool: both find the same token the likeliest."""
+    """(n,) bool: whether both models find the same token the likeliest."""
     surprise: torch.Tensor
-    """(n,) float64, nats: how much less likely the true token is than for the reference."""
+    """(n,) float64: by how many nats the true token is less likely than for the reference."""
     tail: torch.Tensor
-    """(n,) float64: probability of the reference outside of the kept tokens."""
+    """(n,) float64: the reference's probability of all tokens that are not kept."""
 
 
 class TopLogitsBuilder:
-    """Takes the logits of n positions block by block of the vocabulary.
+    """Collects the logits of n positions, one block of the vocabulary after the other.
 
     Args:
-        targets: (n,) int64: the tokens that really come.
-        kept: How many of the likeliest tokens to keep.
+        targets: The true tokens, (n,) int64.
+        kept: Number of likeliest tokens to keep.
     """
 
     def __init__(self, targets: torch.Tensor, kept: int = KEPT_LOGITS) -> None:
@@ -60,7 +60,11 @@ class TopLogitsBuilder:
         self._tokens = torch.empty(len(targets), 0, dtype=torch.int64)
 
     def add(self, logits: torch.Tensor) -> None:
-        """Adds the next tokens of the vocabulary: (n, block) float32."""
+        """Adds the logits of the next tokens of the vocabulary.
+
+        Args:
+            logits: (n, block) float32.
+        """
         count = logits.shape[1]
         self._log_sum = torch.logaddexp(self._log_sum, logits.to(torch.float64).logsumexp(dim=1))
         inside = (self._targets >= self._first) & (self._targets < self._first + count)
@@ -75,7 +79,7 @@ class TopLogitsBuilder:
         self._first += count
 
     def result(self) -> TopLogits:
-        """What is kept."""
+        """The distributions, when all of the vocabulary was added."""
         values, order = self._values.sort(dim=1, descending=True, stable=True)
         return TopLogits(
             self._tokens.gather(1, order),
@@ -85,7 +89,13 @@ class TopLogitsBuilder:
 
 
 def top_logits(blocks: Iterable[torch.Tensor], targets: torch.Tensor, kept: int = KEPT_LOGITS) -> TopLogits:
-    """What is kept of logits that come in blocks of the vocabulary, each (n, block) float32."""
+    """The distributions of logits that come in blocks of the vocabulary.
+
+    Args:
+        blocks: Each (n, block) float32.
+        targets: The true tokens, (n,) int64.
+        kept: Number of likeliest tokens to keep.
+    """
     builder = TopLogitsBuilder(targets, kept)
     for block in blocks:
         builder.add(block)
@@ -95,14 +105,14 @@ def top_logits(blocks: Iterable[torch.Tensor], targets: torch.Tensor, kept: int 
 def compare_logits(reference: TopLogits, logits: torch.Tensor, targets: torch.Tensor) -> Difference:
     """Compares another model's logits with what was kept of the reference's.
 
-    KL(reference || other) is computed over the kept tokens and one more that stands for all others together. By the
-    log-sum inequality that is never more than the true divergence, and it misses at most the divergence inside of the
-    others, weighted with their probability, which is reported as `tail`.
+    KL(reference || other) is computed over the kept tokens and one more that stands for all other tokens. By the
+    log-sum inequality that is never more than the true divergence, and it misses at most the divergence among the
+    other tokens, weighted with their probability, which is reported as `tail`.
 
     Args:
-        reference: Of the same positions.
-        logits: (n, vocabulary) float32 of the other model.
-        targets: (n,) int64: the tokens that really come.
+        reference: The reference's distributions at the same n positions.
+        logits: The other model's logits, (n, vocabulary) float32.
+        targets: The true tokens, (n,) int64.
     """
     wide = logits.to(torch.float64)
     wide = wide - wide.logsumexp(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The unrounded model's own greedy answers, found with few runs through its layers.
+"""Finds the unrounded model's own greedy answers with few runs through its layers.
 
 A run of a model that does not fit in memory costs a pass over its file, so it cannot answer token by token. The rounded
 model's answer is a draft: one run gives the reference's choice behind every token of every draft at once; up to the
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 Tokens = tuple[int, ...]
 Choices = Callable[[Sequence[tuple[int, Tokens]]], list[Tokens]]
-"""Given questions and drafts of their answers: for each, the reference's token at every place of the draft, and the one
-behind it."""
+"""Given pairs of a question's number and a draft of its answer, returns for each draft the token that the reference
+chooses at every place of the draft and behind it."""
 Draft = Callable[[int, Tokens], Tokens]
-"""Continues the beginning of an answer to a question; returns the whole answer, with its stop token."""
+"""Given a question's number and the beginning of an answer, returns the whole answer with its stop token."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class GreedyAnswers:
     """The reference's answers."""
 
     answers: list[Tokens]
-    """Of each question, with the stop token where there is one."""
+    """The answer to each question, with the stop token where there is one."""
     runs: int
-    """Runs of the reference."""
+    """Number of runs of the reference."""
     inexact: int
-    """Answers that were not verified to their end when the runs were used up: the last draft stands in their place."""
+    """Number of answers that were not verified to their end when the runs were used up, and are drafts."""
 
 
 def greedy_answers(
@@ -43,16 +43,16 @@ def greedy_answers(
     """Finds the reference's greedy answers.
 
     Args:
-        drafts: An answer to each question.
+        drafts: A draft of the answer to each question.
         choose: Runs the reference over all questions that are not settled.
-        continue_draft: The model that drafts.
+        continue_draft: Continues an answer with the model that drafts.
         stops: Tokens that end an answer.
-        limits: Tokens of each answer at most.
-        most_runs: Runs of the reference at most.
+        limits: Largest number of tokens of each answer.
+        most_runs: Largest number of runs of the reference.
     """
     answers = list(drafts)
     verified = [0] * len(answers)
-    """Tokens at the beginning of each answer that are the reference's own."""
+    """Number of tokens at the beginning of each answer that are the reference's own."""
     open_questions = [index for index in range(len(answers)) if limits[index] > 0]
     runs = 0
     while open_questions and runs < most_runs:

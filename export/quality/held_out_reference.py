@@ -1,4 +1,4 @@
-"""What the unrounded model makes of the held-out set: its distributions over the true answers, and its own answers.
+"""Runs the unrounded model on the held-out set: its distributions over the true answers, and its own answers.
 
 It does not depend on how a bundle is rounded: one reference serves any number of bundles with the same vision graphs.
 """
@@ -19,25 +19,33 @@ from valley2_edge.export.quality.rounded_model import RoundedModel
 from valley2_edge.export.quality.unrounded_model import UnroundedModel
 
 CHOICE_TOKENS = 24
+"""Largest number of tokens of an answer to a question with options."""
 READING_TOKENS = 24
+"""Largest number of tokens of an answer that is read off a picture."""
 MOST_RUNS = 6
-"""Of the unrounded model over its questions."""
+"""Largest number of runs of the unrounded model over the questions."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question that is answered: one with options, or one that is read."""
+class AskedQuestion:
+    """A question of the held-out set that the models answer: one with options, or one that is read off a picture."""
 
     sample: int
+    """Number of the sample in the set."""
     turn: int
+    """Number of the turn in the sample."""
     limit: int
-    """Tokens of the answer at most."""
+    """Largest number of tokens of the answer."""
 
 
-def asked_questions(held: HeldOutSet) -> list[Asked]:
-    """The questions of a set that are answered, in the order of samples and turns."""
+def asked_questions(held: HeldOutSet) -> list[AskedQuestion]:
+    """The questions that the models answer, in the order of samples and turns.
+
+    Args:
+        held: The held-out set.
+    """
     return [
-        Asked(sample, turn, CHOICE_TOKENS if kind == "choice" else READING_TOKENS)
+        AskedQuestion(sample, turn, CHOICE_TOKENS if kind == "choice" else READING_TOKENS)
         for sample, one in enumerate(held.samples)
         for turn, kind in enumerate(one.kinds)
         if kind != "open"
@@ -46,15 +54,15 @@ def asked_questions(held: HeldOutSet) -> list[Asked]:
 
 @dataclass(frozen=True)
 class Reference:
-    """The unrounded model on the held-out set."""
+    """What the unrounded model says about the held-out set."""
 
     held: HeldOutSet
     encoded: list[EncodedSample]
-    """As the vision graphs show it to both models."""
+    """The samples as rows of embeddings, which both models are given."""
     kept: list[TopLogits]
-    """Its distributions over the true answers, by sample."""
+    """The model's distributions over the true answers, for each sample."""
     greedy: GreedyAnswers
-    """Its own answers to `asked_questions`."""
+    """The model's own answers to `asked_questions`."""
 
 
 def draft_answers(rounded: RoundedModel, held: HeldOutSet, encoded: Sequence[EncodedSample]) -> list[Tokens]:
@@ -62,8 +70,8 @@ def draft_answers(rounded: RoundedModel, held: HeldOutSet, encoded: Sequence[Enc
 
     Args:
         rounded: The bundle.
-        held: The set.
-        encoded: Its samples.
+        held: The held-out set.
+        encoded: The samples of the set.
     """
     return [
         rounded.answer(encoded[asked.sample], encoded[asked.sample].branches[asked.turn], (), asked.limit)
@@ -80,38 +88,38 @@ def make_reference(
     embed: EmbeddingTable,
     stops: Tokens,
 ) -> Reference:
-    """Runs the unrounded model over a set.
+    """Runs the unrounded model over a held-out set.
 
     Args:
-        held: The set.
-        encoded: Its samples.
-        unrounded: The model.
-        rounded: A bundle of it, whose answers are drafts.
-        drafts: From `draft_answers`.
+        held: The held-out set.
+        encoded: The samples of the set.
+        unrounded: The unrounded model.
+        rounded: A bundle of the same model, whose answers serve as drafts.
+        drafts: The answers that `draft_answers` returned.
         embed: The embedding table.
         stops: Tokens that end an answer.
 
     Raises:
         NumericError: A layer computed a NaN or an infinity.
     """
-    inquiry = _Inquiry(asked_questions(held), encoded, unrounded, embed, stops)
+    questions = _ReferenceQuestions(asked_questions(held), encoded, unrounded, embed, stops)
 
     def extend(index: int, begin: Tokens) -> Tokens:
-        asked = inquiry.asked[index]
+        asked = questions.asked[index]
         sample = encoded[asked.sample]
         return rounded.answer(sample, sample.branches[asked.turn], begin, asked.limit)
 
-    limits = [asked.limit for asked in inquiry.asked]
-    greedy = greedy_answers(drafts, inquiry.choose, extend, stops, limits, MOST_RUNS)
-    return Reference(held, encoded, inquiry.kept or unrounded.run(encoded), greedy)
+    limits = [asked.limit for asked in questions.asked]
+    greedy = greedy_answers(drafts, questions.choose, extend, stops, limits, MOST_RUNS)
+    return Reference(held, encoded, questions.kept or unrounded.run(encoded), greedy)
 
 
-class _Inquiry:
-    """The questions to the unrounded model; its first run looks at the true answers, too."""
+class _ReferenceQuestions:
+    """Asks the unrounded model; its first run looks at the true answers, too."""
 
     def __init__(
         self,
-        asked: list[Asked],
+        asked: list[AskedQuestion],
         encoded: list[EncodedSample],
         unrounded: UnroundedModel,
         embed: EmbeddingTable,
@@ -125,7 +133,7 @@ class _Inquiry:
         self._stops = stops
 
     def choose(self, questions: Sequence[tuple[int, Tokens]]) -> list[Tokens]:
-        """The model's choice at each place of each draft, and behind it."""
+        """The token that the model chooses at each place of each draft and behind it."""
         with_truth = not self.kept
         by_sample: dict[int, list[tuple[int, Tokens]]] = {}
         if with_truth:
@@ -146,11 +154,11 @@ class _Inquiry:
         return [chosen[index] for index, _ in questions]
 
     def _rows_of(self, answer: Tokens) -> int:
-        """Places at which a choice is wanted: one behind the answer, too, unless it ends."""
+        """Number of places at which a choice is wanted: also the one behind the answer, unless the answer ends."""
         return len(answer) if answer and answer[-1] in self._stops else len(answer) + 1
 
     def _extended(self, sample: int, drafts: Sequence[tuple[int, Tokens]], with_truth: bool) -> EncodedSample:
-        """A sample with a branch for each draft, behind the true ones or in their place."""
+        """A sample with a branch for each draft, behind the branches of the true answers or instead of them."""
         encoded = self._encoded[sample]
         branches = list(encoded.branches) if with_truth else []
         rows = [encoded.embeddings if with_truth else encoded.embeddings[: encoded.prefix_rows]]

@@ -1,4 +1,4 @@
-"""report.html: what rounding cost, in one file that needs nothing else."""
+"""Writes report.html, which shows what rounding cost in one file without any resource from elsewhere."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class ReportData:
     decoder: DecoderComponent
     files: Mapping[str, FileEntry]
     quality: Mapping[str, Any]
-    """As in the manifest."""
+    """The manifest's `quality`."""
     rounding: Mapping[str, Any]
-    """Facts of a rounding with a calibration set; empty without one."""
+    """What is known about a rounding with a calibration set; empty without one."""
 
 
 def render_report(data: ReportData) -> str:
-    """The report as HTML, its pictures inside.
+    """Renders the report as HTML with its charts inside.
 
     Args:
-        data: What it shows.
+        data: What the report shows.
     """
     decoder = data.decoder
     title = f"{data.source.checkpoint}, {decoder.precision} by {decoder.method}"
@@ -85,7 +85,7 @@ def render_report(data: ReportData) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text for HTML; what controls terminals or the direction of writing is shown as its code."""
+    """Escapes text for HTML; characters that control terminals or the direction of writing are shown as their codes."""
     return html.escape(_CONTROLS.sub(lambda found: ascii(found.group())[1:-1], text))
 
 
@@ -123,7 +123,7 @@ def _figure(label: str, facts: Mapping[str, float] | None, pattern: str) -> str:
 
 
 def _errors(matrices: Sequence[MatrixError]) -> str:
-    """A group of bars for each layer."""
+    """A chart with a group of bars for each layer."""
     layers = [matrix for matrix in matrices if matrix.name.startswith("layers.")]
     if not layers:
         return ""

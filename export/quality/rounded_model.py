@@ -1,4 +1,4 @@
-"""A bundle's decoder as the run time computes it, asked about samples that are encoded already."""
+"""Runs a bundle's decoder, as the run time computes it, on samples that are encoded already."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 
 Tokens = tuple[int, ...]
 Activations = Literal["int8", "int16"]
-"""What the inputs of quantised matrices are rounded to while the decoder runs."""
+"""The integers that the inputs of quantised matrices are rounded to while the decoder runs."""
 
 
 class RoundedModel:
-    """The native decoder.
+    """The native decoder of a bundle.
 
     Args:
         directory: The bundle, finished or being made.
-        embed: Its embedding table.
+        embed: The embedding table of the bundle.
         stops: Tokens that end an answer.
-        activations: As a chat has them by default, "int8", or "int16", whose error does not count beside that of int4.
+        activations: "int8", which is the default of a chat, or "int16", whose error is negligible beside that of int4.
     """
 
     def __init__(
@@ -40,7 +40,15 @@ class RoundedModel:
         self._shown: EncodedSample | None = None
 
     def logits(self, sample: EncodedSample, branch: Branch) -> torch.Tensor:
-        """Logits of the rows that predict the branch's answer: (len(answer), vocabulary) float32."""
+        """The logits of the rows that predict the answer of a branch.
+
+        Args:
+            sample: The sample that has the branch.
+            branch: The question and its answer.
+
+        Returns:
+            (len(branch.answer), vocabulary) float32.
+        """
         count = len(branch.answer)
         self._prefill(sample, branch.tokens, count)
         return torch.from_numpy(self._session.logits(count))
@@ -49,10 +57,10 @@ class RoundedModel:
         """The greedy answer to a branch's question.
 
         Args:
-            sample: Whose branch it is.
-            branch: The question; its answer is not looked at.
+            sample: The sample that has the branch.
+            branch: The question; its own answer is not looked at.
             begin: Tokens that the answer begins with.
-            limit: Tokens of the answer at most.
+            limit: Largest number of tokens of the answer.
 
         Returns:
             The whole answer, with the stop token where the model ended it.
@@ -64,7 +72,7 @@ class RoundedModel:
         options = GenerateOptions(max_new_tokens=limit - len(begin), stop_tokens=self._stops)
         reason = self._session.generate(options, new.append)
         if reason == StopReason.TOKEN:
-            # The core keeps the stop token to itself; greedily, it is the likeliest.
+            # The core does not report the stop token; a greedy answer ends with the likeliest one.
             new.append(int(self._session.logits(1)[0].argmax()))
         return (*begin, *new)
 

@@ -1,4 +1,4 @@
-"""How much a bundle lost: measured against the unrounded model on held-out pictures and questions."""
+"""Measures how much a bundle lost against the unrounded model, on held-out pictures and questions."""
 
 from __future__ import annotations
 
@@ -39,36 +39,45 @@ class SampleQuality:
     """What was found on one held-out sample."""
 
     positions: int
+    """Number of tokens of the true answers."""
     kl: float
-    """Sums over the positions."""
+    """Sum of the KL divergences over the positions, in nats."""
     same_top: int
+    """Number of positions at which both models find the same token the likeliest."""
     surprise: float
+    """Sum over the positions of the nats by which the true token is less likely than for the reference."""
     tail: float
+    """Sum over the positions of the reference's probability of tokens that are not kept."""
     characters: int
-    """Of the texts that were to be read."""
+    """Number of characters of the texts that were to be read."""
     errors: int
+    """Number of characters that the bundle read wrongly."""
     reference_errors: int
+    """Number of characters that the unrounded model read wrongly."""
     questions: int
-    """With options."""
+    """Number of questions with options."""
     right: int
-    """In all four orders."""
+    """Number of questions that the bundle answered rightly in all four orders of the options."""
     reference_right: int
+    """Number of questions that the unrounded model answered rightly in all four orders of the options."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A bundle against its checkpoint."""
+    """How much a bundle lost against its checkpoint."""
 
     samples: tuple[SampleQuality, ...]
     sha256: str
-    """Of the held-out set."""
+    """SHA-256 of the held-out set."""
     reference_runs: int
+    """Number of runs of the unrounded model."""
     inexact_answers: int
+    """Number of its answers that were not verified to their end."""
     activations: Activations = "int8"
-    """Of the bundle while it ran."""
+    """What the bundle's activations were rounded to while it ran."""
 
     def figures(self) -> dict[str, Any]:
-        """The manifest's `quality`: intervals of 95 % are a bootstrap over samples."""
+        """The figures for the manifest's `quality`, with intervals of 95 % from a bootstrap over samples."""
         positions = [sample.positions for sample in self.samples]
         surprise = self._ratio([sample.surprise for sample in self.samples], positions)
         limits = (surprise.value, surprise.low, surprise.high)
@@ -91,7 +100,7 @@ class Quality:
         }
 
     def mean_kl(self) -> float:
-        """Nats a position."""
+        """Mean KL divergence in nats a position."""
         return sum(sample.kl for sample in self.samples) / sum(sample.positions for sample in self.samples)
 
     def _against_reference(self, found: str, reference: str, size: str) -> dict[str, float] | None:
@@ -125,17 +134,17 @@ def measure_quality(
 ) -> Quality:
     """Measures a bundle.
 
-    The unrounded model runs in float32, layer by layer, with the bundle's own vision graphs: what is measured is the
-    decoder. The bundle runs as it will: native, with its default activations.
+    The unrounded model runs in float32, layer by layer, with the bundle's own vision components: only the decoder is
+    measured. The bundle runs as it does in use: native, with its default activations.
 
     Args:
         checkpoint: The unrounded model.
-        bundle: All of it, finished or being made.
-        count: Held-out samples.
-        scratch: A file for activations; made and removed.
+        bundle: The bundle with all its components, finished or being made.
+        count: Number of held-out samples.
+        scratch: A file for activations, which is made and removed.
         in_memory_bytes: Activations of the unrounded model up to this size stay in memory.
         progress: Called while it runs.
-        seed: Of the held-out samples.
+        seed: Seed of the held-out samples.
 
     Raises:
         NumericError: A stage computed a NaN or an infinity.
@@ -189,15 +198,15 @@ def check_max_kl(figures: Mapping[str, Any], max_kl: float | None) -> None:
 
 
 class QualitySurvey:
-    """Measures bundles of one checkpoint; the unrounded model runs for the first of them alone.
+    """Measures bundles of one checkpoint; the unrounded model runs only for the first of them.
 
     Args:
         checkpoint: The unrounded model.
-        count: Held-out samples.
-        scratch: A file for activations; made and removed.
+        count: Number of held-out samples.
+        scratch: A file for activations, which is made and removed.
         in_memory_bytes: Activations of the unrounded model up to this size stay in memory.
         progress: Called while it runs.
-        seed: Of the held-out samples.
+        seed: Seed of the held-out samples.
     """
 
     def __init__(
@@ -223,10 +232,11 @@ class QualitySurvey:
         """Measures a bundle.
 
         Args:
-            bundle: The first one shows both models the pictures. The others are shown the same rows: theirs must be the
-                same vision graphs, unless they show their own.
-            activations: Of the bundle while it runs.
-            own_pictures: The bundle's own vision graphs show it the pictures, and what they lose counts as well.
+            bundle: The first bundle's vision components encode the pictures for both models. Later bundles are given
+                the same rows, so they must have the same vision components, unless `own_pictures` is set.
+            activations: What the bundle's activations are rounded to while it runs.
+            own_pictures: Whether this bundle's own vision components encode the pictures, so that what they lose
+                counts as well.
 
         Raises:
             NumericError: A stage computed a NaN or an infinity.

@@ -1,4 +1,4 @@
-"""A checkpoint's own decoder in float32, streamed layer by layer: the reference that a bundle is measured against."""
+"""Runs a checkpoint's own decoder in float32, layer by layer: the reference that a bundle is measured against."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _HEAD_ROWS = 4096
 
 
 class UnroundedModel:
-    """Runs samples through a checkpoint's decoder.
+    """The decoder of a checkpoint, one layer in memory at a time.
 
     Args:
         checkpoint: The model.
-        scratch: A file for activations that do not stay in memory; made and removed by each run.
+        scratch: A file for activations that do not stay in memory; each run makes and removes it.
         in_memory_bytes: Activations up to this size stay in memory.
-        on_layer: Called with the layers done and the layers in all of a run.
+        on_layer: Called with the number of finished layers and the number of all layers of a run.
     """
 
     def __init__(
@@ -38,16 +38,16 @@ class UnroundedModel:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def run(self, samples: Sequence[EncodedSample]) -> list[TopLogits]:
-        """What the model predicts at the rows that predict an answer.
+        """Computes the model's distributions at the rows that predict an answer.
 
         Args:
-            samples: At least one.
+            samples: One sample or more.
 
         Returns:
-            For each sample, over the answers of its branches one behind the other.
+            For each sample the distributions over the answers of its branches, one answer behind the other.
 
         Raises:
-            NumericError: A layer computed a NaN or an infinity; the text names it.
+            NumericError: A layer computed a NaN or an infinity; the message names it.
         """
         config = self._checkpoint.config.decoder
         pairs = list(pack_samples(samples))
@@ -70,7 +70,7 @@ class UnroundedModel:
         return list(_split(kept, [sum(len(branch.answer) for branch in sample.branches) for sample in samples]))
 
     def _head(self, hidden: torch.Tensor, targets: torch.Tensor) -> TopLogits:
-        """Logits of rows (n, hidden), a block of the vocabulary at a time."""
+        """The distributions of rows (n, hidden), computed one block of the vocabulary at a time."""
         config = self._checkpoint.config.decoder
         _, head = split_parts(config)
         norm = norm_weight(self._checkpoint, head.norm).to(self._device)

@@ -1,1 +1,1 @@
-"""How the matrices of the decoder are rounded: calibration, sensitivity, precision, rounded layers."""
+"""Rounds the decoder on a calibration set, layer by layer, and chooses the format of each matrix."""

@@ -1,4 +1,4 @@
-"""Rounds a decoder layer by layer, each on what the layers before it, already rounded, make of a calibration set."""
+"""Rounds a decoder layer by layer, each on what the rounded layers before it compute for a calibration set."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows
 from valley2_edge.runtime.core.process_memory import peak_bytes, resident_bytes
 
 STAGE = "decoder"
-_BLOCK_ROWS = 1024
+_BLOCK_ROWS = 1024  # rows of a matrix that are rounded at a time
 _GIB = 1 << 30
 
 
@@ -52,7 +52,9 @@ class RoundingPlan:
     method: Method
     formats: DecoderFormats
     picture_weight: PictureWeight = None
+    """Weight of a picture token beside a text token (modality.py)."""
     budget_bytes: int = 8 * _GIB
+    """Memory that the process may take."""
 
 
 def round_decoder(
@@ -63,26 +65,27 @@ def round_decoder(
     progress: Progress,
     announce: Announce,
 ) -> LayerState:
-    """Rounds every layer and lm_head, beginning behind the last one that an earlier run has finished.
+    """Rounds every layer and lm_head, beginning after the last one that an earlier run has finished.
 
-    Each layer goes in the order of its computation: the inputs of a matrix are those that the rounded matrices before
-    it make, within the layer, too (the "true sequential" mode of the code of arXiv 2210.17323). After every layer its
-    matrices and the next layer's input are on disk, so that a run that was killed goes on with the same bits.
+    The matrices of a layer are rounded in the order of computation: the inputs of a matrix are what the rounded
+    matrices before it compute, also within the layer (the "true sequential" mode of the code of arXiv 2210.17323).
+    After every layer its matrices and the next layer's input are on disk, so that a run that was killed goes on with
+    the same bits.
 
     Args:
         checkpoint: Where the weights come from.
-        store: The steps that are finished; holds the input of the next one.
+        store: Holds the layers that are finished and the input of the next one.
         packs: The calibration set.
         plan: How to round.
         progress: Called after every matrix.
-        announce: Told after every layer how long the rest will take.
+        announce: Called after every layer with a sentence that says how long the rest will take.
 
     Returns:
         What was done to every matrix.
 
     Raises:
         BudgetError: The memory does not suffice for the largest matrix.
-        NumericError: An activation is a NaN or an infinity; the text names the layer.
+        NumericError: An activation is a NaN or an infinity; the message names the layer.
         ExportError: A matrix cannot be stored in its format.
         Cancelled: The export was stopped.
     """
@@ -103,12 +106,12 @@ def round_decoder(
 
 
 def working_bytes(config: DecoderConfig, pack_rows: int, block_rows: int = _BLOCK_ROWS) -> int:
-    """Memory that the largest step of a layer takes, beside the activations of the set and the process itself.
+    """Memory in bytes that the largest step of a layer takes, besides the activations and the process itself.
 
     Args:
         config: The decoder's sizes.
-        pack_rows: Rows of the longest pack.
-        block_rows: Rows of a matrix that are rounded together.
+        pack_rows: Number of rows of the longest pack.
+        block_rows: Number of rows of a matrix that are rounded at a time.
     """
     hidden, wide = config.hidden_size, config.intermediate_size
     kv_rows = 2 * config.num_key_value_heads * config.head_size
@@ -119,13 +122,13 @@ def working_bytes(config: DecoderConfig, pack_rows: int, block_rows: int = _BLOC
 
 
 def _solver_bytes(columns: int, block_rows: int) -> int:
-    """A Hessian, its factor (for a moment in two precisions) and the rows that are rounded."""
+    """Memory for a Hessian, its factor (for a moment in two precisions) and the rows that are rounded."""
     factor = 12 if factor_dtype(columns) == torch.float64 else 4
     return columns * columns * (4 + factor) + 25 * block_rows * columns
 
 
 class _Rounder:
-    """The state between two steps."""
+    """Rounds one layer after the other; keeps what is needed from one layer to the next."""
 
     def __init__(
         self, checkpoint: Checkpoint, store: LayerStore, packs: Sequence[Pack], plan: RoundingPlan, progress: Progress
@@ -153,7 +156,7 @@ class _Rounder:
         return self._store.state.steps >= self.steps
 
     def step(self) -> None:
-        """Rounds one layer, or lm_head, and makes it safe."""
+        """Rounds one layer, or lm_head, and makes it safe on disk."""
         begin = time.perf_counter()
         before = dict(self.meter.seconds), dict(self.meter.cpu_seconds)
         number = self._store.state.steps
@@ -237,7 +240,7 @@ class _Rounder:
         return self._round(matrix, hessian)
 
     def _round_head(self, parts: HeadParts) -> None:
-        """lm_head sees no picture: no answer is read off a picture's row."""
+        """Rounds lm_head on text rows only, because no answer is predicted at a picture's row."""
         norm = norm_weight(self._checkpoint, parts.norm).to(self._device)
         hessian = self._hessian(parts.lm_head)
         if self._plan.formats.of(parts.lm_head.name).quantized:
@@ -249,7 +252,7 @@ class _Rounder:
         self._round(parts.lm_head, hessian, keep=False)
 
     def _round(self, matrix: DecoderMatrix, hessian: Hessian, keep: bool = True) -> torch.Tensor:
-        """Rounds a matrix; what it stands for then, (rows, columns) float32, or nothing when it is not to be kept."""
+        """Rounds a matrix and returns its rounded weights, (rows, columns) float32; empty unless `keep`."""
         matrix_format = self._plan.formats.of(matrix.name)
         if not matrix_format.quantized:
             return self._stored_floats(matrix) if keep else torch.empty(0)
@@ -341,7 +344,7 @@ class _Rounder:
 
 
 def _added(total: Mapping[str, float], now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    """The total with what a meter counted between two readings."""
+    """The total plus what a meter counted between two readings."""
     return {kind: total.get(kind, 0.0) + amount - before.get(kind, 0.0) for kind, amount in now.items()}
 
 

@@ -1,4 +1,4 @@
-"""Turns a calibration set into the input of the decoder's first layer, by the vision half of the bundle being made."""
+"""Turns a calibration set into the input of the decoder's first layer."""
 
 from __future__ import annotations
 
@@ -23,19 +23,22 @@ def prepare_packs(
     progress: Progress,
     max_tokens: int = PACK_TOKENS,
 ) -> list[Pack]:
-    """The packs of a set; their embeddings become the first layer's input in `store`.
+    """Encodes and packs a calibration set, and writes its embeddings to `store` as the first layer's input.
 
     What an earlier run has encoded is not encoded again.
 
     Args:
-        encoder: From `sample_encoder`.
-        samples: The set.
-        store: Where the input is kept.
+        encoder: The encoder that `sample_encoder` made.
+        samples: The samples of the set.
+        store: The store that keeps the input.
         progress: Called after every sample.
-        max_tokens: Rows of a pack at most.
+        max_tokens: Largest number of rows of a pack; a longer sample is a pack of its own.
+
+    Returns:
+        The packs, without their embeddings.
 
     Raises:
-        InputError: A sample is unusable; the text names it.
+        InputError: A sample is unusable; the message names it.
         NumericError: A vision engine computed a NaN or an infinity.
         OSError: The files cannot be written.
     """

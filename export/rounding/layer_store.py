@@ -1,4 +1,4 @@
-"""The rounded layers of an unfinished export: what is safe on disk after every layer."""
+"""Keeps the rounded layers of an unfinished export on disk, so that a later run can go on after the last of them."""
 
 from __future__ import annotations
 
@@ -28,26 +28,28 @@ STATE_FILE = "state.json"
 
 @dataclass
 class LayerState:
-    """How far the rounding has come."""
+    """What is finished of a rounding."""
 
     steps: int = 0
-    """Layers that are finished; lm_head counts as the last one."""
+    """Number of finished layers; lm_head counts as the last one."""
     records: list[MatrixRecord] = field(default_factory=list)
+    """What was done to each finished matrix."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Spent on each kind of work, in all runs together."""
+    """Seconds of wall time that each kind of work took, summed over all runs."""
     cpu_seconds: dict[str, float] = field(default_factory=dict)
-    """The same of all threads of the process."""
+    """Seconds of processor time, summed over all threads and runs."""
     step_seconds: list[float] = field(default_factory=list)
+    """Seconds of wall time that each layer took."""
     peak_bytes: int = 0
-    """Memory of the process at most."""
+    """Largest memory of the process."""
 
 
 class LayerStore:
     """The directory with a file for every rounded layer and the state that names the finished ones.
 
     Args:
-        directory: Is made.
-        control: Stops the export from another thread; None: nothing does.
+        directory: The directory, which is made.
+        control: Stops the export from another thread; None means that nothing does.
     """
 
     def __init__(self, directory: Path, control: ExportControl | None = None) -> None:
@@ -57,15 +59,20 @@ class LayerStore:
         self.state = self._read_state()
 
     def layer_path(self, step: int) -> Path:
-        """The rounded matrices of a layer."""
+        """The file with the rounded matrices of a layer."""
         return self.directory / f"layer-{step:03}.safetensors"
 
     def activations_path(self, step: int) -> Path:
-        """The input of a layer."""
+        """The file with the input of a layer."""
         return self.directory / f"activations-{step:03}.bin"
 
     def write_layer(self, step: int, matrices: Mapping[str, QuantizedRows]) -> None:
-        """Writes the rounded matrices of a layer, int4 two to a byte."""
+        """Writes the rounded matrices of a layer, with two int4 numbers in a byte.
+
+        Args:
+            step: The layer.
+            matrices: The rounded matrices by name.
+        """
         tensors: dict[str, torch.Tensor] = {}
         for name, rows in matrices.items():
             four_bits = int(rows.values.max()) < 16 and rows.values.shape[1] % 8 == 0
@@ -83,15 +90,15 @@ class LayerStore:
         flush_file(path)
 
     def read_matrix(self, step: int, name: str, rows: int) -> QuantizedRows:
-        """A rounded matrix of a finished layer.
+        """Reads a rounded matrix of a finished layer.
 
         Args:
             step: The layer.
             name: The matrix.
-            rows: Of the matrix.
+            rows: Number of rows of the matrix.
 
         Raises:
-            ExportError: The file is not as it was written.
+            ExportError: The file is damaged.
         """
         try:
             with safe_open(self.layer_path(step), "pt") as reader:
@@ -107,7 +114,14 @@ class LayerStore:
         return QuantizedRows(unpack_int4(packed, rows) if four_bits else packed, scales, zeros)
 
     def commit(self, state: LayerState) -> None:
-        """Makes a new state the one that a later run finds; what it names must be on disk."""
+        """Records a new state, from which a later run goes on.
+
+        Args:
+            state: The state; the files of the layers that it counts must be on disk already.
+
+        Raises:
+            Cancelled: The export was stopped.
+        """
         content = {**asdict(state), "records": [asdict(record) for record in state.records]}
         temporary = self.directory / f"{STATE_FILE}.new"
         temporary.write_text(json.dumps(content), "utf-8")
@@ -134,9 +148,9 @@ class RoundedLayers:
     """A decoder that is rounded layer by layer, as `export_rounded_decoder` reads it.
 
     Args:
-        checkpoint: Where everything comes from that is not rounded.
-        store: With all layers finished.
-        formats: Of the matrices.
+        checkpoint: Where everything that is not rounded comes from.
+        store: The store, with all layers finished.
+        formats: How the matrices are stored.
     """
 
     def __init__(self, checkpoint: Checkpoint, store: LayerStore, formats: DecoderFormats) -> None:
@@ -146,23 +160,23 @@ class RoundedLayers:
         self.parts = decoder_parts(checkpoint.config.decoder)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor of the checkpoint."""
+        """The shape of a tensor of the checkpoint."""
         return self._checkpoint.shape(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        """Type in which the checkpoint stores a tensor."""
+        """The dtype in which the checkpoint stores a tensor."""
         return self._checkpoint.dtype(name)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor of the checkpoint in its stored dtype."""
+        """Reads one tensor of the checkpoint in its stored dtype."""
         return self._checkpoint.tensor(name)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows start..stop of a tensor of the checkpoint in its stored dtype."""
+        """Reads the rows from `start` up to `stop` of a tensor of the checkpoint in its stored dtype."""
         return self._checkpoint.rows(name, start, stop)
 
     def quantized_rows(self, matrix: DecoderMatrix) -> QuantizedRows | None:
-        """The integers of a matrix; None where it is stored as floats."""
+        """Reads the integers of a matrix; returns None where it is stored as floats."""
         matrix_format: MatrixFormat = self._formats.of(matrix.name)
         if not matrix_format.quantized:
             return None
@@ -170,18 +184,27 @@ class RoundedLayers:
 
 
 def step_of(name: str, checkpoint: Checkpoint) -> int:
-    """The step that rounds a matrix: its layer, or the one behind the last for lm_head."""
+    """The step that rounds a matrix: the number of its layer, or the number of layers for lm_head.
+
+    Args:
+        name: The matrix's name in a bundle.
+        checkpoint: The model.
+    """
     parts = name.split(".")
     return int(parts[1]) if parts[0] == "layers" else checkpoint.config.decoder.num_hidden_layers
 
 
 def flush_file(path: Path) -> None:
-    """Makes a file safe on disk."""
+    """Waits until a file is safe on disk."""
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
 
 
 def record_facts(record: MatrixRecord) -> dict[str, Any]:
-    """A record as the manifest and the report have it, numbers with six digits."""
+    """A record as plain JSON for the manifest and the report, with numbers of six digits.
+
+    Args:
+        record: What was done to a matrix.
+    """
     facts = asdict(record)
     return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in facts.items()}

@@ -1,4 +1,4 @@
-"""How a decoder is rounded and judged, as the user wants it; checked before torch or a checkpoint is loaded."""
+"""What a user may choose about rounding and its measured quality; checked before torch or a checkpoint is loaded."""
 
 from __future__ import annotations
 
@@ -16,41 +16,47 @@ if TYPE_CHECKING:
     from valley2_edge.quantize.modality import PictureWeight
 
 CALIBRATION_SAMPLES = 128
+"""Default number of calibration samples."""
 BUDGET_BYTES = 8 << 30
+"""Default memory of the process."""
 
 
 @dataclass(frozen=True)
 class RoundingOptions:
-    """How the decoder is rounded, and how that is judged; docs/quantization.md explains each."""
+    """How the decoder is rounded, and how much it may lose; docs/quantization.md explains each option."""
 
     method: MethodName | None = None
-    """None: gptq with a calibration set, else rtn."""
+    """The rounding method. None means gptq with a calibration set, else rtn."""
     calibration: str | Path | None = None
-    """A file of samples, "builtin", or None: no set, the built-in one with method gptq."""
+    """A file of samples, or "builtin" for the built-in set. None means no set, except the built-in one with gptq."""
     calibration_samples: int = CALIBRATION_SAMPLES
-    """At most."""
+    """Largest number of samples that are used."""
     text_only: bool = False
-    """Show the samples without their pictures."""
+    """Whether the samples are shown without their pictures."""
     picture_weight: PictureWeight = None
-    """Weight of a picture token in a Hessian, that of a text token being 1; None: 1; "balanced"."""
+    """Weight of a picture token in a Hessian, where a text token weighs 1. None means 1; "balanced" makes all picture
+    tokens of the set weigh as much as all its text tokens."""
     gptq: GptqOptions = field(default_factory=GptqOptions)
+    """The options of the method gptq."""
     budget_bytes: int = BUDGET_BYTES
-    """Memory of the process at most."""
+    """Memory that the process may take."""
     average_bits: float | None = None
-    """Stored bits a weight of the layers at most; the formats are then chosen for each matrix."""
+    """Largest average of stored bits for a weight of the layers; the format is then chosen for each matrix. None means
+    that all layers have the same format."""
     quality_samples: int | None = None
-    """Held-out samples; 0 measures nothing; None: 32 when a calibration set or max_kl is given, else 0."""
+    """Number of held-out samples on which the quality is measured; 0 measures nothing. None means 32 when a calibration
+    set or `max_kl` is given, else 0."""
     max_kl: float | None = None
-    """Mean KL in nats above which the bundle is not published."""
+    """Mean KL divergence in nats above which the bundle is not published. None allows any."""
 
 
 def check_options(options: RoundingOptions, precision: DecoderPrecision, rounded_elsewhere: bool) -> None:
     """Refuses options that contradict one another or are out of range.
 
     Args:
-        options: As the user gave them.
-        precision: Of the decoder's layers.
-        rounded_elsewhere: The decoder comes from a GPTQ checkpoint.
+        options: What the user chose.
+        precision: Precision of the decoder's layers.
+        rounded_elsewhere: Whether the decoder comes from a GPTQ checkpoint.
 
     Raises:
         InputError: An option is out of range.

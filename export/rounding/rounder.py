@@ -1,4 +1,4 @@
-"""From the options of an export to a rounded decoder: method, calibration set, formats, and the measured quality."""
+"""Rounds the decoder as the options of an export say: method, calibration set, and the formats of the matrices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.calibration.builtin import BUILTIN, builtin_set
-from valley2_edge.calibration.jsonl import read_calibration_file
+from valley2_edge.calibration.jsonl import FRAMES, read_calibration_file
 from valley2_edge.calibration.packs import PACK_TOKENS, Pack
 from valley2_edge.calibration.samples import CalibrationSet, without_pictures
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
@@ -28,11 +28,12 @@ from valley2_edge.quantize.method import MethodName, rounding_method
 from valley2_edge.quantize.mixed_precision import allocate_formats, candidate_formats
 
 QUALITY_SAMPLES = 32
+"""Number of held-out samples when the options do not say."""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """The options, checked, with everything that they leave open filled in."""
+    """The options after their check, with all defaults filled in."""
 
     method: MethodName
     calibration: CalibrationSet | None
@@ -40,7 +41,7 @@ class Rounding:
     quality_samples: int
 
     def identity(self) -> dict[str, Any]:
-        """What decides the bytes of the decoder, as plain JSON."""
+        """Everything that decides the bytes of the decoder, as plain JSON."""
         options = self.options
         return {
             "method": self.method,
@@ -50,7 +51,7 @@ class Rounding:
             "picture_weight": options.picture_weight,
             "average_bits": options.average_bits,
             "quality_samples": self.quality_samples,
-            # Whether activations are in memory changes no bit; a smaller budget may be tried on a started export.
+            # The memory budget is left out: it changes no bit, and a started export may go on with another one.
         }
 
 
@@ -58,9 +59,9 @@ def resolve_rounding(options: RoundingOptions, precision: DecoderPrecision, roun
     """Checks the options and reads the calibration set.
 
     Args:
-        options: As the user gave them.
-        precision: Of the decoder's layers.
-        rounded_elsewhere: The decoder comes from a GPTQ checkpoint.
+        options: What the user chose.
+        precision: Precision of the decoder's layers.
+        rounded_elsewhere: Whether the decoder comes from a GPTQ checkpoint.
 
     Raises:
         InputError: The set is unusable, or an option is out of range.
@@ -92,7 +93,7 @@ class RoundedDecoder:
     layers: RoundedLayers
     formats: DecoderFormats
     facts: dict[str, Any]
-    """For the manifest and the report, as plain JSON."""
+    """What is known about the rounding, as plain JSON for the manifest and the report."""
 
 
 def round_with_calibration(
@@ -109,13 +110,13 @@ def round_with_calibration(
 
     Args:
         checkpoint: The unrounded model.
-        bundle: The unfinished bundle with its vision components.
-        rounding: With a calibration set.
-        formats: Of the matrices, where no average is asked for.
-        workspace: Where finished layers wait.
-        progress: Called with a stage's name, the steps done and the steps in all.
+        bundle: The unfinished bundle, which must have its vision components.
+        rounding: How to round; it must have a calibration set.
+        formats: How the matrices are stored, unless the options ask for an average of bits.
+        workspace: The directory that keeps finished layers.
+        progress: Called with a stage's name, the number of finished steps, and the number of all steps.
         announce: Called with a sentence for the user.
-        control: Stops the export from another thread; None: nothing does.
+        control: Stops the export from another thread; None means that nothing does.
 
     Raises:
         BudgetError: The memory or the disk does not suffice.
@@ -128,9 +129,9 @@ def round_with_calibration(
     samples = () if rounding.calibration is None else rounding.calibration.samples
     encoder = sample_encoder(checkpoint, bundle)
     if options.average_bits is not None:
-        survey = LayerStore(workspace / "sensitivity", control)
-        packs = prepare_packs(encoder, samples, survey, progress)
-        formats = _choose_formats(checkpoint, survey, packs, options, formats, progress, announce)
+        sensitivity = LayerStore(workspace / "sensitivity", control)
+        packs = prepare_packs(encoder, samples, sensitivity, progress)
+        formats = _choose_formats(checkpoint, sensitivity, packs, options, formats, progress, announce)
     store = LayerStore(workspace / "layers", control)
     packs = prepare_packs(encoder, samples, store, progress)
     gptq = options.gptq if rounding.method == "gptq" else None
@@ -149,7 +150,7 @@ def _choose_formats(
     progress: Progress,
     announce: Announce,
 ) -> NamedFormats:
-    """A format for each matrix within the average of bits; lm_head keeps its own."""
+    """Chooses a format for each matrix within the average of bits; lm_head keeps its own."""
     config = checkpoint.config.decoder
     method = SensitivityMethod(store.directory / "losses.json", candidate_formats(formats.layers.symmetric))
     fine = DecoderFormats(MatrixFormat("int8", 32), MatrixFormat("fp32"))
@@ -191,17 +192,18 @@ def _facts(rounding: Rounding, packs: Sequence[Pack], state: LayerState) -> dict
 
 
 def workspace_bytes(checkpoint: Checkpoint, rounding: Rounding, decoder_bytes: int) -> int:
-    """Disk that an export with a calibration set needs beside the bundle, generously.
+    """Upper bound of the disk space that an export with a calibration set needs besides the bundle, in bytes.
 
     Args:
         checkpoint: The model.
-        rounding: The options.
-        decoder_bytes: Of the rounded decoder.
+        rounding: How the decoder is rounded.
+        decoder_bytes: Size of the rounded decoder in bytes.
     """
     if rounding.calibration is None:
         return 0
     turns = sum(len(sample.turns) for sample in rounding.calibration.samples)
-    pictures = sum(len(sample.images) or 8 for sample in rounding.calibration.samples)
+    pictures = sum(len(sample.images) or FRAMES for sample in rounding.calibration.samples)
     tokens = 100 * turns + 2100 * pictures
-    surveys = 1 if rounding.options.average_bits is None else 3
-    return surveys * decoder_bytes + 2 * tokens * checkpoint.config.decoder.hidden_size * 4
+    # Choosing the formats keeps layers in int8 as well, which are twice as large as int4.
+    copies = 1 if rounding.options.average_bits is None else 3
+    return copies * decoder_bytes + 2 * tokens * checkpoint.config.decoder.hidden_size * 4

@@ -1,4 +1,4 @@
-"""Which matrices need more bits: what each format would cost the output of each matrix."""
+"""Measures which matrices need more bits: what each format would cost the output of each matrix."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows, quantize_r
 
 
 class SensitivityMethod:
-    """Rounds like rtn, and notes on the way what every format would have cost.
+    """Rounds as rtn does, and measures what every candidate format would have cost.
 
-    Run over the layers with formats that hardly round (int8), it sees nearly the inputs of the unrounded model.
+    The layers should be rounded with a format that changes little (int8), so that the inputs are nearly those of the
+    unrounded model.
 
     Args:
-        path: A JSON file that keeps what was found of matrices that are finished.
-        formats: The candidates.
+        path: A JSON file that keeps the measurements of finished matrices.
+        formats: The candidate formats.
     """
 
     name: MethodName = "rtn"
@@ -40,12 +41,22 @@ class SensitivityMethod:
             self._losses = json.loads(path.read_text("utf-8"))
 
     def start(self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None) -> Rounding:
-        """Begins a matrix."""
+        """Begins a matrix, as `Method.start` says."""
         plain = rounding_method("rtn").start(matrix_format, name, hessian)
-        return plain if hessian is None else _Survey(self, plain, name, hessian)
+        return plain if hessian is None else _MatrixSensitivity(self, plain, name, hessian)
 
     def losses_of(self, name: str, columns: int, rows: torch.Tensor, hessian: Hessian) -> list[float]:
-        """The loss tr(dW H dW^T) of some rows in every candidate; infinite where the columns do not fit its groups."""
+        """The loss tr(dW H dW^T) of some rows in every candidate format.
+
+        Args:
+            name: The matrix, for messages.
+            columns: Number of columns of the matrix.
+            rows: Some rows of the matrix, (rows, columns) float32.
+            hessian: Hessian of the matrix's inputs.
+
+        Returns:
+            A loss for each candidate, infinite where the columns do not divide into its groups.
+        """
         losses = []
         for candidate in self._formats:
             if columns % candidate.group_size:
@@ -56,7 +67,12 @@ class SensitivityMethod:
         return losses
 
     def keep(self, name: str, losses: list[float]) -> None:
-        """Remembers a matrix, also on disk."""
+        """Keeps the losses of a finished matrix, also on disk.
+
+        Args:
+            name: The matrix.
+            losses: The relative loss in each candidate format.
+        """
         self._losses[name] = losses
         temporary = self._path.with_suffix(".new")
         temporary.write_text(json.dumps(self._losses), "utf-8")
@@ -64,7 +80,11 @@ class SensitivityMethod:
         temporary.replace(self._path)
 
     def choices(self, config: DecoderConfig) -> list[MatrixChoices]:
-        """Every matrix of the layers with the relative squared error that each format gives its output."""
+        """Every matrix of the layers with the relative squared error that each format causes in its output.
+
+        Args:
+            config: The decoder's sizes.
+        """
         layers, _ = split_parts(config)
         return [
             MatrixChoices(
@@ -82,8 +102,8 @@ class SensitivityMethod:
         ]
 
 
-class _Survey:
-    """One matrix while it is looked at."""
+class _MatrixSensitivity:
+    """One matrix while it is rounded and measured."""
 
     def __init__(self, method: SensitivityMethod, plain: Rounding, name: str, hessian: Hessian) -> None:
         self._method = method
@@ -101,6 +121,6 @@ class _Survey:
         return self._plain.quantize(weights)
 
     def record(self) -> MatrixRecord:
-        """What rtn did; what was measured goes to the method."""
+        """Returns what rtn did, and hands the measurements to the method."""
         self._method.keep(self._name, [loss / self._energy if self._energy else 0.0 for loss in self._losses])
         return self._plain.record()

@@ -1,4 +1,4 @@
-"""How long a computation of known size will still take, judged by what its parts took so far."""
+"""Estimates how long a computation of known size will still take, from the time that its parts took so far."""
 
 from __future__ import annotations
 
@@ -9,32 +9,42 @@ from contextlib import contextmanager
 
 
 class WorkMeter:
-    """Counts work by kind: the speed of each kind is measured apart, because they differ by a factor of ten.
+    """Counts work by kind; the speed of each kind is measured separately, because they differ by a factor of ten.
 
     Args:
-        planned: Work of each kind in all, in a unit of the caller's choice, for example multiplications.
-        look: Called before every block that is measured; what it raises stops the work.
+        planned: All work of each kind, in a unit of the caller's choice, for example multiplications.
+        check: Called before every block that is measured; what it raises stops the work.
     """
 
-    def __init__(self, planned: Mapping[str, float], look: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, planned: Mapping[str, float], check: Callable[[], None] = lambda: None) -> None:
         self._planned = dict(planned)
-        self._look = look
+        self._check = check
         self._done: dict[str, float] = defaultdict(float)
         self._measured: dict[str, float] = defaultdict(float)
-        """Work that was done while the meter watched."""
+        """Work of each kind that was done inside of `measured`."""
         self.seconds: dict[str, float] = defaultdict(float)
-        """Spent on each kind so far."""
+        """Seconds of wall time that each kind took so far."""
         self.cpu_seconds: dict[str, float] = defaultdict(float)
-        """Of all threads of the process; what other programs take of a busy machine is not in them."""
+        """Seconds of processor time that each kind took, summed over all threads of the process."""
 
     def skip(self, kind: str, work: float) -> None:
-        """Counts work that an earlier run has done."""
+        """Counts work that an earlier run has done.
+
+        Args:
+            kind: The kind of work.
+            work: The amount, in the unit of `planned`.
+        """
         self._done[kind] += work
 
     @contextmanager
     def measured(self, kind: str, work: float) -> Iterator[None]:
-        """Counts the work of a block and the time that it takes."""
-        self._look()
+        """Surrounds a piece of work, and counts it and the time that it takes.
+
+        Args:
+            kind: The kind of work.
+            work: The amount, in the unit of `planned`.
+        """
+        self._check()
         begin, begin_cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds[kind] += time.perf_counter() - begin
@@ -43,9 +53,9 @@ class WorkMeter:
         self._done[kind] += work
 
     def remaining_seconds(self) -> float | None:
-        """Of the work that is left; None before anything was measured.
+        """Estimates how many seconds the rest will take; None before anything was measured.
 
-        A kind that has not been measured yet is taken to be as fast as all measured work together.
+        A kind that has not been measured yet is assumed to be as fast as the measured work on average.
         """
         total = sum(self._measured.values())
         if total <= 0:

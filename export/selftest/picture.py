@@ -1,4 +1,4 @@
-"""The picture of the self-test, drawn here so that a bundle carries nobody's photograph."""
+"""Draws the picture of the self-test, so that a bundle carries nobody's photograph."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ WIDTH, HEIGHT = 160, 120
 
 
 def draw_picture() -> Image.Image:
-    """A sky with a sun, a hill, a house, a striped band and two words: flat areas, edges, gradients and text.
+    """Draws a sky with a sun, a hill, a house, a striped band and two words: flat areas, edges, gradients and text.
 
     Returns:
-        RGB, 160 x 120; the same pixels on every run.
+        An RGB picture of 160 x 120 pixels, the same on every run.
     """
     picture = Image.new("RGB", (WIDTH, HEIGHT))
     draw = ImageDraw.Draw(picture)

@@ -41,15 +41,22 @@ from valley2_edge.selftest import (
 from valley2_edge.tokenizer import Tokenizer
 
 QUESTION = "What is in this picture?"
+"""The question of the self-test."""
 TILE_STRIDE = 31
+"""One in this many rows of a tile stage is stored."""
 EAGLE_STRIDE = 2
+"""One in this many tokens of the Eagle tower is stored."""
 LOGIT_ROWS = 4
+"""Number of the prompt's last positions whose logits are stored."""
 
 VISION_TOLERANCE = 1e-4
-"""Where the bundle's own graph is further from torch on the exporter's machine (fp16 weights), four times as far."""
+"""Tolerance of a vision stage. A component that differs from torch by more than a quarter of it on the exporter's
+machine, as fp16 weights do, gets four times its own difference."""
 LOGIT_TOLERANCE = 1e-4
+"""Tolerance of the logits of a decoder without quantised matrices."""
 QUANTIZED_LOGIT_TOLERANCE = 5e-3
-"""Activations are rounded to int16 as well: 1.6e-4 with two layers of random weights, more with outliers."""
+"""Tolerance of the logits of a quantised decoder: its activations are rounded to int16, which costs 1.6e-4 with two
+layers of random weights, and more with outliers."""
 
 _VISION_STAGES = ("siglip_features", "projector_tokens", "eagle_tokens")
 
@@ -58,7 +65,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class _Vision:
-    """What the towers make of the picture."""
+    """What the vision components compute for the picture."""
 
     siglip_features: Floats  # (tiles, patches, C)
     projector_tokens: Floats  # (tiles, tokens, hidden)
@@ -67,7 +74,7 @@ class _Vision:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the decoder makes of the prompt."""
+    """What the decoder computes for the prompt."""
 
     siglip_tokens: int
     embeddings: Floats  # (L, hidden)
@@ -76,7 +83,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The picture, ready for the towers."""
+    """The picture as the towers take it."""
 
     options: GeometryOptions
     geometry: Geometry
@@ -93,15 +100,15 @@ def write_selftest(
     Args:
         checkpoint: Where the vision weights of the reference come from.
         directory: The bundle under construction, with vision/, decoder/ and tokenizer/.
-        quantized: Whether a matrix of the decoder is; it decides the tolerance on the logits.
-        progress: Called with the stage "selftest", the steps done and the steps in all.
+        quantized: Whether a matrix of the decoder is quantised, which decides the tolerance on the logits.
+        progress: Called with the stage "selftest", the number of finished steps and the number of all steps.
 
     Returns:
-        Relative error of the bundle's own vision graphs against torch on the picture, by stage.
+        The relative error of the bundle's own vision components against torch on the picture, by stage.
 
     Raises:
         CheckpointError: A tensor cannot be read.
-        ExportError: The bundle's vision graphs do not run.
+        ExportError: The bundle's vision components do not run.
         NumericError: A stage computes a NaN or an infinity.
         OSError: A file cannot be written.
     """
@@ -153,12 +160,12 @@ def renew_selftest(
         directory: The bundle under construction, with vision/, decoder/ and tokenizer/.
         config: The architecture of both bundles.
         previous: The bundle whose vision/ and tokenizer/ it has; the vision half of its self-test is kept.
-        quantized: Whether a matrix of the decoder is; it decides the tolerance on the logits.
-        progress: Called with the stage "selftest", the steps done and the steps in all.
+        quantized: Whether a matrix of the decoder is quantised, which decides the tolerance on the logits.
+        progress: Called with the stage "selftest", the number of finished steps and the number of all steps.
 
     Raises:
         BundleError: The previous self-test cannot be read.
-        ExportError: The bundle's vision graphs do not run.
+        ExportError: The bundle's vision components do not run.
         NumericError: A stage computes a NaN or an infinity.
         OSError: A file cannot be written.
     """
@@ -195,7 +202,7 @@ def _prepare(directory: Path, config: ModelConfig, policy: Policy) -> _Inputs:
 
 
 def _vision_by_torch(checkpoint: Checkpoint, inputs: _Inputs) -> _Vision:
-    # transformers takes seconds to import
+    # Imported here because transformers takes seconds to load.
     from valley2_edge.export.vision.torch_reference import load_eagle, load_projector, load_siglip
 
     with torch.inference_mode():
@@ -245,7 +252,7 @@ def _has_native_tower(directory: Path) -> bool:
 
 
 def _tolerances(errors: dict[SelfTestStage, float], quantized: bool, native: bool) -> dict[SelfTestStage, float]:
-    """Graphs compute the same everywhere; native towers round as the machine's instruction set does."""
+    """Graphs compute the same everywhere; native towers round differently with each instruction set."""
     tolerances = {stage: max(VISION_TOLERANCE, 4 * error) for stage, error in errors.items()}
     passed_on = max(tolerances.values()) if native else 0.0
     tolerances["input_embeddings"] = max(VISION_TOLERANCE, passed_on)
@@ -256,7 +263,7 @@ def _tolerances(errors: dict[SelfTestStage, float], quantized: bool, native: boo
 def _decode(
     directory: Path, inputs: _Inputs, found: _Vision, input_ids: list[int], on_layer: Callable[[int, int], None]
 ) -> _Answer:
-    """What torch makes of the bundle's own tokens and its dequantised decoder."""
+    """Runs the bundle's dequantised decoder in torch on the bundle's own picture tokens."""
     decoder = StoredDecoder(directory)
     picture_tokens = stitch_tiles(found.projector_tokens, inputs.geometry, inputs.options)  # (siglip tokens, hidden)
     siglip_tokens = len(picture_tokens)
@@ -269,7 +276,7 @@ def _decode(
 
 
 def _strided(vision: _Vision) -> dict[str, Floats]:
-    """The rows of the vision stages that a self-test keeps."""
+    """The rows of the vision stages that are stored in a self-test."""
     features, tokens = vision.siglip_features, vision.projector_tokens
     tensors = {
         "siglip_features": features.reshape(-1, features.shape[-1])[::TILE_STRIDE],

@@ -1,1 +1,1 @@
-"""Checkpoints with random weights and the released names and layout, for tests and measurements."""
+"""Makes checkpoints with random weights and the released names and layout, for tests and measurements."""

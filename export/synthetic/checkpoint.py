@@ -38,11 +38,11 @@ TOKENIZER_FILES = (
 )
 RELEASED_SHARD_BYTES = 5_000_000_000
 PIECE_ELEMENTS = 4_194_301
-"""A prime, so that the rows of no matrix repeat in step with it."""
+"""Number of elements that are made at a time: a prime, so that no matrix has rows that repeat in step with it."""
 BF16_BYTES = 2
 ALIGNMENT = 8
 OUTLIER_CHANNELS = 1000
-"""One channel in as many is an outlier."""
+"""One channel in this many is an outlier."""
 _OUTLIER_EXPONENT = 4
 _BF16_MANTISSA_BITS = 7
 
@@ -58,11 +58,11 @@ def small_config(
     """A Valley2 for demos and tests: the released head sizes and patch map, hardly any layers.
 
     Args:
-        projector: One of the three.
-        eagle: Whether it has the Eagle tower.
-        tied: Whether the output head is the embedding matrix.
-        vocab_size: Rows of the embedding matrix, at least the tokenizer's.
-        stop_tokens: Numbers of the tokens that end an answer.
+        projector: The type of the projector.
+        eagle: Whether the model has the Eagle tower.
+        tied: Whether the output matrix is the embedding table.
+        vocab_size: Rows of the embedding table, at least as many as the tokenizer has entries.
+        stop_tokens: Ids of the tokens that end an answer.
     """
     size, siglip = 256, SiglipConfig(hidden_size=144, num_attention_heads=2, num_hidden_layers=2, intermediate_size=272)
     return ModelConfig(
@@ -110,14 +110,14 @@ def write_synthetic_checkpoint(
     layers, and so do rows of `up_proj`, whose channels are the inputs of `down_proj`.
 
     Args:
-        directory: Is made; must not hold a checkpoint yet.
+        directory: The directory, which is made and must not hold a checkpoint yet.
         config: The architecture.
         tokenizer: A directory with tokenizer files, which are copied.
-        seed: Another seed gives other weights.
-        shard_bytes: A shard is closed before it would become larger; one file without an index when all fits in one.
+        seed: Seed of the weights.
+        shard_bytes: Largest size of a shard; when everything fits in one file there is no index.
         pooling_head: Whether to write SigLIP's unused pooling head, as the release does.
         outliers: Whether some channels of the decoder are far larger than the rest.
-        progress: Called with "checkpoint", the bytes written and all bytes.
+        progress: Called with "checkpoint", the number of bytes written and the number of all bytes.
 
     Raises:
         CheckpointError: The directory holds a checkpoint already, or the tokenizer is not there.
@@ -134,7 +134,7 @@ def write_synthetic_checkpoint(
     shapes = required_tensors(config) | (pooling_head_tensors(config.siglip) if pooling_head else {})
     pieces = partial(_random_pieces, seed=seed, outliers=outliers)
     _write_shards(directory, _cut(shapes, shard_bytes), pieces, progress or no_progress)
-    # The config comes last: a directory with a config is complete
+    # The config comes last: a directory with a config is complete.
     write_config_files(directory, config)
 
 
@@ -155,7 +155,11 @@ def write_config_files(directory: Path, config: ModelConfig) -> None:
 
 
 def released_config(config: ModelConfig) -> dict[str, Any]:
-    """The content of config.json, with the keys of the release (docs/valley2.md, "config.json")."""
+    """The content of config.json, with the keys of the release (docs/valley2.md, "config.json").
+
+    Args:
+        config: The architecture.
+    """
     picture, projector = config.picture, config.projector
     return config.decoder.model_dump() | {
         "anyres": picture.anyres,
@@ -272,7 +276,7 @@ def _random_pieces(name: str, shape: Shape, *, seed: int, outliers: bool) -> Ite
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
     mean, deviation = _distribution(name, shape)
-    # 16 random bits choose a quantile: several times faster than drawing from the normal distribution
+    # 16 random bits choose a quantile, which is several times faster than drawing from the normal distribution.
     table = _bf16_bits(_normal_quantiles() * np.float32(deviation) + np.float32(mean))
     rows = _outlier_rows(name, shape[0], seed) if outliers else []
     width, total = prod(shape[1:]), prod(shape)
@@ -280,7 +284,7 @@ def _random_pieces(name: str, shape: Shape, *, seed: int, outliers: bool) -> Ite
         count = min(total - start, PIECE_ELEMENTS)
         piece = table[np.frombuffer(generator.bytes(2 * count), np.uint16)]
         for row in rows:
-            # A power of two is an addition to the exponent
+            # Multiplying by a power of two adds to the exponent.
             piece[max(0, row * width - start) : max(0, (row + 1) * width - start)] += np.uint16(
                 _OUTLIER_EXPONENT << _BF16_MANTISSA_BITS
             )
@@ -288,7 +292,7 @@ def _random_pieces(name: str, shape: Shape, *, seed: int, outliers: bool) -> Ite
 
 
 def _outlier_rows(name: str, count: int, seed: int) -> list[int]:
-    """The rows of a tensor that make outlier channels; the same for all tensors of so many rows."""
+    """The rows of a tensor that make outlier channels; they are the same for all tensors with as many rows."""
     if not name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight", "mlp.up_proj.weight")):
         return []
     digest = hashlib.sha256(f"{seed}:outliers of {count}".encode()).digest()
@@ -310,7 +314,7 @@ def _bf16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _distribution(name: str, shape: Shape) -> tuple[float, float]:
-    """(mean, standard deviation)."""
+    """Mean and standard deviation of a tensor's weights."""
     if len(shape) == 1:
         is_scale = "norm" in name or name.endswith(("merger.ln_q.weight", "mm_projector.mlp.1.weight"))
         return (1.0, 0.1) if is_scale and name.endswith("weight") else (0.0, 0.02)

@@ -1,4 +1,4 @@
-"""Tokenizer files with the released layout of ids, made on the spot for synthetic checkpoints."""
+"""Writes tokenizer files with the released layout of ids for synthetic checkpoints."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from valley2_edge.tokenizer import SPLIT_PATTERN
 
 RELEASED_BASE_SIZE = 151_643
-"""Entries of Qwen2.5's base vocabulary; the special tokens follow it."""
+"""Number of entries of Qwen2.5's base vocabulary; the special tokens follow it."""
 
-# docs/valley2.md, "Tokenizer": the first group is Qwen2.5's, the second Valley2's; True: special.
+# Each token's text, and whether it is special: first Qwen2.5's, then Valley2's (docs/valley2.md, "Tokenizer").
 _ADDED_TOKENS = (
     *((text, True) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
     *((f"<|{name}_{end}|>", True) for name in ("object_ref", "box", "quad", "vision") for end in ("start", "end")),
@@ -27,7 +27,7 @@ _ADDED_TOKENS = (
 )
 
 ADDED_TOKEN_COUNT = len(_ADDED_TOKENS)
-"""36: the vocabulary of a checkpoint is this much larger than the tokenizer's base."""
+"""The vocabulary of a checkpoint is larger than the tokenizer's base by this many entries: 36."""
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -43,7 +43,7 @@ def write_tokenizer(directory: Path, base_size: int = RELEASED_BASE_SIZE) -> tup
 
     Args:
         directory: An existing directory.
-        base_size: Entries before the special tokens, at least 256.
+        base_size: Number of entries before the special tokens, at least 256.
 
     Returns:
         The ids of `<|im_end|>` and `<|endoftext|>`, the stop tokens.
@@ -63,9 +63,9 @@ class BaseVocabulary:
     """A byte-level BPE without its special tokens."""
 
     symbols: list[str]
-    """Of every entry, in the order of their ids."""
+    """The symbol of every entry, in the order of the ids."""
     merges: list[tuple[str, str]]
-    """In order of preference."""
+    """The pairs of symbols that are merged, in order of preference."""
 
 
 def write_tokenizer_files(directory: Path, base: BaseVocabulary) -> tuple[int, tuple[int, int]]:
@@ -73,10 +73,10 @@ def write_tokenizer_files(directory: Path, base: BaseVocabulary) -> tuple[int, t
 
     Args:
         directory: An existing directory.
-        base: What stands before the special tokens.
+        base: The vocabulary before the special tokens.
 
     Returns:
-        Entries with the special tokens, and the ids of `<|im_end|>` and `<|endoftext|>`.
+        The number of entries with the special tokens, and the ids of `<|im_end|>` and `<|endoftext|>`.
 
     Raises:
         OSError: The files cannot be written.
@@ -89,14 +89,14 @@ def write_tokenizer_files(directory: Path, base: BaseVocabulary) -> tuple[int, t
 
 
 def byte_symbols() -> list[str]:
-    """The printable stand-in of each byte in the byte-level alphabet (GPT-2), in the order of the bytes."""
+    """The printable characters that stand for the bytes in GPT-2's byte-level alphabet, in the order of the bytes."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
     stand_ins = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(stand_ins)) for byte in range(256)]
 
 
 def _merges() -> Iterator[tuple[str, str]]:
-    """Merges without end: a letter or a space, then one more letter at a time, shortest words first."""
+    """An endless sequence of merges: a letter or a space, then one more letter at a time, the shortest words first."""
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["Ġ", *letters, *letters.upper()]
     while True:

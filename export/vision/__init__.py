@@ -1,1 +1,1 @@
-"""The vision half of a bundle: SigLIP, the projector and Eagle, as ONNX graphs or in native files."""
+"""Makes the vision half of a bundle: SigLIP, the projector and Eagle, as ONNX graphs or as native files."""

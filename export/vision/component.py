@@ -1,4 +1,4 @@
-"""Exports a vision component to ONNX or to a native tower, then checks it against torch on the spot."""
+"""Exports a vision component to an ONNX graph or a native tower, and compares the result with torch."""
 
 from __future__ import annotations
 
@@ -38,11 +38,13 @@ from valley2_edge.runtime.vision.engine import NATIVE_SUFFIX, ComponentName
 from valley2_edge.runtime.vision.native_engine import NativeEngine
 
 LARGEST_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 1e-1}
-"""Norm of the difference over norm of the reference; more fails the export."""
+"""Largest relative error that an export accepts: norm of the difference over norm of the reference."""
 TILE_COUNTS = (1, 2)
+"""Numbers of tiles in the inputs of the comparison."""
 EAGLE_GRIDS = ((2, 2), (14, 22))
-"""(rows, columns) of patches: less than a block of queries, and more than one."""
+"""Rows and columns of patches in the inputs of the comparison: less than one block of queries, and more than one."""
 SEED = 20250905
+"""Seed of the inputs of the comparison."""
 
 Inputs = dict[str, NDArray[Any]]
 Array = NDArray[np.float32]
@@ -66,10 +68,11 @@ def export_vision(
         checkpoint: Where the weights come from.
         component: "siglip", "projector" or "eagle".
         directory: The bundle under construction; `vision` is made in it.
-        precision: fp16 and fp32 are graphs for ONNX Runtime, which computes in float32 with both; int8 and bf16 are
+        precision: fp16 and fp32 make graphs for ONNX Runtime, which computes in float32 with both; int8 and bf16 make
             towers of the native core.
-        progress: Called with the component's stage, the steps done and all steps.
-        as_graph: The projector is a graph in this very precision; int8 weights have a scale for each channel.
+        progress: Called with the component's stage, the number of finished steps and the number of all steps.
+        as_graph: Whether the projector becomes a graph in exactly this precision; int8 weights then have a scale for
+            each channel.
 
     Returns:
         The component's entry in the manifest.
@@ -94,7 +97,7 @@ def export_vision(
     if not native:
         onnx.checker.check_model(str(path), full_check=True)
     error = relative_error(checkpoint, component, path, report)
-    # Written so that a NaN fails as well
+    # Written so that a NaN fails as well.
     if not error <= LARGEST_ERROR[precision]:
         raise ExportError(
             f"{path.name} in {precision} differs from torch by {error:.2e}, more than {LARGEST_ERROR[precision]:.0e}."
@@ -105,7 +108,16 @@ def export_vision(
 
 
 def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path, progress: Progress) -> float:
-    """Largest relative error of a graph against torch over the check's inputs.
+    """Compares a finished component with torch on random inputs of several shapes.
+
+    Args:
+        checkpoint: Where the weights of the torch reference come from.
+        component: "siglip", "projector" or "eagle".
+        path: The graph or the native tower.
+        progress: Called after every run of the reference and of the component.
+
+    Returns:
+        The largest norm of the difference over the norm of the reference's output.
 
     Raises:
         CheckpointError: A tensor cannot be read.
@@ -120,7 +132,7 @@ def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path,
     for inputs in cases:
         expected.append(reference(inputs))
         progress(f"{component}: check", len(expected), steps)
-    # The reference's weights go before ONNX Runtime takes its own
+    # The reference's weights are freed before ONNX Runtime loads its own.
     del reference
     gc.collect()
     run = open_component(path, component, checkpoint.config)
@@ -134,14 +146,19 @@ def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path,
 
 
 def is_native(precision: VisionPrecision) -> TypeGuard[TowerPrecision]:
-    """Whether weights of this precision are multiplied by the native core."""
+    """Whether a component in this precision is a tower of the native core, and not a graph."""
     return precision in ("int8", "bf16")
 
 
 def stored_precision(config: ModelConfig, component: ComponentName, precision: VisionPrecision) -> VisionPrecision:
-    """The precision that a component really gets.
+    """The precision in which a component is really stored.
 
-    A native projector is bf16 always, and one that the native core does not know becomes a graph in fp16.
+    A native projector is always bf16, and a projector that the native core does not know becomes a graph in fp16.
+
+    Args:
+        config: The architecture.
+        component: "siglip", "projector" or "eagle".
+        precision: The precision that was asked for.
     """
     if component != "projector" or not is_native(precision):
         return precision
@@ -150,6 +167,14 @@ def stored_precision(config: ModelConfig, component: ComponentName, precision: V
 
 def open_component(path: Path, component: ComponentName, config: ModelConfig) -> Callable[[Inputs], Array]:
     """Opens a finished component for the exporter's own checks.
+
+    Args:
+        path: The graph or the native tower.
+        component: "siglip", "projector" or "eagle".
+        config: The architecture.
+
+    Returns:
+        A function from the inputs by name to the output, float32.
 
     Raises:
         ExportError: ONNX Runtime does not take the graph.
@@ -163,7 +188,16 @@ def open_component(path: Path, component: ComponentName, config: ModelConfig) ->
 
 
 def block_positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:
-    """(rows * columns, 2): row and column of each patch, block after block (docs/valley2.md, "Eagle branch")."""
+    """The place of each patch, block after block (docs/valley2.md, "Eagle branch").
+
+    Args:
+        rows: Rows of patches, a multiple of `merge`.
+        columns: Columns of patches, a multiple of `merge`.
+        merge: Rows and columns of the block of patches that becomes one token.
+
+    Returns:
+        (rows * columns, 2): row and column.
+    """
     grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
     blocks = grid.reshape(rows // merge, merge, columns // merge, merge, 2).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(blocks.reshape(-1, 2), dtype=np.int64)
@@ -224,7 +258,7 @@ def _eagle(config: ModelConfig) -> EagleConfig:
 
 
 def _cases(config: ModelConfig, component: ComponentName) -> Iterator[Inputs]:
-    """Random inputs of the range that pictures have, the same on every machine."""
+    """Random inputs in the range that pictures have, the same on every machine."""
     random = np.random.default_rng(SEED)
     if component == "eagle":
         eagle = _eagle(config)
@@ -244,7 +278,7 @@ def _cases(config: ModelConfig, component: ComponentName) -> Iterator[Inputs]:
 
 
 def _reference(checkpoint: Checkpoint, component: ComponentName) -> Callable[[Inputs], Array]:
-    # transformers takes seconds to import, and a graph can be written without it
+    # Imported here because transformers takes seconds to load, and a graph can be written without it.
     from valley2_edge.export.vision.torch_reference import load_eagle, load_projector, load_siglip
 
     if component == "eagle":

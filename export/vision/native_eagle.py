@@ -1,4 +1,4 @@
-"""The Eagle tower and its merger as a native tower's file (docs/valley2.md, "Eagle tower")."""
+"""Writes the Eagle tower and its merger as a native tower's file (docs/valley2.md, "Eagle tower")."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from valley2_edge.export.vision.native_layers import (
 
 
 def write_native_eagle(weights: Weights, config: EagleConfig, path: Path, precision: TowerPrecision) -> None:
-    """Writes the tower: `patches` (patches, 588) and `positions` (patches, 2) to `tokens` (patches / 4, hidden).
+    """Writes the tower.
+
+    It maps `patches` (patches, 588) and `positions` (patches, 2) to `tokens` (patches / 4, hidden).
+
+    Args:
+        weights: Reads the checkpoint.
+        config: The tower's sizes.
+        path: The file.
+        precision: Precision of the matrices.
 
     Raises:
         CheckpointError: A tensor cannot be read.
@@ -30,7 +38,7 @@ def write_native_eagle(weights: Weights, config: EagleConfig, path: Path, precis
 
 
 def eagle_parts(weights: Weights, config: EagleConfig, precision: TowerPrecision) -> list[Part]:
-    """Everything in the tower's file, in order."""
+    """The parts of the tower's file, in their order."""
     parts = [_embedding(weights, config)]
     for index in range(config.depth):
         source = _layer_source(weights, f"{EAGLE_PREFIX}blocks.{index}.")
@@ -40,9 +48,9 @@ def eagle_parts(weights: Weights, config: EagleConfig, precision: TowerPrecision
 
 
 def _embedding(weights: Weights, config: EagleConfig) -> Part:
-    """Patches are 8-bit numbers already, and the matrix is a twentieth of a layer: it stays bf16.
+    """The patch embedding in bf16: its inputs are 8-bit numbers already, and it is a twentieth of a layer.
 
-    A picture's temporal slices are equal, but the sum of their weights would have more digits than bf16 has.
+    The temporal slices of a picture are equal, but a sum of their weights would have more digits than bf16 has.
     """
     patch = PICTURE_CHANNELS * config.patch_size**2
     matrix = MatrixPlan("patch_embedding", "bf16", config.embed_dim, config.temporal_patch_size * patch, bias=False)

@@ -1,4 +1,4 @@
-"""What a native tower's file is made of: parts that are read, rounded and written one after the other."""
+"""Writes the file of a native tower: parts that are read, rounded and written one after the other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class MatrixPlan:
     bias: bool
 
     def tensors(self) -> list[TensorPlan]:
-        """The tensors that it becomes."""
+        """The tensors that the matrix becomes in the file."""
         padded = (-(-self.outputs // PANEL) * PANEL,)
         if self.precision == "bf16":
             plan = [TensorPlan(f"{self.name}.weight", "BF16", panel_shape(self.outputs, self.columns, 2))]
@@ -50,15 +50,18 @@ class MatrixPlan:
         return [*plan, TensorPlan(f"{self.name}.bias", "F32", padded)] if self.bias else plan
 
     def entry(self) -> dict[str, object]:
-        """Its entry in the file's metadata."""
+        """The entry of the matrix in the file's metadata."""
         return {"precision": self.precision, "rows": self.outputs, "columns": self.columns}
 
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Tensors:
-        """Its tensors.
+        """Rounds and packs the matrix.
 
         Args:
             weight: (outputs, columns), any float dtype.
-            bias: (outputs,); None where the plan has none.
+            bias: (outputs,), or None where the plan has no bias.
+
+        Returns:
+            The tensors of `tensors`, by name.
 
         Raises:
             ExportError: A number is a NaN or an infinity, or the shape is not the planned one.
@@ -79,7 +82,7 @@ class MatrixPlan:
 
 @dataclass(frozen=True)
 class Part:
-    """Tensors that are made together."""
+    """Tensors of a tower that are made in one go."""
 
     tensors: Sequence[TensorPlan]
     matrices: Sequence[MatrixPlan]
@@ -87,12 +90,21 @@ class Part:
 
 
 def vector_plan(name: str, *shape: int) -> TensorPlan:
-    """A vector, or rows of vectors, padded to multiples of 32."""
+    """The plan of a float32 vector, or of rows of vectors, whose last axis is padded to a multiple of 32.
+
+    Args:
+        name: The tensor's name.
+        shape: The shape before padding.
+    """
     return TensorPlan(name, "F32", (*shape[:-1], -(-shape[-1] // PANEL) * PANEL))
 
 
 def padded_vector(name: str, values: torch.Tensor) -> torch.Tensor:
-    """Values as the file holds them.
+    """A vector as the file holds it: float32, padded with zeros to a multiple of 32.
+
+    Args:
+        name: The tensor's name, for messages.
+        values: (..., width), any float dtype.
 
     Raises:
         ExportError: A number is a NaN or an infinity.
@@ -107,8 +119,8 @@ def write_tower(path: Path, tower: str, config: dict[str, Any], parts: Sequence[
     Args:
         path: The file.
         tower: "siglip", "projector" or "eagle".
-        config: Sizes that the kernels need.
-        parts: In the order of the file.
+        config: The sizes that the kernels need.
+        parts: The parts, in the order of the file.
 
     Raises:
         CheckpointError: A tensor cannot be read.
@@ -130,6 +142,6 @@ def write_tower(path: Path, tower: str, config: dict[str, Any], parts: Sequence[
 
 
 def _check_finite(name: str, values: torch.Tensor) -> None:
-    # A NaN is its own minimum and maximum
+    # A tensor with a NaN has it as its minimum and maximum.
     if not all(bool(torch.isfinite(extreme)) for extreme in values.float().aminmax()):
         raise ExportError(f"The tensor {name} holds a NaN or an infinity.")

@@ -1,4 +1,4 @@
-"""The transformer layers of the native towers, as parts of their files."""
+"""Makes the transformer layers of the native towers as parts of their files."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ class Norm:
     """A LayerNorm of the checkpoint."""
 
     weight: torch.Tensor
+    """(channels,) float32."""
     bias: torch.Tensor
+    """(channels,) float32."""
 
 
 @dataclass(frozen=True)
 class LayerSource:
-    """How to read one layer of a checkpoint."""
+    """Functions that read the tensors of one layer of a checkpoint."""
 
     norm1: Callable[[], Norm]
     qkv: Callable[[], Linear]
-    """Rows of the queries, the keys, the values."""
+    """The rows of the queries, then of the keys, then of the values."""
     output: Callable[[], Linear]
     norm2: Callable[[], Norm]
     up: Callable[[], Linear]
@@ -45,7 +47,12 @@ class LayerSource:
 
 
 def read_linear(weights: Weights, *sources: str) -> Linear:
-    """One matrix, or several with their rows one below the other."""
+    """Reads one matrix, or several and puts their rows one below the other.
+
+    Args:
+        weights: Reads the checkpoint.
+        sources: Prefixes of the tensors in the checkpoint.
+    """
     return Linear(
         torch.cat([weights.read(f"{source}.weight").float() for source in sources]),
         torch.cat([weights.read(f"{source}.bias").float() for source in sources]),
@@ -53,7 +60,12 @@ def read_linear(weights: Weights, *sources: str) -> Linear:
 
 
 def read_norm(weights: Weights, source: str) -> Norm:
-    """One LayerNorm."""
+    """Reads one LayerNorm.
+
+    Args:
+        weights: Reads the checkpoint.
+        source: Prefix of the tensors in the checkpoint.
+    """
     return Norm(weights.read(f"{source}.weight").float(), weights.read(f"{source}.bias").float())
 
 
@@ -61,11 +73,11 @@ def layer_parts(index: int, source: LayerSource, width: int, middle: int, precis
     """The parts of one layer.
 
     Args:
-        index: Of the layer.
-        source: Reads its tensors.
-        width: Channels of a token.
-        middle: Channels inside the MLP.
-        precision: Of its matrices.
+        index: Number of the layer.
+        source: Reads the layer's tensors.
+        width: Number of channels of a token.
+        middle: Number of channels inside the MLP.
+        precision: Precision of the layer's matrices.
     """
     name = f"layers.{index}."
     qkv = MatrixPlan(name + "qkv", precision, 3 * width, width, bias=True)
@@ -100,12 +112,22 @@ def layer_parts(index: int, source: LayerSource, width: int, middle: int, precis
 
 
 def norm_plan(name: str, width: int) -> list[TensorPlan]:
-    """The tensors of a LayerNorm."""
+    """The plan of a LayerNorm's tensors.
+
+    Args:
+        name: Prefix of the tensors.
+        width: Number of channels.
+    """
     return [vector_plan(f"{name}.weight", width), vector_plan(f"{name}.bias", width)]
 
 
 def norm_tensors(name: str, norm: Norm) -> Tensors:
-    """A LayerNorm as the file holds it."""
+    """The tensors of a LayerNorm as the file holds them.
+
+    Args:
+        name: Prefix of the tensors.
+        norm: The LayerNorm.
+    """
     return {
         f"{name}.weight": padded_vector(f"{name}.weight", norm.weight),
         f"{name}.bias": padded_vector(f"{name}.bias", norm.bias),
@@ -120,7 +142,7 @@ def _normed(norm: Norm, linear: Linear, precision: TowerPrecision) -> tuple[Norm
 
 
 def _balanced(qkv: Linear, output: Linear, width: int) -> tuple[Linear, Linear]:
-    """Value channels of even size: attention sums them over tokens, so that a factor passes through it."""
+    """Makes the value channels equally large: attention sums them over tokens, so a factor passes through it."""
     values, bias = qkv.weight[2 * width :], qkv.bias[2 * width :]
     factor = balance(values, bias, output.weight)
     weight = torch.cat([qkv.weight[: 2 * width], values / factor[:, None]])

@@ -1,4 +1,4 @@
-"""The panels of the native vision towers' matrices, and their rounding (docs/bundle.md, "Native vision towers")."""
+"""Rounds and packs the matrices of the native vision towers (docs/bundle.md, "Native vision towers")."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 PANEL = 32
-"""Outputs of a panel."""
+"""Number of outputs in a panel; the core has the same number as VISION_PANEL."""
 BYTES_PER_WORD = 4
 LARGEST_INT8 = 127
 
@@ -22,7 +22,7 @@ class RoundedMatrix:
     """(outputs,) float32."""
 
     def dequantized(self) -> torch.Tensor:
-        """(outputs, columns) float32."""
+        """The weights that the matrix stands for, (outputs, columns) float32."""
         return self.q.float() * self.scales[:, None]
 
 
@@ -39,7 +39,7 @@ def round_matrix(weight: torch.Tensor) -> RoundedMatrix:
 
 
 def round_activations(rows: torch.Tensor) -> torch.Tensor:
-    """What the kernels make of activations: 256 even steps for each row, between its least and its largest value.
+    """Rounds activations as the kernels do: 256 equal steps for each row, from its smallest to its largest value.
 
     Args:
         rows: (rows, columns) float32.
@@ -55,22 +55,46 @@ def round_activations(rows: torch.Tensor) -> torch.Tensor:
 
 
 def pad_rows(values: torch.Tensor) -> torch.Tensor:
-    """Zeros behind the last axis up to a multiple of 32."""
+    """Pads the last axis with zeros to a multiple of 32.
+
+    Args:
+        values: (..., width).
+    """
     return torch.nn.functional.pad(values, (0, -values.shape[-1] % PANEL))
 
 
 def pack_int8(q: torch.Tensor) -> torch.Tensor:
-    """(outputs, columns) int8 to (panels, ceil(columns / 4), 32, 4) uint8, two's complement."""
+    """Packs an int8 matrix into panels.
+
+    Args:
+        q: (outputs, columns) int8.
+
+    Returns:
+        (panels, ceil(columns / 4), 32, 4) uint8, two's complement.
+    """
     return _as_panels(q, BYTES_PER_WORD).view(torch.uint8)
 
 
 def pack_bf16(weight: torch.Tensor) -> torch.Tensor:
-    """(outputs, columns) bfloat16 to (panels, ceil(columns / 2), 32, 2)."""
+    """Packs a bfloat16 matrix into panels.
+
+    Args:
+        weight: (outputs, columns) bfloat16.
+
+    Returns:
+        (panels, ceil(columns / 2), 32, 2) bfloat16.
+    """
     return _as_panels(weight, 2)
 
 
 def panel_shape(outputs: int, columns: int, per_word: int) -> tuple[int, int, int, int]:
-    """Shape of the panels of a matrix."""
+    """The shape of the panels of a matrix.
+
+    Args:
+        outputs: Rows of the matrix.
+        columns: Columns of the matrix.
+        per_word: Columns that lie side by side in a word.
+    """
     return -(-outputs // PANEL), -(-columns // per_word), PANEL, per_word
 
 

@@ -1,4 +1,4 @@
-"""The ovis_conv_adapter projector as a native tower's file (docs/valley2.md, "Projector")."""
+"""Writes the ovis_conv_adapter projector as a native tower's file (docs/valley2.md, "Projector")."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, wr
 from valley2_edge.export.vision.native_layers import norm_plan, norm_tensors, read_norm
 
 NATIVE_PROJECTOR = "ovis_conv_adapter"
-"""The type that the native core computes."""
+"""The type of projector that the native core computes."""
 
 
 def write_native_projector(weights: Weights, config: ProjectorConfig, siglip: SiglipConfig, path: Path) -> None:
-    """Writes the tower: `features` (tiles, patches, channels) to `tokens` (tiles, side * side, hidden).
+    """Writes the tower, which maps `features` (tiles, patches, channels) to `tokens` (tiles, side * side, hidden).
 
-    All of it is bf16, beside towers in int8 as well: scores go through an exponential, probabilities span many orders
+    All of it is bf16, even when the towers are int8: scores go through an exponential, probabilities span many orders
     of magnitude, and the whole is a tenth of the tower before it.
+
+    Args:
+        weights: Reads the checkpoint.
+        config: The projector's sizes.
+        siglip: The sizes of the tower that makes the features.
+        path: The file.
 
     Raises:
         CheckpointError: A tensor cannot be read.
@@ -33,14 +39,14 @@ def write_native_projector(weights: Weights, config: ProjectorConfig, siglip: Si
 
 
 def projector_parts(weights: Weights, config: ProjectorConfig) -> list[Part]:
-    """Everything in the tower's file, in order."""
+    """The parts of the tower's file, in their order."""
     inputs, entries = config.input_size, config.mlp_hidden_dim
     convolution = MatrixPlan("convolution", "bf16", inputs, CONV_SIDE**2 * inputs, bias=True)
     scores = MatrixPlan("vocabulary", "bf16", entries, inputs, bias=False)
     mixture = MatrixPlan("mixture", "bf16", config.output_size, entries, bias=False)
 
     def make_convolution() -> Tensors:
-        # (outputs, inputs, y, x) to (outputs, y, x, inputs): a patch's channels lie together
+        # (outputs, inputs, y, x) to (outputs, y, x, inputs): the channels of a place are neighbours
         kernel = weights.read(PROJECTOR_PREFIX + "conv.weight").permute(0, 2, 3, 1).reshape(inputs, -1)
         return convolution.pack(kernel, weights.read(PROJECTOR_PREFIX + "conv.bias"))
 

@@ -1,4 +1,4 @@
-"""The SigLIP tower as a native tower's file (docs/valley2.md, "SigLIP")."""
+"""Writes the SigLIP tower as a native tower's file (docs/valley2.md, "SigLIP")."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ from valley2_edge.export.vision.native_layers import (
 
 
 def write_native_siglip(weights: Weights, config: SiglipConfig, path: Path, precision: TowerPrecision) -> None:
-    """Writes the tower: `tiles` (tiles, 3, image, image) to `features` (tiles, patches, hidden).
+    """Writes the tower, which maps `tiles` (tiles, 3, image, image) to `features` (tiles, patches, hidden).
+
+    Args:
+        weights: Reads the checkpoint.
+        config: The tower's sizes.
+        path: The file.
+        precision: Precision of the matrices.
 
     Raises:
         CheckpointError: A tensor cannot be read.
@@ -38,7 +44,7 @@ def write_native_siglip(weights: Weights, config: SiglipConfig, path: Path, prec
 
 
 def siglip_parts(weights: Weights, config: SiglipConfig, precision: TowerPrecision) -> list[Part]:
-    """Everything in the tower's file, in order."""
+    """The parts of the tower's file, in their order."""
     parts = [_embeddings(weights, config)]
     for index in range(config.num_hidden_layers):
         source = _layer_source(weights, f"{SIGLIP_PREFIX}encoder.layers.{index}.")
@@ -54,7 +60,7 @@ def siglip_parts(weights: Weights, config: SiglipConfig, precision: TowerPrecisi
 
 
 def _embeddings(weights: Weights, config: SiglipConfig) -> Part:
-    """A tile's pixels are 8-bit numbers already, and the matrix is a twentieth of a layer: it stays bf16."""
+    """The patch embedding in bf16: its inputs are 8-bit numbers already, and it is a twentieth of a layer."""
     columns, patches = PICTURE_CHANNELS * config.patch_size**2, config.patches_per_side**2
     matrix = MatrixPlan("patch_embedding", "bf16", config.hidden_size, columns, bias=True)
     positions = "position_embedding"

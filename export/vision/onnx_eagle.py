@@ -1,4 +1,4 @@
-"""The Eagle tower and its merger as an ONNX graph (docs/valley2.md, "Eagle tower")."""
+"""Writes the Eagle tower and its merger as an ONNX graph (docs/valley2.md, "Eagle tower")."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from valley2_edge.export.onnx.graph import Graph
 from valley2_edge.precisions import VisionPrecision
 
 BLOCK = 128
-"""Queries of a block."""
+"""Number of queries in a block of attention; the core's memory plan has the same number."""
 QUICK_GELU_SLOPE = 1.702
 
 
 def write_eagle(weights: Weights, config: EagleConfig, path: Path, precision: VisionPrecision) -> None:
-    """Writes the graph of one picture.
+    """Writes the graph, which encodes one picture.
 
-    `patches` (patches, 588) float32, in [channel, y, x] order inside a patch and block order among patches, and
+    It maps `patches` (patches, 588) float32, in [channel, y, x] order inside a patch and block order among patches, and
     `positions` (patches, 2) int64, the row and column of each patch, to `tokens` (patches / 4, hidden) float32.
+
+    Args:
+        weights: Reads the checkpoint.
+        config: The tower's sizes.
+        path: The graph's file.
+        precision: Precision of the matrices.
 
     Raises:
         CheckpointError: A tensor cannot be read.
@@ -36,7 +42,7 @@ def write_eagle(weights: Weights, config: EagleConfig, path: Path, precision: Vi
         positions = graph.input("positions", TensorProto.INT64, ("patches", 2))
         blocks = free_blocks(graph, positions, BLOCK)
         rotation = _rotation(graph, positions, config)
-        # (embed, 3, temporal, y, x): a picture's temporal slices are equal, so their weights are summed
+        # (embed, 3, temporal, y, x). The temporal slices of a picture are equal, so their weights are summed.
         kernel = weights.read(EAGLE_PREFIX + "patch_embed.proj.weight").float().sum(dim=2)
         matrix = graph.matrix("patch_embed.weight", kernel.reshape(config.embed_dim, patch_size).t())
         value = graph.node("MatMul", [patches, matrix], "patch_embed")

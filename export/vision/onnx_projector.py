@@ -1,4 +1,4 @@
-"""The three projectors as ONNX graphs (docs/valley2.md, "Projector")."""
+"""Writes the three kinds of projector as ONNX graphs (docs/valley2.md, "Projector")."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from valley2_edge.precisions import VisionPrecision
 def write_projector(
     weights: Weights, config: ProjectorConfig, siglip: SiglipConfig, path: Path, precision: VisionPrecision
 ) -> None:
-    """Writes the graph: `features` (tiles, patches, channels) float32 to `tokens` (tiles, side * side, hidden) float32.
+    """Writes the graph.
+
+    It maps `features` (tiles, patches, channels) float32 to `tokens` (tiles, side * side, hidden) float32.
+
+    Args:
+        weights: Reads the checkpoint.
+        config: The projector's sizes.
+        siglip: The sizes of the tower that makes the features.
+        path: The graph's file.
+        precision: Precision of the matrices.
 
     Raises:
         CheckpointError: A tensor cannot be read.
@@ -30,7 +39,7 @@ def write_projector(
         if config.type == "ovis_conv_adapter":
             tokens = _ovis(graph, weights, features, side, config)
         elif config.type == "conv_adapter":
-            # The convolution comes last here, first in ovis_conv_adapter
+            # The convolution comes last here; in ovis_conv_adapter it comes first.
             tokens = _convolution(graph, weights, _mlp(graph, weights, features), side, config.output_size)
         else:
             tokens = _mlp(graph, weights, _pixel_shuffle(graph, features, side, config))

@@ -1,4 +1,4 @@
-"""The SigLIP tower as an ONNX graph (docs/valley2.md, "SigLIP")."""
+"""Writes the SigLIP tower as an ONNX graph (docs/valley2.md, "SigLIP")."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ from valley2_edge.export.onnx.graph import Graph
 from valley2_edge.precisions import VisionPrecision
 
 LARGEST_BLOCK = 243
-"""Queries of a block: 729 patches are three of them."""
+"""Largest number of queries in a block of attention: 729 patches are three blocks. The core's memory plan has
+the same number."""
 
 
 def write_siglip(weights: Weights, config: SiglipConfig, path: Path, precision: VisionPrecision) -> None:
-    """Writes the graph: `tiles` (tiles, 3, image, image) float32 to `features` (tiles, patches, hidden) float32.
+    """Writes the graph.
 
-    The output is the post layer norm of the last layer. There is no class token and no pooling head.
+    It maps `tiles` (tiles, 3, image, image) float32 to `features` (tiles, patches, hidden) float32. The output is the
+    post layer norm of the last layer. There is no class token and no pooling head.
+
+    Args:
+        weights: Reads the checkpoint.
+        config: The tower's sizes.
+        path: The graph's file.
+        precision: Precision of the matrices.
 
     Raises:
         CheckpointError: A tensor cannot be read.
@@ -48,7 +56,7 @@ def _embeddings(graph: Graph, weights: Weights, tiles: str, config: SiglipConfig
     patch = config.patch_size
     kernel = graph.matrix("patch_embedding.weight", weights.read(source + "patch_embedding.weight"))
     bias = graph.vector("patch_embedding.bias", weights.read(source + "patch_embedding.bias"))
-    # (tiles, hidden, side, side); the last 6 of 384 pixels are never seen
+    # (tiles, hidden, side, side); the last 6 of 384 pixels are never used
     patches = graph.node(
         "Conv", [tiles, kernel, bias], "patch_embedding", kernel_shape=[patch, patch], strides=[patch, patch]
     )
@@ -78,7 +86,7 @@ def _attention(
 ) -> str:
     heads, head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     parts = ("q_proj", "k_proj", "v_proj")
-    # One product for the three: (3 * hidden, hidden)
+    # One product for queries, keys and values: (3 * hidden, hidden)
     weight = torch.cat([weights.read(f"{source}{part}.weight") for part in parts])
     bias = torch.cat([weights.read(f"{source}{part}.bias") for part in parts])
     joined = linear_of(graph, value, name + ".qkv", weight, bias)

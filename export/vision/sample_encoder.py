@@ -19,11 +19,11 @@ STAGE = "calibration pictures"
 
 
 def sample_encoder(checkpoint: Checkpoint, bundle: Bundle) -> SampleEncoder:
-    """Encodes samples with the vision graphs of a bundle, finished or being made.
+    """Makes an encoder that uses the vision components of a bundle, finished or being made.
 
     Args:
         checkpoint: Where the tokenizer and the embedding table come from.
-        bundle: With its vision components.
+        bundle: The bundle, which must have its vision components already.
     """
     vision = VisionEncoder(bundle, threads=torch.get_num_threads(), keep=True)
     return SampleEncoder(checkpoint.config, Tokenizer(checkpoint.path), vision, EmbeddingTable(checkpoint))
@@ -32,13 +32,16 @@ def sample_encoder(checkpoint: Checkpoint, bundle: Bundle) -> SampleEncoder:
 def encode_all(
     encoder: SampleEncoder, samples: Sequence[Sample], progress: Progress, stage: str = STAGE
 ) -> Iterator[EncodedSample]:
-    """Encodes samples one after the other; then the vision engines go, whose memory the decoder's layers need.
+    """Encodes samples one after the other, and then frees the vision engines: the decoder's layers need their memory.
 
     Args:
-        encoder: From `sample_encoder`.
-        samples: In their order.
+        encoder: The encoder that `sample_encoder` made.
+        samples: The samples, in their order.
         progress: Called after every sample.
-        stage: What it is told.
+        stage: The name of the stage that `progress` is told.
+
+    Yields:
+        Each sample as rows of embeddings.
     """
     try:
         for number, sample in enumerate(samples):

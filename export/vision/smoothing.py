@@ -2,7 +2,7 @@
 
 A channel of a LayerNorm's output is divided by a number, and the column of the matrix behind it is multiplied by the
 same (Xiao et al. 2022, "SmoothQuant", section 4). There are no activations to measure at export: a normalised channel
-is taken for normally distributed, so its scale is the LayerNorm's weight, and the bias, which is the same for every
+is assumed to be normally distributed, so its scale is the LayerNorm's weight, and the bias, which is the same for every
 token, goes through the matrix into its bias.
 """
 
@@ -16,9 +16,9 @@ import torch
 from valley2_edge.export.vision.native_panels import round_activations, round_matrix
 
 EXPONENTS = (0.25, 0.5, 0.75, 1.0)
-"""Shares of an outlier that go into the weights; all are tried, and none."""
+"""Shares of an outlier that move into the weights: each is tried, and so is moving nothing."""
 SAMPLES = 64
-"""Tokens of normally distributed channels that decide."""
+"""Number of tokens with normally distributed channels on which the choices are compared."""
 SEED = 20251128
 _SMALLEST = 1e-6
 
@@ -38,13 +38,13 @@ class NormedMatrix:
 
 
 def smooth(part: NormedMatrix) -> NormedMatrix:
-    """The same function with the smallest error that int8 leaves on random tokens.
+    """Rewrites a norm and its matrix, without changing their product, so that int8 makes the smallest error.
 
     Args:
-        part: As the checkpoint has it.
+        part: The norm and the matrix as the checkpoint has them.
 
     Returns:
-        With a bias of 0 in the norm.
+        The pair with the smallest error on random tokens; its norm has a bias of 0.
     """
     bias = part.bias + part.weight @ part.norm_bias
     tokens = torch.randn(SAMPLES, part.weight.shape[1], generator=torch.Generator().manual_seed(SEED))
@@ -56,12 +56,12 @@ def balance(inner: torch.Tensor, inner_bias: torch.Tensor, outer: torch.Tensor) 
     """Factors for the channels between two matrices with nothing but sums over tokens between them.
 
     Args:
-        inner: (channels, columns), what computes the channels.
-        inner_bias: (channels,).
-        outer: (outputs, channels), what takes them.
+        inner: The matrix that computes the channels, (channels, columns) float32.
+        inner_bias: Its bias, (channels,) float32.
+        outer: The matrix that takes the channels, (outputs, channels) float32.
 
     Returns:
-        (channels,): what to divide the rows of `inner` by and to multiply the columns of `outer` with.
+        (channels,): the rows of `inner` are to be divided by these factors, the columns of `outer` multiplied.
     """
     size = inner.norm(dim=1) + inner_bias.abs()
     return _ratio(size, outer.abs().amax(dim=0), 0.5)
@@ -75,7 +75,7 @@ def _factors(size: torch.Tensor, weight: torch.Tensor) -> Iterator[torch.Tensor]
 
 
 def _ratio(size: torch.Tensor, largest: torch.Tensor, exponent: float) -> torch.Tensor:
-    """size^exponent / largest^(1 - exponent), 1 on the average; channels that are never used stay as they are."""
+    """size^exponent / largest^(1 - exponent), scaled to 1 on average; channels that are never used get 1."""
     used = (size > _SMALLEST) & (largest > _SMALLEST)
     factor = size.clamp(min=_SMALLEST) ** exponent / largest.clamp(min=_SMALLEST) ** (1 - exponent)
     mean = factor[used].log().mean().exp() if used.any() else torch.ones(())

@@ -1,4 +1,4 @@
-"""The torch references that an exported graph is checked against, in float32, one at a time."""
+"""Loads the vision components in torch and float32, as the reference that exported components are compared with."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from valley2_edge.export.checkpoint.tensor_names import (
 )
 
 FLOAT_BYTES = 4
+"""Size of a float32."""
 
 
 class SiglipReference(nn.Module):
@@ -44,13 +45,13 @@ class SiglipReference(nn.Module):
         )  # fmt: skip
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """(tiles, 3, image, image) -> (tiles, patches, hidden)."""
+        """Computes features (tiles, patches, hidden) of tiles (tiles, 3, image, image)."""
         features: torch.Tensor = self.tower(tiles).last_hidden_state
         return features
 
 
 class EagleReference(nn.Module):
-    """transformers' Qwen2-VL vision tower, which transformers runs on temporal pairs of patches."""
+    """transformers' Qwen2-VL vision tower, which takes pairs of patches that follow one another in time."""
 
     def __init__(self, config: EagleConfig):
         super().__init__()
@@ -59,7 +60,7 @@ class EagleReference(nn.Module):
         self.tower = Qwen2VisionTransformerPretrainedModel(Qwen2VLVisionConfig(**sizes, in_channels=PICTURE_CHANNELS))
 
     def forward(self, patches: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """(rows * columns, 588) patches of one picture -> (rows * columns / 4, hidden)."""
+        """Computes tokens (rows * columns / 4, hidden) of one picture's patches (rows * columns, 588)."""
         count, temporal = patches.shape[0], self.config.temporal_patch_size
         # (patches, channels, temporal, y * x): a still picture's temporal slices are equal
         pairs = patches.reshape(count, PICTURE_CHANNELS, 1, -1).expand(-1, -1, temporal, -1).reshape(count, -1)
@@ -68,7 +69,7 @@ class EagleReference(nn.Module):
 
 
 class ProjectorReference(nn.Module):
-    """The projector, written for clearness (docs/valley2.md, "Projector")."""
+    """The projector, written as plainly as possible (docs/valley2.md, "Projector")."""
 
     def __init__(self, config: ProjectorConfig):
         super().__init__()
@@ -88,7 +89,7 @@ class ProjectorReference(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, outputs))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(tiles, patches, channels) -> (tiles, tokens, hidden)."""
+        """Computes tokens (tiles, tokens, hidden) of features (tiles, patches, channels)."""
         if self.config.type == "ovis_conv_adapter":
             scores: torch.Tensor = self.mlp(self._convolve(features))
             return functional.softmax(scores, dim=-1) @ self.embedding.weight
@@ -114,6 +115,9 @@ class ProjectorReference(nn.Module):
 def load_siglip(checkpoint: Checkpoint) -> SiglipReference:
     """Loads the SigLIP tower.
 
+    Args:
+        checkpoint: Where the weights come from.
+
     Raises:
         CheckpointError: A tensor cannot be read, or does not belong to the tower.
     """
@@ -122,7 +126,7 @@ def load_siglip(checkpoint: Checkpoint) -> SiglipReference:
         reference = SiglipReference(config)
     tower = getattr(reference.tower, "vision_model", reference.tower)
     _load(tower, checkpoint, SIGLIP_PREFIX, siglip_tensors(config))
-    # Made on the meta device above, and not a weight
+    # The positions are no weight and were made on the meta device above.
     tower.embeddings.position_ids = torch.arange(config.patches_per_side**2)[None]
     return reference
 
@@ -130,13 +134,17 @@ def load_siglip(checkpoint: Checkpoint) -> SiglipReference:
 def load_eagle(checkpoint: Checkpoint, config: EagleConfig) -> EagleReference:
     """Loads the Eagle tower.
 
+    Args:
+        checkpoint: Where the weights come from.
+        config: The tower's sizes.
+
     Raises:
         CheckpointError: A tensor cannot be read, or does not belong to the tower.
     """
     with torch.device("meta"):
         reference = EagleReference(config)
     _load(reference.tower, checkpoint, EAGLE_PREFIX, eagle_tensors(config))
-    # Made on the meta device above, and not a weight; transformers hard-codes the epsilon
+    # The frequencies are no weight and were made on the meta device above; transformers hard-codes the epsilon.
     half = config.embed_dim // config.num_heads // 2
     exponents = torch.arange(0, half, 2, dtype=torch.float32) / half
     frequencies = 1.0 / config.rope_theta**exponents
@@ -150,6 +158,9 @@ def load_eagle(checkpoint: Checkpoint, config: EagleConfig) -> EagleReference:
 def load_projector(checkpoint: Checkpoint) -> ProjectorReference:
     """Loads the projector.
 
+    Args:
+        checkpoint: Where the weights come from.
+
     Raises:
         CheckpointError: A tensor cannot be read, or does not belong to the projector.
     """
@@ -161,7 +172,7 @@ def load_projector(checkpoint: Checkpoint) -> ProjectorReference:
 
 
 def _load(module: nn.Module, checkpoint: Checkpoint, prefix: str, shapes: Mapping[str, Shape]) -> None:
-    # One mapping, because freed heap blocks of this size stay with the process, and a session is to come
+    # One mapping for all weights: freed heap blocks of this size would stay with the process, and a session follows.
     memory = mmap.mmap(-1, FLOAT_BYTES * sum(prod(shape) for shape in shapes.values()))
     weights: dict[str, torch.Tensor] = {}
     offset = 0

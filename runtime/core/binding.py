@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from valley2_edge.errors import InputError
-from valley2_edge.options import LARGEST_UINT32, check_choice, check_unsigned
+from valley2_edge.option_checks import LARGEST_UINT32, check_choice, check_unsigned
 from valley2_edge.runtime.core._header import ffi
 from valley2_edge.runtime.core.library import check, library
 

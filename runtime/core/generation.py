@@ -6,7 +6,8 @@ import dataclasses
 import enum
 from typing import Any
 
-from valley2_edge.options import LARGEST_UINT64, SamplingOptions
+from valley2_edge.option_checks import LARGEST_UINT64
+from valley2_edge.options import SamplingOptions
 from valley2_edge.runtime.core.binding import (
     SPECULATION_NUMBERS,
     array_pointer,
@@ -71,16 +72,16 @@ class GenerationCounters:
     """What generating and prefilling have cost; the fields of v2e_session_counters."""
 
     tokens: int
-    """Chosen and decoded."""
+    """Tokens that were chosen and decoded."""
     steps: int
-    """Of the decoder: as many as tokens without drafts."""
+    """Steps of the decoder; without drafts there is one for each token."""
     drafted_tokens: int
-    """Checked in these steps."""
+    """Drafted tokens that these steps checked."""
     accepted_tokens: int
-    """Of the drafted ones: tokens that needed no step of their own."""
+    """Drafted tokens that were right and needed no step of their own."""
     prefilled_positions: int
     reused_positions: int
-    """Of the prefilled ones: computed by an earlier call, of this session or another."""
+    """Prefilled positions that an earlier call of this or another session had computed."""
 
     @classmethod
     def of(cls, struct: Any) -> GenerationCounters:

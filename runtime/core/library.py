@@ -63,7 +63,7 @@ def library() -> Any:
     for name in dir(loaded):
         try:
             getattr(loaded, name)
-        except AttributeError as error:
+        except (AttributeError, ffi.error) as error:
             raise Valley2Error(f"The native library {path} lacks {name}; it belongs to another release.") from error
     found = ffi.string(loaded.v2e_version()).decode()
     if found != __version__:

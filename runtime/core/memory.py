@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields
 
 from valley2_edge.bundle import TOKENIZER_FILE, Bundle
 from valley2_edge.errors import BudgetError
-from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, picked, size_bytes
+from valley2_edge.option_checks import LARGEST_UINT64
+from valley2_edge.options import LoadOptions, SessionOptions, picked, size_bytes
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.context_room import picture_tokens
 from valley2_edge.runtime.core.binding import (
@@ -31,14 +32,14 @@ Size = tuple[int, int]
 """Width and height, pixels."""
 
 ANY_PICTURE: Size = (3500, 3500)
-"""Stands for pictures that nobody has seen yet: a photo of 12 megapixels that takes all tiles."""
+"""Stands for pictures that nobody has seen yet: a photo of 12 megapixels, which takes all tiles."""
 
 _LIBRARIES_BYTES = 48 << 20
-"""Of ONNX Runtime, Pillow and the tokenizer's library, with the pages that their first use touches."""
+"""Memory of ONNX Runtime, Pillow and the tokenizer's library, with the pages that their first use touches."""
 _TENSORRT_BYTES = 103 << 20
-"""Of TensorRT-RTX 1.7 once it is imported; what a driver adds on top is not known."""
+"""Memory of TensorRT-RTX 1.7 once it is imported; what a driver adds to it is not known."""
 _KEPT_BYTES = 8 << 20
-"""Of freed memory that allocators keep whatever they are told."""
+"""Freed memory that allocators keep whatever they are told."""
 _TOKENIZER_FACTOR = 30
 """Memory of a tokenizer by the size of its file."""
 
@@ -92,13 +93,13 @@ class MemoryPlan:
     answer_phase_bytes: int
     peak_bytes: int
     gpu_layers: int
-    """Of the decoder; the parts above are then what stays with the CPU."""
+    """Number of the decoder's layers on the GPU; the parts above are then what stays with the CPU."""
     gpu_weight_bytes: int
     gpu_kv_bytes: int
     gpu_scratch_bytes: int
     gpu_context_bytes: int
     gpu_bytes: int
-    """Of the GPU's largest phase."""
+    """Memory of the GPU in its largest phase."""
     gpu_siglip_bytes: int
     gpu_projector_bytes: int
     gpu_eagle_bytes: int
@@ -108,7 +109,7 @@ class MemoryPlan:
     gpu_eagle_phase_bytes: int
     gpu_answer_phase_bytes: int
     gpu_memory_bytes: int
-    """That may be used; 0: there is no GPU."""
+    """Memory of the GPU that may be used; 0 without a GPU."""
 
     @property
     def peak_phase(self) -> str:
@@ -129,12 +130,12 @@ def plan_memory(
     """Plans a question whose context is used up to its end.
 
     Args:
-        bundle: Of which only the manifest and the headers are read.
+        bundle: The bundle; only its manifest and the headers of its files are read.
         pictures: Sizes of the pictures, or of a video's frames.
-        settings: The session's.
+        settings: The options of the model and the session.
         video: The pictures are frames of a video.
         conversation: The pictures may come when the context is full; otherwise they come with the first question.
-        process_bytes: Of the program itself; None: as `process_bytes` finds.
+        process_bytes: Memory of the program itself; None takes what `expected_process_bytes` finds.
 
     Raises:
         InputError: An option is out of range, or a picture is too thin.
@@ -153,10 +154,11 @@ def plan_memory(
         prefill_chunk=unsigned("prefill_chunk", settings.prefill_chunk),
         threads=unsigned("threads", settings.threads),
         activations=number_of("activations", settings.activations, ACTIVATIONS_NUMBERS),
-        together=int(settings.keep_vision),
+        keep_vision=int(settings.keep_vision),
         conversation=int(conversation),
         vision_cache_bytes=unsigned("vision_cache_bytes", settings.vision_cache_bytes, LARGEST_UINT64),
         prefix_cache_bytes=unsigned("prefix_cache_bytes", settings.prefix_cache_bytes, LARGEST_UINT64),
+        no_prefix_cache=int(settings.prefix_cache_bytes == 0),
         process_bytes=expected_process_bytes(bundle, settings.vision_device)
         if process_bytes is None
         else process_bytes,
@@ -166,7 +168,7 @@ def plan_memory(
         gpu_layers=unsigned("gpu_layers", settings.gpu_layers),
         gpu_memory=unsigned("gpu_memory", settings.gpu_memory, LARGEST_UINT64),
         vision_device=number_of("vision_device", settings.vision_device, DEVICE_NUMBERS),
-        gpu_yields=int(settings.offload_weights),
+        offload_weights=int(settings.offload_weights),
     )
     result = new_struct("v2e_memory_plan")
     directory = path_bytes(bundle.directory)
@@ -178,10 +180,10 @@ def check_positions(bundle: Bundle, sizes: Counter[Size], settings: MemorySettin
     """Refuses pictures for which no context is long enough, however many they are.
 
     Args:
-        bundle: Whose model it is.
+        bundle: The bundle of the model.
         sizes: How many pictures there are of each size.
-        settings: The session's.
-        video: They are frames of a video.
+        settings: The options of the model and the session.
+        video: Whether the pictures are frames of a video.
 
     Raises:
         BudgetError: They need more positions than the model was trained for; the sentence says how many would fit.
@@ -205,8 +207,8 @@ def expected_process_bytes(bundle: Bundle, vision_device: str = "cpu") -> int:
     """Memory of this process once the libraries and the tokenizer are loaded, before any weight is.
 
     Args:
-        bundle: Whose tokenizer it is.
-        vision_device: "cuda": TensorRT is loaded as well.
+        bundle: The bundle whose tokenizer will be loaded.
+        vision_device: "cuda" when TensorRT is loaded as well.
     """
     libraries = 0 if "onnxruntime" in sys.modules else _LIBRARIES_BYTES
     if vision_device == "cuda" and not {"tensorrt", "tensorrt_rtx"} & sys.modules.keys():

@@ -25,9 +25,9 @@ def plan_picture(width: int, height: int, options: GeometryOptions) -> Geometry:
     """Plans one picture; pure arithmetic, no pixels.
 
     Args:
-        width: of the picture, pixels.
-        height: of the picture, pixels.
-        options: how to tile and resize.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+        options: How to tile and resize.
 
     Raises:
         InputError: a side is 0, the picture is thinner than 1 : 200 and has an Eagle branch, the options contradict
@@ -47,8 +47,8 @@ def resize(rgb: NDArray[np.uint8], new_width: int, new_height: int) -> NDArray[n
 
     Args:
         rgb: (height, width, 3) uint8.
-        new_width: pixels.
-        new_height: pixels.
+        new_width: Width to resize to, in pixels.
+        new_height: Height to resize to, in pixels.
 
     Returns:
         (new_height, new_width, 3) uint8.
@@ -72,9 +72,9 @@ def make_tiles(
 
     Args:
         rgb: (height, width, 3) uint8, of the size that geometry was planned for.
-        geometry: from `plan_picture` with the same options.
-        options: how to tile.
-        cancel: stops it within some rows of pixels, as Ctrl-C does.
+        geometry: What `plan_picture` gave for the same options.
+        options: How to tile.
+        cancel: Stops the work within some rows of pixels, as Ctrl-C does.
 
     Returns:
         (tile_count, 3, tile_size, tile_size) float32 in [-1, 1]: the global view, then the canvas's tiles row by row.
@@ -101,9 +101,9 @@ def make_patches(
 
     Args:
         rgb: (height, width, 3) uint8, of the size that geometry was planned for.
-        geometry: from `plan_picture` with the same options.
-        options: how to resize.
-        cancel: stops it within some rows of pixels, as Ctrl-C does.
+        geometry: What `plan_picture` gave for the same options.
+        options: How to resize.
+        cancel: Stops the work within some rows of pixels, as Ctrl-C does.
 
     Returns:
         Patches (eagle_patches, 588) float32, each [channel][y][x], in the order of the 2 x 2 blocks that make one
@@ -130,8 +130,8 @@ def stitch_tiles(tile_tokens: NDArray[np.float32], geometry: Geometry, options: 
 
     Args:
         tile_tokens: (tile_count, tokens_per_side^2, channels) float32, tiles in the order of `make_tiles`.
-        geometry: from `plan_picture` with the same options.
-        options: how to stitch.
+        geometry: What `plan_picture` gave for the same options.
+        options: How to stitch.
 
     Returns:
         (siglip_tokens, channels) float32. With unpad: the global view, then the stitched tiles without padding, row by
@@ -180,10 +180,10 @@ def _options_struct(options: GeometryOptions, bridge: EventBridge | None = None)
         "v2e_geometry_options",
         tile_size=options.tile_size,
         tokens_per_side=options.tokens_per_side,
-        tiled=options.tiled,
-        unpad=options.unpad,
+        no_tiles=not options.tiled,
+        no_unpad=not options.unpad,
         max_vision_token=options.max_vision_token,
-        eagle=options.eagle,
+        no_eagle=not options.eagle,
         eagle_min_pixels=options.eagle_min_pixels,
         eagle_max_pixels=options.eagle_max_pixels,
         canvases=array_pointer(np.array(sides, np.uint32)),

@@ -10,7 +10,7 @@ from valley2_edge.runtime.core._header import ffi
 from valley2_edge.runtime.core.library import library
 
 _INTERPRETER_BYTES = 64 << 20
-"""Of Python with numpy, where the system does not tell."""
+"""Memory of Python with numpy, assumed where the system does not tell."""
 _TORCH_BYTES = 600 << 20
 """The same with torch."""
 

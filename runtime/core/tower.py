@@ -35,8 +35,6 @@ OnLayer = Callable[[int, int], bool | None]
 
 Floats = npt.NDArray[np.float32]
 
-DROPPED_MASS = 1e-4
-"""Probability that a projector leaves out of a token at most."""
 _KINDS = {number: kind for kind, number in TOWER_KIND_NUMBERS.items()}
 
 
@@ -49,11 +47,11 @@ class TowerDescription:
     threads: int
     isa: str
     bf16_arithmetic: bool
-    """Matrices in bf16 are multiplied as bf16; otherwise they are widened to fp32."""
+    """Whether matrices in bf16 are multiplied as bf16; otherwise they are widened to fp32."""
     input_floats: int
-    """Of one tile or patch."""
+    """Numbers in one tile or patch."""
     mapped_bytes: int
-    """Of the file mapped from disk."""
+    """Bytes of the file that are mapped from disk."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,9 @@ class TowerCost:
 
     output_floats: int
     scratch_bytes: int
-    """Kept until the tower is closed."""
+    """Bytes of memory that are kept until the tower is closed."""
     operations: float
-    """An addition and its multiplication are two."""
+    """Arithmetic operations; an addition and its multiplication are two."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,12 @@ class VocabularyUse:
     """What a run of a projector left out of the visual vocabulary; the fields of v2e_tower_vocabulary."""
 
     dropped_mass: float
-    """Probability that was left out of a token at most."""
+    """Largest probability that was left out of a token."""
     tokens: int
     entries: int
-    """That mattered, summed over the tokens."""
+    """Entries of the vocabulary that mattered, summed over the tokens."""
     multiplied: int
-    """That were multiplied, likewise: neighbouring tokens share theirs."""
+    """Entries that were multiplied, summed over the tokens; neighbouring tokens share theirs."""
 
     def joined(self, other: VocabularyUse) -> VocabularyUse:
         """Both runs together."""
@@ -94,11 +92,12 @@ class NativeTower:
 
     Args:
         path: A file that an export with `--vision-precision int8` or `bf16` made.
-        threads: Of its own pool; 0: as many as the process may run on.
-        isa: Instruction set of the kernels, a key of `ISA_NUMBERS`; "auto": the machine's best.
-        dropped_mass: Of a projector: entries of the visual vocabulary are left out of a token whose probabilities sum
-            up to no more than this; 0 leaves out none.
-        stamp: What the file was when it was checked; None: any file will do.
+        threads: Number of threads of the tower's own pool; 0 is as many as the process may run on.
+        isa: Instruction set of the kernels, a key of `ISA_NUMBERS`; "auto" is the machine's best.
+        dropped_mass: A projector leaves out those entries of the visual vocabulary whose probabilities sum up to no
+            more than this for a token; 0 is 1e-4.
+        whole_vocabulary: A projector leaves out no entry.
+        stamp: What the file was when it was checked; None accepts any file.
 
     Raises:
         BundleError: The file is missing, damaged, not understood, or not the one that was checked.
@@ -111,7 +110,8 @@ class NativeTower:
         *,
         threads: int = 0,
         isa: str = "auto",
-        dropped_mass: float = DROPPED_MASS,
+        dropped_mass: float = 0.0,
+        whole_vocabulary: bool = False,
         stamp: Stamp | None = None,
     ) -> None:
         self._handle: Any = None
@@ -120,7 +120,8 @@ class NativeTower:
             "v2e_tower_options",
             threads=unsigned("threads", threads),
             isa=number_of("isa", isa, ISA_NUMBERS),
-            dropped_mass=dropped_mass or -1.0,  # the header's 0 is its default
+            dropped_mass=dropped_mass,
+            whole_vocabulary=int(whole_vocabulary),
             stamp=stamp_struct(stamp),
         )
         handle = ffi.new("v2e_tower **")
@@ -155,7 +156,7 @@ class NativeTower:
         """What a run takes.
 
         Args:
-            count: Of tiles or patches.
+            count: Number of tiles or patches.
 
         Raises:
             InputError: The tower cannot take as many.

@@ -45,7 +45,7 @@ def check_provider(bundle: Bundle, name: ComponentName, engine: OnnxEngine, thre
         bundle: Whose graph it is.
         name: siglip, projector or eagle.
         engine: Loaded.
-        threads: Of the CPU, which computes the graph once.
+        threads: Number of threads of the CPU, which computes the graph once.
 
     Raises:
         EngineError: It differs from the CPU; the text is a part of a sentence.
@@ -68,7 +68,7 @@ def vision_distance(
         bundle: Whose graph it is.
         name: siglip, projector or eagle.
         run: Computes it on the device.
-        threads: Of the CPU.
+        threads: Number of threads of the CPU.
     """
     from valley2_edge.runtime.trt.samples import sample_inputs
 

@@ -74,8 +74,8 @@ def compare_rows(
     """Compares every row of an array with the sum and the norm of the reference's row.
 
     Args:
-        case: Of the row that is made.
-        stage: Of the row that is made.
+        case: Name of the case, for the row that is made.
+        stage: Name of the stage, for the row that is made.
         found: (L, C).
         sums: (L,) of the reference.
         norms: (L,) of the reference.
@@ -100,8 +100,8 @@ def compare_tokens(
     """Compares greedy tokens up to the first step that the measured error of the logits could decide.
 
     Args:
-        case: Of the row that is made.
-        stage: Of the row that is made.
+        case: Name of the case, for the row that is made.
+        stage: Name of the stage, for the row that is made.
         found: Tokens chosen here, each after the reference's own earlier tokens.
         expected: The reference's tokens.
         margins: Its logits' margin between the first and the second at each step.

@@ -54,7 +54,7 @@ def read_animation(
         name: What messages call it.
         frames: At most.
         strict: As `load_picture` takes it.
-        max_pixels: Of one frame at most.
+        max_pixels: Largest width times height of a frame.
         cancel: Stops between two frames.
 
     Raises:

@@ -46,7 +46,7 @@ def load_frames(
         source: Path, animated Pillow image, or a list of frames.
         frames: How many.
         strict: Reproduce the reference where a frame is a picture of its own (`load_picture`).
-        max_pixels: Of one frame at most.
+        max_pixels: Largest width times height of a frame.
         cancel: Stops the reading at once, as Ctrl-C does.
 
     Returns:

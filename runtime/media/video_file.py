@@ -42,7 +42,7 @@ def read_video(
         stream: The file.
         name: What messages call it.
         frames: How many; a shorter video repeats some.
-        max_pixels: Of one frame at most.
+        max_pixels: Largest width times height of a frame.
         cancel: Stops between two frames, and wherever FFmpeg reads on.
 
     Returns:

@@ -21,7 +21,8 @@ from valley2_edge.bundle import (
     onnx_head_file,
 )
 from valley2_edge.errors import BundleError, InputError, Valley2Error, Valley2Warning
-from valley2_edge.options import LARGEST_UINT64, LoadOptions, SessionOptions, changed
+from valley2_edge.option_checks import LARGEST_UINT64
+from valley2_edge.options import LoadOptions, SessionOptions, changed
 from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.runtime.cancellation import run_interruptibly
 from valley2_edge.runtime.core.binding import REUSE_NUMBERS, number_of, token_array, unsigned

@@ -27,9 +27,9 @@ class OnnxEngine:
     Args:
         path: The graph.
         name: siglip, projector or eagle.
-        threads: Of the processor.
+        threads: Number of CPU threads.
         providers: ONNX Runtime's execution providers in order of preference.
-        options: Of a provider, by its name.
+        options: Options of each provider, by its name.
 
     Raises:
         BundleError: The graph cannot be loaded.

@@ -31,7 +31,7 @@ def open_graph(
 
     Args:
         path: The .onnx file, its data beside it.
-        options: Of the session.
+        options: Options of the session.
         providers: With their options, in order of preference.
 
     Raises:

@@ -25,7 +25,7 @@ class BuilderConfig(Protocol):
 
     progress_monitor: Any
     num_compute_capabilities: int
-    """Of TensorRT-RTX alone; TensorRT builds for the GPU that it finds."""
+    """Number of kinds of GPU to build for, with TensorRT-RTX alone; TensorRT builds for the GPU that it finds."""
 
     def add_optimization_profile(self, profile: Profile) -> int:
         """Adds a profile; -1 when it is refused."""
@@ -66,7 +66,7 @@ class ExecutionContext(Protocol):
         """Where activations lie."""
 
     def get_tensor_shape(self, name: str) -> Sequence[int]:
-        """Of an output, once all inputs have theirs."""
+        """The shape of an output, once all inputs have theirs."""
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         """Where an input or output lies."""
@@ -81,7 +81,7 @@ class Engine(Protocol):
     num_io_tensors: int
 
     def get_tensor_name(self, index: int) -> str:
-        """Of an input or output."""
+        """The name of an input or output."""
 
     def get_tensor_mode(self, name: str) -> Any:
         """TensorIOMode."""
@@ -145,7 +145,7 @@ def choose_tensorrt(capability: str) -> tuple[Flavour, TensorRt]:
     """TensorRT-RTX where it is installed and knows the GPU, else TensorRT.
 
     Args:
-        capability: Of the GPU, such as "8.6".
+        capability: The GPU's compute capability, such as "8.6".
 
     Raises:
         EngineError: Neither is to be had; the text names both reasons.

@@ -68,7 +68,7 @@ def build_engine(
         trt: From `load_tensorrt`.
         path: The graph, its weights beside it; opset 21 at most.
         profile: The shapes that it shall take.
-        compute_capability: Of the GPU, such as "8.6", with TensorRT-RTX, which needs no GPU to build; None: the GPU of
+        compute_capability: The GPU's, such as "8.6", with TensorRT-RTX, which needs no GPU to build; None: the GPU of
             this machine. 7.5 takes no float32 products.
         progress: Called with each phase of the build.
 

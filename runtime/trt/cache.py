@@ -33,7 +33,7 @@ _MOST_HEAD_BYTES = 4096
 _ABANDONED_SECONDS = 3600
 """After so long nobody writes a temporary file any more: its writer was killed."""
 RECIPE = 1
-"""Of how a graph is changed before it is built; a new number makes older engines stale."""
+"""Version of the changes that a graph undergoes before it is built; a new one makes older engines stale."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EngineKey:
 
     component: ComponentName
     graph: str
-    """Of the graph's files and the recipe, sha256."""
+    """SHA-256 of the graph's files and the recipe."""
     precision: str
     most_rows: int
     """Tiles, or Eagle patches, of the largest input."""
@@ -50,7 +50,7 @@ class EngineKey:
     """Compute capability of the GPU, such as "8.6"."""
     flavour: str
     version: str
-    """Of TensorRT."""
+    """Version of TensorRT."""
     gpu: str = ""
     """Its name; empty where TensorRT-RTX built for every GPU of the compute capability."""
     driver: str = ""

@@ -22,7 +22,7 @@ def to_half(model: onnx.ModelProto, kept: Set[str], directory: str = "") -> onnx
         model: Matrices may be stored in fp16 behind a Cast, as export writes them. Weights that it does not hold stay
             in their file, unless they become fp16 here.
         kept: Nodes that stay in float32, by name; norms, angles and outputs do in any case.
-        directory: Of that file.
+        directory: The directory of that file.
     """
     return _Rewriter(model, kept, directory).rewritten()
 

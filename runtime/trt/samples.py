@@ -18,7 +18,7 @@ from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pict
 from valley2_edge.selftest import SELFTEST_PICTURE
 
 _TILES = 2
-"""Of a picture; more show little that is new and take time."""
+"""Tiles that are taken of a picture; more show little that is new and take time."""
 
 Feed = dict[str, NDArray[Any]]
 
@@ -32,7 +32,7 @@ def sample_inputs(
         bundle: Whose self-test has a picture.
         component: "siglip", "projector" or "eagle".
         pictures: More of them, like those that questions will be about.
-        threads: Of the processor, which runs SigLIP for the projector's inputs; 0: all.
+        threads: Number of CPU threads that run SigLIP for the projector's inputs; 0 takes all.
 
     Raises:
         InputError: A picture cannot be read.

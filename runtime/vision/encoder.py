@@ -72,7 +72,7 @@ class VisionEncoder:
 
     Args:
         bundle: Where the graphs are.
-        threads: Of the processor, the decoder's own number, so that both share one budget.
+        threads: Number of CPU threads; the decoder's own number, so that both share one budget.
         providers: ONNX Runtime's execution providers in order of preference; None: those of this machine that run
             locally without building an engine first.
         keep: Hold the engines between turns, which costs their weights in memory; otherwise each goes after its use.

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from valley2_edge.bundle import VisionComponent
 from valley2_edge.errors import InputError
-from valley2_edge.options import VisionEngineName, check_choice
+from valley2_edge.option_checks import check_choice
+from valley2_edge.options import VisionEngineName
 from valley2_edge.runtime.cancellation import CancelToken
 
 Array = NDArray[np.float32]

@@ -18,8 +18,8 @@ class NativeEngine:
     Args:
         path: The file.
         name: siglip, projector or eagle.
-        architecture: Of the bundle; it gives the output its shape.
-        threads: Of the processor.
+        architecture: The bundle's architecture, which gives the output its shape.
+        threads: Number of CPU threads.
         isa: Instruction set of the kernels.
         stamp: What the file was when it was checked; None: any file will do.
 

@@ -31,6 +31,7 @@ def test_private_memory_counts() -> None:
     assert 0.29 < peak_gib(finished) < 0.45
 
 
+@pytest.mark.slow
 def test_pages_of_mapped_files_count(tmp_path: Path) -> None:
     path = tmp_path / "mapped"
     path.write_bytes(bytes(300 * MIB))

@@ -59,6 +59,7 @@ def test_ratios_are_of_the_times_of_all_layers(engine: ModuleType, compare: Modu
     assert other.prefill_speed == [pytest.approx(64 / 3)]
 
 
+@pytest.mark.slow
 def test_engine_that_is_not_installed_is_named_and_left_out(tmp_path: Path) -> None:
     command = [sys.executable, str(PEERS / "compare.py"), "--engines", "llama.cpp", "--shape", "tiny", "--layers", "1"]
     command += ["--positions", "8", "--tokens", "2", "--rounds", "1", "--warm-up", "0", "--threads", "1"]

@@ -11,6 +11,8 @@ import pytest
 
 from valley2_edge.export.quality.survey import Quality, SampleQuality
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "quantization.py"
 
 

@@ -15,6 +15,7 @@ from valley2_edge.eval.questions.showcase import write_showcase
 from valley2_edge.eval.run import ask_all
 from valley2_edge.eval.scoring import score
 from valley2_edge.export.checkpoint.hub import resolve_checkpoint
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
 
@@ -69,7 +70,7 @@ def test_the_bundle_is_what_export_makes_of_the_checkpoint(tmp_path: Path) -> No
     from valley2_edge.export.pipeline import export_bundle
 
     shipped = open_bundle(resolve_bundle("nano"), check="full")
-    made = open_bundle(export_bundle("nano", tmp_path / "made", precision="int4"))
+    made = open_bundle(export_bundle("nano", tmp_path / "made", ExportOptions(precision="int4")))
     assert made.manifest.architecture == shipped.manifest.architecture
     found, expected = (bundle.manifest.decoder.model_dump() for bundle in (made, shipped))
     errors = [[matrix.pop("relative_error") for matrix in decoder["matrices"]] for decoder in (found, expected)]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from valley2_edge.runtime.core import decoder as decoder_module
-from valley2_edge.runtime.core.decoder import DecoderSession
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 
 TINY = ("--shape", "tiny", "--layers", 1, "--threads", 1, "--group-size", 32, "--lengths", "16,48", "--context", 8)
 SHORT = ("--new-tokens", 5, "--warm-up", 0, "--repetitions", 2)
@@ -54,6 +54,7 @@ def test_json_of_a_shape(run) -> None:
     assert content["decode"]["bytes_per_token"] > content["model"]["weight_bytes"]
 
 
+@pytest.mark.slow
 def test_shares_are_of_the_limits_that_were_read(run) -> None:
     words = ("--lengths", 16, "--new-tokens", 2, "--warm-up", 0, "--repetitions", 1, "--json")
     content = json.loads(run("bench", *TINY, *words).stdout)
@@ -64,6 +65,7 @@ def test_shares_are_of_the_limits_that_were_read(run) -> None:
     assert decode["bytes_per_token"] * decode["tokens_per_s"] == pytest.approx(decode["gb_per_s"] * 1e9)
 
 
+@pytest.mark.slow
 def test_json_of_a_bundle(run, int4_bundle: Path) -> None:
     words = ("--threads", 1, "--lengths", 16, "--context", 8, "--new-tokens", 2, "--warm-up", 0, "--repetitions", 1)
     outcome = run("bench", int4_bundle, *words, "--eagle-preset", "fast", "--json")
@@ -80,6 +82,7 @@ def test_json_of_a_bundle(run, int4_bundle: Path) -> None:
     assert content["model"]["bundle"] == int4_bundle.name
 
 
+@pytest.mark.slow
 def test_decoder_in_onnx_runtime_is_measured_as_well(run, onnx_bundle: Path) -> None:
     words = ("--parts", "prefill,decode", "--lengths", 16, "--context", 8, "--new-tokens", 2, "--repetitions", 1)
     outcome = run("bench", onnx_bundle, *words, "--json")
@@ -88,6 +91,7 @@ def test_decoder_in_onnx_runtime_is_measured_as_well(run, onnx_bundle: Path) -> 
     assert content["decode"]["tokens_per_s"] > 0 and "CPUExecutionProvider" in content["machine"]["isa"]
 
 
+@pytest.mark.slow
 def test_table_names_parts_and_limits(run) -> None:
     outcome = run("bench", *TINY, *SHORT)
     assert outcome.code == 0
@@ -95,6 +99,7 @@ def test_table_names_parts_and_limits(run) -> None:
         assert word in outcome.stdout
 
 
+@pytest.mark.slow
 def test_repetitions_and_warm_up_are_done_and_no_more(run, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     prefill = DecoderSession.prefill
@@ -109,6 +114,7 @@ def test_repetitions_and_warm_up_are_done_and_no_more(run, monkeypatch: pytest.M
     assert lengths == [16] * 5 + [48] * 5
 
 
+@pytest.mark.slow
 def test_parts_that_are_not_named_are_left_out(run) -> None:
     content = json.loads(run("bench", *TINY, *SHORT, "--parts", "decode", "--json").stdout)
     assert "prefill" not in content
@@ -150,6 +156,7 @@ def test_directory_that_is_no_bundle(run, tmp_path: Path) -> None:
     assert "is not a bundle" in outcome.error
 
 
+@pytest.mark.slow
 def test_no_framework_is_loaded(tmp_path: Path) -> None:
     words = ["bench", *map(str, TINY), *map(str, SHORT), "--json"]
     code = (

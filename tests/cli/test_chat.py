@@ -125,6 +125,7 @@ def test_chat_loads_neither_torch_nor_transformers_nor_onnx(fp32_bundle: Path, p
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process")
 def test_interrupt_ends_one_answer_with_130(fp32_bundle: Path, tmp_path: Path) -> None:
     process = start(["chat", "Hello", "--bundle", fp32_bundle, "--max-new-tokens", 30_000], tmp_path)
@@ -137,6 +138,7 @@ def test_interrupt_ends_one_answer_with_130(fp32_bundle: Path, tmp_path: Path) -
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process")
 def test_interrupt_leaves_a_conversation_usable(fp32_bundle: Path, tmp_path: Path) -> None:
     process = start(["chat", "--bundle", fp32_bundle, "--max-new-tokens", 30_000], tmp_path)
@@ -202,6 +204,7 @@ def test_picture_outlives_a_question_that_is_too_long(run, fp32_bundle: Path, pi
     assert "positions" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_commands_of_a_conversation_save_and_reset(
     run, fp32_bundle: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +232,7 @@ def test_resumed_conversation_keeps_its_own_options_after_a_reset(
     assert outcome.stdout == f"{expected}\n"
 
 
+@pytest.mark.slow
 def test_stdin_gives_the_question_or_a_picture(fp32_bundle: Path, picture: Path, tmp_path: Path) -> None:
     words = ["--bundle", fp32_bundle, "--max-new-tokens", "4"]
     command = [sys.executable, "-m", "valley2_edge", "chat"]

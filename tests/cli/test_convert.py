@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from valley2_edge import user_data
+from valley2_edge.export.options import ExportOptions
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
@@ -47,8 +48,8 @@ def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) ->
     """What export hands to the exporter, which returns a bundle made before."""
     seen: dict[str, Any] = {}
 
-    def export_bundle(checkpoint: str, output: Path | None, **options: Any) -> Path:
-        seen.update(options)
+    def export_bundle(checkpoint: str, output: Path | None, options: ExportOptions, **others: Any) -> Path:
+        seen.update(vars(options))
         return int4_bundle
 
     monkeypatch.setattr("valley2_edge.export.pipeline.export_bundle", export_bundle)

@@ -37,6 +37,7 @@ def test_directory_of_another_kind_is_said_in_one_line(run: Run, tmp_path: Path)
     assert refused.code == 2 and "symbolic link" in refused.error
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_engines_for_another_gpu_are_built_listed_and_removed(run: Run, int4_bundle: Path, tmp_path: Path) -> None:
     words = ("engines", "build", int4_bundle, "--compute-capability", "8.6")

@@ -57,6 +57,7 @@ def test_switches(run, fp32_bundle: Path, questions: Path, switch: str) -> None:
     assert run("eval", "ecom-vqa", fp32_bundle, *words).code == 0
 
 
+@pytest.mark.slow
 def test_comparison(run, fp32_bundle: Path, int4_bundle: Path, questions: Path) -> None:
     words = ("--questions", questions, "--tasks", "ocr", "--reading", 1)
     outcome = run("eval", "compare", fp32_bundle, int4_bundle, *words, "--json")
@@ -72,6 +73,7 @@ def test_comparison(run, fp32_bundle: Path, int4_bundle: Path, questions: Path) 
     assert "mean KL(A || B)" in table and "character error rate of B" in table
 
 
+@pytest.mark.slow
 def test_comparison_of_kv_precisions(run, fp32_bundle: Path, questions: Path) -> None:
     words = ("--questions", questions, "--tasks", "ocr", "--reading", 1, "--json")
 
@@ -120,6 +122,7 @@ def test_alone_it_shows_its_commands(run) -> None:
     assert all(command in outcome.stdout for command in ("ecom-vqa", "compare", "write"))
 
 
+@pytest.mark.slow
 def test_eval_loads_neither_torch_nor_transformers_nor_onnx(fp32_bundle: Path, questions: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from valley2_edge.cli.main import main; code = main(sys.argv[1:]); "

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from valley2_edge import chosen_bundle, user_data
+from valley2_edge.export.options import ExportOptions
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
@@ -21,10 +22,10 @@ def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) ->
     """What the command hands to the exporter, which returns a bundle made before."""
     seen: dict[str, Any] = {}
 
-    def export_bundle(checkpoint: str, output: Path | None, **options: Any) -> Path:
-        options["progress"]("decoder", 1, 2)
-        options["announce"]("It takes a while.")
-        seen.update(options, checkpoint=checkpoint, output=output)
+    def export_bundle(checkpoint: str, output: Path | None, options: ExportOptions, **others: Any) -> Path:
+        others["progress"]("decoder", 1, 2)
+        others["announce"]("It takes a while.")
+        seen.update(vars(options), **others, checkpoint=checkpoint, output=output)
         return int4_bundle
 
     monkeypatch.setattr("valley2_edge.export.pipeline.export_bundle", export_bundle)
@@ -48,6 +49,7 @@ def test_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
     assert (given["symmetric"], given["lm_head_precision"], given["overwrite"]) == (True, "fp16", True)
 
 
+@pytest.mark.slow
 def test_projector_has_its_own_precision(run, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     words = ("--vision-precision", "bf16", "--projector-precision", "int8", "--output", bundle)
@@ -117,6 +119,7 @@ def test_unknown_precision_is_refused_before_any_work(run) -> None:
     assert "int3" in outcome.error
 
 
+@pytest.mark.slow
 def test_a_bundle_in_nf4_says_so_and_answers(run, picture: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "nf4"
     assert run("export", CHECKPOINT, "--precision", "int4", "--method", "nf4", "--output", bundle).code == 0

@@ -45,6 +45,7 @@ def stop(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[s
     return output, sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_export_keeps_what_is_finished_and_goes_on(run, tmp_path: Path, int4_bundle: Path, number: int) -> None:
     output = tmp_path / "my bundle"
@@ -93,6 +94,7 @@ def test_verify_stops_while_it_hashes(tmp_path: Path, int4_bundle: Path) -> None
     assert sentence == ("valley2-edge: stopped; nothing was compared yet; nothing is kept: run the same command again")
 
 
+@pytest.mark.slow
 def test_eval_says_how_far_it_came(tmp_path: Path, fp32_bundle: Path) -> None:
     process = start(["eval", "ecom-vqa", fp32_bundle, "--json"], tmp_path)
     wait_for(process, "questions")
@@ -101,6 +103,7 @@ def test_eval_says_how_far_it_came(tmp_path: Path, fp32_bundle: Path) -> None:
     assert "of 450 questions; an evaluation keeps nothing" in sentence
 
 
+@pytest.mark.slow
 def test_bench_prints_what_it_measured_as_json_and_removes_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

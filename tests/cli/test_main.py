@@ -101,6 +101,7 @@ def test_import_that_fails_because_it_is_interrupted_is_an_interruption(run, fai
     assert run("inspect").code == 130
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process")
 @pytest.mark.parametrize("words", [["chat", "What?", "--bundle", "nano"], ["verify", "nano"], ["plan", "nano"]])
 def test_ctrl_c_is_quiet_from_the_first_import_on(tmp_path: Path, words: list[str]) -> None:

@@ -30,6 +30,7 @@ def confinement() -> list[str]:
     return ["unshare", "-rn"] if works("unshare", "-rn", "true") else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["demo", "chat", "verify", "verify with an ONNX decoder"])
 def test_commands_ask_no_network_and_write_nothing_elsewhere(
     command: str, confinement: list[str], tmp_path: Path, request: pytest.FixtureRequest, picture: Path
@@ -75,6 +76,7 @@ def test_what_the_user_says_about_telemetry_stays(tmp_path: Path) -> None:
     assert said == ["['1', '1']", "['1', 'true']"]
 
 
+@pytest.mark.slow
 def test_onnx_runtime_is_imported_in_one_place() -> None:
     """An import elsewhere would begin its telemetry before it is off."""
     importing = set()

@@ -31,6 +31,7 @@ def test_closed_stdout_is_said(tmp_path: Path, command: str) -> None:
     assert done.stderr == "valley2-edge: error: stdout is closed, so the result has nowhere to go\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [f"{CHAT} What?", f"{COMMAND} inspect nano", f"{COMMAND} inspect nano --json"])
 def test_full_disk_is_said(tmp_path: Path, command: str) -> None:
     if not Path("/dev/full").exists():
@@ -40,18 +41,21 @@ def test_full_disk_is_said(tmp_path: Path, command: str) -> None:
     assert done.stderr == "valley2-edge: error: stdout or a file cannot be written: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_closed_stdin_is_no_conversation(tmp_path: Path) -> None:
     assert shell(f"{CHAT} <&-", tmp_path).stderr.startswith("valley2-edge: error: stdin is closed")
     assert shell(f"{CHAT} - <&-", tmp_path).stderr.startswith("valley2-edge: error: stdin is closed")
     assert shell(f"{CHAT} What? --max-new-tokens 2 <&-", tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_closed_stderr_takes_no_answer_away(tmp_path: Path) -> None:
     open_stderr = shell(f"{CHAT} What? --max-new-tokens 2", tmp_path)
     closed = shell(f"{CHAT} What? --max-new-tokens 2 2>&-", tmp_path)
     assert (closed.returncode, closed.stdout, closed.stderr) == (0, open_stderr.stdout, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [f"{COMMAND} inspect nano", f"{COMMAND} inspect nano --json", f"{COMMAND} --help"])
 def test_reader_that_goes_away_is_no_error(tmp_path: Path, command: str) -> None:
     done = shell(f"({command}; echo $? >code) | true", tmp_path)
@@ -59,12 +63,14 @@ def test_reader_that_goes_away_is_no_error(tmp_path: Path, command: str) -> None
     assert (tmp_path / "code").read_text().strip() in ("0", "141")
 
 
+@pytest.mark.slow
 def test_line_that_is_no_text_takes_no_other_line_away(tmp_path: Path) -> None:
     done = shell(rf"printf 'What\377?\nWhat?\n' | {CHAT} --max-new-tokens 2", tmp_path)
     assert done.stdout == shell(f"{CHAT} What? --max-new-tokens 2", tmp_path).stdout
     assert "error: The line holds bytes that are no text in UTF-8" in done.stderr
 
 
+@pytest.mark.slow
 def test_conversation_without_a_reader_ends(tmp_path: Path) -> None:
     done = shell(f"(yes What? | {CHAT} --max-new-tokens 2 2>errors; echo $? >code) | head -n 1", tmp_path)
     assert done.stdout.count("\n") == 1
@@ -118,6 +124,7 @@ def on_terminal(arguments: Sequence[str], steps: Sequence[tuple[str, bytes]], di
 CONVERSATION = ["-m", "valley2_edge", "chat", "--bundle", "nano"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", [b"exit\n", b"\x04", b"/exit\n"])
 def test_conversation_on_a_terminal_ends(tmp_path: Path, typed: bytes) -> None:
     shown = on_terminal(CONVERSATION, [("> ", typed)], tmp_path)
@@ -126,6 +133,7 @@ def test_conversation_on_a_terminal_ends(tmp_path: Path, typed: bytes) -> None:
     assert "lists\r\nmore, Ctrl-D ends." in shown
 
 
+@pytest.mark.slow
 def test_second_ctrl_c_at_the_prompt_ends(tmp_path: Path) -> None:
     shown = on_terminal(CONVERSATION, [("> ", b"\x03"), ("once more ends, and so does Ctrl-D\r\n", b"\x03")], tmp_path)
     assert "Traceback" not in shown

@@ -20,6 +20,7 @@ from valley2_edge.errors import BudgetError, CheckpointError, ExportError
 from valley2_edge.export.bundle_size import bundle_size
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.formats import decoder_formats
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.vision import component as vision
 
@@ -142,7 +143,10 @@ def test_other_options_discard_what_an_interrupted_export_left(tmp_path: Path) -
     stages = Stages()
     with pytest.raises(_Interrupt):
         export_bundle(
-            CHECKPOINT, tmp_path / "tiny", group_size=64, progress=_both(stages, _interrupt_at("projector: weights"))
+            CHECKPOINT,
+            tmp_path / "tiny",
+            ExportOptions(group_size=64),
+            progress=_both(stages, _interrupt_at("projector: weights")),
         )
     assert stages.seen == ["siglip", "projector"]
 
@@ -158,7 +162,7 @@ def _both(*callbacks: Any) -> Any:
 def test_the_output_is_named_after_checkpoint_and_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(_Interrupt):
-        export_bundle(CHECKPOINT, precision="fp16", progress=_interrupt_at("projector: weights"))
+        export_bundle(CHECKPOINT, options=ExportOptions(precision="fp16"), progress=_interrupt_at("projector: weights"))
     assert [path.name for path in tmp_path.iterdir()] == [".eagle_ovis-fp16.partial"]
 
 
@@ -201,7 +205,7 @@ def test_a_checkpoint_that_lacks_a_tensor_leaves_nothing(tmp_path: Path) -> None
 )
 def test_an_unknown_option_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        export_bundle(CHECKPOINT, tmp_path / "tiny", **options)
+        export_bundle(CHECKPOINT, tmp_path / "tiny", ExportOptions(**options))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from valley2_edge.export.checkpoint.tensor_names import required_tensors
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
@@ -34,7 +35,7 @@ def engines(
 ) -> Iterator[Engines]:
     root = tmp_path_factory.mktemp("exported")
     write_checkpoint(root / "checkpoint", model, tokenizer_directory, torch.float32)
-    with Valley2.load(export_bundle(root / "checkpoint", root / "bundle", precision="fp32")) as loaded:
+    with Valley2.load(export_bundle(root / "checkpoint", root / "bundle", ExportOptions(precision="fp32"))) as loaded:
         yield loaded.engines
 
 

@@ -57,6 +57,7 @@ def test_example_in_c_compiles_without_a_warning() -> None:
     )
 
 
+@pytest.mark.slow
 def test_unit_tests_of_the_core_pass() -> None:
     jobs = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}")

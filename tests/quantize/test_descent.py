@@ -34,6 +34,7 @@ def _same(first: QuantizedRows, second: QuantizedRows) -> bool:
     return zeros and torch.equal(first.values, second.values) and torch.equal(first.scales, second.scales)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refit", [False, True])
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_error_of_no_row_ever_rises(form: MatrixFormat, refit: bool) -> None:

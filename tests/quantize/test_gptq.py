@@ -54,6 +54,7 @@ def test_it_beats_rounding_to_nearest_on_correlated_inputs(matrix_format: Matrix
     assert _error(_solve(weights, hessian, matrix_format, options), weights, hessian, matrix_format) < 0.8 * nearest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix_format", FORMATS)
 def test_scale_search_and_activation_order_each_help(matrix_format: MatrixFormat) -> None:
     weights, hessian = gaussian(48, 512), hessian_of(correlated(2048, 512))
@@ -67,6 +68,7 @@ def test_scale_search_and_activation_order_each_help(matrix_format: MatrixFormat
     assert error(GptqOptions(order="groups", scale_search=False, descent_passes=0)) < plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix_format", FORMATS[:3])
 def test_each_part_of_the_descent_helps(matrix_format: MatrixFormat) -> None:
     weights, hessian = gaussian(24, 256), hessian_of(correlated(1024, 256))
@@ -164,6 +166,7 @@ def test_activation_order_keeps_plain_groups_with_scales_of_the_first_weights() 
     assert not torch.equal(solved.values, plain.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 def test_the_same_input_gives_the_same_bits(options: GptqOptions) -> None:
     weights, inputs = gaussian(300, 256), correlated(1024, 256)
@@ -172,6 +175,7 @@ def test_the_same_input_gives_the_same_bits(options: GptqOptions) -> None:
     assert _same(first, _solve(weights.clone(), hessian_of(inputs.clone()), matrix_format, options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 def test_tiles_of_rows_do_not_depend_on_one_another(options: GptqOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gptq_module, "_TILE_ROWS", 64)
@@ -184,6 +188,7 @@ def test_tiles_of_rows_do_not_depend_on_one_another(options: GptqOptions, monkey
     assert torch.equal(whole.scales, torch.cat([part.scales for part in parts]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("matrix_format", FORMATS)
 def test_the_squared_error_it_keeps_is_that_of_the_output(matrix_format: MatrixFormat, options: GptqOptions) -> None:

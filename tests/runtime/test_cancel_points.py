@@ -23,7 +23,8 @@ from valley2_edge.errors import Cancelled, InputError
 from valley2_edge.geometry import GeometryOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.library import library_path
 from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture
@@ -195,6 +196,7 @@ def bundle(int8_vision_bundle: Path) -> Bundle:
     return open_bundle(int8_vision_bundle)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["siglip", "projector", "eagle"])
 def test_tower_cancelled_anywhere_computes_the_same_afterwards(bundle: Bundle, kind: str) -> None:
     component = getattr(bundle.manifest, kind)
@@ -233,6 +235,7 @@ class CountingToken(CancelToken):
         return super().cancelled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "height", "width"),
     [
@@ -281,6 +284,7 @@ def model(bundle: Bundle) -> Iterator[Valley2]:
 STAGES = [("siglip", 0), ("siglip", 1), ("eagle", 0), ("eagle", 1), ("prefill", 32), ("decode", 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "done"), STAGES)
 @pytest.mark.parametrize("delay", [0.0, 0.002, 0.01])
 def test_cancel_in_each_stage_leaves_the_next_answer_unchanged(

@@ -65,6 +65,7 @@ def media_of(way: str, media: dict[str, Any]) -> dict[str, Any]:
     return {name: pictures[:count] for name, pictures in media.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("length", CONTEXTS)
 def test_each_way_that_is_named_makes_the_question_fit(model: Valley2, asked: str, length: int) -> None:

@@ -14,7 +14,8 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
 from valley2_edge.options import LoadOptions
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
 from valley2_edge.runtime.core.probe import Probe
@@ -70,7 +71,7 @@ def answer(session: DecoderSession, options: GenerateOptions = GREEDY) -> list[i
 
 
 def errors_of(directory: Path, kv_precision: str = "auto", chunk: int = 0, **options: Any) -> tuple[float, float]:
-    """Of the logits of a prefill and of the last of some steps, against the CPU with int16 activations."""
+    """The error of the logits of a prefill and of the last of some steps, against the CPU with int16 activations."""
     with (
         Decoder(directory, threads=1, activations="int16") as one,
         Decoder(directory, threads=1, activations="int16", device="cuda", **options) as other,

@@ -151,6 +151,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     return FakeGpu(monkeypatch, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize(("layers", "spare"), [(1, -1), (1, 0), (2, -1), (2, 0), (2, 1 << 40)])
 def test_plan_puts_layers_where_loading_puts_them(

@@ -26,6 +26,7 @@ SIZE = (560, 420)
 SHARED = ("--no-tiles", "--threads", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "projector"), [("fp16", None), ("fp32", None), ("fp16", "int8")])
 def test_plan_is_within_a_tenth_of_the_peak(
     tmp_path: Path, precision: VisionPrecision, projector: ProjectorPrecision | None

@@ -32,6 +32,7 @@ def test_import_loads_no_engine(tmp_path: Path) -> None:
     assert run_program(program, directory=tmp_path).strip() == "[]"
 
 
+@pytest.mark.slow
 def test_whole_chat_loads_neither_torch_nor_transformers_nor_onnx(int4_bundle: Path, tmp_path: Path) -> None:
     program = f"""
 import sys
@@ -101,6 +102,7 @@ class Ticker:
             self._times.append(time.perf_counter())
 
 
+@pytest.mark.slow
 def test_other_threads_keep_running_in_every_stage(fp32_bundle: Path) -> None:
     ends: dict[str, float] = {}  # of each stage, in the order in which they came
 

@@ -14,7 +14,8 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import Cancelled, InputError, NumericError
 from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.core.sampling import seed_of_step
 
@@ -111,6 +112,7 @@ def test_the_answer_and_the_state_after_it_are_the_same(decoder: Decoder, prompt
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_logits_do_not_depend_on_the_draft_that_they_are_computed_with(
@@ -153,6 +155,7 @@ def test_a_row_has_the_same_bits_whatever_shares_its_step(
             assert session.logits(rows).tobytes() == np.concatenate(single[:rows]).tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     ("precision", "kv_precision"), [("int4", "fp32"), ("int4", "fp16"), ("int4", "int8"), ("nf4", "int8")]

@@ -43,7 +43,7 @@ def convert(
     """Turn a bundle's decoder into a GPTQ checkpoint, or a GPTQ checkpoint into a bundle; both without a loss."""
     from valley2_edge.bundle import read_manifest
     from valley2_edge.export.bundle.writer import check_place
-    from valley2_edge.export.control import ExportControl, looking
+    from valley2_edge.export.control import ExportControl, cancelling_progress
 
     is_checkpoint = any((source / name).is_file() for name in ("config.json", "quantize_config.json"))
     directory = source if is_checkpoint else resolve_bundle(source)
@@ -62,7 +62,7 @@ def convert(
         from valley2_edge.export.gptq.interchange import bundle_gptq_checkpoint, write_gptq_checkpoint
 
         progress("loading torch", 1, 1)
-        opened = _open(bundle, looking(control, progress))
+        opened = _open(bundle, cancelling_progress(control, progress))
         if from_bundle:
             return write_gptq_checkpoint(
                 opened,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from valley2_edge.bundle import Bundle
     from valley2_edge.export.control import ExportControl
+    from valley2_edge.export.options import ExportOptions
 
 EXAMPLES = examples(
     "valley2-edge export nano",
@@ -117,19 +118,18 @@ def export(
     )
     _check_paths(checkpoint, revision, decoder, output, overwrite)
     require_build_time_packages()
+    from valley2_edge.export.options import ExportOptions
+
     _run(
         checkpoint,
         output,
-        **asdict(precisions),
-        rounding=options,
-        decoder=decoder,
-        decoder_engine=decoder_engine,
+        ExportOptions(**asdict(precisions), rounding=options, decoder=decoder, decoder_engine=decoder_engine),
         revision=revision,
         overwrite=overwrite,
     )
 
 
-def _run(checkpoint: str, output: Path | None, **options: Any) -> None:
+def _run(checkpoint: str, output: Path | None, options: ExportOptions, **others: Any) -> None:
     """Exports with progress on stderr; a signal ends the process with a sentence about what is kept."""
     from valley2_edge.bundle import open_bundle
     from valley2_edge.export.control import ExportControl
@@ -144,10 +144,11 @@ def _run(checkpoint: str, output: Path | None, **options: Any) -> None:
         made = export_bundle(
             checkpoint,
             output,
+            options,
             progress=progress,
             announce=lambda sentence: print_line(messages, sentence),
             control=control,
-            **options,
+            **others,
         )
         # Hashes what export has just written, so that the first chat need not.
         return open_bundle(made, progress=lambda done, total: progress("checking files", done, total))

@@ -47,7 +47,7 @@ std::unique_ptr<CudaDecoder> CudaDecoder::open(const Decoder &decoder, const v2e
             return nullptr;
         }
     }
-    std::unique_ptr<CudaDecoder> result(new CudaDecoder(decoder, std::move(device), options.gpu_yields != 0));
+    std::unique_ptr<CudaDecoder> result(new CudaDecoder(decoder, std::move(device), options.offload_weights != 0));
     result->layers_.resize(layers);
     result->whole_ = layers == config.layers;
     result->upload();

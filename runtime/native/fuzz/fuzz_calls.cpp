@@ -113,7 +113,8 @@ class World {
         options.isa = input_.byte() % 8;
         options.activations = input_.byte() % 4;
         options.prefix_cache_bytes = input_.pick(BYTES);
-        options.device = input_.byte() % 8 == 7 ? input_.byte() % 5 : 0;
+        options.no_prefix_cache = options.prefix_cache_bytes == 0;
+        options.device = input_.byte() % 8 == 7 ? input_.byte() % 5 : V2E_DEVICE_CPU;
         v2e_model *opened = nullptr;
         const char *path = files_.choose(input_, files_.decoder);
         const bool null = input_.byte() == 255;
@@ -313,6 +314,10 @@ class World {
         options.threads = input_.pick(THREADS);
         options.isa = input_.byte() % 8;
         options.dropped_mass = input_.pick(FLOATS);
+        if (options.dropped_mass < 0) {
+            options.dropped_mass = 0;
+            options.whole_vocabulary = 1;
+        }
         constexpr const char *names[] = {"siglip", "projector", "eagle"};
         const std::string path = files_.bundle + "/vision/" + input_.pick(names) + ".safetensors";
         v2e_tower *opened = nullptr;

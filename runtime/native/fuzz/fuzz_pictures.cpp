@@ -43,11 +43,11 @@ void check(const v2e_geometry &geometry, const v2e_geometry_options &options, ui
     MUST(geometry.tile_count == uint64_t{geometry.grid_columns} * geometry.grid_rows + 1);
     MUST(geometry.siglip_tokens > 0);
     const uint64_t canvas_width = uint64_t{geometry.grid_columns} * tile_size;
-    if (options.tiled != 0)
+    if (options.no_tiles == 0)
         MUST(uint64_t{geometry.paste_x} + geometry.resized_width <= canvas_width);
-    if (options.tiled != 0 && options.unpad != 0)
+    if (options.no_tiles == 0 && options.no_unpad == 0)
         MUST(uint64_t{geometry.kept_x} + geometry.kept_columns <= uint64_t{geometry.grid_columns} * tokens_per_side);
-    if (options.eagle != 0)
+    if (options.no_eagle == 0)
         MUST(geometry.eagle_tokens * 4 == geometry.eagle_patches && geometry.eagle_width % 28 == 0);
 }
 
@@ -63,7 +63,7 @@ void carry_out(fuzz::Input &input, const v2e_geometry &geometry, const v2e_geome
         for (size_t i = 0; i < count; ++i)
             MUST(tiles[i] >= -1.0f && tiles[i] <= 1.0f);
     }
-    if (options.eagle != 0 && fits({geometry.eagle_patches, 588}) &&
+    if (options.no_eagle == 0 && fits({geometry.eagle_patches, 588}) &&
         fits({geometry.fetch_width, geometry.fetch_height, 3})) {
         const std::unique_ptr<float[]> patches(new float[size_t{588} * geometry.eagle_patches]);
         const std::unique_ptr<int64_t[]> positions(new int64_t[size_t{2} * geometry.eagle_patches]);
@@ -103,9 +103,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     options.struct_size = sizeof options;
     options.tile_size = side(choices);
     options.tokens_per_side = choices.byte() % 4 == 0 ? side(choices) : choices.byte() % 16;
-    options.tiled = choices.byte() % 2;
-    options.unpad = choices.byte() % 2;
-    options.eagle = choices.byte() % 2;
+    options.no_tiles = choices.byte() % 2 == 0;
+    options.no_unpad = choices.byte() % 2 == 0;
+    options.no_eagle = choices.byte() % 2 == 0;
     options.max_vision_token = choices.byte() % 2 == 0 ? 0 : side(choices);
     options.eagle_min_pixels = choices.byte() % 2 == 0 ? 0 : choices.value<uint64_t>();
     options.eagle_max_pixels = choices.byte() % 2 == 0 ? 0 : choices.value<uint64_t>();

@@ -17,16 +17,17 @@ void choose_options(fuzz::Input &input, v2e_memory_options &options) {
     constexpr uint32_t threads[] = {1, 2, 1025, UINT32_MAX};
     options.threads = input.pick(threads);
     options.activations = input.byte() % 3;
-    options.together = input.byte() % 2;
+    options.keep_vision = input.byte() % 2;
     options.conversation = input.byte() % 2;
     options.process_bytes = input.pick(BYTES);
     options.vision_cache_bytes = input.pick(BYTES);
     options.prefix_cache_bytes = input.pick(BYTES);
-    options.device = input.byte() % 4;
+    options.no_prefix_cache = options.prefix_cache_bytes == 0;
+    options.device = (input.byte() + V2E_DEVICE_CPU) % 4;
     options.gpu_layers = input.pick(COUNTS);
     options.gpu_memory = input.pick(BYTES);
-    options.vision_device = input.byte() % 4;
-    options.gpu_yields = input.byte() % 2;
+    options.vision_device = (input.byte() + V2E_DEVICE_CPU) % 4;
+    options.offload_weights = input.byte() % 2;
 }
 
 // A picture as v2e_plan_picture makes it, or with numbers that a caller made up.
@@ -35,7 +36,6 @@ v2e_geometry choose_picture(fuzz::Input &input) {
     options.struct_size = sizeof options;
     options.tile_size = 6;
     options.tokens_per_side = 2;
-    options.tiled = options.unpad = options.eagle = 1;
     v2e_geometry picture{};
     picture.struct_size = sizeof picture;
     const uint32_t width = input.pick(SIDES), height = input.pick(SIDES);

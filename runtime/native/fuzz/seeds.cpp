@@ -51,6 +51,7 @@ void write_plans(const Seeds &seeds, const std::string &bundle) {
             fuzz::write_file(bundle + "/valley2.json", fuzz::manifest(native, onnx));
             v2e_memory_options options{};
             options.struct_size = sizeof options;
+            options.device = V2E_DEVICE_CPU;
             v2e_memory_plan plan{};
             plan.struct_size = sizeof plan;
             MUST(v2e_plan_memory(bundle.c_str(), &options, &plan) == V2E_OK);
@@ -73,6 +74,7 @@ void write_decoders(const Seeds &seeds, const std::string &bundle) {
         v2e_model_options options{};
         options.struct_size = sizeof options;
         options.threads = 1;
+        options.device = V2E_DEVICE_CPU;
         v2e_model *model = nullptr;
         if (v2e_model_open((bundle + "/decoder").c_str(), &options, &model) != V2E_OK)
             fuzz::stop(__FILE__, __LINE__, v2e_last_error());

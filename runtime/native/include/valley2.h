@@ -1,13 +1,13 @@
-/* valley2.h: the one door into the Valley2 native core.
+/* valley2.h: the C interface of the Valley2 native core.
  *
  * Usage, without error handling:
  *
  *     v2e_model_options model_options = {sizeof model_options};
- *     v2e_model *model;
+ *     v2e_model *model = NULL;
  *     v2e_model_open("bundle/decoder", &model_options, &model);
  *
  *     v2e_session_options session_options = {sizeof session_options};
- *     v2e_session *session;
+ *     v2e_session *session = NULL;
  *     v2e_session_open(model, &session_options, &session);
  *
  *     v2e_segment prompt[3] = {
@@ -21,7 +21,8 @@
  *     generate.max_new_tokens = 256;
  *     generate.stop_tokens = stops;
  *     generate.stop_token_count = 2;
- *     v2e_session_generate(session, &generate, on_event, user_data);
+ *     v2e_stop_reason reason;
+ *     v2e_session_generate(session, &generate, on_event, user_data, &reason);
  *
  *     v2e_session_close(session);
  *     v2e_model_close(model);
@@ -31,8 +32,9 @@
  *     v2e_session_cancel is the only call that is legal on a session from another thread.
  *   - Every call that can fail returns a v2e_status; v2e_last_error() then gives one sentence. It is
  *     thread-local and stays valid until the next failing call of the same thread.
- *   - Every options struct begins with its own size; the fields that are zero take their default. A struct
- *     that is smaller than the library's is accepted, so that older callers go on working.
+ *   - Every options struct begins with its own size. Zero is the default of every field: a struct that is zero but for
+ *     its size asks for nothing but defaults, and AUTO is 0 in every enum that an option takes. A struct that is
+ *     smaller than the library's is accepted, so that older callers go on working.
  *   - Nothing is printed, nothing exits, nothing throws across this header.
  *   - Files are mapped, not read. One that becomes shorter or is written to while it is in use makes calls fail with
  *     V2E_ERROR_BUNDLE; replace files by renaming others to their names. For this there is a handler of SIGBUS while
@@ -107,33 +109,34 @@ typedef int (*v2e_event_callback)(const v2e_event *event, void *user_data);
 
 typedef struct v2e_geometry_options {
     size_t struct_size;
-    uint32_t tile_size;        /* pixels, side of a SigLIP tile: 384 */
-    uint32_t tokens_per_side;  /* side of a tile's token grid after the projector: 14 */
-    uint32_t tiled;            /* 1: global view and tiles; 0: one plain resize */
-    uint32_t unpad;            /* 1: stitch the tiles and drop the padding (Eagle variants); 0: tiles one by one */
-    uint32_t max_vision_token; /* cap on one picture's SigLIP tokens */
-    uint32_t eagle;            /* 1: the checkpoint has an Eagle branch */
-    uint64_t eagle_min_pixels; /* of the second resize; 28 * 28 pixels are one token */
-    uint64_t eagle_max_pixels;
-    const uint32_t *canvases; /* (canvas_count, 2): candidate canvas width, height in pixels, in order of preference */
-    size_t canvas_count;
+    uint32_t tile_size;        /* side of a SigLIP tile in pixels; 0: 384 */
+    uint32_t tokens_per_side;  /* side of a tile's token grid after the projector; 0: 14 */
+    uint32_t no_tiles;         /* 0: a global view and tiles; 1: one plain resize */
+    uint32_t no_unpad;         /* 0: stitch the tiles and drop the padding, as with Eagle; 1: the tiles one by one */
+    uint32_t max_vision_token; /* most SigLIP tokens of one picture; 0: 100000 */
+    uint32_t no_eagle;         /* 0: the picture goes through the Eagle branch as well; 1: it does not */
+    uint64_t eagle_min_pixels; /* least area after the second resize, where 28 * 28 pixels are one token; 0: 4 tokens */
+    uint64_t eagle_max_pixels; /* greatest area after it; 0: 16384 tokens */
+    /* (canvas_count, 2): candidate canvas width, height in pixels, in order of preference. */
+    const uint32_t *canvases;
+    size_t canvas_count;         /* 0: 1 x 1 to 3 x 3 tiles */
     v2e_event_callback callback; /* hears V2E_EVENT_PIXELS in v2e_make_tiles and v2e_make_patches; NULL: nobody does */
-    void *user_data;             /* of the callback */
+    void *user_data;             /* handed to the callback */
 } v2e_geometry_options;
 
 typedef struct v2e_geometry {
     size_t struct_size;
-    uint32_t width, height;                 /* of the picture, pixels */
+    uint32_t width, height;                 /* size of the picture, pixels */
     uint32_t grid_columns, grid_rows;       /* tiles of the chosen canvas; 0, 0 when not tiled */
-    uint32_t resized_width, resized_height; /* of the picture on the canvas, pixels */
-    uint32_t paste_x, paste_y;              /* its upper left corner on the canvas, pixels */
+    uint32_t resized_width, resized_height; /* size of the picture on the canvas, pixels */
+    uint32_t paste_x, paste_y;              /* where its upper left corner lies on the canvas, pixels */
     uint32_t tile_count;                    /* global view included */
     uint32_t kept_x, kept_y;                /* un-padded part of the stitched token map, tokens */
     uint32_t kept_columns, kept_rows;
-    uint32_t pooled_columns, pooled_rows; /* after the cap: of the kept map, or of each tile without unpad */
-    uint32_t siglip_tokens;               /* of the whole picture, global view included */
-    uint32_t fetch_width, fetch_height;   /* after the first Eagle resize, pixels; 0 without Eagle */
-    uint32_t eagle_width, eagle_height;   /* after the second, pixels */
+    uint32_t pooled_columns, pooled_rows; /* tokens after the cap: of the kept map, or with no_unpad of each tile */
+    uint32_t siglip_tokens;               /* tokens of the whole picture, global view included */
+    uint32_t fetch_width, fetch_height;   /* size after the first Eagle resize, pixels; 0 without Eagle */
+    uint32_t eagle_width, eagle_height;   /* size after the second, pixels */
     uint32_t eagle_patches;               /* 14 x 14 patches */
     uint32_t eagle_tokens;                /* patches / 4 */
 } v2e_geometry;
@@ -175,15 +178,16 @@ typedef enum v2e_isa {
 } v2e_isa;
 
 typedef enum v2e_activations {
-    V2E_ACTIVATIONS_INT8 = 0, /* activations of quantised matrices in int8, scaled by token and group */
-    V2E_ACTIVATIONS_INT16 = 1 /* in two int8 planes: about 100 times finer, twice the arithmetic */
+    V2E_ACTIVATIONS_AUTO = 0, /* int8 */
+    V2E_ACTIVATIONS_INT8 = 1, /* activations of quantised matrices in int8, scaled by token and group */
+    V2E_ACTIVATIONS_INT16 = 2 /* the same in two int8 planes: about 100 times finer, twice the arithmetic */
 } v2e_activations;
 
 /* Where the decoder's layers are computed (docs/gpu.md). */
 typedef enum v2e_device {
-    V2E_DEVICE_CPU = 0,
-    V2E_DEVICE_AUTO = 1, /* on an NVIDIA GPU if there is a usable one with room for a layer, else on the CPU */
-    V2E_DEVICE_CUDA = 2  /* on an NVIDIA GPU, or V2E_ERROR_INPUT */
+    V2E_DEVICE_AUTO = 0, /* on an NVIDIA GPU if there is a usable one with room for a layer, else on the CPU */
+    V2E_DEVICE_CPU = 1,
+    V2E_DEVICE_CUDA = 2 /* on an NVIDIA GPU, or V2E_ERROR_INPUT */
 } v2e_device;
 
 /* What a file was when it was checked, as stat says: the library refuses, with V2E_ERROR_BUNDLE, to open another one
@@ -191,25 +195,26 @@ typedef enum v2e_device {
 typedef struct v2e_file_stamp {
     size_t struct_size;
     uint64_t size;    /* bytes */
-    int64_t mtime_ns; /* nanoseconds since 1970: modified */
-    int64_t ctime_ns; /* likewise: changed in any way. This and the following are not looked at on Windows. */
+    int64_t mtime_ns; /* when it was modified, nanoseconds since 1970 */
+    int64_t ctime_ns; /* when it was changed in any way. This and the following are not looked at on Windows. */
     uint64_t inode;
     uint64_t device;
 } v2e_file_stamp;
 
 typedef struct v2e_model_options {
     size_t struct_size;
-    uint32_t threads;                    /* 0: as many as the process may run on */
-    uint32_t isa;                        /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
-    uint32_t activations;                /* v2e_activations, of layers on the CPU */
-    uint64_t prefix_cache_bytes;         /* for KV pages that no session holds; 0: 256 MiB */
-    uint32_t device;                     /* v2e_device */
-    uint32_t gpu_layers;                 /* the first ones, on the GPU; 0: as many as there is memory for */
-    uint32_t gpu_context;                /* positions of a session that must fit beside them; 0: 4096 */
-    uint64_t gpu_memory;                 /* bytes of the GPU's memory at most; 0: what is free */
-    uint32_t gpu_yields;                 /* 1: v2e_model_trim takes the weights off the GPU until they are used again */
-    const v2e_file_stamp *decoder_stamp; /* of decoder.safetensors; NULL: any file */
-    const v2e_file_stamp *embeddings_stamp; /* of embeddings.safetensors; likewise */
+    uint32_t threads;                       /* 0: as many as the process may run on */
+    uint32_t isa;                           /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
+    uint32_t activations;                   /* v2e_activations, of layers on the CPU */
+    uint64_t prefix_cache_bytes;            /* most bytes of KV pages that no session holds; 0: 256 MiB */
+    uint32_t no_prefix_cache;               /* 1: none are kept, and sessions share what one of them holds */
+    uint32_t device;                        /* v2e_device */
+    uint32_t gpu_layers;                    /* the first ones, on the GPU; 0: as many as there is memory for */
+    uint32_t gpu_context;                   /* positions of a session that must fit beside them; 0: 4096 */
+    uint64_t gpu_memory;                    /* bytes of the GPU's memory at most; 0: what is free */
+    uint32_t offload_weights;               /* 1: v2e_model_trim takes the weights off the GPU until their next use */
+    const v2e_file_stamp *decoder_stamp;    /* what decoder.safetensors must be; NULL: any file */
+    const v2e_file_stamp *embeddings_stamp; /* what embeddings.safetensors must be; NULL: any file */
 } v2e_model_options;
 
 typedef struct v2e_model_description {
@@ -224,12 +229,12 @@ typedef struct v2e_model_description {
     uint32_t max_context; /* positions the model was trained for */
     uint32_t threads;
     uint32_t isa;            /* v2e_isa, the one in use */
-    uint64_t weight_bytes;   /* read for one decoded token: layers, norms and lm_head */
-    uint64_t mapped_bytes;   /* of the files mapped from disk */
+    uint64_t weight_bytes;   /* bytes read for one decoded token: layers, norms and lm_head */
+    uint64_t mapped_bytes;   /* bytes of the files that are mapped from disk */
     uint32_t device;         /* v2e_device: V2E_DEVICE_CUDA when at least one layer is on a GPU */
-    uint32_t gpu_layers;     /* on the GPU */
-    uint64_t gpu_bytes;      /* of weights on the GPU */
-    char device_name[64];    /* of the GPU; empty without one */
+    uint32_t gpu_layers;     /* number of layers on the GPU */
+    uint64_t gpu_bytes;      /* bytes of weights on the GPU */
+    char device_name[64];    /* name of the GPU; empty without one */
     char device_reason[256]; /* why V2E_DEVICE_AUTO took the CPU, a part of a sentence; else empty */
 } v2e_model_description;
 
@@ -246,16 +251,16 @@ V2E_API void v2e_model_close(v2e_model *model);
 
 /* Gives back what nothing needs until the next call: the mapped pages of the model's files, which come back when they
  * are touched, and what the process's allocator keeps of freed memory; with
- * gpu_yields the weights on the GPU, for which it waits until no session computes. Legal from every thread at any time,
- * but not from a callback. */
+ * offload_weights the weights on the GPU, for which it waits until no session computes. Legal from every thread at any
+ * time, but not from a callback. */
 V2E_API void v2e_model_trim(const v2e_model *model);
 
 /* KV pages that sessions have left for others. Legal from every thread at any time. */
 typedef struct v2e_prefix_cache {
     size_t struct_size;
     uint64_t budget_bytes;
-    uint64_t kept_bytes; /* that no session holds: within the budget, and given back with the model */
-    uint64_t pages;      /* that can be found, those that sessions hold included */
+    uint64_t kept_bytes; /* pages that no session holds: within the budget, and given back with the model */
+    uint64_t pages;      /* number of pages that can be found, those that sessions hold included */
 } v2e_prefix_cache;
 
 V2E_API v2e_status v2e_model_prefix_cache(const v2e_model *model, v2e_prefix_cache *cache);
@@ -317,9 +322,10 @@ typedef struct v2e_generate_options {
     float repetition_penalty; /* 1e-6 to 1e6; 0 or 1: off; over the session's token ids, prompt and answers */
     uint64_t seed;
     const int32_t *stop_tokens;
-    size_t stop_token_count;   /* at most 65,536 */
-    uint32_t speculation;      /* v2e_speculation. Does not change the result. */
-    uint32_t tokens_to_follow; /* that later calls ask for at most: drafts may reach beyond max_new_tokens for them */
+    size_t stop_token_count; /* at most 65,536 */
+    uint32_t speculation;    /* v2e_speculation. Does not change the result. */
+    uint32_t
+        tokens_to_follow; /* most tokens that later calls ask for: drafts may reach beyond max_new_tokens for them */
 } v2e_generate_options;
 
 typedef enum v2e_stop_reason {
@@ -328,15 +334,15 @@ typedef enum v2e_stop_reason {
     V2E_STOP_CONTEXT = 3 /* the context is full */
 } v2e_stop_reason;
 
-/* Of all calls of generate and prefill since the session was opened. */
+/* What all calls of generate and prefill have done since the session was opened. */
 typedef struct v2e_session_counters {
     size_t struct_size;
-    uint64_t tokens;          /* chosen and decoded */
-    uint64_t steps;           /* of the decoder: as many as tokens without drafts */
-    uint64_t drafted_tokens;  /* checked in these steps */
-    uint64_t accepted_tokens; /* of the drafted ones: tokens that needed no step of their own */
+    uint64_t tokens;          /* tokens that were chosen and decoded */
+    uint64_t steps;           /* steps of the decoder; without drafts there is one for each token */
+    uint64_t drafted_tokens;  /* drafted tokens that these steps checked */
+    uint64_t accepted_tokens; /* drafted tokens that were right and needed no step of their own */
     uint64_t prefilled_positions;
-    uint64_t reused_positions; /* of these: computed by an earlier call, of this session or another */
+    uint64_t reused_positions; /* prefilled positions that an earlier call of this or another session had computed */
 } v2e_session_counters;
 
 typedef struct v2e_session v2e_session;
@@ -411,9 +417,10 @@ typedef struct v2e_tower_options {
     uint32_t threads; /* 0: as many as the process may run on */
     uint32_t isa;     /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
     /* Projector: entries of the visual vocabulary are left out of a token whose probabilities sum up to no more than
-     * this; 0: 1e-4; negative: none is. */
+     * this, which is below 0.5; 0: 1e-4. */
     float dropped_mass;
-    const v2e_file_stamp *stamp; /* of the file; NULL: any file */
+    uint32_t whole_vocabulary;   /* Projector: 1: no entry is left out */
+    const v2e_file_stamp *stamp; /* what the file must be; NULL: any file */
 } v2e_tower_options;
 
 typedef struct v2e_tower_description {
@@ -422,32 +429,32 @@ typedef struct v2e_tower_description {
     uint32_t threads;
     uint32_t isa;             /* v2e_isa, the one in use */
     uint32_t bf16_arithmetic; /* 1: matrices in bf16 are multiplied as bf16; 0: widened to fp32 */
-    uint64_t input_floats;    /* of one tile or patch */
-    uint64_t mapped_bytes;    /* of the file mapped from disk */
+    uint64_t input_floats;    /* numbers in one tile or patch */
+    uint64_t mapped_bytes;    /* bytes of the file that are mapped from disk */
 } v2e_tower_description;
 
 /* What a run takes. */
 typedef struct v2e_tower_cost {
     size_t struct_size;
     uint64_t output_floats;
-    uint64_t scratch_bytes; /* kept until the tower is closed */
+    uint64_t scratch_bytes; /* memory that is kept until the tower is closed */
     double operations;      /* an addition and its multiplication are two */
 } v2e_tower_cost;
 
 typedef struct v2e_tower_input {
     size_t struct_size;
     const float *values;      /* tiles, features or patches */
-    size_t count;             /* of them */
+    size_t count;             /* how many of these there are */
     const int64_t *positions; /* (count, 2): row and column of each patch; Eagle only */
 } v2e_tower_input;
 
 /* What the last run of a projector left out of the visual vocabulary; zero for the other towers. */
 typedef struct v2e_tower_vocabulary {
     size_t struct_size;
-    double dropped_mass; /* the largest of any token: at most what the options allow */
-    uint64_t tokens;     /* that were computed */
-    uint64_t entries;    /* that mattered, summed over the tokens */
-    uint64_t multiplied; /* entries that were multiplied, likewise: neighbouring tokens share theirs */
+    double dropped_mass; /* largest probability left out of a token: at most what the options allow */
+    uint64_t tokens;     /* tokens that were computed */
+    uint64_t entries;    /* entries that mattered, summed over the tokens */
+    uint64_t multiplied; /* entries that were multiplied, summed over the tokens; neighbours share theirs */
 } v2e_tower_vocabulary;
 
 typedef struct v2e_tower v2e_tower;
@@ -478,28 +485,29 @@ typedef struct v2e_memory_options {
     uint32_t prefill_chunk;       /* positions computed together; 0: 256 */
     uint32_t threads;             /* 0: as many as the process may run on */
     uint32_t activations;         /* v2e_activations */
-    uint32_t together;            /* 1: the vision engines stay loaded; 0: encode, free, decode */
+    uint32_t keep_vision;         /* 1: the vision engines stay loaded; 0: encode, free, decode */
     uint32_t conversation;        /* 1: pictures may come when the context is full; 0: only before the first answer */
-    uint64_t process_bytes;       /* of the program itself; added to every phase */
+    uint64_t process_bytes;       /* memory of the program itself, which every phase adds */
     const v2e_geometry *pictures; /* (picture_count), from v2e_plan_picture */
     size_t picture_count;
-    uint64_t vision_cache_bytes; /* embeddings of earlier pictures that the program may keep */
-    uint64_t prefix_cache_bytes; /* budget of the model's prefix cache; 0: none */
+    uint64_t vision_cache_bytes; /* most bytes of earlier pictures' embeddings; the core itself keeps none */
+    uint64_t prefix_cache_bytes; /* as in v2e_model_options; 0: 256 MiB */
+    uint32_t no_prefix_cache;    /* as in v2e_model_options */
     uint32_t device;             /* v2e_device of the decoder */
     uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as fit */
     uint64_t gpu_memory;         /* bytes of the GPU's memory; 0: what its driver says is free */
-    uint32_t vision_device;      /* v2e_device of the vision engines: V2E_DEVICE_CUDA is TensorRT with fp16 weights */
-    uint32_t gpu_yields;         /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
+    uint32_t vision_device;   /* v2e_device of the vision engines: AUTO is the CPU, CUDA TensorRT with fp16 weights */
+    uint32_t offload_weights; /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
 } v2e_memory_options;
 
 typedef struct v2e_memory_plan {
     size_t struct_size;
     uint32_t context_length;  /* positions that are planned for */
-    uint32_t picture_tokens;  /* of these for the pictures */
+    uint32_t picture_tokens;  /* positions that the pictures take of these */
     uint64_t process_bytes;   /* as given */
     uint64_t decoder_bytes;   /* weights: mapped pages of decoder.safetensors */
     uint64_t embedding_bytes; /* mapped pages of the embedding table that the text touches */
-    uint64_t kv_bytes;        /* of context_length positions */
+    uint64_t kv_bytes;        /* keys and values of context_length positions */
     uint64_t scratch_bytes;   /* activations of the largest prefill chunk, logits, sampling */
     uint64_t siglip_bytes;    /* weights, as their engine holds them; 0 without pictures */
     uint64_t projector_bytes;
@@ -508,27 +516,27 @@ typedef struct v2e_memory_plan {
     uint64_t eagle_work_bytes;   /* loading and activations of Eagle for its largest picture */
     uint64_t picture_bytes;      /* pixels of all pictures, the inputs made of the largest, all tokens */
     uint64_t tiles_phase_bytes;  /* all that is in memory while SigLIP and the projector run */
-    uint64_t eagle_phase_bytes;  /* while Eagle runs */
-    uint64_t answer_phase_bytes; /* during prefill and decode */
+    uint64_t eagle_phase_bytes;  /* all that is in memory while Eagle runs */
+    uint64_t answer_phase_bytes; /* all that is in memory during prefill and decode */
     uint64_t peak_bytes;         /* the largest phase */
-    uint64_t vision_cache_bytes; /* of earlier pictures; 0 without conversation: there are none */
+    uint64_t vision_cache_bytes; /* embeddings of earlier pictures; 0 without conversation, when there are none */
     uint64_t prefix_cache_bytes; /* KV pages that no session holds; without conversation one at most */
-    uint32_t gpu_layers;         /* of the decoder; the parts above are then what stays with the CPU */
-    uint64_t gpu_weight_bytes;   /* of these layers, and of the head when it is all of them */
+    uint32_t gpu_layers;         /* layers of the decoder on the GPU; the parts above are what stays with the CPU */
+    uint64_t gpu_weight_bytes;   /* weights of these layers, and of the head when these are all */
     uint64_t gpu_kv_bytes;
     uint64_t gpu_scratch_bytes; /* activations, logits */
     uint64_t gpu_context_bytes; /* the driver's own, the kernels, and TensorRT's */
-    uint64_t gpu_bytes;         /* of the GPU: its largest phase */
-    uint64_t gpu_siglip_bytes; /* of vision_device V2E_DEVICE_CUDA: weights; the parts above are then the CPU's share */
+    uint64_t gpu_bytes;         /* memory of the GPU in its largest phase */
+    uint64_t gpu_siglip_bytes;  /* weights of vision engines on the GPU; the parts above are then the CPU's share */
     uint64_t gpu_projector_bytes;
     uint64_t gpu_eagle_bytes;
     uint64_t
         gpu_siglip_work_bytes;     /* inputs, outputs and activations of SigLIP and the projector, one tile at a time */
-    uint64_t gpu_eagle_work_bytes; /* of Eagle, for its largest picture */
+    uint64_t gpu_eagle_work_bytes; /* the same of Eagle for its largest picture */
     uint64_t gpu_tiles_phase_bytes; /* all of the GPU's while SigLIP and the projector run; 0 without pictures */
     uint64_t gpu_eagle_phase_bytes;
     uint64_t gpu_answer_phase_bytes;
-    uint64_t gpu_memory_bytes; /* that may be used: as given, or what the driver says is free; 0: there is no GPU */
+    uint64_t gpu_memory_bytes; /* memory that may be used: as given, or what the driver says is free; 0: no GPU */
 } v2e_memory_plan;
 
 /* bundle_directory holds valley2.json, UTF-8. Fails with V2E_ERROR_BUDGET when the pictures do not fit the context. */
@@ -543,7 +551,7 @@ typedef struct v2e_probe_options {
     size_t struct_size;
     uint32_t threads; /* 0: as many as the process may run on */
     uint32_t isa;     /* v2e_isa, for the multiplications; one that the machine lacks is V2E_ERROR_INPUT */
-    uint32_t device;  /* v2e_device; a probe of a GPU knows its copies and its tensor cores alone */
+    uint32_t device;  /* v2e_device: AUTO is the CPU; a probe of a GPU knows its copies and its tensor cores alone */
 } v2e_probe_options;
 
 typedef struct v2e_probe v2e_probe;

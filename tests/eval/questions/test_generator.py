@@ -79,6 +79,7 @@ def test_held_out_questions_use_held_out_names_and_prices_alone() -> None:
     assert not {question.answer for question in ocr_questions(40)} & trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_options_alone_do_not_tell_the_answer(task: str) -> None:
     """Two guessers that see no picture: the option most like the others, and the one most often right elsewhere."""
@@ -128,6 +129,7 @@ def test_a_pair_differs_in_the_attribute_that_is_asked_for() -> None:
         assert scene.caption.startswith(scene.choices[0].right)
 
 
+@pytest.mark.slow
 def test_a_triple_singles_out_one_picture_or_none() -> None:
     rights = Counter(scene.choices[0].right for scene in scenes("triple", 200))
     assert set(rights) == {"the first", "the second", "the third", "none of them"}

@@ -26,6 +26,7 @@ from valley2_edge.export.decoder_onnx.weights import pack_halves
 from valley2_edge.export.decoder_onnx.writer import onnx_decoder_bytes, write_onnx_decoder
 from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
 from valley2_edge.export.gptq.source import GptqDecoder
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.quantize.rtn import dequantize_rows
@@ -185,7 +186,9 @@ def test_nf4_is_refused_before_any_work(tmp_path: Path) -> None:
     from valley2_edge.export.rounding.options import RoundingOptions
 
     with pytest.raises(ExportError, match="does not go with --method nf4"):
-        export_bundle(CHECKPOINT, tmp_path / "b", rounding=RoundingOptions(method="nf4"), decoder_engine="onnx")
+        export_bundle(
+            CHECKPOINT, tmp_path / "b", ExportOptions(rounding=RoundingOptions(method="nf4"), decoder_engine="onnx")
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -23,6 +23,7 @@ from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder.writer import export_embeddings, export_rounded_decoder
 from valley2_edge.export.gptq.output_scales import SCALES_FILE
 from valley2_edge.export.gptq.source import GptqDecoder, weight_heights
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.runtime.core.decoder import Decoder
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -255,7 +256,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory, int4_bundle: Path) -> Pa
 def test_export_takes_the_decoder_and_measures_it(converted: Path, int4_bundle: Path, tmp_path: Path) -> None:
     from valley2_edge.export.pipeline import export_bundle
 
-    bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", decoder=converted)
+    bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(decoder=converted))
     for name in ("decoder.safetensors", "embeddings.safetensors"):
         assert (bundle / "decoder" / name).read_bytes() == (int4_bundle / "decoder" / name).read_bytes()
     found, expected = read_manifest(bundle), read_manifest(int4_bundle)
@@ -273,7 +274,7 @@ def test_an_output_matrix_of_floats_is_rounded_as_export_does(converted: Path, t
     (directory / SCALES_FILE).unlink()
     decoder = GptqDecoder(directory, _checkpoint_config())
     assert not decoder.output_rounded
-    bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", decoder=directory)
+    bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(decoder=directory))
     assert read_manifest(bundle).decoder.lm_head_precision == "int8"
 
 
@@ -282,7 +283,7 @@ def test_an_output_matrix_of_integers_keeps_its_precision(converted: Path, tmp_p
     from valley2_edge.export.pipeline import export_bundle
 
     with pytest.raises(ExportError, match="is rounded to int8 already: it cannot become fp16"):
-        export_bundle(CHECKPOINT, tmp_path / "bundle", decoder=converted, lm_head_precision="fp16")
+        export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(decoder=converted, lm_head_precision="fp16"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -308,4 +309,4 @@ def test_the_decoder_of_another_model_is_pointed_out(tmp_path: Path, int4_bundle
             tensors[name] = tensor.flip(1)  # rows in another order
     save_file(tensors, other / "model.safetensors")
     with pytest.warns(Valley2Warning, match="it may be the decoder of another model"):
-        export_bundle(CHECKPOINT, tmp_path / "bundle", decoder=other)
+        export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(decoder=other))

@@ -15,6 +15,7 @@ from valley2_edge.calibration.encode import SampleEncoder
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.embedding_table import EmbeddingTable
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.quality.answer_statistics import compare_logits, top_logits
 from valley2_edge.export.quality.greedy_reference import Tokens, greedy_answers
@@ -139,7 +140,7 @@ def test_options_that_contradict_one_another_are_refused(
 
 def test_the_unrounded_bundle_is_its_own_reference(tmp_path: Path) -> None:
     options = RoundingOptions(quality_samples=1, max_kl=1e-6)
-    bundle = export_bundle(CHECKPOINT, tmp_path / "b", precision="fp32", rounding=options)
+    bundle = export_bundle(CHECKPOINT, tmp_path / "b", ExportOptions(precision="fp32", rounding=options))
     quality = open_bundle(bundle).manifest.quality
     assert quality["mean_kl"]["value"] < 1e-8
     assert quality["same_top"]["value"] == 1
@@ -150,7 +151,7 @@ def test_the_unrounded_bundle_is_its_own_reference(tmp_path: Path) -> None:
 
 def test_a_calibrated_bundle_says_how_good_it_is(tmp_path: Path) -> None:
     options = RoundingOptions(method="gptq", calibration_samples=1, quality_samples=1)
-    bundle = export_bundle(CHECKPOINT, tmp_path / "b", group_size=64, rounding=options)
+    bundle = export_bundle(CHECKPOINT, tmp_path / "b", ExportOptions(group_size=64, rounding=options))
     manifest = open_bundle(bundle, check="full").manifest
     assert manifest.decoder.method == "gptq"
     assert manifest.source.calibration_sha256 == manifest.quality["calibration"]["sha256"]
@@ -177,5 +178,5 @@ def test_the_vision_engines_leave_their_memory_to_the_decoder(int4_bundle: Path)
 def test_a_bundle_above_the_limit_is_not_published(tmp_path: Path) -> None:
     options = RoundingOptions(quality_samples=1, max_kl=1e-9)
     with pytest.raises(ExportError, match=r"more than --max-kl 1e-09: nothing was published"):
-        export_bundle(CHECKPOINT, tmp_path / "b", rounding=options)
+        export_bundle(CHECKPOINT, tmp_path / "b", ExportOptions(rounding=options))
     assert list(tmp_path.iterdir()) == []

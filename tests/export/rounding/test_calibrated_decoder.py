@@ -110,6 +110,7 @@ tests._round(Path(sys.argv[2]), "gptq")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills itself with a POSIX signal")
 @pytest.mark.parametrize(("place", "after", "steps"), [("commit", 1, 1), ("round", 7, 1)])
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
@@ -129,6 +130,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     assert LayerStore(directory).state.records == LayerStore(whole).state.records
 
 
+@pytest.mark.slow
 def test_a_small_budget_spills_to_disk_and_gives_the_same_bytes(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.export.decoder.layers import split_parts
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.sensitivity import SensitivityMethod
 from valley2_edge.quantize.hessian import Hessian
@@ -62,7 +63,7 @@ def test_export_keeps_within_the_average_and_uses_it(tmp_path: Path) -> None:
     from valley2_edge.export.pipeline import export_bundle
 
     options = RoundingOptions(calibration="builtin", calibration_samples=2, quality_samples=0, average_bits=5.5)
-    bundle = open_bundle(export_bundle(CHECKPOINT, tmp_path / "bundle", rounding=options))
+    bundle = open_bundle(export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(rounding=options)))
     matrices = [row for row in bundle.manifest.decoder.matrices if row.name != "lm_head"]
     assert len({(row.precision, row.group_size) for row in matrices}) > 1
     layers, _ = split_parts(bundle.manifest.architecture.decoder)

@@ -129,7 +129,7 @@ def test_any_number_of_patches(checkpoint: Checkpoint, exported: dict[str, Path]
 def test_projector_keeps_its_bound_on_what_it_drops(exported: dict[str, Path]) -> None:
     features = np.random.default_rng(3).standard_normal((1, 729, 144), dtype=np.float32)
     path = exported["bf16"] / "vision" / "projector.safetensors"
-    with NativeTower(path, dropped_mass=0) as tower:
+    with NativeTower(path, whole_vocabulary=True) as tower:
         whole = tower.run(features).reshape(196, 256)
         assert tower.vocabulary.dropped_mass == 0
         assert tower.vocabulary.multiplied == 196 * 320

@@ -49,7 +49,9 @@ def test_options_have_the_fields_of_the_header() -> None:
     assert StopReason.__members__.keys() == {
         name.removeprefix("V2E_STOP_") for name in ffi.typeof("v2e_stop_reason").relements
     }
-    assert {field.name for field in fields(GeometryOptions)} - header_fields("v2e_geometry_options") == set()
+    negated = {"tiled": "no_tiles", "unpad": "no_unpad", "eagle": "no_eagle"}  # zero is the default in the header
+    geometry = {negated.get(field.name, field.name) for field in fields(GeometryOptions)}
+    assert geometry | {"canvas_count", "callback", "user_data"} == header_fields("v2e_geometry_options")
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_truncated_session_goes_on_as_if_new(decoder: Decoder) -> None:
 
 
 def fresh_page_bytes(session: Any) -> int:
-    """Of 256 positions of keys and values in fp32."""
+    """Bytes of the keys and values of 256 positions in fp32."""
     return CONFIG.num_hidden_layers * CONFIG.num_key_value_heads * CONFIG.head_size * 2 * 256 * 4
 
 

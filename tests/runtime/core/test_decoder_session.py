@@ -19,7 +19,8 @@ from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError
 from valley2_edge.runtime.core import library as native
 from valley2_edge.runtime.core._header import ffi
 from valley2_edge.runtime.core.binding import new_struct
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 
 Array = npt.NDArray[Any]

@@ -13,7 +13,8 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
-from valley2_edge.runtime.core.decoder import Decoder, GenerateOptions, StopReason
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 
 Array = npt.NDArray[Any]
 CONFIG = TinyConfig(max_position_embeddings=4096)
@@ -94,6 +95,7 @@ def test_error_of_a_rounded_cache_is_small(decoder: Decoder, kv_precision: str, 
     assert 1e-6 < relative_error(last_logits(decoder, kv_precision, PROMPT), exact) < bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_precision", KV_PRECISIONS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_threads_and_chunks_leave_every_bit(directory: Path, isa: str, kv_precision: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import InputError
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 
 Array = npt.NDArray[Any]
@@ -59,6 +60,7 @@ def expected_probabilities(logits: Array, seen: Array, options: GenerateOptions)
     return probabilities / probabilities.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -18,7 +18,8 @@ from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import EngineError, InputError, NumericError, Valley2Warning
 from valley2_edge.options import LoadOptions
 from valley2_edge.runtime import decoder_choice
-from valley2_edge.runtime.core.decoder import Decoder, DecoderSession
+from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.memory import MemorySettings
 from valley2_edge.runtime.decoder_choice import open_decoder
 from valley2_edge.runtime.devices import check as device_check
@@ -340,6 +341,7 @@ def onnx(bundle: Path, providers: list[str] | None) -> Any:
     return open_decoder(open_bundle(bundle), settings, None)
 
 
+@pytest.mark.slow
 def test_onnx_decoder_on_a_provider_that_is_right_is_compared_once(
     onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +355,7 @@ def test_onnx_decoder_on_a_provider_that_is_right_is_compared_once(
     assert counts[0] > 0 and counts[1] == 0
 
 
+@pytest.mark.slow
 def test_onnx_decoder_on_a_provider_that_is_wrong_is_refused(
     onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,6 +159,7 @@ def test_the_filters_of_warnings_are_left_as_they_were() -> None:
     assert list(warnings.filters) == before
 
 
+@pytest.mark.slow
 def test_text_in_a_picture_cannot_fill_the_memory() -> None:
     bomb = chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(200 << 20)))
     with pytest.raises(InputError, match="damaged"):

@@ -21,6 +21,8 @@ from valley2_edge.runtime.memory_budget import MemoryBudget
 from valley2_edge.runtime.onnx.decoder import OnnxDecoder
 from valley2_edge.runtime.onnx.providers import decoder_providers
 
+pytestmark = pytest.mark.slow
+
 TOKENS = np.arange(7, 60, dtype=np.int32)
 EMBEDDINGS = np.random.default_rng(3).standard_normal((9, 256), np.float32)
 

@@ -138,6 +138,7 @@ def test_engines_build_without_a_gpu(int4_bundle: Path, target: str) -> None:
     assert phases[0][1] == 0 and all(done <= total for _, done, total in phases)
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize("component", ["siglip", "eagle"])
 def test_towers_build_for_8_6(int4_bundle: Path, component: ComponentName) -> None:

@@ -30,8 +30,6 @@ using namespace v2e;
 
 namespace {
 
-constexpr uint64_t DEFAULT_PREFIX_CACHE_BYTES = uint64_t{256} << 20;
-
 // The digest of the manifest that stands beside the decoder's directory. The manifest has the digests of all files.
 std::string bundle_identity(const std::string &decoder_directory) {
     try {
@@ -89,8 +87,8 @@ v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options
         require(model, "model");
         *model = nullptr;
         const v2e_model_options given = read_options(options);
-        const uint64_t budget = given.prefix_cache_bytes == 0 ? DEFAULT_PREFIX_CACHE_BYTES : given.prefix_cache_bytes;
-        *model = new v2e_model{Decoder(decoder_directory, given, cuda::backend()), PrefixCache(budget),
+        *model = new v2e_model{Decoder(decoder_directory, given, cuda::backend()),
+                               PrefixCache(prefix_cache_budget(given.prefix_cache_bytes, given.no_prefix_cache)),
                                bundle_identity(decoder_directory), given.activations};
     });
 }

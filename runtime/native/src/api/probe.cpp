@@ -38,9 +38,8 @@ v2e_status v2e_probe_open(const v2e_probe_options *options, v2e_probe **probe) {
         require(probe, "probe");
         *probe = nullptr;
         const v2e_probe_options read = read_options(options);
-        if (read.device != V2E_DEVICE_CPU && read.device != V2E_DEVICE_CUDA)
-            fail(V2E_ERROR_INPUT, "The device of a probe is %u, but only the CPU and CUDA can be measured.",
-                 static_cast<unsigned>(read.device));
+        if (read.device > V2E_DEVICE_CUDA)
+            fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(read.device));
         auto made = std::make_unique<v2e_probe>();
         if (read.device == V2E_DEVICE_CUDA)
             made->gpu = std::make_unique<cuda::CudaProbe>();

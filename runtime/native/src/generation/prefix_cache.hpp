@@ -28,6 +28,13 @@ PositionKey key_of_token(int32_t token);
 PositionKey key_of_embedding(const float *embedding, size_t hidden_size);
 bool is_key_of_embedding(const PositionKey &key);
 
+constexpr uint64_t DEFAULT_PREFIX_CACHE_BYTES = uint64_t{256} << 20;
+
+// What the fields of options structs say: bytes, where 0 is the default, and a flag for none.
+constexpr uint64_t prefix_cache_budget(uint64_t bytes, uint32_t none) {
+    return none != 0 ? 0 : bytes == 0 ? DEFAULT_PREFIX_CACHE_BYTES : bytes;
+}
+
 // Safe for threads. A page in the tree is never written to: a session that goes on in one copies it first. What no
 // session holds is kept within the budget; what was used least recently goes first.
 class PrefixCache {

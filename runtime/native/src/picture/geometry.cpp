@@ -249,10 +249,10 @@ GeometryOptions complete_options(const v2e_geometry_options *given) {
     GeometryOptions options{};
     options.tile_size = raw.tile_size != 0 ? raw.tile_size : RELEASED_TILE_SIZE;
     options.tokens_per_side = raw.tokens_per_side != 0 ? raw.tokens_per_side : RELEASED_TOKENS_PER_SIDE;
-    options.tiled = raw.tiled != 0;
-    options.unpad = raw.unpad != 0;
+    options.tiled = raw.no_tiles == 0;
+    options.unpad = raw.no_unpad == 0;
     options.max_vision_token = raw.max_vision_token != 0 ? raw.max_vision_token : RELEASED_MAX_VISION_TOKEN;
-    options.eagle = raw.eagle != 0;
+    options.eagle = raw.no_eagle == 0;
     options.eagle_min_pixels = raw.eagle_min_pixels != 0 ? raw.eagle_min_pixels : FETCH_MIN_PIXELS;
     options.eagle_max_pixels = raw.eagle_max_pixels != 0 ? raw.eagle_max_pixels : FETCH_MAX_PIXELS;
     if (options.tile_size > LARGEST_SIDE / RELEASED_CANVAS_TILES || options.tokens_per_side > options.tile_size) {

@@ -30,9 +30,9 @@ void plan_phases(const v2e_memory_options &options, const GpuVision &vision, uin
     // Engines that stay keep the memory that they work in.
     const uint64_t kept = vision.siglip + vision.projector + vision.eagle + vision.siglip_work + vision.eagle_work;
     // Beside the engines at work: weights that stay, and what earlier turns of a conversation left.
-    const uint64_t beside =
-        plan.context + (options.gpu_yields != 0 ? 0 : decoder.weight_bytes) + (options.conversation != 0 ? session : 0);
-    const bool together = options.together != 0;
+    const uint64_t beside = plan.context + (options.offload_weights != 0 ? 0 : decoder.weight_bytes) +
+                            (options.conversation != 0 ? session : 0);
+    const bool together = options.keep_vision != 0;
     if (encodes)
         plan.tiles = beside + (together ? kept : vision.siglip + vision.projector + vision.siglip_work);
     if (vision.eagle > 0)

@@ -342,8 +342,8 @@ DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_o
                               const GpuVision &vision, const Backend &backend) {
     if (options.kv_precision != V2E_KV_AUTO && options.kv_precision != V2E_KV_FP32)
         fail(V2E_ERROR_INPUT, "kv_precision must be auto or fp32: the ONNX decoder keeps keys and values in fp32.");
-    if (options.device != V2E_DEVICE_CPU)
-        fail(V2E_ERROR_INPUT, "device must be cpu: the ONNX decoder runs where ONNX Runtime's providers do.");
+    if (options.device != V2E_DEVICE_AUTO && options.device != V2E_DEVICE_CPU)
+        fail(V2E_ERROR_INPUT, "device must be auto or cpu: the ONNX decoder runs where ONNX Runtime's providers do.");
     const Json &config = manifest.architecture().at("decoder");
     const Saturating hidden = size_of(config, "hidden_size"), middle = size_of(config, "intermediate_size");
     const Saturating heads = size_of(config, "num_attention_heads"), kv_heads = size_of(config, "num_key_value_heads");
@@ -406,11 +406,13 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
 
     const Saturating decoder_bytes = Saturating(plan.decoder_bytes) + plan.embedding_bytes;
     const Saturating engines = Saturating(plan.siglip_bytes) + plan.projector_bytes + plan.eagle_bytes;
-    const bool pictures = options.picture_count > 0, together = options.together != 0;
+    const bool pictures = options.picture_count > 0, together = options.keep_vision != 0;
     // The question's own embeddings count as such, whether they are kept or not.
     plan.vision_cache_bytes = options.conversation == 0 ? 0 : options.vision_cache_bytes;
     // A first prompt leaves its last page, and the answer goes on in a copy.
-    const uint64_t page = decoder.kv_page_bytes, left = page == 0 ? 0 : options.prefix_cache_bytes;
+    const uint64_t page = decoder.kv_page_bytes,
+                   budget = prefix_cache_budget(options.prefix_cache_bytes, options.no_prefix_cache),
+                   left = page == 0 ? 0 : budget;
     plan.prefix_cache_bytes = options.conversation != 0 ? left : left >= page ? page : 0;
     // What earlier turns left beside the vision engines.
     Saturating earlier;

@@ -27,11 +27,14 @@ Projector::Projector(TowerFile file, const v2e_tower_options &options)
     : Tower(std::move(file), options), side_(file_.size("patches_per_side", MOST_SIDE)),
       channels_(file_.size("input_size", MOST_WIDTH)), entries_(file_.size("mlp_hidden_dim", MOST_ENTRIES)),
       output_(file_.size("output_size", MOST_WIDTH)),
-      dropped_mass_(options.dropped_mass == 0 ? DEFAULT_DROPPED_MASS : std::max(options.dropped_mass, 0.0f)) {
+      dropped_mass_(options.whole_vocabulary != 0 ? 0
+                    : options.dropped_mass == 0   ? DEFAULT_DROPPED_MASS
+                                                  : options.dropped_mass) {
     if (file_.text("type") != "ovis_conv_adapter")
         file_.refuse("it is a projector of a type that this release cannot compute");
-    if (!(options.dropped_mass < 0.5f))
-        fail(V2E_ERROR_INPUT, "dropped_mass is %g; it must be below 0.5.", static_cast<double>(options.dropped_mass));
+    if (!(options.dropped_mass >= 0 && options.dropped_mass < 0.5f))
+        fail(V2E_ERROR_INPUT, "dropped_mass is %g; it must be at least 0 and below 0.5.",
+             static_cast<double>(options.dropped_mass));
     convolution_ = file_.matrix("convolution", channels_, window());
     scores_ = file_.matrix("vocabulary", entries_, channels_);
     norm_ = file_.norm("vocabulary_norm", entries_);

@@ -1,0 +1,68 @@
+"""What a user may choose about a bundle; made and checked before torch or a checkpoint is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from valley2_edge.bundle import DecoderEngine, DecoderPrecision, VisionPrecision
+from valley2_edge.errors import ExportError
+from valley2_edge.export.rounding.options import RoundingOptions
+from valley2_edge.precisions import ProjectorPrecision
+from valley2_edge.quantize.matrix_format import DEFAULT_GROUP_SIZE
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How the components of a bundle are stored."""
+
+    precision: DecoderPrecision = "int4"
+    """Precision of the decoder's layers."""
+    vision_precision: VisionPrecision | None = None
+    """Precision of the stored vision weights: fp32 and fp16 are graphs for ONNX Runtime, bf16 and int8 are towers of
+    the native core. None means fp32 with an fp32 decoder, else fp16."""
+    projector_precision: ProjectorPrecision | None = None
+    """Precision of a projector that is a graph whatever the towers are; int8 has a scale for each channel. None means
+    as `vision_precision` says."""
+    group_size: int = DEFAULT_GROUP_SIZE
+    """Number of columns that share a scale in int4 and int8: 32, 64 or 128."""
+    symmetric: bool | None = None
+    """Whether int4 has no zero points, which saves 1 byte a group for a slightly larger error. None means with zero
+    points, except for nf4, which never has them."""
+    lm_head_precision: DecoderPrecision | None = None
+    """Precision of the output layer. None means int8 with an int4 decoder, else the decoder's own."""
+    rounding: RoundingOptions | None = None
+    """Method, calibration set and measured quality (docs/quantization.md). None means rounding to the nearest level,
+    without measuring the quality."""
+    decoder: Path | None = None
+    """A GPTQ checkpoint whose decoder takes the place of the checkpoint's own (docs/interchange.md). The precision,
+    group size and symmetry of its layers are its own; the options for them are not used."""
+    decoder_engine: DecoderEngine = "native"
+    """"native" stores the core's own files; "onnx" stores graphs with the same integers and scales, which ONNX Runtime
+    runs on whatever it supports (docs/bundle.md, "ONNX decoder")."""
+
+    @property
+    def stored_vision_precision(self) -> VisionPrecision:
+        """The precision of the stored vision weights, with the default filled in."""
+        if self.vision_precision is not None:
+            return self.vision_precision
+        return "fp32" if self.precision == "fp32" else "fp16"
+
+    def check_names(self) -> None:
+        """Refuses a vision precision, a projector precision or a decoder engine that does not exist.
+
+        Raises:
+            ExportError: A value is unknown; the message lists those that are known.
+        """
+        if self.stored_vision_precision not in get_args(VisionPrecision):
+            raise ExportError(
+                f"vision precision {self.vision_precision!r} is unknown: choose {', '.join(get_args(VisionPrecision))}"
+            )
+        if self.projector_precision is not None and self.projector_precision not in get_args(ProjectorPrecision):
+            raise ExportError(
+                f"projector precision {self.projector_precision!r} is unknown: "
+                f"choose {', '.join(get_args(ProjectorPrecision))}"
+            )
+        if self.decoder_engine not in get_args(DecoderEngine):
+            raise ExportError(f"decoder engine {self.decoder_engine!r} is unknown: choose native or onnx")
