@@ -82,7 +82,7 @@ def with_layers(bundle: Bundle, placed: MemorySettings, choice: GpuChoice | None
 
 
 def _loading(bundle: Bundle, settings: MemorySettings) -> MemorySettings:
-    """As the loader plans, which knows no session yet."""
+    """The settings that the loader plans with, which knows no session yet."""
     longest = bundle.manifest.architecture.decoder.max_position_embeddings
     context = min(PLANNED_CONTEXT, longest)
     return replace(settings, context_length=context, kv_precision="auto", prefill_chunk=0)

@@ -85,7 +85,7 @@ class OnnxDecoderSession:
 
         Args:
             segments: Token ids (n,) int32 and embeddings (n, hidden_size) float32, in order.
-            logit_rows: Of the last positions, kept for `logits`; at least one is always kept.
+            logit_rows: Number of last positions whose logits are kept for `logits`; at least one is always kept.
             on_progress: Called after every chunk.
 
         Raises:

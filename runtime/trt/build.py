@@ -13,7 +13,7 @@ from valley2_edge.runtime.vision.engine import ComponentName
 
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]
-"""For each input the smallest, the usual and the largest shape."""
+"""The smallest, the usual and the largest shape of each input."""
 Progress = Callable[[str, int, int], bool | None]
 """Called with a phase of the build, the steps done and the steps in all; returning False stops it."""
 

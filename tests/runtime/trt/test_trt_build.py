@@ -51,7 +51,7 @@ def _run(model: onnx.ModelProto, feed: dict[str, Any]) -> Any:
 
 
 def _run_as_typed(model: onnx.ModelProto, feed: dict[str, Any]) -> Any:
-    """In numpy, each value in the type that the graph says; ONNX Runtime leaves out casts between its kernels."""
+    """Computes in numpy, each value in the graph's type; ONNX Runtime leaves out casts between its kernels."""
     with np.errstate(over="ignore", invalid="ignore"):
         return ReferenceEvaluator(model).run(None, feed)[0]
 
