@@ -27,58 +27,6 @@ constexpr size_t HIDDEN = 3584, MIDDLE = 18944, VOCABULARY = 152064, QKV = 4608,
 constexpr size_t SIGLIP_MIDDLE = 4304, EAGLE_MIDDLE = 5120, EAGLE_MERGED = 5120, EAGLE_HEAD = 80;
 constexpr size_t CONVOLUTION_WINDOW = 9 * 1152, VISUAL_VOCABULARY = 32000;
 
-} // namespace
-
-TEST_CASE("a stop flag that was seen holds until the next call") {
-    StopFlag flag;
-    CHECK(!flag.stops());
-    flag.set();
-    flag.clear();
-    CHECK(!flag.stops());
-    flag.set();
-    CHECK(flag.stops());
-    flag.clear(); // too late for this call, which may have left work out
-    CHECK(flag.stops());
-    flag.begin_call();
-    CHECK(!flag.stops());
-    CHECK(!stops(nullptr));
-}
-
-TEST_CASE("a stopped region begins at most one more task a thread") {
-    for (const unsigned threads : {1u, 2u, 3u, 8u})
-        for (const size_t at : {0u, 5u, 199u}) {
-            ThreadPool pool(threads);
-            StopFlag stop;
-            std::atomic<bool> set{false};
-            std::vector<std::atomic<int>> late(threads);
-            CHECK_FAILS(V2E_ERROR_CANCELLED, "cancelled",
-                        pool.run_workers(threads, 200, &stop, [&](size_t worker, size_t task) {
-                            if (set.load())
-                                late[worker].fetch_add(1);
-                            if (task == at) {
-                                stop.set();
-                                set.store(true);
-                            }
-                        }));
-            for (const std::atomic<int> &count : late)
-                CHECK(count.load() <= 1);
-        }
-}
-
-TEST_CASE("a region without a stop flag runs every task once") {
-    ThreadPool pool(3);
-    StopFlag stop;
-    std::vector<std::atomic<int>> counts(100);
-    pool.run_workers(2, counts.size(), &stop, [&](size_t worker, size_t task) {
-        CHECK(worker < 2);
-        counts[task].fetch_add(1);
-    });
-    for (const std::atomic<int> &count : counts)
-        CHECK(count.load() == 1);
-}
-
-namespace {
-
 // Kernels that compute nothing and remember the longest piece that they were asked for.
 std::atomic<size_t> longest{0};
 

@@ -1,4 +1,5 @@
 // Parallel regions: every task once, in turn, from several callers.
+#include "base/stop_flag.hpp"
 #include "base/thread_pool.hpp"
 #include "tests/check.hpp"
 
@@ -72,4 +73,37 @@ TEST_CASE("a thread pool serves callers in turn") {
     for (std::thread &caller : callers)
         caller.join();
     CHECK(total.load() == 3 * 500 * 9);
+}
+
+TEST_CASE("a stopped region begins at most one more task a thread") {
+    for (const unsigned threads : {1u, 2u, 3u, 8u})
+        for (const size_t at : {0u, 5u, 199u}) {
+            ThreadPool pool(threads);
+            StopFlag stop;
+            std::atomic<bool> set{false};
+            std::vector<std::atomic<int>> late(threads);
+            CHECK_FAILS(V2E_ERROR_CANCELLED, "cancelled",
+                        pool.run_workers(threads, 200, &stop, [&](size_t worker, size_t task) {
+                            if (set.load())
+                                late[worker].fetch_add(1);
+                            if (task == at) {
+                                stop.set();
+                                set.store(true);
+                            }
+                        }));
+            for (const std::atomic<int> &count : late)
+                CHECK(count.load() <= 1);
+        }
+}
+
+TEST_CASE("a region without a stop flag runs every task once") {
+    ThreadPool pool(3);
+    StopFlag stop;
+    std::vector<std::atomic<int>> counts(100);
+    pool.run_workers(2, counts.size(), &stop, [&](size_t worker, size_t task) {
+        CHECK(worker < 2);
+        counts[task].fetch_add(1);
+    });
+    for (const std::atomic<int> &count : counts)
+        CHECK(count.load() == 1);
 }

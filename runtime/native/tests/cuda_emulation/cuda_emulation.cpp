@@ -201,7 +201,7 @@ void multiply_warp(Warp &warp, unsigned parity) {
 
 } // namespace
 
-bool enroll(const char *name, size_t argument_bytes, Call call) {
+bool add_kernel(const char *name, size_t argument_bytes, Call call) {
     kernels().push_back({name, argument_bytes, call});
     return true;
 }

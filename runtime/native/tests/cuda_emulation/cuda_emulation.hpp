@@ -54,7 +54,7 @@ struct Kernel {
     Call call;
 };
 
-bool enroll(const char *name, size_t argument_bytes, Call call);
+bool add_kernel(const char *name, size_t argument_bytes, Call call);
 const Kernel *find_kernel(const char *name); // null: there is none
 void launch(const Kernel &kernel, Index grid, Index block, const void *arguments);
 [[noreturn]] void stop(const char *reason);
@@ -82,7 +82,7 @@ void wait_for_copies(size_t groups_left);
 
 #define V2E_KERNEL(name, Arguments)                                                                                    \
     extern "C" void name(const Arguments arguments);                                                                   \
-    [[maybe_unused]] static const bool name##_enrolled = emulation::enroll(                                            \
+    [[maybe_unused]] static const bool name##_added = emulation::add_kernel(                                           \
         #name, sizeof(Arguments), [](const void *given) { name(*static_cast<const Arguments *>(given)); });            \
     extern "C" void name(const Arguments arguments)
 

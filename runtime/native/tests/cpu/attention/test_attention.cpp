@@ -4,6 +4,7 @@
 #include "decoder/kv_cache.hpp"
 #include "tests/check.hpp"
 #include "tests/instruction_sets.hpp"
+#include "tests/kv_elements.hpp"
 #include "tests/random_matrix.hpp"
 
 #include <algorithm>
@@ -13,8 +14,6 @@
 using namespace v2e;
 
 namespace {
-
-constexpr KvPrecision ALL_PRECISIONS[] = {KvPrecision::fp32, KvPrecision::fp16, KvPrecision::int8};
 
 template <class Body>
 void for_each_kind(Body &&body) {
@@ -44,14 +43,6 @@ KvCache filled_cache(v2e_isa isa, KvPrecision precision, size_t head_size, const
                             cache.value_step(0, 0, i));
     }
     return cache;
-}
-
-double element(const std::byte *first, size_t index, KvPrecision precision, const float *step) {
-    if (precision == KvPrecision::int8)
-        return static_cast<double>(*step) * reinterpret_cast<const int8_t *>(first)[index];
-    if (precision == KvPrecision::fp16)
-        return float_from_half(reinterpret_cast<const uint16_t *>(first)[index]);
-    return reinterpret_cast<const float *>(first)[index];
 }
 
 // What the cache holds, (length, head_size) keys and values in float.
@@ -310,62 +301,4 @@ TEST_CASE("an int8 cache is precise for keys with outlier channels") {
             CHECK((outlier == 0.0f || error < plain_error / 2));
         }
     });
-}
-
-TEST_CASE("a KV cache grows by pages that stay where they are") {
-    for (const KvPrecision precision : ALL_PRECISIONS) {
-        KvCache cache(3, 2, 32, precision);
-        CHECK(cache.bytes() == 0);
-        cache.reserve(1);
-        const uint64_t page = cache.bytes();
-        const size_t bytes = precision == KvPrecision::fp32 ? 4 * 32 : precision == KvPrecision::fp16 ? 2 * 32 : 32 + 4;
-        CHECK(page == 3 * 2 * 2 * KV_PAGE * bytes);
-        *cache.value(2, 1, 0) = std::byte{42};
-        const std::byte *before = cache.value(2, 1, 0);
-        cache.reserve(KV_PAGE);
-        CHECK(cache.bytes() == page);
-        cache.reserve(20 * KV_PAGE + 1);
-        CHECK(cache.bytes() == 21 * page);
-        CHECK(cache.value(2, 1, 0) == before);
-        CHECK(*before == std::byte{42});
-        cache.trim(KV_PAGE + 1);
-        CHECK(cache.bytes() == 2 * page);
-        CHECK(cache.value(2, 1, 0) == before);
-        cache.trim(0);
-        CHECK(cache.bytes() == 0);
-    }
-}
-
-TEST_CASE("the places of a KV cache do not overlap") {
-    for (const KvPrecision precision : ALL_PRECISIONS) {
-        const size_t layers = 2, heads = 2, size = 16, length = KV_PAGE + 3;
-        KvCache cache(layers, heads, size, precision);
-        cache.reserve(length);
-        const ElementwiseKernels &kernels = elementwise_kernels(best_isa());
-        const auto row = [&](size_t layer, size_t head, size_t position, size_t kind) {
-            return std::vector<float>(size, static_cast<float>(((layer * 2 + head) * 2 + kind) * 300 + position + 1));
-        };
-        for (size_t layer = 0; layer < layers; ++layer)
-            for (size_t head = 0; head < heads; ++head)
-                for (size_t i = 0; i < length; ++i) {
-                    kernels.store_key(row(layer, head, i, 0).data(), size, precision, cache.key(layer, head, i),
-                                      cache.key_step(layer, head, i));
-                    kernels.store_value(row(layer, head, i, 1).data(), size, precision, cache.value(layer, head, i),
-                                        cache.value_step(layer, head, i));
-                }
-        double most = 0; // relative error
-        const auto compare = [&](const std::byte *first, size_t stride, const float *step, double expected) {
-            for (size_t channel = 0; channel < size; ++channel)
-                most = std::max(most, std::abs(element(first, channel * stride, precision, step) / expected - 1));
-        };
-        for (size_t layer = 0; layer < layers; ++layer)
-            for (size_t head = 0; head < heads; ++head)
-                for (size_t i = 0; i < length; ++i) {
-                    compare(cache.key(layer, head, i), KEY_LANES, cache.key_step(layer, head, i),
-                            row(layer, head, i, 0)[0]);
-                    compare(cache.value(layer, head, i), 1, cache.value_step(layer, head, i),
-                            row(layer, head, i, 1)[0]);
-                }
-        CHECK(most < 1e-3);
-    }
 }
