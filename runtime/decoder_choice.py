@@ -10,8 +10,8 @@ from valley2_edge.bundle import NATIVE_DECODER_FILES, Bundle
 from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
 from valley2_edge.options import LoadOptions, picked
 from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_engine import DecoderDescription, DecoderEngine
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
-from valley2_edge.runtime.decoder_engine import DecoderDescription, DecoderEngine
 from valley2_edge.runtime.devices.check import check_decoder, nvidia_gpu
 from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
 from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu

@@ -8,8 +8,8 @@ from typing import Any
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import EngineError, InputError
+from valley2_edge.runtime.core.vision_engine import ComponentName
 from valley2_edge.runtime.trt.api import BuilderConfig, TensorRt, has_target, new_logger, target_name
-from valley2_edge.runtime.vision.engine import ComponentName
 
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]

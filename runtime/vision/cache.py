@@ -12,10 +12,10 @@ import numpy as np
 
 from valley2_edge.bundle import Manifest
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.preprocess import PreparedPicture
+from valley2_edge.runtime.core.vision_engine import Array
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.vision.encoder import EncodedPictures, VisionEncoder
-from valley2_edge.runtime.vision.engine import Array
-from valley2_edge.runtime.vision.preprocess import PreparedPicture
 
 _HASHED_TOGETHER = 8 << 20
 """Bytes of pixels between two looks at the cancel token."""

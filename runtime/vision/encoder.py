@@ -18,16 +18,23 @@ from valley2_edge.errors import BundleError, EngineError, InputError, Valley2War
 from valley2_edge.options import VisionEngineName
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly, run_until_cancelled
 from valley2_edge.runtime.core.pixels import stitch_tiles
+from valley2_edge.runtime.core.preprocess import PreparedPicture
 from valley2_edge.runtime.core.tower import VocabularyUse
+from valley2_edge.runtime.core.vision_engine import (
+    Array,
+    ComponentName,
+    EngineInputs,
+    VisionEngine,
+    check_engine,
+    is_native,
+)
 from valley2_edge.runtime.devices.check import check_provider
 from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
 from valley2_edge.runtime.onnx.engine import OnnxEngine
 from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, choose_providers
 from valley2_edge.runtime.onnx.tensorrt_options import TENSORRT_PROVIDER, tensorrt_options
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.vision.engine import Array, ComponentName, EngineInputs, VisionEngine, check_engine, is_native
 from valley2_edge.runtime.vision.native_engine import NativeEngine
-from valley2_edge.runtime.vision.preprocess import PreparedPicture
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.trt.platform import Platform

@@ -22,10 +22,10 @@ from valley2_edge.errors import Cancelled, EngineError, InputError, Valley2Warni
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.memory import ANY_PICTURE, MemorySettings, plan_memory
+from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
+from valley2_edge.runtime.devices.cuda_driver import Gpu
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey
-from valley2_edge.runtime.trt.driver import Gpu
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 
 pytestmark = pytest.mark.slow
 
@@ -326,7 +326,7 @@ def test_whole_model_answers_with_it(int4_bundle: Path, rtx: FakeTensorRt) -> No
 
 
 def test_native_towers_have_no_graph_for_it(bundle: Bundle, tmp_path: Path) -> None:
-    from valley2_edge.runtime.vision.engine import check_engine
+    from valley2_edge.runtime.core.vision_engine import check_engine
 
     native = bundle.manifest.siglip.model_copy(update={"files": ["vision/siglip.safetensors"]})
     with pytest.raises(InputError, match="--vision-precision fp16 for TensorRT"):
@@ -334,7 +334,7 @@ def test_native_towers_have_no_graph_for_it(bundle: Bundle, tmp_path: Path) -> N
 
 
 def test_older_drivers_are_refused_by_name(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    from valley2_edge.runtime.trt.driver import CudaDriver
+    from valley2_edge.runtime.devices.cuda_driver import CudaDriver
 
     monkeypatch.setenv("VALLEY2_CUDA_DRIVER", "libm.so.6")
     with pytest.raises(EngineError, match="too old: it has no cuInit"):
