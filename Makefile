@@ -39,7 +39,7 @@ test: $(STAMP)
 
 # All tests: those marked `slow`, too, which build the core, export, train or start many processes.
 check: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --durations 15 --numprocesses $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # mypy and import-linter read no editable install, and the folders lie under other names, so they are shown the package as
 # it installs. -S keeps the editable install out of import-linter's sight.

@@ -31,8 +31,8 @@ from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
-from valley2_edge.runtime.vision.engine import ComponentName, EngineInputs
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
+from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
+from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
 
 PICTURE_SIDE = 10_000
 """Pixels of a picture that is as large as the command line accepts."""

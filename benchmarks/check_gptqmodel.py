@@ -32,7 +32,7 @@ from valley2_edge.bundle import open_bundle
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, decoder_parts
 from valley2_edge.export.decoder.stored_decoder import StoredDecoder
-from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
+from valley2_edge.export.gptq.checkpoint_from_bundle import write_gptq_checkpoint
 from valley2_edge.export.gptq.source import weight_heights
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle

@@ -37,8 +37,9 @@ from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.decoder.layout import DECODER_FILE, EMBEDDINGS_FILE
 from valley2_edge.export.decoder.writer import export_decoder, export_rounded_decoder
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.export.quality.figures import Quality, SampleQuality
 from valley2_edge.export.quality.rounded_model import Activations
-from valley2_edge.export.quality.survey import Quality, QualitySurvey, SampleQuality
+from valley2_edge.export.quality.survey import QualitySurvey
 from valley2_edge.export.rounding.inputs import prepare_packs
 from valley2_edge.export.rounding.layer_store import LayerStore
 from valley2_edge.export.rounding.options import RoundingOptions

@@ -35,8 +35,8 @@ from valley2_edge.export.vision.onnx_eagle import write_eagle
 from valley2_edge.export.vision.onnx_projector import write_projector
 from valley2_edge.export.vision.onnx_siglip import write_siglip
 from valley2_edge.runtime.core.probe import LimitName, Probe
+from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs, VisionEngine
 from valley2_edge.runtime.onnx.engine import OnnxEngine
-from valley2_edge.runtime.vision.engine import ComponentName, EngineInputs, VisionEngine
 from valley2_edge.runtime.vision.native_engine import NativeEngine
 
 TOWERS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")

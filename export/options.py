@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from valley2_edge.bundle import DecoderEngine, DecoderPrecision, VisionPrecision
 from valley2_edge.errors import ExportError
 from valley2_edge.export.rounding.options import RoundingOptions
-from valley2_edge.precisions import ProjectorPrecision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
 from valley2_edge.quantize.matrix_format import DEFAULT_GROUP_SIZE
 
 

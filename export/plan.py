@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 
-from valley2_edge.bundle import FORMAT_VERSION, DecoderEngine, DecoderPrecision, VisionPrecision
+from valley2_edge.bundle import FORMAT_VERSION
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.formats import DecoderFormats, decoder_formats
@@ -15,7 +15,7 @@ from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding
-from valley2_edge.precisions import ProjectorPrecision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.version import __version__
 

@@ -26,7 +26,7 @@ from valley2_edge.export.quality.survey import check_max_kl, measure_before_publ
 from valley2_edge.export.rounding.rounder import round_with_calibration
 from valley2_edge.export.selftest.writer import write_selftest
 from valley2_edge.export.vision.component import export_vision
-from valley2_edge.runtime.vision.engine import ComponentName
+from valley2_edge.runtime.core.vision_engine import ComponentName
 
 _OTHER_MODEL_ERROR = 0.6
 """Relative error of a matrix above which it is probably not the checkpoint's own matrix, rounded."""

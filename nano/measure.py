@@ -100,7 +100,7 @@ def _error_rate(inquiry: Inquiry, reading: Sequence[OpenQuestion], view: View) -
 
 def _print_table(outcomes: Mapping[str, Sequence[Outcome]], errors: Mapping[str, Estimate]) -> None:
     scores = {name: score(found) for name, found in outcomes.items()}
-    print("| | " + " | ".join(scores) + " |")
+    print("| task | " + " | ".join(scores) + " |")
     print("| --- |" + " --- |" * len(scores))
     for task in TASKS:
         print(f"| {task} | " + " | ".join(_percent(one.tasks[task].accuracy) for one in scores.values()) + " |")

@@ -10,8 +10,8 @@ from valley2_edge.bundle import NATIVE_DECODER_FILES, Bundle
 from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
 from valley2_edge.options import LoadOptions, picked
 from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_engine import DecoderDescription, DecoderEngine
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
-from valley2_edge.runtime.decoder_engine import DecoderDescription, DecoderEngine
 from valley2_edge.runtime.devices.check import check_decoder, nvidia_gpu
 from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
 from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu
@@ -82,7 +82,7 @@ def with_layers(bundle: Bundle, placed: MemorySettings, choice: GpuChoice | None
 
 
 def _loading(bundle: Bundle, settings: MemorySettings) -> MemorySettings:
-    """As the loader plans, which knows no session yet."""
+    """The settings that the loader plans with, which knows no session yet."""
     longest = bundle.manifest.architecture.decoder.max_position_embeddings
     context = min(PLANNED_CONTEXT, longest)
     return replace(settings, context_length=context, kv_precision="auto", prefill_chunk=0)

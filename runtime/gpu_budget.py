@@ -24,7 +24,7 @@ class GpuChoice:
     """Settings that fit a GPU, and what they cost."""
 
     settings: MemorySettings
-    """With `keep_vision` and `offload_weights` as chosen."""
+    """The settings, with `keep_vision` and `offload_weights` as chosen."""
     plan: MemoryPlan
     text: str
     """What was chosen, in words; empty when the vision engines are not on the GPU."""
@@ -51,7 +51,7 @@ def fit_gpu(
         pictures: Sizes; by default a picture that takes all tiles.
         video: They are frames.
         conversation: They may come when the context is full.
-        process_bytes: As `plan_memory` takes it.
+        process_bytes: Memory of the program itself, as `plan_memory` takes it.
 
     Raises:
         BudgetError: Nothing fits; the sentence says what would.

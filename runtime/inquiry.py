@@ -16,10 +16,10 @@ from valley2_edge.options import DEFAULT_FRAMES
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
+from valley2_edge.runtime.core.preprocess import prepare_pictures
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.media.sources import ImageSources, load_pictures, sort_sources
 from valley2_edge.runtime.media.video import VideoSource
-from valley2_edge.runtime.vision.preprocess import prepare_pictures
 from valley2_edge.text_limits import check_text
 
 Array = npt.NDArray[Any]

@@ -23,12 +23,12 @@ Planner = Callable[[MemorySettings], MemoryPlan]
 _PAGE = 256
 """Positions by which the KV cache grows."""
 _TEXT_POSITIONS = 1024
-"""For question and answer at least, when the context is shortened."""
+"""Fewest positions for question and answer when the context is shortened."""
 _SMALLEST_EAGLE = 64
 """Tokens of a picture, fewer than which the branch is better left out."""
 _CHUNKS = (128, 64)
 _KV_PRECISIONS = ("fp32", "fp16", "int8")
-"""From the largest to the smallest."""
+"""The precisions of the KV cache from the largest to the smallest."""
 _STEP = 64 << 20
 """A refusal names the least memory rounded up to this."""
 

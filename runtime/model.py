@@ -14,9 +14,9 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.options import LoadOptions, SamplingOptions, SessionOptions, changed, check_names, picked, size_bytes
 from valley2_edge.policy import Policy
+from valley2_edge.runtime.core.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.core.memory import MemorySettings, Size
 from valley2_edge.runtime.decoder_choice import open_decoder, place
-from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.gpu_budget import GpuChoice
 from valley2_edge.runtime.media.sources import ImageSources

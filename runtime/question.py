@@ -16,9 +16,9 @@ class Request:
     """What `Session.ask` was asked."""
 
     asked: str
-    """As the caller wrote it."""
+    """The question as the caller wrote it."""
     text: str
-    """As the model reads it."""
+    """The question as the model reads it."""
     images: Sequence[ImageSource]
     video: VideoSource | None
     frames: int

@@ -17,11 +17,12 @@ from valley2_edge.option_checks import LARGEST_UINT32, check_whole
 from valley2_edge.options import DEFAULT_FRAMES, SamplingOptions, SessionOptions, changed, picked
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
-from valley2_edge.runtime.context_room import Context, Question, full_context
+from valley2_edge.runtime.core.context_room import Context, Question, full_context
+from valley2_edge.runtime.core.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
+from valley2_edge.runtime.core.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.core.process_memory import peak_bytes
 from valley2_edge.runtime.core.sampling import chosen_seed, seed_of_step
-from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.engines import Array, Engines, prompt_segments
 from valley2_edge.runtime.media.images import Size
 from valley2_edge.runtime.media.sources import ImageSources, load_pictures, sort_sources
@@ -32,7 +33,6 @@ from valley2_edge.runtime.question import Request
 from valley2_edge.runtime.saved_session import SavedConversation, Turn
 from valley2_edge.runtime.session_lock import SessionLock
 from valley2_edge.runtime.stats import Statistics
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.text_limits import check_text
 from valley2_edge.tokenizer import TextStream
 

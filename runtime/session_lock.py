@@ -23,7 +23,7 @@ class SessionLock:
         """Holds the session for a block.
 
         Args:
-            wait: For another thread, instead of failing.
+            wait: Whether to wait for another thread instead of failing.
 
         Raises:
             InputError: A callback of the session's own answer asks, or with wait=False another thread has it.

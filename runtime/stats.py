@@ -48,7 +48,7 @@ class Statistics:
     decode_seconds: float = 0.0
     """Inside the core; the time in which the caller looks at the pieces is not counted."""
     first_token_seconds: float | None = None
-    """From the question to the first token; None: there was none."""
+    """Seconds from the question to the first token; None when there was none."""
     total_seconds: float = 0.0
     context_used: int = 0
     """Positions in the KV cache after the turn."""

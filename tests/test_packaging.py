@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 import pytest
+from filelock import FileLock
 
 from valley2_edge.runtime.core import library
 
@@ -22,7 +23,10 @@ LIBRARY_NAMES = {"win32": "valley2.dll", "darwin": "libvalley2.dylib"}
 def build(kind: str, directory: Path) -> Path:
     """Builds one distribution with the installed backend, so that nothing is downloaded."""
     command = [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(directory), str(ROOT)]
-    finished = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    (ROOT / "build").mkdir(exist_ok=True)
+    # Another worker may have stolen the other tests of this file, and builds in the same folder.
+    with FileLock(ROOT / "build" / ".distributions.lock"):
+        finished = subprocess.run(command, cwd=directory, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-4000:]
     (made,) = directory.iterdir()
     return made

@@ -32,7 +32,11 @@ def _layer_norm(name: str, size: int) -> dict[str, Shape]:
 
 
 def siglip_tensors(config: SiglipConfig) -> dict[str, Shape]:
-    """Names and shapes of the SigLIP tower, without the pooling head that the model never uses."""
+    """Names and shapes of the SigLIP tower, without the pooling head that the model never uses.
+
+    Args:
+        config: The tower's sizes.
+    """
     size, patch = config.hidden_size, config.patch_size
     shapes: dict[str, Shape] = {
         f"{SIGLIP_PREFIX}embeddings.patch_embedding.weight": (size, PICTURE_CHANNELS, patch, patch),
@@ -50,7 +54,11 @@ def siglip_tensors(config: SiglipConfig) -> dict[str, Shape]:
 
 
 def pooling_head_tensors(config: SiglipConfig) -> dict[str, Shape]:
-    """Names and shapes of SigLIP's pooling head, which a checkpoint may carry and the model never uses."""
+    """Names and shapes of SigLIP's pooling head, which a checkpoint may carry and the model never uses.
+
+    Args:
+        config: The tower's sizes.
+    """
     size = config.hidden_size
     return (
         {
@@ -66,7 +74,11 @@ def pooling_head_tensors(config: SiglipConfig) -> dict[str, Shape]:
 
 
 def projector_tensors(config: ProjectorConfig) -> dict[str, Shape]:
-    """Names and shapes of the projector."""
+    """Names and shapes of the projector.
+
+    Args:
+        config: The projector's sizes.
+    """
     inputs, width, outputs = config.input_size, config.mlp_hidden_dim, config.output_size
     if config.type == "ovis_conv_adapter":
         return (
@@ -89,7 +101,11 @@ def _conv(channels: int) -> dict[str, Shape]:
 
 
 def eagle_tensors(config: EagleConfig) -> dict[str, Shape]:
-    """Names and shapes of the Eagle tower and its merger."""
+    """Names and shapes of the Eagle tower and its merger.
+
+    Args:
+        config: The tower's sizes.
+    """
     size, patch = config.embed_dim, config.patch_size
     shapes: dict[str, Shape] = {
         f"{EAGLE_PREFIX}patch_embed.proj.weight": (size, PICTURE_CHANNELS, config.temporal_patch_size, patch, patch)
@@ -110,7 +126,11 @@ def eagle_tensors(config: EagleConfig) -> dict[str, Shape]:
 
 
 def decoder_tensors(config: DecoderConfig) -> dict[str, Shape]:
-    """Names and shapes of the decoder, its embeddings and its output head."""
+    """Names and shapes of the decoder, its embeddings and its output head.
+
+    Args:
+        config: The decoder's sizes.
+    """
     size, kv_size = config.hidden_size, config.num_key_value_heads * config.head_size
     shapes: dict[str, Shape] = {EMBEDDINGS: (config.vocab_size, size)}
     for index in range(config.num_hidden_layers):
@@ -131,7 +151,11 @@ def decoder_tensors(config: DecoderConfig) -> dict[str, Shape]:
 
 
 def required_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Names and shapes of the tensors that an export reads, in the order of the released shards."""
+    """Names and shapes of the tensors that an export reads, in the order of the released shards.
+
+    Args:
+        config: The architecture.
+    """
     eagle = {} if config.eagle is None else eagle_tensors(config.eagle)
     decoder = decoder_tensors(config.decoder)
     head = {name: decoder.pop(name) for name in list(decoder) if name == OUTPUT_WEIGHT}
@@ -144,6 +168,9 @@ def unused_tensors(config: ModelConfig) -> dict[str, Shape]:
     They are the SigLIP pooling head; the Eagle tower of a checkpoint whose `eagle_vision_tower` is null (the
     repository's code builds and saves that tower always, the hub's obeys the null); and the output head of a checkpoint
     with tied embeddings.
+
+    Args:
+        config: The architecture.
     """
     shapes = pooling_head_tensors(config.siglip)
     if config.eagle is None:

@@ -16,7 +16,7 @@ from valley2_edge.export.bundle.safetensors_stream import SafetensorsStream, dty
 from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS
 from valley2_edge.export.control import Progress
 from valley2_edge.export.decoder.formats import DecoderFormats
-from valley2_edge.export.decoder.layers import row_blocks
+from valley2_edge.export.decoder.layers import Tensors, row_blocks
 from valley2_edge.export.decoder.layout import (
     DECODER_FILE,
     EMBEDDINGS_FILE,
@@ -37,20 +37,11 @@ _BLOCK_ROWS = 256  # whole panels; a block of float32 stays near the caches
 _EMBEDDING_ROWS = 4096
 
 
-class TensorSource(Protocol):
-    """Reads tensors by name, as a checkpoint does."""
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor."""
+class TensorSource(Tensors, Protocol):
+    """Reads tensors and their dtypes by name, as a checkpoint does."""
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which a tensor is stored."""
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """One tensor in its stored dtype."""
-
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """The rows from `start` up to `stop` of a tensor in its stored dtype."""
 
 
 class RoundedSource(TensorSource, Protocol):

@@ -84,7 +84,13 @@ class QueryBlocks:
 
 
 def fixed_blocks(graph: Graph, tokens: int, largest: int) -> QueryBlocks:
-    """Cuts a fixed number of tokens into the fewest equal blocks of at most `largest` queries."""
+    """Cuts a fixed number of tokens into the fewest equal blocks.
+
+    Args:
+        graph: The graph that grows.
+        tokens: Number of tokens of a picture.
+        largest: Largest number of queries in a block.
+    """
     count = -(-tokens // largest)
     size = -(-tokens // count)
     missing = count * size - tokens
@@ -94,7 +100,13 @@ def fixed_blocks(graph: Graph, tokens: int, largest: int) -> QueryBlocks:
 
 
 def free_blocks(graph: Graph, value: str, size: int) -> QueryBlocks:
-    """Cuts a free number of tokens, the first axis of `value`, into blocks of `size` queries."""
+    """Cuts a number of tokens that is known only when the graph runs into blocks.
+
+    Args:
+        graph: The graph that grows.
+        value: A value whose first axis has as many entries as there are tokens.
+        size: Number of queries in a block.
+    """
     tokens = graph.node("Shape", [value], "blocks.tokens", start=0, end=1)
     blocks = graph.node(
         "Div", [graph.node("Add", [tokens, graph.integers(size - 1)], "blocks.raised"), graph.integers(size)],

@@ -60,28 +60,61 @@ class Graph:
         self._data.close()
 
     def input(self, name: str, element_type: int, shape: tuple[Dimension, ...]) -> str:
-        """Declares an input; a dimension that is a string is free."""
+        """Declares an input of the graph.
+
+        Args:
+            name: The input's name.
+            element_type: An element type of onnx.TensorProto.
+            shape: Its dimensions; a string names a dimension of any size.
+        """
         self._inputs.append(helper.make_tensor_value_info(name, element_type, shape))
         return name
 
     def output(self, value: str, name: str, shape: tuple[Dimension, ...]) -> None:
-        """Declares the float32 output `name` with the content of `value`."""
+        """Declares a float32 output of the graph.
+
+        Args:
+            value: The value that the output has.
+            name: The output's name.
+            shape: Its dimensions; a string names a dimension of any size.
+        """
         self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        """Adds a node with one output."""
+        """Adds a node with one output.
+
+        Args:
+            operator: An operator of the operator set.
+            inputs: Names of its inputs.
+            name: Name of the node and of its output.
+            attributes: The operator's attributes.
+        """
         self._nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
     def split(self, value: str, name: str, parts: list[str], axis: int) -> list[str]:
-        """Adds a Split into equal parts, called `name.part`."""
+        """Adds a Split into equal parts.
+
+        Args:
+            value: The value that is split.
+            name: Name of the node.
+            parts: Names of the parts; the outputs are called `name.part`.
+            axis: The axis that is cut.
+        """
         outputs = [f"{name}.{part}" for part in parts]
         self._nodes.append(helper.make_node("Split", [value], outputs, name=name, axis=axis, num_outputs=len(parts)))
         return outputs
 
     def scan(self, carried: str, value: str, name: str, body: onnx.GraphProto) -> str:
-        """Adds a Scan over the first axis of `value` whose body takes and gives (carried number, part)."""
+        """Adds a Scan over the first axis of a value.
+
+        Args:
+            carried: A scalar that the body takes and gives in every step.
+            value: The value whose first axis is walked along.
+            name: Name of the node and of its output.
+            body: A graph with the inputs and outputs (carried scalar, part).
+        """
         outputs = [name + ".carried", name]
         self._nodes.append(helper.make_node("Scan", [carried, value], outputs, name=name, body=body, num_scan_inputs=1))
         return name
@@ -95,7 +128,11 @@ class Graph:
         return self._inline(f"scalar.{value!r}", np.array(value, np.float32))
 
     def vector(self, name: str, values: torch.Tensor) -> str:
-        """Adds a float32 weight whatever the precision: a bias or a scale.
+        """Adds a bias or a scale, which is float32 in every precision.
+
+        Args:
+            name: Name of the weight.
+            values: The weight, of any shape.
 
         Raises:
             ExportError: The weight holds a NaN or an infinity.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,13 @@ from valley2_edge.calibration.encode import EncodedSample
 from valley2_edge.calibration.held_out import held_out_set
 from valley2_edge.errors import ExportError
 from valley2_edge.eval.edit_distance import edit_distance
-from valley2_edge.eval.intervals import Estimate, bootstrap_ratio
 from valley2_edge.eval.scoring import ROTATIONS, Outcome, chosen_letter
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.embedding_table import EmbeddingTable
 from valley2_edge.export.control import Progress
 from valley2_edge.export.decoder.layers import split_parts
-from valley2_edge.export.quality.answer_statistics import KEPT_LOGITS, Difference, TopLogits, compare_logits
+from valley2_edge.export.quality.answer_statistics import Difference, TopLogits, compare_logits
+from valley2_edge.export.quality.figures import Quality, SampleQuality
 from valley2_edge.export.quality.greedy_reference import Tokens
 from valley2_edge.export.quality.held_out_reference import Reference, asked_questions, draft_answers, make_reference
 from valley2_edge.export.quality.rounded_model import Activations, RoundedModel
@@ -32,95 +30,6 @@ from valley2_edge.tokenizer import Tokenizer
 
 STAGE = "quality"
 _ACTIVATIONS_FILE = "quality-activations.bin"
-
-
-@dataclass(frozen=True)
-class SampleQuality:
-    """What was found on one held-out sample."""
-
-    positions: int
-    """Number of tokens of the true answers."""
-    kl: float
-    """Sum of the KL divergences over the positions, in nats."""
-    same_top: int
-    """Number of positions at which both models find the same token the likeliest."""
-    surprise: float
-    """Sum over the positions of the nats by which the true token is less likely than for the reference."""
-    tail: float
-    """Sum over the positions of the reference's probability of tokens that are not kept."""
-    characters: int
-    """Number of characters of the texts that were to be read."""
-    errors: int
-    """Number of characters that the bundle read wrongly."""
-    reference_errors: int
-    """Number of characters that the unrounded model read wrongly."""
-    questions: int
-    """Number of questions with options."""
-    right: int
-    """Number of questions that the bundle answered rightly in all four orders of the options."""
-    reference_right: int
-    """Number of questions that the unrounded model answered rightly in all four orders of the options."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How much a bundle lost against its checkpoint."""
-
-    samples: tuple[SampleQuality, ...]
-    sha256: str
-    """SHA-256 of the held-out set."""
-    reference_runs: int
-    """Number of runs of the unrounded model."""
-    inexact_answers: int
-    """Number of its answers that were not verified to their end."""
-    activations: Activations = "int8"
-    """What the bundle's activations were rounded to while it ran."""
-
-    def figures(self) -> dict[str, Any]:
-        """The figures for the manifest's `quality`, with intervals of 95 % from a bootstrap over samples."""
-        positions = [sample.positions for sample in self.samples]
-        surprise = self._ratio([sample.surprise for sample in self.samples], positions)
-        limits = (surprise.value, surprise.low, surprise.high)
-        return {
-            "mean_kl": _facts(self._ratio([sample.kl for sample in self.samples], positions)),
-            "same_top": _facts(self._ratio([sample.same_top for sample in self.samples], positions)),
-            "perplexity_ratio": _facts(Estimate(*(math.exp(limit) for limit in limits))),
-            "character_error_rate": self._against_reference("errors", "reference_errors", "characters"),
-            "ecom_vqa": self._against_reference("right", "reference_right", "questions"),
-            "held_out": {
-                "sha256": self.sha256,
-                "samples": len(self.samples),
-                "positions": sum(positions),
-                "activations": self.activations,
-                "kept_logits": KEPT_LOGITS,
-                "mean_tail": _number(sum(sample.tail for sample in self.samples) / sum(positions)),
-                "reference_runs": self.reference_runs,
-                "inexact_answers": self.inexact_answers,
-            },
-        }
-
-    def mean_kl(self) -> float:
-        """Mean KL divergence in nats a position."""
-        return sum(sample.kl for sample in self.samples) / sum(sample.positions for sample in self.samples)
-
-    def _against_reference(self, found: str, reference: str, size: str) -> dict[str, float] | None:
-        sizes = [getattr(sample, size) for sample in self.samples]
-        if not sum(sizes):
-            return None
-        ours = [getattr(sample, found) for sample in self.samples]
-        theirs = [getattr(sample, reference) for sample in self.samples]
-        change = self._ratio([a - b for a, b in zip(ours, theirs, strict=True)], sizes)
-        return {
-            **_facts(self._ratio(ours, sizes)),
-            "reference": _number(sum(theirs) / sum(sizes)),
-            "change": _number(change.value),
-            "change_low": _number(change.low),
-            "change_high": _number(change.high),
-        }
-
-    @staticmethod
-    def _ratio(amounts: Sequence[float], sizes: Sequence[float]) -> Estimate:
-        return bootstrap_ratio(amounts, sizes)
 
 
 def measure_quality(
@@ -332,11 +241,3 @@ def _summarise(
 
 def _text(answer: Tokens, tokenizer: Tokenizer, stops: Tokens) -> str:
     return tokenizer.decode([token for token in answer if token not in stops])
-
-
-def _facts(estimate: Estimate) -> dict[str, float]:
-    return {"value": _number(estimate.value), "low": _number(estimate.low), "high": _number(estimate.high)}
-
-
-def _number(value: float) -> float:
-    return float(f"{value:.6g}")

@@ -28,7 +28,7 @@ from valley2_edge.geometry import Geometry, GeometryOptions
 from valley2_edge.policy import Policy
 from valley2_edge.prompt import Layout, build_first_turn, encode, render, split_at_pictures
 from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture, stitch_tiles
-from valley2_edge.runtime.vision.engine import NATIVE_SUFFIX, ComponentName
+from valley2_edge.runtime.core.vision_engine import NATIVE_SUFFIX, ComponentName
 from valley2_edge.selftest import (
     MAX_SELFTEST_BYTES,
     SELFTEST_FILE,

@@ -34,7 +34,7 @@ from valley2_edge.export.vision.onnx_eagle import write_eagle
 from valley2_edge.export.vision.onnx_projector import write_projector
 from valley2_edge.export.vision.onnx_siglip import write_siglip
 from valley2_edge.precisions import VisionPrecision
-from valley2_edge.runtime.vision.engine import NATIVE_SUFFIX, ComponentName
+from valley2_edge.runtime.core.vision_engine import NATIVE_SUFFIX, ComponentName
 from valley2_edge.runtime.vision.native_engine import NativeEngine
 
 LARGEST_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 1e-1}

@@ -38,7 +38,13 @@ def write_native_eagle(weights: Weights, config: EagleConfig, path: Path, precis
 
 
 def eagle_parts(weights: Weights, config: EagleConfig, precision: TowerPrecision) -> list[Part]:
-    """The parts of the tower's file, in their order."""
+    """Plans the parts of the tower's file, in their order.
+
+    Args:
+        weights: Reads the checkpoint.
+        config: The sizes of the component.
+        precision: Precision of the matrices.
+    """
     parts = [_embedding(weights, config)]
     for index in range(config.depth):
         source = _layer_source(weights, f"{EAGLE_PREFIX}blocks.{index}.")

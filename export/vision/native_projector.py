@@ -39,7 +39,12 @@ def write_native_projector(weights: Weights, config: ProjectorConfig, siglip: Si
 
 
 def projector_parts(weights: Weights, config: ProjectorConfig) -> list[Part]:
-    """The parts of the tower's file, in their order."""
+    """Plans the parts of the tower's file, in their order.
+
+    Args:
+        weights: Reads the checkpoint.
+        config: The sizes of the component.
+    """
     inputs, entries = config.input_size, config.mlp_hidden_dim
     convolution = MatrixPlan("convolution", "bf16", inputs, CONV_SIDE**2 * inputs, bias=True)
     scores = MatrixPlan("vocabulary", "bf16", entries, inputs, bias=False)

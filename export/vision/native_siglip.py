@@ -44,7 +44,13 @@ def write_native_siglip(weights: Weights, config: SiglipConfig, path: Path, prec
 
 
 def siglip_parts(weights: Weights, config: SiglipConfig, precision: TowerPrecision) -> list[Part]:
-    """The parts of the tower's file, in their order."""
+    """Plans the parts of the tower's file, in their order.
+
+    Args:
+        weights: Reads the checkpoint.
+        config: The sizes of the component.
+        precision: Precision of the matrices.
+    """
     parts = [_embeddings(weights, config)]
     for index in range(config.num_hidden_layers):
         source = _layer_source(weights, f"{SIGLIP_PREFIX}encoder.layers.{index}.")

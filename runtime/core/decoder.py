@@ -32,9 +32,9 @@ from valley2_edge.runtime.core.binding import (
     token_array,
     unsigned,
 )
+from valley2_edge.runtime.core.decoder_engine import DecoderDescription, PrefixCacheState
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.library import check, library
-from valley2_edge.runtime.decoder_engine import DecoderDescription, PrefixCacheState
 
 
 class Decoder:

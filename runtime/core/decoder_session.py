@@ -25,9 +25,9 @@ from valley2_edge.runtime.core.binding import (
     token_array,
     unsigned,
 )
+from valley2_edge.runtime.core.decoder_engine import OnProgress, OnToken, Segment
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.core.library import check, library
-from valley2_edge.runtime.decoder_engine import OnProgress, OnToken, Segment
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.core.decoder import Decoder

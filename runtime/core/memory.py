@@ -12,7 +12,6 @@ from valley2_edge.errors import BudgetError
 from valley2_edge.option_checks import LARGEST_UINT64
 from valley2_edge.options import LoadOptions, SessionOptions, picked, size_bytes
 from valley2_edge.policy import Policy
-from valley2_edge.runtime.context_room import picture_tokens
 from valley2_edge.runtime.core.binding import (
     ACTIVATIONS_NUMBERS,
     DEVICE_NUMBERS,
@@ -24,6 +23,7 @@ from valley2_edge.runtime.core.binding import (
     struct_values,
     unsigned,
 )
+from valley2_edge.runtime.core.context_room import picture_tokens
 from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.core.pixels import plan_picture
 from valley2_edge.runtime.core.process_memory import resident_bytes

@@ -15,14 +15,14 @@ import numpy as np
 from valley2_edge.bundle import Bundle
 from valley2_edge.errors import BundleError, EngineError
 from valley2_edge.prompt import PICTURE_ID
+from valley2_edge.runtime.core.decoder_engine import DecoderEngine
 from valley2_edge.runtime.core.generation import GenerateOptions
-from valley2_edge.runtime.decoder_engine import DecoderEngine
+from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
 from valley2_edge.runtime.devices.checked import DeviceEngine, require_right
 from valley2_edge.runtime.devices.comparison import Array, compare_relative
 from valley2_edge.runtime.onnx.engine import OnnxEngine
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime
 from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, CUDA_PROVIDER, GPU_PROVIDERS
-from valley2_edge.runtime.vision.engine import ComponentName, EngineInputs
 from valley2_edge.selftest import SELFTEST_FILE, read_self_test
 
 VISION_BOUND = 1e-4
@@ -70,7 +70,7 @@ def vision_distance(
         run: Computes it on the device.
         threads: Number of threads of the CPU.
     """
-    from valley2_edge.runtime.trt.samples import sample_inputs
+    from valley2_edge.runtime.devices.samples import sample_inputs
 
     (inputs,) = sample_inputs(bundle, name, threads=threads)
     found = run(inputs)
@@ -175,7 +175,7 @@ def provider_device(provider: str) -> tuple[str, str]:
 
 def nvidia_gpu() -> tuple[str, str]:
     """Name of the first NVIDIA GPU and the version of its driver; both empty where there is none."""
-    from valley2_edge.runtime.trt.driver import CudaDriver
+    from valley2_edge.runtime.devices.cuda_driver import CudaDriver
 
     try:
         driver = CudaDriver()

@@ -34,7 +34,7 @@ class DeviceEngine:
 
     @property
     def where(self) -> str:
-        """As people say it."""
+        """The device in words for people."""
         return f"{self.computed_by} on {self.device}" if self.device else self.computed_by
 
 

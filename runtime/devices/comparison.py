@@ -12,9 +12,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 RELATIVE_TOLERANCE = 1e-4
-"""On features and embeddings: norm of the difference over norm of the reference."""
+"""Largest error of features and embeddings: norm of the difference over norm of the reference."""
 LOGIT_TOLERANCE = 5e-4
-"""On logits, absolute."""
+"""Largest absolute error of logits."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def places_of(count: int, frames: int) -> list[int]:
 
 
 def places_once(count: int, frames: int) -> list[int]:
-    """As `places_of`, but none twice: all when there are fewer."""
+    """The places of `places_of`, but none twice: all when there are fewer."""
     return places_of(count, min(count, frames))
 
 

@@ -26,9 +26,9 @@ class Turning:
 
     transposed: bool = False
     mirrored: bool = False
-    """From left to right."""
+    """Whether the picture is mirrored from left to right."""
     flipped: bool = False
-    """From top to bottom."""
+    """Whether the picture is mirrored from top to bottom."""
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Turns (height, width, 3) pixels."""

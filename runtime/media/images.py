@@ -36,7 +36,7 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],
     8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
-"""By the EXIF orientation."""
+"""How a picture is turned, by its EXIF orientation."""
 _TRANSPOSED = (5, 6, 7, 8)
 
 Size = tuple[int, int]

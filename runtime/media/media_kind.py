@@ -88,7 +88,7 @@ _FOREIGN_MAGIC = (
 )
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _QUICKTIME_BOXES = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
-"""That old QuickTime files begin with, instead of ftyp."""
+"""Boxes that old QuickTime files begin with instead of ftyp."""
 _TRANSPORT_PACKETS = ((188, 0), (192, 4), (204, 0))
 """Length of a packet of a transport stream, and the place of its sync byte."""
 

@@ -26,8 +26,8 @@ from valley2_edge.options import LoadOptions, SessionOptions, changed
 from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.runtime.cancellation import run_interruptibly
 from valley2_edge.runtime.core.binding import REUSE_NUMBERS, number_of, token_array, unsigned
+from valley2_edge.runtime.core.decoder_engine import DecoderDescription, PrefixCacheState
 from valley2_edge.runtime.core.process_memory import trim_heap
-from valley2_edge.runtime.decoder_engine import DecoderDescription, PrefixCacheState
 from valley2_edge.runtime.onnx.decoder_session import OnnxDecoderSession
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.onnx.providers import (

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error
 from valley2_edge.runtime.core._header import ffi
 from valley2_edge.runtime.core.binding import array_pointer, unsigned
+from valley2_edge.runtime.core.decoder_engine import OnProgress, OnToken, Segment
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.core.sampling import seed_of_step
-from valley2_edge.runtime.decoder_engine import OnProgress, OnToken, Segment
 from valley2_edge.runtime.onnx.kv_cache import OnnxKvCache
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime
 from valley2_edge.runtime.onnx.providers import translated
@@ -85,7 +85,7 @@ class OnnxDecoderSession:
 
         Args:
             segments: Token ids (n,) int32 and embeddings (n, hidden_size) float32, in order.
-            logit_rows: Of the last positions, kept for `logits`; at least one is always kept.
+            logit_rows: Number of last positions whose logits are kept for `logits`; at least one is always kept.
             on_progress: Called after every chunk.
 
         Raises:

@@ -11,9 +11,9 @@ import numpy as np
 
 from valley2_edge.errors import BundleError, Cancelled, NumericError, Valley2Warning
 from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
+from valley2_edge.runtime.core.vision_engine import Array, ComponentName, EngineInputs
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.onnx.providers import first_line, translated, with_options
-from valley2_edge.runtime.vision.engine import Array, ComponentName, EngineInputs
 
 if TYPE_CHECKING:
     import onnxruntime

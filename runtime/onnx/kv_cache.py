@@ -19,9 +19,9 @@ class OnnxKvCache:
     """Buffers (1, kv_heads, capacity, head_size) for the keys and the values of each layer.
 
     Args:
-        layers: Of the decoder.
-        kv_heads: Of the decoder.
-        head_size: Of the decoder.
+        layers: Number of the decoder's layers.
+        kv_heads: Number of the decoder's heads of keys and values.
+        head_size: Width of a head.
         dtype: float32 or float16.
         most: Positions at most.
         device: "cpu" or "cuda".
@@ -41,15 +41,15 @@ class OnnxKvCache:
 
     @property
     def bytes(self) -> int:
-        """Of all buffers."""
+        """Bytes of all buffers."""
         return int(len(self._names) * self._shape[1] * self.capacity * self._shape[3] * self._dtype.itemsize)
 
     def reserve(self, positions: int, used: int) -> None:
         """Makes room, at least twice as much as before where the context allows it.
 
         Args:
-            positions: That are needed.
-            used: That are to be kept.
+            positions: Number of positions that are needed.
+            used: Number of positions whose content is to be kept.
 
         Raises:
             MemoryError: The memory does not suffice; the cache is as it was.

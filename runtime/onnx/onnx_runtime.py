@@ -32,7 +32,7 @@ def open_graph(
     Args:
         path: The .onnx file, its data beside it.
         options: Options of the session.
-        providers: With their options, in order of preference.
+        providers: Providers with their options, in order of preference.
 
     Raises:
         Exception: The graph cannot be loaded; ONNX Runtime's exceptions have no common base of their own.

@@ -46,8 +46,8 @@ def decoder_providers(device: str | None, wanted: Sequence[str] | None) -> list[
 
     Args:
         device: "cpu", "cuda", "auto", or None: the providers decide.
-        wanted: In order of preference; None: those of the device. Providers that take over a part of a transformer and
-            leave the rest to the processor are asked for when they are named.
+        wanted: Providers in order of preference; None takes those of the device. Providers that take over a part of a
+            transformer and leave the rest to the processor are asked for when they are named.
 
     Raises:
         InputError: The device means nothing, a provider is unknown to this ONNX Runtime or known to compute wrong
@@ -84,7 +84,7 @@ def with_options(
     """The providers as a session takes them.
 
     Args:
-        providers: In order of preference.
+        providers: Providers in order of preference.
         more: Options by provider, beside those that hold for every session.
     """
     options = _PROVIDER_OPTIONS | dict(more or {})

@@ -8,12 +8,12 @@ from typing import Any
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import EngineError, InputError
+from valley2_edge.runtime.core.vision_engine import ComponentName
 from valley2_edge.runtime.trt.api import BuilderConfig, TensorRt, has_target, new_logger, target_name
-from valley2_edge.runtime.vision.engine import ComponentName
 
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]
-"""For each input the smallest, the usual and the largest shape."""
+"""The smallest, the usual and the largest shape of each input."""
 Progress = Callable[[str, int, int], bool | None]
 """Called with a phase of the build, the steps done and the steps in all; returning False stops it."""
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from valley2_edge.bundle import Bundle
-from valley2_edge.runtime.trt.driver import Gpu
-from valley2_edge.runtime.vision.engine import ComponentName
+from valley2_edge.runtime.core.vision_engine import ComponentName
+from valley2_edge.runtime.devices.cuda_driver import Gpu
 from valley2_edge.user_data import data_directory, open_own_file, own_directory, write_own_file
 
 SUFFIX = ".engine"

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valley2_edge.errors import EngineError
+from valley2_edge.runtime.core.vision_engine import Array, EngineInputs
+from valley2_edge.runtime.devices.cuda_driver import DeviceBuffer
 from valley2_edge.runtime.trt.api import ExecutionContext
-from valley2_edge.runtime.trt.driver import DeviceBuffer
 from valley2_edge.runtime.trt.platform import Platform
-from valley2_edge.runtime.vision.engine import Array, EngineInputs
 
 _TYPES: dict[str, type[np.generic]] = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32}
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from valley2_edge.errors import EngineError
+from valley2_edge.runtime.devices.cuda_driver import CudaDriver
 from valley2_edge.runtime.trt.api import TITLES, Flavour, TensorRt, choose_tensorrt, new_logger
-from valley2_edge.runtime.trt.driver import CudaDriver
 
 
 @dataclass(frozen=True)

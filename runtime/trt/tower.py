@@ -13,16 +13,16 @@ from valley2_edge.bundle import Bundle
 from valley2_edge.errors import Cancelled, EngineError, Valley2Warning
 from valley2_edge.policy import EAGLE_CAPS
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.core.vision_engine import Array, ComponentName, EngineInputs
 from valley2_edge.runtime.devices.check import HALF_BOUND, vision_distance
 from valley2_edge.runtime.devices.checked import DeviceEngine, require_right
+from valley2_edge.runtime.devices.samples import Feed, sample_inputs
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.trt.api import TITLES, Flavour, TensorRt
 from valley2_edge.runtime.trt.build import MOST_TILES, Progress, build_engine, vision_profile
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey, graph_digest
 from valley2_edge.runtime.trt.engine import LoadedEngine
 from valley2_edge.runtime.trt.platform import Platform
-from valley2_edge.runtime.trt.samples import Feed, sample_inputs
-from valley2_edge.runtime.vision.engine import Array, ComponentName, EngineInputs
 
 USUAL_EAGLE_TOKENS = EAGLE_CAPS["balanced"]
 """An engine for fewer is not built, unless somebody asks for it."""

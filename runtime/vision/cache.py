@@ -12,10 +12,10 @@ import numpy as np
 
 from valley2_edge.bundle import Manifest
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.preprocess import PreparedPicture
+from valley2_edge.runtime.core.vision_engine import Array
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.vision.encoder import EncodedPictures, VisionEncoder
-from valley2_edge.runtime.vision.engine import Array
-from valley2_edge.runtime.vision.preprocess import PreparedPicture
 
 _HASHED_TOGETHER = 8 << 20
 """Bytes of pixels between two looks at the cancel token."""
@@ -37,7 +37,7 @@ class VisionCache:
 
     Args:
         engines: Tells the vision engines from those of every other bundle.
-        budget_bytes: For the embeddings together; 0 keeps none.
+        budget_bytes: Most bytes of embeddings that are kept; 0 keeps none.
     """
 
     def __init__(self, engines: str, budget_bytes: int) -> None:
@@ -49,12 +49,12 @@ class VisionCache:
 
     @property
     def used_bytes(self) -> int:
-        """That are kept now."""
+        """Bytes of embeddings that are kept now."""
         return self._used_bytes
 
     @property
     def budget_bytes(self) -> int:
-        """That may be kept."""
+        """Most bytes of embeddings that may be kept."""
         return self._budget_bytes
 
     def resize(self, budget_bytes: int) -> None:

@@ -18,16 +18,23 @@ from valley2_edge.errors import BundleError, EngineError, InputError, Valley2War
 from valley2_edge.options import VisionEngineName
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly, run_until_cancelled
 from valley2_edge.runtime.core.pixels import stitch_tiles
+from valley2_edge.runtime.core.preprocess import PreparedPicture
 from valley2_edge.runtime.core.tower import VocabularyUse
+from valley2_edge.runtime.core.vision_engine import (
+    Array,
+    ComponentName,
+    EngineInputs,
+    VisionEngine,
+    check_engine,
+    is_native,
+)
 from valley2_edge.runtime.devices.check import check_provider
 from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
 from valley2_edge.runtime.onnx.engine import OnnxEngine
 from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, choose_providers
 from valley2_edge.runtime.onnx.tensorrt_options import TENSORRT_PROVIDER, tensorrt_options
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.vision.engine import Array, ComponentName, EngineInputs, VisionEngine, check_engine, is_native
 from valley2_edge.runtime.vision.native_engine import NativeEngine
-from valley2_edge.runtime.vision.preprocess import PreparedPicture
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.trt.platform import Platform
@@ -61,7 +68,7 @@ class EncodedPictures:
     """What the vision engines made of a turn's pictures."""
 
     tokens: list[Array]
-    """For each picture (siglip_tokens + eagle_tokens, hidden_size)."""
+    """The embeddings of each picture, (siglip_tokens + eagle_tokens, hidden_size)."""
     times: VisionTimes = field(default_factory=VisionTimes)
     vocabulary: VocabularyUse | None = None
     """What a native projector left out; None: there was none."""
@@ -112,9 +119,9 @@ class VisionEncoder:
         self._tensorrt = engine == "tensorrt"
         self._platform: Platform | None = None
         self._towers: dict[ComponentName, TensorRtTower] = {}
-        """Those of the engines that are TensorRT's."""
-        self._fallen: set[ComponentName] = set()
-        """Those that TensorRT could not compute."""
+        """The engines that are TensorRT's."""
+        self._failed: set[ComponentName] = set()
+        """The components that TensorRT could not compute."""
         self._lock = Lock()
         self.providers: dict[str, list[str]] = {}
         """What computes each engine that was loaded so far: ONNX Runtime's providers, the core's instruction set, or
@@ -182,7 +189,7 @@ class VisionEncoder:
         return self._keep
 
     def stop_keeping(self) -> None:
-        """From now on each engine goes after its use."""
+        """Frees each engine after its use from now on."""
         self._keep = False
 
     def release(self) -> None:
@@ -308,7 +315,7 @@ class VisionEncoder:
             architecture = self._bundle.manifest.architecture
             stamp = self._bundle.stamp(component.files[0])
             return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa, stamp=stamp)
-        tower = self._open_tower(name) if self._tensorrt and name not in self._fallen else None
+        tower = self._open_tower(name) if self._tensorrt and name not in self._failed else None
         if tower is not None:
             return tower
         return self._open_graph(name, component.files)
@@ -348,8 +355,8 @@ class VisionEncoder:
         return self._towers[name]
 
     def _fall_back(self, name: ComponentName, error: EngineError) -> None:
-        """From now on ONNX Runtime computes this engine."""
-        self._fallen.add(name)
+        """Lets ONNX Runtime compute this component from now on."""
+        self._failed.add(name)
         self._towers.pop(name)
         self._engines.pop(name).close()
         _warn(f"The {name} engine runs in ONNX Runtime instead of TensorRT: {error}.")

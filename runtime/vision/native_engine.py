@@ -9,7 +9,7 @@ from valley2_edge.errors import BundleError
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.core.binding import Stamp
 from valley2_edge.runtime.core.tower import NativeTower, VocabularyUse
-from valley2_edge.runtime.vision.engine import Array, ComponentName, EngineInputs
+from valley2_edge.runtime.core.vision_engine import Array, ComponentName, EngineInputs
 
 
 class NativeEngine:

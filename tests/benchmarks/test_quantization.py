@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from valley2_edge.export.quality.survey import Quality, SampleQuality
+from valley2_edge.export.quality.figures import Quality, SampleQuality
 
 pytestmark = pytest.mark.slow
 

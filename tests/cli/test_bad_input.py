@@ -141,6 +141,7 @@ def test_bundle_of_a_future_version(run, copied_bundle: Path, command: list[str]
     assert "format version 99" in outcome.error
 
 
+@pytest.mark.slow
 def test_checkpoint_that_lacks_a_tensor(run, tmp_path: Path) -> None:
     checkpoint = shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
     name = "model.layers.1.mlp.up_proj.weight"

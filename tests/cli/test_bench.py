@@ -26,6 +26,7 @@ def check_measurement(content: dict[str, Any], unit: str, rate: str, fraction: s
     assert content[rate] > 0
 
 
+@pytest.mark.slow
 def test_json_of_a_shape(run) -> None:
     outcome = run("bench", *TINY, *SHORT, "--json")
     assert outcome.code == 0, outcome.stderr

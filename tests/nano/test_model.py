@@ -16,9 +16,9 @@ from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.preprocess import prepare_pictures
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.model import Valley2
-from valley2_edge.runtime.vision.preprocess import prepare_pictures
 from valley2_nano.checkpoint import read_checkpoint, write_checkpoint
 from valley2_nano.model import Switches, Valley2Nano
 from valley2_nano.packing import PackedBatch, pack

@@ -264,7 +264,7 @@ def test_cutting_a_picture_asks_often_and_stops_at_once(make: Callable[..., Any]
 
 
 def test_known_picture_is_looked_up_in_pieces(bundle: Bundle) -> None:
-    from valley2_edge.runtime.vision.preprocess import prepare_pictures
+    from valley2_edge.runtime.core.preprocess import prepare_pictures
 
     pixels = np.zeros((3000, 4000, 3), np.uint8)  # more than is hashed together
     pictures = prepare_pictures([pixels], bundle.manifest.architecture, Policy())

@@ -28,7 +28,7 @@ needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps 
 
 @dataclass(frozen=True)
 class Stamp:
-    """As valley2_edge has it of a file that it has hashed."""
+    """What valley2_edge knows of a file that it has hashed."""
 
     size: int
     mtime_ns: int

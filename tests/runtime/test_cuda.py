@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_double import FATBIN, FakeGpu, build_driver
 from decoder_files import TinyConfig, random_weights, write_decoder
+from fake_cuda_driver import FATBIN, FakeGpu, build_driver
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, Cancelled, InputError, NumericError, Valley2Error

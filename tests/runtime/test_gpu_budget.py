@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cuda_double import FATBIN, FakeGpu, build_driver
+from fake_cuda_driver import FATBIN, FakeGpu, build_driver
 from released_size import write_released_size
 
 from valley2_edge.bundle import Bundle, open_bundle
@@ -157,7 +157,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 def test_plan_puts_layers_where_loading_puts_them(
     int4_bundle: Path, gpu: FakeGpu, layers: int, spare: int, given: bool
 ) -> None:
-    """For auto, with so much memory free, or given of more that is free, and whatever context is planned."""
+    """Holds for auto with so much memory free, or given of more that is free, and for any context that is planned."""
     opened = open_bundle(int4_bundle)
     loading = MemorySettings(context_length=4096, device="cuda", gpu_layers=layers, gpu_memory=1 << 40)
     memory = plan_memory(opened, (), loading).gpu_bytes + spare

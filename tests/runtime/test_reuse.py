@@ -15,9 +15,9 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 from valley2_edge import Valley2
 from valley2_edge.errors import Cancelled, InputError
 from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_engine import Segment
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
-from valley2_edge.runtime.decoder_engine import Segment
 
 CONFIG = TinyConfig(num_hidden_layers=2)
 RANDOM = np.random.default_rng(5)

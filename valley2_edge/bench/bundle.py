@@ -15,11 +15,11 @@ from valley2_edge.bundle import VisionComponent
 from valley2_edge.errors import EngineError, InputError
 from valley2_edge.options import EaglePreset
 from valley2_edge.policy import Policy
+from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.core.probe import LimitName
+from valley2_edge.runtime.core.vision_engine import is_native
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.stats import Statistics
-from valley2_edge.runtime.vision.engine import is_native
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 
 WIDTH, HEIGHT = 1280, 720
 QUESTION = "What is on the label?"

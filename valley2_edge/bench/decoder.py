@@ -11,9 +11,9 @@ import numpy.typing as npt
 from valley2_edge.bench.alternation import Limits, Measurement, Pause, Sample, Work
 from valley2_edge.bench.work import prefill_operations
 from valley2_edge.config import DecoderConfig
+from valley2_edge.runtime.core.decoder_engine import DecoderEngine
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.probe import LimitName
-from valley2_edge.runtime.decoder_engine import DecoderEngine
 
 TOKENS_BETWEEN_PAUSES = 4
 Repeated = Callable[[], None]

@@ -24,8 +24,8 @@ from valley2_edge.errors import InputError
 from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.binding import ISA_NUMBERS
 from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.core.decoder_engine import DecoderEngine
 from valley2_edge.runtime.core.probe import LIMITS, Probe
-from valley2_edge.runtime.decoder_engine import DecoderEngine
 from valley2_edge.runtime.model import Valley2
 
 StageProgress = Callable[[str, int, int], None]

@@ -19,15 +19,8 @@ from valley2_edge.cli.media import Media, mentioned_files, path_of, split_words
 from valley2_edge.cli.option_groups import FLAGS
 from valley2_edge.cli.terminal import error_console, print_line
 from valley2_edge.errors import InputError
-from valley2_edge.options import (
-    DEFAULT_FRAMES,
-    LARGEST_UINT32,
-    LoadOptions,
-    SamplingOptions,
-    SessionOptions,
-    check_whole,
-    picked,
-)
+from valley2_edge.option_checks import LARGEST_UINT32, check_whole
+from valley2_edge.options import DEFAULT_FRAMES, LoadOptions, SamplingOptions, SessionOptions, picked
 from valley2_edge.text_limits import check_text
 
 if TYPE_CHECKING:

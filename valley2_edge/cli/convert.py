@@ -59,7 +59,8 @@ def convert(
 
     def work() -> Path:
         progress("loading torch", 0, 1)
-        from valley2_edge.export.gptq.interchange import bundle_gptq_checkpoint, write_gptq_checkpoint
+        from valley2_edge.export.gptq.bundle_from_checkpoint import bundle_gptq_checkpoint
+        from valley2_edge.export.gptq.checkpoint_from_bundle import write_gptq_checkpoint
 
         progress("loading torch", 1, 1)
         opened = _open(bundle, cancelling_progress(control, progress))

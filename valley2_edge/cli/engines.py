@@ -20,10 +20,10 @@ from valley2_edge.policy import EAGLE_CAPS
 
 if TYPE_CHECKING:
     from valley2_edge.bundle import Bundle
+    from valley2_edge.runtime.core.vision_engine import ComponentName
+    from valley2_edge.runtime.devices.samples import Feed
     from valley2_edge.runtime.trt.api import Flavour, TensorRt
     from valley2_edge.runtime.trt.cache import EngineKey
-    from valley2_edge.runtime.trt.samples import Feed
-    from valley2_edge.runtime.vision.engine import ComponentName
 
 Component = Literal["siglip", "projector", "eagle"]
 
@@ -77,7 +77,7 @@ def build(
 ) -> None:
     """Build a bundle's engines now instead of at the first question; those that are there stay."""
     from valley2_edge.bundle import open_bundle
-    from valley2_edge.runtime.vision.engine import check_engine
+    from valley2_edge.runtime.core.vision_engine import check_engine
 
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     manifest = opened.manifest
@@ -168,8 +168,8 @@ def _build(
 
 
 def _build_missing(trt: TensorRt, bundle: Bundle, keys: list[EngineKey], pictures: list[Path]) -> None:
+    from valley2_edge.runtime.devices.samples import sample_inputs
     from valley2_edge.runtime.trt.cache import EngineCache
-    from valley2_edge.runtime.trt.samples import sample_inputs
     from valley2_edge.runtime.trt.tower import build_for
 
     cache = EngineCache()

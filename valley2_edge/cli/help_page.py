@@ -24,9 +24,11 @@ class HelpfulCommand(TyperCommand):
         """Takes the words of a completion as they are: to check values, typer would import pydantic."""
         if not ctx.resilient_parsing:
             return super().parse_args(ctx, args)
-        values, ctx.args, _ = self.make_parser(ctx).parse_args(args=args)
+        rest: list[str]
+        values, rest, _ = self.make_parser(ctx).parse_args(args=args)
         ctx.params = {parameter.name: values.get(parameter.name) for parameter in self.get_params(ctx)}
-        return ctx.args
+        ctx.args = rest
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the arguments and options."""

@@ -54,8 +54,8 @@ def plan(
     from valley2_edge.bundle import open_bundle
     from valley2_edge.cli.plan_view import plan_as_json, print_gpu, print_plan
     from valley2_edge.runtime.core.memory import MemorySettings, check_positions
+    from valley2_edge.runtime.core.vision_engine import check_engine
     from valley2_edge.runtime.decoder_choice import place, with_layers
-    from valley2_edge.runtime.vision.engine import check_engine
 
     settings, limit = MemorySettings.of(load, session), size_bytes(load.memory) or None
     opened = open_bundle(resolve_bundle(bundle), check="sizes")

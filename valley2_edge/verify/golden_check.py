@@ -14,8 +14,9 @@ from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
 from valley2_edge.prompt import PICTURE_ID, Layout, build_conversation, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.decoder_engine import DecoderSessionEngine
 from valley2_edge.runtime.core.generation import GenerateOptions
-from valley2_edge.runtime.decoder_engine import DecoderSessionEngine
+from valley2_edge.runtime.core.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.devices.comparison import (
     Row,
     compare_absolute,
@@ -27,7 +28,6 @@ from valley2_edge.runtime.devices.comparison import (
 )
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.verify.golden import GoldenCase, patches_from_bytes, tiles_from_bytes
 
 Array = npt.NDArray[Any]

@@ -13,11 +13,11 @@ from valley2_edge.options import LoadOptions, PolicyName
 from valley2_edge.policy import Policy
 from valley2_edge.prompt import Layout, build_first_turn, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.preprocess import prepare_pictures
 from valley2_edge.runtime.devices.comparison import Array, Row, compare_relative, compare_rows, compare_values
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.media.images import load_picture
 from valley2_edge.runtime.model import Valley2
-from valley2_edge.runtime.vision.preprocess import prepare_pictures
 from valley2_edge.selftest import MAX_SELFTEST_BYTES, SELFTEST_PICTURE, SelfTest, read_self_test
 from valley2_edge.verify.golden import Golden
 from valley2_edge.verify.golden_check import check_case

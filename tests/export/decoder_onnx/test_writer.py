@@ -24,7 +24,7 @@ from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder.writer import export_decoder, export_embeddings, export_rounded_decoder
 from valley2_edge.export.decoder_onnx.weights import pack_halves
 from valley2_edge.export.decoder_onnx.writer import onnx_decoder_bytes, write_onnx_decoder
-from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
+from valley2_edge.export.gptq.checkpoint_from_bundle import write_gptq_checkpoint
 from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle

@@ -24,7 +24,8 @@ from valley2_edge.export.decoder.parts import DecoderMatrix, decoder_parts
 from valley2_edge.export.decoder.stored_decoder import StoredDecoder
 from valley2_edge.export.decoder.writer import export_decoder, export_embeddings, export_rounded_decoder
 from valley2_edge.export.gptq import writer as gptq_writer
-from valley2_edge.export.gptq.interchange import bundle_gptq_checkpoint, write_gptq_checkpoint
+from valley2_edge.export.gptq.bundle_from_checkpoint import bundle_gptq_checkpoint
+from valley2_edge.export.gptq.checkpoint_from_bundle import write_gptq_checkpoint
 from valley2_edge.export.gptq.output_scales import SCALES_FILE
 from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.gptq.writer import GptqWriter

@@ -247,7 +247,7 @@ def test_a_checkpoint_that_is_not_quantized_is_refused(tmp_path: Path) -> None:
 def converted(tmp_path_factory: pytest.TempPathFactory, int4_bundle: Path) -> Path:
     """The GPTQ checkpoint of a bundle; not to be changed."""
 
-    from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
+    from valley2_edge.export.gptq.checkpoint_from_bundle import write_gptq_checkpoint
 
     return write_gptq_checkpoint(open_bundle(int4_bundle), tmp_path_factory.mktemp("gptq") / "converted")
 
@@ -299,7 +299,7 @@ def test_an_output_matrix_that_was_changed_is_noticed(converted: Path, tmp_path:
 
 @pytest.mark.slow
 def test_the_decoder_of_another_model_is_pointed_out(tmp_path: Path, int4_bundle: Path) -> None:
-    from valley2_edge.export.gptq.interchange import write_gptq_checkpoint
+    from valley2_edge.export.gptq.checkpoint_from_bundle import write_gptq_checkpoint
     from valley2_edge.export.pipeline import export_bundle
 
     other = write_gptq_checkpoint(open_bundle(int4_bundle), tmp_path / "other")

@@ -16,7 +16,6 @@ import torch
 
 from valley2_edge.calibration.encode import Branch, EncodedSample
 from valley2_edge.calibration.packs import Pack, pack_samples
-from valley2_edge.duration import format_duration
 from valley2_edge.errors import BudgetError, NumericError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.formats import decoder_formats
@@ -25,7 +24,6 @@ from valley2_edge.export.decoder.writer import export_decoder, export_rounded_de
 from valley2_edge.export.rounding import calibrated_decoder
 from valley2_edge.export.rounding.calibrated_decoder import RoundingPlan, round_decoder
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore, RoundedLayers
-from valley2_edge.export.rounding.work_meter import WorkMeter
 from valley2_edge.quantize import gptq
 from valley2_edge.quantize.factor import NotPositiveDefiniteError
 from valley2_edge.quantize.method import MethodName, rounding_method
@@ -204,24 +202,6 @@ def test_a_full_disk_leaves_a_state_that_can_go_on(small_disk: Path) -> None:
     state = LayerStore(small_disk).state
     assert 0 < state.steps < 3
     assert all(LayerStore(small_disk).layer_path(step).is_file() for step in range(state.steps))
-
-
-def test_remaining_time_is_judged_by_the_speed_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 10.0, 10.0, 11.0])
-    monkeypatch.setattr("valley2_edge.export.rounding.work_meter.time.perf_counter", lambda: next(clock))
-    meter = WorkMeter({"slow": 30, "fast": 100, "other": 6})
-    assert meter.remaining_seconds() is None
-    meter.skip("slow", 10)
-    with meter.measured("slow", 10):
-        pass
-    with meter.measured("fast", 1):
-        pass
-    # 10 slow ones at 1 s, 99 fast ones at 1 s, 6 unknown ones at the average of 11 s for 11.
-    assert meter.remaining_seconds() == pytest.approx(10 + 99 + 6)
-
-
-def test_durations_are_readable() -> None:
-    assert [format_duration(seconds) for seconds in (3.2, 98, 600, 19440)] == ["3 s", "98 s", "10 min", "5 h 24 min"]
 
 
 def test_nf4_does_not_depend_on_the_calibration_set(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from valley2_edge.export.synthetic.tokenizer import ADDED_TOKEN_COUNT, RELEASED_
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "ckpt" / "eagle_ovis"
 
 
+@pytest.mark.slow
 def test_released_size_has_the_released_ids(tmp_path: Path) -> None:
     assert write_tokenizer(tmp_path) == (151_645, 151_643)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

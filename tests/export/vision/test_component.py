@@ -27,7 +27,7 @@ from valley2_edge.export.vision.component import block_positions, export_vision
 from valley2_edge.export.vision.onnx_eagle import BLOCK
 from valley2_edge.export.vision.torch_reference import ProjectorReference, load_eagle, load_projector, load_siglip
 from valley2_edge.precisions import VisionPrecision
-from valley2_edge.runtime.vision.engine import ComponentName
+from valley2_edge.runtime.core.vision_engine import ComponentName
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,9 @@ from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
 from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.tower import NativeTower
-from valley2_edge.runtime.vision.engine import ComponentName
+from valley2_edge.runtime.core.vision_engine import ComponentName
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 ISAS = [isa for isa in ISA_NUMBERS if isa != "auto" and isa_available(isa)]

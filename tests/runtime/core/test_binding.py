@@ -16,11 +16,11 @@ from valley2_edge.geometry import Geometry, GeometryOptions
 from valley2_edge.runtime.core import binding
 from valley2_edge.runtime.core._header import ffi
 from valley2_edge.runtime.core.binding import EventBridge, array_pointer, new_struct, struct_array
+from valley2_edge.runtime.core.decoder_engine import DecoderDescription, PrefixCacheState
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.core.library import library
 from valley2_edge.runtime.core.memory import MemoryPlan
 from valley2_edge.runtime.core.tower import TowerCost, TowerDescription, VocabularyUse
-from valley2_edge.runtime.decoder_engine import DecoderDescription, PrefixCacheState
 
 SAME: dict[str, Any] = {
     "v2e_geometry": Geometry,

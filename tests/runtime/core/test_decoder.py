@@ -54,7 +54,7 @@ def relative_error(actual: Array, expected: Array) -> float:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]:
-    """By precision: the directory, and the reference model of the weights in it."""
+    """The directory of each precision, and the reference model of the weights in it."""
     weights = random_weights(CONFIG)
     made = {}
     for precision in PRECISIONS:

@@ -232,7 +232,7 @@ def test_leaving_the_program_after_a_cancel_waits_for_the_decoder() -> None:
     program = (
         "import sys, time\n"
         "from valley2_edge.errors import Cancelled\n"
-        "from valley2_edge.runtime import video_file\n"
+        "from valley2_edge.runtime.media import video_file\n"
         "from valley2_edge.runtime.cancellation import CancelToken\n"
         "from valley2_edge.runtime.media.video import load_frames\n"
         "token, read = CancelToken(), video_file._CancellableStream.read\n"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from valley2_edge.runtime.devices.cuda_driver import Gpu
 from valley2_edge.runtime.trt import cache as module
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey
-from valley2_edge.runtime.trt.driver import Gpu
 
 KEY = EngineKey("siglip", "graph", "fp16", 9, "8.6", "tensorrt_rtx", "1.7.1", "GeForce", "580.1")
 GPU = Gpu("GeForce", "8.6", "580.1")

@@ -1,6 +1,6 @@
 """Vision in TensorRT: driven as TensorRT 10, 11 and TensorRT-RTX want it, kept in a cache, and never given up silently.
 
-The doubles of TensorRT and of the driver really compute, so that answers can be compared; no GPU has run this yet.
+The fakes of TensorRT and of the driver really compute, so that answers can be compared; no GPU has run this yet.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_double import FATBIN, FakeGpu, build_driver
-from trt_double import TensorRtDouble
+from fake_cuda_driver import FATBIN, FakeGpu, build_driver
+from fake_tensorrt import FakeTensorRt
 
 from valley2_edge import Valley2
 from valley2_edge.bundle import Bundle, open_bundle
@@ -22,10 +22,10 @@ from valley2_edge.errors import Cancelled, EngineError, InputError, Valley2Warni
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.memory import ANY_PICTURE, MemorySettings, plan_memory
+from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
+from valley2_edge.runtime.devices.cuda_driver import Gpu
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey
-from valley2_edge.runtime.trt.driver import Gpu
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 
 pytestmark = pytest.mark.slow
 
@@ -46,19 +46,19 @@ def gpu(driver_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture(params=["tensorrt_rtx", "tensorrt"])
-def trt(request: pytest.FixtureRequest, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> TensorRtDouble:
-    double = TensorRtDouble(rtx=request.param == "tensorrt_rtx")
+def trt(request: pytest.FixtureRequest, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
+    fake = FakeTensorRt(rtx=request.param == "tensorrt_rtx")
     for name in ("tensorrt_rtx", "tensorrt"):
-        monkeypatch.setitem(sys.modules, name, double if name == request.param else None)
-    return double
+        monkeypatch.setitem(sys.modules, name, fake if name == request.param else None)
+    return fake
 
 
 @pytest.fixture
-def rtx(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> TensorRtDouble:
-    double = TensorRtDouble(rtx=True)
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", double)
+def rtx(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
+    fake = FakeTensorRt(rtx=True)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    return double
+    return fake
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def expected(int4_bundle: Path) -> np.ndarray:
 
 @pytest.mark.usefixtures("silence")
 def test_tokens_are_those_of_onnx_runtime(
-    bundle: Bundle, trt: TensorRtDouble, gpu: FakeGpu, expected: np.ndarray
+    bundle: Bundle, trt: FakeTensorRt, gpu: FakeGpu, expected: np.ndarray
 ) -> None:
     gpu.record()
     encoder = VisionEncoder(bundle, threads=1, engine="tensorrt")
@@ -120,7 +120,7 @@ def test_tokens_are_those_of_onnx_runtime(
 
 
 @pytest.mark.usefixtures("silence")
-def test_engines_are_built_once(bundle: Bundle, trt: TensorRtDouble, expected: np.ndarray) -> None:
+def test_engines_are_built_once(bundle: Bundle, trt: FakeTensorRt, expected: np.ndarray) -> None:
     encode(bundle, "tensorrt")
     trt.events.clear()
     assert difference(encode(bundle, "tensorrt"), expected) < 3e-3
@@ -130,7 +130,7 @@ def test_engines_are_built_once(bundle: Bundle, trt: TensorRtDouble, expected: n
 
 @pytest.mark.parametrize("change", ["TensorRT", "driver", "capability"])
 def test_whatever_an_engine_depends_on_builds_it_anew(
-    bundle: Bundle, rtx: TensorRtDouble, gpu: FakeGpu, change: str
+    bundle: Bundle, rtx: FakeTensorRt, gpu: FakeGpu, change: str
 ) -> None:
     encode(bundle, "tensorrt")
     rtx.events.clear()
@@ -146,7 +146,7 @@ def test_whatever_an_engine_depends_on_builds_it_anew(
     assert len(EngineCache().entries()) == (6 if change == "capability" else 3)
 
 
-def test_key_names_the_graph_and_the_gpu(bundle: Bundle, fp32_bundle: Path, rtx: TensorRtDouble) -> None:
+def test_key_names_the_graph_and_the_gpu(bundle: Bundle, fp32_bundle: Path, rtx: FakeTensorRt) -> None:
     for one in (bundle, open_bundle(fp32_bundle)):
         encode(one, "tensorrt")
     keys = [entry.key for entry in EngineCache().entries()]
@@ -167,7 +167,7 @@ def test_engine_that_was_built_elsewhere_serves_its_compute_capability(gpu: Fake
     assert cache.find(other) is None
 
 
-def test_pictures_beyond_the_usual_cap_get_an_engine_of_their_own(bundle: Bundle, rtx: TensorRtDouble) -> None:
+def test_pictures_beyond_the_usual_cap_get_an_engine_of_their_own(bundle: Bundle, rtx: FakeTensorRt) -> None:
     large = RANDOM.integers(0, 256, (28 * 30, 28 * 30, 3), dtype=np.uint8)
     pictures = prepared(bundle, Policy(tiles=False, eagle_preset="document"), large)
     assert pictures[0].geometry.eagle_patches > 2916
@@ -179,7 +179,7 @@ def test_pictures_beyond_the_usual_cap_get_an_engine_of_their_own(bundle: Bundle
 
 @pytest.mark.parametrize("trouble", ["build", "load", "run", "nan", "wrong"])
 def test_what_tensorrt_cannot_do_onnx_runtime_does_and_one_line_says_so(
-    bundle: Bundle, trt: TensorRtDouble, expected: np.ndarray, trouble: str
+    bundle: Bundle, trt: FakeTensorRt, expected: np.ndarray, trouble: str
 ) -> None:
     said = {
         "build": "could not build eagle.onnx: no kernel for eagle",
@@ -210,7 +210,7 @@ def test_what_tensorrt_cannot_do_onnx_runtime_does_and_one_line_says_so(
 
 
 @pytest.mark.usefixtures("silence")
-def test_engine_is_compared_with_the_cpu_once_a_driver(bundle: Bundle, rtx: TensorRtDouble, gpu: FakeGpu) -> None:
+def test_engine_is_compared_with_the_cpu_once_a_driver(bundle: Bundle, rtx: FakeTensorRt, gpu: FakeGpu) -> None:
     runs = []
     for version in (13000, 13000, 13010):
         gpu.set(version=version)
@@ -220,7 +220,7 @@ def test_engine_is_compared_with_the_cpu_once_a_driver(bundle: Bundle, rtx: Tens
     assert runs == [2, 1, 2]
 
 
-def test_engine_that_computes_wrong_is_not_built_again_each_time(bundle: Bundle, rtx: TensorRtDouble) -> None:
+def test_engine_that_computes_wrong_is_not_built_again_each_time(bundle: Bundle, rtx: FakeTensorRt) -> None:
     rtx.fails = "wrong"
     for builds in (3, 0):
         rtx.events.clear()
@@ -229,14 +229,14 @@ def test_engine_that_computes_wrong_is_not_built_again_each_time(bundle: Bundle,
         assert len([event for event in rtx.events if event.startswith("build")]) == builds
 
 
-def test_gpu_without_enough_memory_falls_back(bundle: Bundle, rtx: TensorRtDouble, gpu: FakeGpu) -> None:
+def test_gpu_without_enough_memory_falls_back(bundle: Bundle, rtx: FakeTensorRt, gpu: FakeGpu) -> None:
     gpu.set(memory=1 << 20)
     with pytest.warns(Valley2Warning, match="siglip engine runs in ONNX Runtime.*: the GPU has not enough memory"):
         encode(bundle, "tensorrt")
 
 
 def test_full_disk_while_building_falls_back(
-    bundle: Bundle, rtx: TensorRtDouble, gpu: FakeGpu, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, rtx: FakeTensorRt, gpu: FakeGpu, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
@@ -263,7 +263,7 @@ def test_missing_gpu_and_missing_tensorrt_are_said_once(
     assert reasons[1] == "The vision engines run in ONNX Runtime instead of TensorRT: the NVIDIA driver finds no GPU."
 
 
-def test_damaged_engine_is_built_anew(bundle: Bundle, rtx: TensorRtDouble, expected: np.ndarray) -> None:
+def test_damaged_engine_is_built_anew(bundle: Bundle, rtx: FakeTensorRt, expected: np.ndarray) -> None:
     encode(bundle, "tensorrt")
     (entry,) = (entry for entry in EngineCache().entries() if entry.key.component == "eagle")
     content = bytearray(entry.path.read_bytes())
@@ -279,7 +279,7 @@ def test_damaged_engine_is_built_anew(bundle: Bundle, rtx: TensorRtDouble, expec
 
 
 def test_engine_that_cannot_be_kept_is_used_all_the_same(
-    bundle: Bundle, rtx: TensorRtDouble, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, rtx: FakeTensorRt, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
@@ -291,7 +291,7 @@ def test_engine_that_cannot_be_kept_is_used_all_the_same(
     assert not list(EngineCache().directory.iterdir())  # no part of a file stays
 
 
-def test_what_rtx_compiled_at_run_time_is_kept(bundle: Bundle, rtx: TensorRtDouble) -> None:
+def test_what_rtx_compiled_at_run_time_is_kept(bundle: Bundle, rtx: FakeTensorRt) -> None:
     encode(bundle, "tensorrt")
     assert rtx.kernels == []
     encode(bundle, "tensorrt")
@@ -301,7 +301,7 @@ def test_what_rtx_compiled_at_run_time_is_kept(bundle: Bundle, rtx: TensorRtDoub
     assert cache.kernels(key, Gpu("another", "8.6", "1")) == b""
 
 
-def test_build_reports_and_can_be_cancelled(bundle: Bundle, rtx: TensorRtDouble) -> None:
+def test_build_reports_and_can_be_cancelled(bundle: Bundle, rtx: FakeTensorRt) -> None:
     steps: list[tuple[str, int, int]] = []
     encoder, token = VisionEncoder(bundle, threads=1, engine="tensorrt"), CancelToken()
     encoder.encode(prepared(bundle), token, lambda *step: steps.append(step))
@@ -318,7 +318,7 @@ def test_build_reports_and_can_be_cancelled(bundle: Bundle, rtx: TensorRtDouble)
     assert rtx.events == ["target 86", "build siglip"] and EngineCache().entries() == []
 
 
-def test_whole_model_answers_with_it(int4_bundle: Path, rtx: TensorRtDouble) -> None:
+def test_whole_model_answers_with_it(int4_bundle: Path, rtx: FakeTensorRt) -> None:
     with Valley2.load(int4_bundle, threads=1, vision_engine="tensorrt") as model:
         session = model.session()
         assert "".join(session.ask("What is this?", images=[PICTURE], max_new_tokens=3))
@@ -326,7 +326,7 @@ def test_whole_model_answers_with_it(int4_bundle: Path, rtx: TensorRtDouble) -> 
 
 
 def test_native_towers_have_no_graph_for_it(bundle: Bundle, tmp_path: Path) -> None:
-    from valley2_edge.runtime.vision.engine import check_engine
+    from valley2_edge.runtime.core.vision_engine import check_engine
 
     native = bundle.manifest.siglip.model_copy(update={"files": ["vision/siglip.safetensors"]})
     with pytest.raises(InputError, match="--vision-precision fp16 for TensorRT"):
@@ -334,7 +334,7 @@ def test_native_towers_have_no_graph_for_it(bundle: Bundle, tmp_path: Path) -> N
 
 
 def test_older_drivers_are_refused_by_name(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    from valley2_edge.runtime.trt.driver import CudaDriver
+    from valley2_edge.runtime.devices.cuda_driver import CudaDriver
 
     monkeypatch.setenv("VALLEY2_CUDA_DRIVER", "libm.so.6")
     with pytest.raises(EngineError, match="too old: it has no cuInit"):
@@ -346,9 +346,9 @@ def test_older_drivers_are_refused_by_name(gpu: FakeGpu, monkeypatch: pytest.Mon
 
 
 def test_decoder_and_vision_share_the_gpu(
-    int4_bundle: Path, rtx: TensorRtDouble, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    int4_bundle: Path, rtx: FakeTensorRt, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the weights there all the time, and with them away while pictures are encoded: the same answers."""
+    """Answers are the same with the weights on the GPU all the time and with them away while pictures are encoded."""
     (tmp_path / "valley2.fatbin").write_bytes(FATBIN)
     monkeypatch.setenv("VALLEY2_CUDA_KERNELS", str(tmp_path))
     longest = open_bundle(int4_bundle).manifest.architecture.decoder.max_position_embeddings

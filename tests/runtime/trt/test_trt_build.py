@@ -19,12 +19,12 @@ from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import EngineError, InputError
 from valley2_edge.export.onnx.graph import Graph
 from valley2_edge.export.vision.component import block_positions
+from valley2_edge.runtime.core.vision_engine import ComponentName
 from valley2_edge.runtime.trt.activation_ranges import nodes_beyond_half
 from valley2_edge.runtime.trt.api import load_tensorrt
 from valley2_edge.runtime.trt.build import build_engine, vision_profile
 from valley2_edge.runtime.trt.half_engine import build_half_engine
 from valley2_edge.runtime.trt.half_precision import to_half
-from valley2_edge.runtime.vision.engine import ComponentName
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 PROFILE = {"x": ((1, 8), (2, 8), (4, 8))}
@@ -51,7 +51,7 @@ def _run(model: onnx.ModelProto, feed: dict[str, Any]) -> Any:
 
 
 def _run_as_typed(model: onnx.ModelProto, feed: dict[str, Any]) -> Any:
-    """In numpy, each value in the type that the graph says; ONNX Runtime leaves out casts between its kernels."""
+    """Computes in numpy, each value in the graph's type; ONNX Runtime leaves out casts between its kernels."""
     with np.errstate(over="ignore", invalid="ignore"):
         return ReferenceEvaluator(model).run(None, feed)[0]
 

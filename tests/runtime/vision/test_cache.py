@@ -16,11 +16,11 @@ from valley2_edge import Cancelled, InputError, Valley2
 from valley2_edge.bundle import Manifest, open_bundle, read_manifest
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.media.images import load_picture
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.vision.cache import FoundPictures, VisionCache, engines_of
 from valley2_edge.runtime.vision.encoder import EncodedPictures
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 
 SIZE = 3 * 4 * 4
 """Bytes of an embedding of `Encoder`."""

@@ -15,8 +15,8 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import BundleError, Cancelled, InputError, NumericError, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

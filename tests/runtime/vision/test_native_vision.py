@@ -13,9 +13,9 @@ from valley2_edge.options import LoadOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
+from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.verify.run import self_test
 
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.policy import Policy
+from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
+from valley2_edge.runtime.core.vision_engine import ComponentName
 from valley2_edge.runtime.media.images import ImageSource, load_picture
 from valley2_edge.runtime.onnx.engine import OnnxEngine
 from valley2_edge.runtime.onnx.providers import CPU_PROVIDER
-from valley2_edge.runtime.vision.engine import ComponentName
-from valley2_edge.runtime.vision.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.selftest import SELFTEST_PICTURE
 
 _TILES = 2

@@ -17,14 +17,14 @@ NATIVE = ROOT / "runtime" / "native"
 BUILD = ROOT / "build" / "native-tests"
 """Where tests/native builds, too."""
 FATBIN = b"\x50\xed\x55\xba" + bytes(60)
-"""Enough of one for the double, which has its kernels already."""
+"""Enough of a fatbin for the fake driver, which has its kernels already."""
 
 
 @functools.cache
 def build_driver() -> Path:
-    """The double of libcuda.so.1, built where it is not up to date."""
+    """The fake libcuda.so.1, built where it is not up to date."""
     if sys.platform != "linux":
-        pytest.skip("the double of the driver is for Linux")
+        pytest.skip("the fake driver is for Linux")
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     cmake, ninja = (shutil.which(name, path=search) for name in ("cmake", "ninja"))
     assert cmake and ninja, "cmake or ninja is missing: install the dev extra"
@@ -44,7 +44,7 @@ def run(*command: str | Path) -> None:
 
 
 class FakeGpu:
-    """What a test changes of the double, and what it looks at."""
+    """What a test changes of the fake driver, and what it looks at."""
 
     def __init__(self, patch: pytest.MonkeyPatch, directory: Path) -> None:
         self._patch = patch

@@ -15,7 +15,7 @@ Size = tuple[int, int]
 """Width and height, pixels."""
 
 _ANSWER_POSITIONS = (64, 1)
-"""To be left for the answer: what an answer takes, or else what a token takes."""
+"""Positions to leave for the answer: what an answer takes, or else what a token takes."""
 _SMALL_CAPS = (128, 64)
 """Eagle tokens of a picture, fewer than which the branch is better left out."""
 _PAGE = 256

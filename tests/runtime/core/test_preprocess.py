@@ -13,7 +13,7 @@ from valley2_edge.config import ModelConfig, PictureConfig
 from valley2_edge.errors import InputError
 from valley2_edge.options import PolicyName
 from valley2_edge.policy import Policy
-from valley2_edge.runtime.vision.preprocess import black_picture, prepare_pictures
+from valley2_edge.runtime.core.preprocess import black_picture, prepare_pictures
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = sorted(path.stem for path in (GOLDEN / "pre").glob("*.safetensors"))

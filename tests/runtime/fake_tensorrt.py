@@ -1,4 +1,4 @@
-"""A TensorRT whose engines are ONNX models that ONNX Runtime computes, in the memory of the double of the driver.
+"""A TensorRT whose engines are ONNX models that ONNX Runtime computes, in the memory of the fake driver.
 
 Its parts are those of TensorRT's Python interface that are used, with the checks that TensorRT makes: shapes within the
 profile, every address set, enough memory for activations.
@@ -30,7 +30,7 @@ class Logger:
     ERROR, INTERNAL_ERROR = 1, 0
 
 
-class TensorRtDouble:
+class FakeTensorRt:
     """The module; `events` are what was asked of it, in order."""
 
     ILogger = Logger
@@ -107,7 +107,7 @@ class TensorRtDouble:
 
 
 class _Engine:
-    def __init__(self, trt: TensorRtDouble, head: dict[str, Any], model: bytes) -> None:
+    def __init__(self, trt: FakeTensorRt, head: dict[str, Any], model: bytes) -> None:
         self.trt, self.name, self.profile = trt, head["name"], head["profile"]
         graph = onnx.load_from_string(model).graph
         self.modes = {info.name: TensorIOMode.INPUT for info in graph.input}
