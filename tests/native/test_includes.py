@@ -1,4 +1,4 @@
-"""Which files of the C++ core may include which: folders build on those below them, and no files include each other."""
+"""Which files of the C++ core may include which: folders build on those below them, and no units include each other."""
 
 from __future__ import annotations
 
@@ -52,19 +52,22 @@ def find_faults(sources: Mapping[str, str], allowed: Mapping[str, set[str]]) -> 
     """
     faults = [*upward_rules(allowed)]
     graph: dict[str, list[str]] = {}
+    """The units that a unit includes; a header and the source beside it are one."""
     for path, text in sources.items():
         folder = folder_of(path)
         if folder not in allowed:
             faults.append(f"{path} lies in a folder that the rules do not name")
             continue
-        graph[path] = []
+        unit = unit_of(path)
+        graph.setdefault(unit, [])
         for name in included(text):
             if name in PUBLIC:
                 continue
             if name not in sources:
                 faults.append(f"{path} includes {name}, which is no full path of a file")
                 continue
-            graph[path].append(name)
+            if unit_of(name) != unit:
+                graph[unit].append(unit_of(name))
             if folder_of(name) != folder and folder_of(name) not in allowed[folder]:
                 faults.append(f"{path} includes {name}, but {folder} may not know {folder_of(name)}")
     return faults + [f"{' -> '.join(circle)} is a circle" for circle in circles(graph)]
@@ -72,6 +75,10 @@ def find_faults(sources: Mapping[str, str], allowed: Mapping[str, set[str]]) -> 
 
 def folder_of(path: str) -> str:
     return path.rpartition("/")[0]
+
+
+def unit_of(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def upward_rules(allowed: Mapping[str, set[str]]) -> Iterator[str]:
@@ -84,7 +91,7 @@ def upward_rules(allowed: Mapping[str, set[str]]) -> Iterator[str]:
 
 
 def circles(graph: Mapping[str, list[str]]) -> list[list[str]]:
-    """The circles that a walk along the includes meets, each from a file back to itself."""
+    """The circles that a walk along the includes meets, each from a unit back to itself."""
     found: list[list[str]] = []
     finished: set[str] = set()
 
@@ -149,7 +156,16 @@ def test_a_circle_is_a_fault_even_within_a_folder() -> None:
         "low/b.hpp": '#include "low/c.hpp"\n',
         "low/c.hpp": '#include "low/a.hpp"\n',
     }
-    assert find_faults(sources, MADE_UP_RULES) == ["low/a.hpp -> low/b.hpp -> low/c.hpp -> low/a.hpp is a circle"]
+    assert find_faults(sources, MADE_UP_RULES) == ["low/a -> low/b -> low/c -> low/a is a circle"]
+
+
+def test_a_circle_through_the_source_beside_a_header_is_a_fault() -> None:
+    sources = {
+        "low/a.hpp": "",
+        "low/a.cpp": '#include "low/a.hpp"\n#include "low/b.hpp"\n',
+        "low/b.hpp": '#include "low/a.hpp"\n',
+    }
+    assert find_faults(sources, MADE_UP_RULES) == ["low/a -> low/b -> low/a is a circle"]
 
 
 def test_a_name_without_its_folder_is_a_fault() -> None:

@@ -1,7 +1,6 @@
 #include "cuda/cuda_decoder.hpp"
 
 #include "base/error.hpp"
-#include "cuda/cuda_executor.hpp"
 #include "cuda/device_plan.hpp"
 
 #include <algorithm>
@@ -73,11 +72,6 @@ void CudaDecoder::offload_weights() {
         return;
     const std::unique_lock<std::shared_mutex> alone(mutex_);
     memory_.clear();
-}
-
-std::unique_ptr<Executor> CudaDecoder::make_executor(KvPrecision precision, size_t context_length) {
-    const CurrentContext current(*device_);
-    return std::make_unique<CudaExecutor>(decoder_, *this, precision, context_length);
 }
 
 // Leaves nothing on the device when it fails.

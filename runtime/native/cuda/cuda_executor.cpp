@@ -343,4 +343,10 @@ void CudaExecutor::check_status() const {
              stage_name(status, static_cast<int>(decoder_.config().layers)).c_str());
 }
 
+// Here, since the decoder itself knows nothing of sessions.
+std::unique_ptr<Executor> CudaDecoder::make_executor(KvPrecision precision, size_t context_length) {
+    const CurrentContext current(*device_);
+    return std::make_unique<CudaExecutor>(decoder_, *this, precision, context_length);
+}
+
 } // namespace v2e::cuda

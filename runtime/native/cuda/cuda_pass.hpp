@@ -3,7 +3,7 @@
 
 #include "cuda/cuda_cache.hpp"
 #include "cuda/cuda_decoder.hpp"
-#include "cuda/cuda_executor.hpp"
+#include "cuda/cuda_scratch.hpp"
 #include "decoder/decoder.hpp"
 
 #include <cstddef>

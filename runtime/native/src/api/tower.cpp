@@ -1,7 +1,7 @@
 // The functions of valley2.h about the vision towers.
-#include "vision/tower.hpp"
 #include "api/arguments.hpp"
 #include "valley2.h"
+#include "vision/open_tower.hpp"
 #include "vision/vocabulary.hpp"
 
 #include <chrono>

@@ -3,7 +3,7 @@
 // is running ends with a sentence. Signals that are not about these files go to the handler that was there before.
 #pragma once
 
-#include "base/platform_posix.hpp"
+#include "base/posix.hpp"
 
 #include <sys/stat.h>
 

@@ -1,5 +1,5 @@
 #include "base/platform.hpp"
-#include "base/platform_posix.hpp"
+#include "base/posix.hpp"
 
 #include <algorithm>
 #include <sys/sysctl.h>

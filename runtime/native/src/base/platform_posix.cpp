@@ -1,4 +1,4 @@
-#include "base/platform_posix.hpp"
+#include "base/posix.hpp"
 
 #include "base/error.hpp"
 #include "base/mapping_guard_posix.hpp"

@@ -45,7 +45,4 @@ class Executor {
     virtual void narrow(size_t row, const Narrowing &narrowing, Candidate *candidates) = 0;
 };
 
-// Makes an executor on the decoder's device, for sessions of at most `context_length` positions.
-std::unique_ptr<Executor> make_executor(const Decoder &decoder, KvPrecision precision, size_t context_length);
-
 } // namespace v2e

@@ -2,6 +2,7 @@
 
 #include "base/error.hpp"
 #include "base/saturating.hpp"
+#include "decoder/make_executor.hpp"
 
 #include <algorithm>
 #include <chrono>

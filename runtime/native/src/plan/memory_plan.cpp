@@ -11,7 +11,7 @@
 #include "generation/session.hpp"
 #include "picture/geometry.hpp"
 #include "plan/gpu_plan.hpp"
-#include "vision/tower.hpp"
+#include "vision/open_tower.hpp"
 
 #include <algorithm>
 #include <memory>

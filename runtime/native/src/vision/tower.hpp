@@ -123,7 +123,4 @@ class Tower {
     TowerEngine engine_;
 };
 
-// Opens the tower that the file holds.
-std::unique_ptr<Tower> open_tower(const std::string &utf8_path, const v2e_tower_options &options);
-
 } // namespace v2e

@@ -1,4 +1,4 @@
-#include "decoder/executor.hpp"
+#include "decoder/make_executor.hpp"
 
 #include "decoder/cpu_executor.hpp"
 

@@ -1,0 +1,15 @@
+// Makes a tower of a file, whichever of the three it holds.
+#pragma once
+
+#include "valley2.h"
+#include "vision/tower.hpp"
+
+#include <memory>
+#include <string>
+
+namespace v2e {
+
+// Opens the tower that the file holds. Fails with V2E_ERROR_BUNDLE when the file holds none that is known.
+std::unique_ptr<Tower> open_tower(const std::string &utf8_path, const v2e_tower_options &options);
+
+} // namespace v2e
