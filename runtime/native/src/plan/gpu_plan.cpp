@@ -32,12 +32,12 @@ void plan_phases(const v2e_memory_options &options, const GpuVision &vision, uin
     // Beside the engines at work: weights that stay, and what earlier turns of a conversation left.
     const uint64_t beside = plan.context + (options.offload_weights != 0 ? 0 : decoder.weight_bytes) +
                             (options.conversation != 0 ? session : 0);
-    const bool together = options.keep_vision != 0;
+    const bool keep_vision = options.keep_vision != 0;
     if (encodes)
-        plan.tiles = beside + (together ? kept : vision.siglip + vision.projector + vision.siglip_work);
+        plan.tiles = beside + (keep_vision ? kept : vision.siglip + vision.projector + vision.siglip_work);
     if (vision.eagle > 0)
-        plan.eagle = beside + (together ? kept : vision.eagle + vision.eagle_work);
-    plan.answer = plan.context + decoder.weight_bytes + session + (together ? kept : 0);
+        plan.eagle = beside + (keep_vision ? kept : vision.eagle + vision.eagle_work);
+    plan.answer = plan.context + decoder.weight_bytes + session + (keep_vision ? kept : 0);
     if (!on_gpu && !encodes)
         plan.answer = 0;
 }

@@ -374,6 +374,38 @@ DecoderPlan plan_onnx_decoder(const ManifestReader &manifest, const v2e_memory_o
             plan_gpu(nullptr, options, context, vision, backend)};
 }
 
+// What each phase of the question takes at most, from the sizes of its parts.
+void plan_phases(const v2e_memory_options &options, const VisionPlan &vision, const DecoderPlan &decoder,
+                 v2e_memory_plan &plan) {
+    const Saturating decoder_bytes = Saturating(plan.decoder_bytes) + plan.embedding_bytes;
+    const Saturating engines = Saturating(plan.siglip_bytes) + plan.projector_bytes + plan.eagle_bytes;
+    const bool pictures = options.picture_count > 0, keep_vision = options.keep_vision != 0;
+    // What earlier turns left beside the vision engines.
+    Saturating earlier;
+    if (options.conversation != 0)
+        earlier = Saturating(plan.kv_bytes) + plan.scratch_bytes + plan.vision_cache_bytes + plan.prefix_cache_bytes;
+    const bool decoder_stays = keep_vision && options.conversation != 0;
+    const Saturating beside = earlier + plan.process_bytes +
+                              (decoder_stays   ? decoder_bytes
+                               : decoder.stays ? Saturating(plan.decoder_bytes)
+                                               : Saturating());
+    if (pictures) {
+        plan.tiles_phase_bytes =
+            (beside + plan.picture_bytes + plan.siglip_work_bytes + plan.siglip_bytes + plan.projector_bytes +
+             (keep_vision && options.conversation != 0 ? plan.eagle_bytes : 0))
+                .value();
+    }
+    if (plan.eagle_bytes > 0 || plan.eagle_work_bytes > 0)
+        plan.eagle_phase_bytes = (beside + plan.picture_bytes + plan.eagle_work_bytes +
+                                  (keep_vision ? engines : Saturating(plan.eagle_bytes)))
+                                     .value();
+    plan.answer_phase_bytes =
+        (decoder_bytes + plan.process_bytes + plan.kv_bytes + plan.scratch_bytes + vision.embedding_bytes() +
+         plan.vision_cache_bytes + plan.prefix_cache_bytes + (keep_vision ? engines : Saturating()))
+            .value();
+    plan.peak_bytes = std::max({plan.tiles_phase_bytes, plan.eagle_phase_bytes, plan.answer_phase_bytes});
+}
+
 } // namespace
 
 v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memory_options &options,
@@ -404,9 +436,6 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     vision.write(plan);
     decoder.gpu.write(vision.gpu(), plan);
 
-    const Saturating decoder_bytes = Saturating(plan.decoder_bytes) + plan.embedding_bytes;
-    const Saturating engines = Saturating(plan.siglip_bytes) + plan.projector_bytes + plan.eagle_bytes;
-    const bool pictures = options.picture_count > 0, together = options.keep_vision != 0;
     // The question's own embeddings count as such, whether they are kept or not.
     plan.vision_cache_bytes = options.conversation == 0 ? 0 : options.vision_cache_bytes;
     // A first prompt leaves its last page, and the answer goes on in a copy.
@@ -414,29 +443,7 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
                    budget = prefix_cache_budget(options.prefix_cache_bytes, options.no_prefix_cache),
                    left = page == 0 ? 0 : budget;
     plan.prefix_cache_bytes = options.conversation != 0 ? left : left >= page ? page : 0;
-    // What earlier turns left beside the vision engines.
-    Saturating earlier;
-    if (options.conversation != 0)
-        earlier = Saturating(plan.kv_bytes) + plan.scratch_bytes + plan.vision_cache_bytes + plan.prefix_cache_bytes;
-    const bool decoder_stays = together && options.conversation != 0;
-    const Saturating beside = earlier + plan.process_bytes +
-                              (decoder_stays   ? decoder_bytes
-                               : decoder.stays ? Saturating(plan.decoder_bytes)
-                                               : Saturating());
-    if (pictures) {
-        plan.tiles_phase_bytes = (beside + plan.picture_bytes + plan.siglip_work_bytes + plan.siglip_bytes +
-                                  plan.projector_bytes + (together && options.conversation != 0 ? plan.eagle_bytes : 0))
-                                     .value();
-    }
-    if (plan.eagle_bytes > 0 || plan.eagle_work_bytes > 0)
-        plan.eagle_phase_bytes =
-            (beside + plan.picture_bytes + plan.eagle_work_bytes + (together ? engines : Saturating(plan.eagle_bytes)))
-                .value();
-    plan.answer_phase_bytes =
-        (decoder_bytes + plan.process_bytes + plan.kv_bytes + plan.scratch_bytes + vision.embedding_bytes() +
-         plan.vision_cache_bytes + plan.prefix_cache_bytes + (together ? engines : Saturating()))
-            .value();
-    plan.peak_bytes = std::max({plan.tiles_phase_bytes, plan.eagle_phase_bytes, plan.answer_phase_bytes});
+    plan_phases(options, vision, decoder, plan);
     return plan;
 }
 
