@@ -12,7 +12,7 @@ FILES = sorted(TESTS.rglob("test_*.py"))
 FOLDERS = sorted({path.relative_to(TESTS).parts[0] for path in FILES if path.parent != TESTS})
 SLOW = re.compile(r"^pytestmark = pytest\.mark\.slow$", re.MULTILINE)
 LOADS_TRANSFORMERS = re.compile(
-    r"^(from|import) (transformers|valley2_edge\.export\.(pipeline|vision\.torch_reference|decoder\.reference))\b"
+    r"^(from|import) (transformers|valley2_edge\.export\.(pipeline|steps|vision\.torch_reference|decoder\.reference))\b"
     r"|^from valley2_edge\.export import .*\bpipeline\b",
     re.MULTILINE,
 )

@@ -180,7 +180,7 @@ def test_disk_that_becomes_full(run, tmp_path: Path, monkeypatch: pytest.MonkeyP
     def export_vision(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "siglip.onnx.data")
 
-    monkeypatch.setattr("valley2_edge.export.pipeline.export_vision", export_vision)
+    monkeypatch.setattr("valley2_edge.export.steps.export_vision", export_vision)
     outcome = run("export", CHECKPOINT, "--output", tmp_path / "bundle")
     assert outcome.code == 2
     assert outcome.stderr.splitlines()[-1].startswith("valley2-edge: error: ")
