@@ -16,7 +16,7 @@ from filelock import FileLock
 from valley2_edge.runtime.core import library
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("calibration", "export", "quantize", "runtime")
+INSTALLED_FOLDERS = ("calibration", "export", "quantize", "runtime")
 LIBRARY_NAMES = {"win32": "valley2.dll", "darwin": "libvalley2.dylib"}
 
 
@@ -66,10 +66,10 @@ def test_wheel_serves_every_python(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wheel_has_every_python_file_of_every_room(wheel_names: set[str]) -> None:
-    for room in ROOMS:
-        sources = [path for path in (ROOT / room).rglob("*.py") if "native" not in path.relative_to(ROOT).parts]
-        assert sources, room
+def test_wheel_has_every_python_file_of_every_folder(wheel_names: set[str]) -> None:
+    for folder in INSTALLED_FOLDERS:
+        sources = [path for path in (ROOT / folder).rglob("*.py") if "native" not in path.relative_to(ROOT).parts]
+        assert sources, folder
         missing = {f"valley2_edge/{path.relative_to(ROOT).as_posix()}" for path in sources} - wheel_names
         assert not missing
     missing = {path.relative_to(ROOT).as_posix() for path in (ROOT / "valley2_edge").rglob("*.py")} - wheel_names

@@ -50,7 +50,7 @@ def model(tokenizer_directory: Path) -> Valley2Nano:
 
 @pytest.fixture(scope="session")
 def maker(tokenizer_directory: Path, model: Valley2Nano) -> SampleMaker:
-    """Of the small model."""
+    """Makes training samples for the small model."""
     return SampleMaker(Tokenizer(tokenizer_directory), model.config)
 
 
