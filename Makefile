@@ -22,6 +22,9 @@ NATIVE := $(shell find runtime/native -type f -not -path 'runtime/native/fuzz/*'
 CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 PYTHON_FOLDERS := valley2_edge runtime export quantize calibration tests benchmarks examples nano
 
+# As it is called in build/typecheck.
+MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
+
 .PHONY: demo test check lint format bench fuzz nano clean
 
 $(STAMP): pyproject.toml $(NATIVE)
@@ -51,12 +54,12 @@ lint: $(STAMP)
 	ln -s $(wildcard $(CURDIR)/valley2_edge/*) $(foreach folder,runtime export quantize calibration,$(CURDIR)/$(folder)) build/typecheck/valley2_edge
 	cd build/typecheck && PYTHONPATH=.:$$(../../$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 	    ../../$(BIN)/python -S ../../$(BIN)/lint-imports ../../pyproject.toml --no-cache --no-logo
-	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p valley2_edge
-	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../benchmarks/*.py ../../examples/*.py
-	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../benchmarks/peers/*.py
+	cd build/typecheck && $(MYPY) -p valley2_edge
+	cd build/typecheck && $(MYPY) ../../benchmarks/*.py ../../examples/*.py
+	cd build/typecheck && $(MYPY) ../../benchmarks/peers/*.py
 	ln -s $(CURDIR)/nano/valley2_nano build/typecheck/valley2_nano
-	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p valley2_nano
-	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../nano/*.py
+	cd build/typecheck && $(MYPY) -p valley2_nano
+	cd build/typecheck && $(MYPY) ../../nano/*.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix $(PYTHON_FOLDERS)
