@@ -25,6 +25,8 @@ def main() -> int:
         heard = signal.getsignal(signal.SIGINT)
         if heard is signal.default_int_handler:
             signal.signal(signal.SIGINT, _end)
+        # Neither help pages nor completions of ours are drawn with rich, whose import would take half of their time.
+        os.environ.setdefault("TYPER_USE_RICH", "0")
         from valley2_edge.cli.main import run_process
 
         signal.signal(signal.SIGINT, heard)

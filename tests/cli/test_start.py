@@ -57,8 +57,15 @@ def test_help_of_a_command_imports_nothing_heavy(tmp_path: Path, words: str) -> 
     assert commands_in(modules) == ({"convert", "export"} if name == "convert" else {name})
 
 
-def test_completion_of_commands_imports_no_command_and_nothing_heavy(tmp_path: Path) -> None:
-    asked = {"_VALLEY2_EDGE_COMPLETE": "complete_bash", "COMP_WORDS": "valley2-edge ch", "COMP_CWORD": "1"}
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_commands_imports_no_command_and_nothing_heavy(tmp_path: Path, shell: str) -> None:
+    asked = {
+        "_VALLEY2_EDGE_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": "valley2-edge ch",
+        "COMP_CWORD": "1",
+        "_TYPER_COMPLETE_ARGS": "valley2-edge ch",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
     modules = imported_by([], tmp_path, **asked)
     assert "valley2_edge.cli.completion" in modules
     assert modules.isdisjoint(HEAVY)

@@ -6,6 +6,7 @@ import os
 from typing import Annotated, Any
 
 import typer
+from typer import _completion_classes
 from typer.completion import get_completion_inspect_parameters, install_callback, shell_complete, show_callback
 
 PROGRAM = "valley2-edge"
@@ -40,5 +41,7 @@ def complete(command: Any) -> int:
     Returns:
         The exit code.
     """
+    # Removes rich's markup, which no description here has; the import of rich takes longer than all else.
+    _completion_classes._sanitize_help_text = lambda text: text
     get_completion_inspect_parameters()  # teaches typer's shells to the code that it took from click
     return shell_complete(command, {}, PROGRAM, _VARIABLE, os.environ[_VARIABLE])
