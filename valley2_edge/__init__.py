@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from valley2_edge.answer import Answer, parse_answer
+    from valley2_edge.options import LoadOptions, SamplingOptions, SessionOptions
     from valley2_edge.runtime.model import Valley2
     from valley2_edge.runtime.session import Session
     from valley2_edge.runtime.stats import Statistics
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 _LAZY = {
     "Answer": "valley2_edge.answer",
     "parse_answer": "valley2_edge.answer",
+    "LoadOptions": "valley2_edge.options",
+    "SamplingOptions": "valley2_edge.options",
+    "SessionOptions": "valley2_edge.options",
     "Session": "valley2_edge.runtime.session",
     "Statistics": "valley2_edge.runtime.stats",
     "Valley2": "valley2_edge.runtime.model",
@@ -52,9 +56,12 @@ __all__ = [
     "CheckpointError",
     "ExportError",
     "InputError",
+    "LoadOptions",
     "NumericError",
     "OptionError",
+    "SamplingOptions",
     "Session",
+    "SessionOptions",
     "Statistics",
     "Valley2",
     "Valley2Error",
@@ -67,4 +74,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    try:
+        module = import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+        if error.name != "valley2_edge.runtime":
+            raise
+        raise ModuleNotFoundError(
+            f"valley2_edge was imported from its sources in {__path__[0]}, not from where it is installed: "
+            "start Python in another directory, or install with: pip install --editable .",
+            name=error.name,
+        ) from error
+    return getattr(module, name)
