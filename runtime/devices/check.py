@@ -22,7 +22,7 @@ from valley2_edge.runtime.devices.checked import DeviceEngine, require_right
 from valley2_edge.runtime.devices.comparison import Array, compare_relative
 from valley2_edge.runtime.onnx.engine import OnnxEngine
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime
-from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, CUDA_PROVIDER, GPU_PROVIDERS
+from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, CUDA_PROVIDER
 from valley2_edge.selftest import SELFTEST_FILE, read_self_test
 
 VISION_BOUND = 1e-4
@@ -53,10 +53,11 @@ def check_provider(bundle: Bundle, name: ComponentName, engine: OnnxEngine, thre
     provider = engine.providers[0]
     if provider == CPU_PROVIDER:
         return
-    bound = HALF_BOUND if provider in GPU_PROVIDERS and provider != CUDA_PROVIDER else VISION_BOUND
     files = getattr(bundle.manifest, name).files
     key = _on_provider(name, provider, _digest(bundle, files))
-    require_right(key, bound, lambda: vision_distance(bundle, name, lambda inputs: engine.run(inputs, None), threads))
+    require_right(
+        key, VISION_BOUND, lambda: vision_distance(bundle, name, lambda inputs: engine.run(inputs, None), threads)
+    )
 
 
 def vision_distance(
@@ -164,7 +165,7 @@ def _on_provider(name: str, provider: str, content: str) -> DeviceEngine:
 
 def provider_device(provider: str) -> tuple[str, str]:
     """What an execution provider of ONNX Runtime computes on, and the version of its driver; empty: not known."""
-    if provider in GPU_PROVIDERS:
+    if provider == CUDA_PROVIDER:
         return nvidia_gpu()
     if provider == "CoreMLExecutionProvider":
         return platform.machine(), platform.mac_ver()[0]  # its drivers are parts of the system

@@ -33,7 +33,6 @@ from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime, open_grap
 from valley2_edge.runtime.onnx.providers import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
-    GPU_PROVIDERS,
     decoder_providers,
     first_line,
     with_options,
@@ -249,7 +248,7 @@ class OnnxDecoder:
     def _describe(self, device: str | None) -> DecoderDescription:
         manifest = self._bundle.manifest
         config, files = manifest.architecture.decoder, manifest.files
-        on_gpu = self.provider in GPU_PROVIDERS
+        on_gpu = self.provider == CUDA_PROVIDER
         return DecoderDescription(
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,6 @@ class OnnxEngine:
         name: siglip, projector or eagle.
         threads: Number of CPU threads.
         providers: ONNX Runtime's execution providers in order of preference.
-        options: Options of each provider, by its name.
 
     Raises:
         BundleError: The graph cannot be loaded.
@@ -42,11 +41,10 @@ class OnnxEngine:
         *,
         threads: int,
         providers: Sequence[str],
-        options: Mapping[str, dict[str, str]] | None = None,
     ) -> None:
         self._name = name
         try:
-            wanted = with_options(providers, options)
+            wanted = with_options(providers)
             self._session = open_graph(path, session_options(threads), wanted)
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:

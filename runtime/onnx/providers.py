@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from valley2_edge.errors import BudgetError, InputError, Valley2Error
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
-GPU_PROVIDERS = (CUDA_PROVIDER, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
-"""Those that a decoder is on the device "cuda" with."""
-# Azure sends pictures away; TensorRT spends minutes on building an engine. Both only when the caller names them.
-_NOT_BY_DEFAULT = {"AzureExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"}
+_TENSORRT_PROVIDERS = {"TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"}
+"""Refused: each process would build its engines anew, for minutes, and this project builds its own and keeps them."""
+# Azure sends pictures away: only when the caller names it.
+_NOT_BY_DEFAULT = _TENSORRT_PROVIDERS | {"AzureExecutionProvider"}
 # Its default rounds float32 factors to 10 bits of mantissa.
 _PROVIDER_OPTIONS = {CUDA_PROVIDER: {"use_tf32": "0"}}
 
@@ -30,11 +30,17 @@ def choose_providers(wanted: Sequence[str] | None) -> list[str]:
         wanted: None: those of this machine that run locally without building an engine first.
 
     Raises:
-        InputError: A provider is unknown to this ONNX Runtime.
+        InputError: A provider is unknown to this ONNX Runtime, or is one of TensorRT's.
     """
     available: list[str] = import_onnxruntime().get_available_providers()
     if wanted is None:
         return [provider for provider in available if provider not in _NOT_BY_DEFAULT]
+    for provider in wanted:
+        if provider in _TENSORRT_PROVIDERS:
+            raise InputError(
+                f"provider {provider} is not supported: take --vision-engine tensorrt for the vision half "
+                f"and {CUDA_PROVIDER} for a decoder."
+            )
     unknown = [provider for provider in wanted if provider not in available]
     if unknown or not wanted:
         raise InputError(f"providers must be among {', '.join(available)}, not {', '.join(unknown) or 'empty'}.")
@@ -63,7 +69,7 @@ def decoder_providers(device: str | None, wanted: Sequence[str] | None) -> list[
                     f"provider {provider} computes wrong answers with a decoder: {_WRONG_FOR_DECODERS[provider]}. "
                     "Name another one, or take a bundle with a native decoder: there it may compute the vision half."
                 )
-        fits = {"cpu": chosen[0] == CPU_PROVIDER, "cuda": chosen[0] in GPU_PROVIDERS}
+        fits = {"cpu": chosen[0] == CPU_PROVIDER, "cuda": chosen[0] == CUDA_PROVIDER}
         if not fits.get(device or "", True):
             raise InputError(f"device {device} and provider {chosen[0]} contradict each other: leave one of them out.")
         return chosen[:1] if device == "cpu" else chosen
@@ -78,17 +84,9 @@ def decoder_providers(device: str | None, wanted: Sequence[str] | None) -> list[
     return available
 
 
-def with_options(
-    providers: Sequence[str], more: Mapping[str, dict[str, str]] | None = None
-) -> list[tuple[str, dict[str, str]]]:
-    """The providers as a session takes them.
-
-    Args:
-        providers: Providers in order of preference.
-        more: Options by provider, beside those that hold for every session.
-    """
-    options = _PROVIDER_OPTIONS | dict(more or {})
-    return [(provider, options.get(provider, {})) for provider in providers]
+def with_options(providers: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """The providers, in order of preference, as a session takes them: each with its options."""
+    return [(provider, _PROVIDER_OPTIONS.get(provider, {})) for provider in providers]
 
 
 def translated(name: str, error: Exception) -> Valley2Error:

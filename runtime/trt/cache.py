@@ -130,7 +130,7 @@ class EngineCache:
         return found
 
     def clear(self) -> tuple[int, int]:
-        """Removes everything, what ONNX Runtime's TensorRT provider built included.
+        """Removes everything.
 
         Returns:
             How many files there were, and their bytes.

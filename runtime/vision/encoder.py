@@ -32,7 +32,6 @@ from valley2_edge.runtime.devices.check import check_provider
 from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
 from valley2_edge.runtime.onnx.engine import OnnxEngine
 from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, choose_providers
-from valley2_edge.runtime.onnx.tensorrt_options import TENSORRT_PROVIDER, tensorrt_options
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.vision.native_engine import NativeEngine
 
@@ -325,9 +324,8 @@ class VisionEncoder:
         path = self._bundle.path(files[0])
         if self._wanted != [CPU_PROVIDER]:
             keep_driver_caches()
-        more = {TENSORRT_PROVIDER: tensorrt_options(self._bundle, name)} if TENSORRT_PROVIDER in self._wanted else {}
         with self._bundle.unchanged(*files):
-            engine = OnnxEngine(path, name, threads=self._threads, providers=self._wanted, options=more)
+            engine = OnnxEngine(path, name, threads=self._threads, providers=self._wanted)
         try:
             check_provider(self._bundle, name, engine, self._threads)
         except EngineError as error:

@@ -119,7 +119,7 @@ def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print the
 
 @app.command(cls=HelpfulCommand, epilog=examples("valley2-edge engines clear"))
 def clear() -> None:
-    """Remove all engines, those of ONNX Runtime's TensorRT provider included; they are built again when needed."""
+    """Remove all engines; they are built again when needed."""
     from valley2_edge.runtime.trt.cache import EngineCache
 
     cache = EngineCache()
