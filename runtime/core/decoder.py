@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -35,9 +34,10 @@ from valley2_edge.runtime.core.binding import (
 from valley2_edge.runtime.core.decoder_engine import DecoderDescription, PrefixCacheState
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.library import check, library
+from valley2_edge.runtime.core.native_object import NativeObject
 
 
-class Decoder:
+class Decoder(NativeObject):
     """A decoder whose weights are mapped from a bundle's `decoder` directory; immutable, shared by sessions.
 
     Args:
@@ -67,7 +67,6 @@ class Decoder:
         embeddings_stamp: Stamp | None = None,
         **changes: Any,
     ) -> None:
-        self._handle: Any = None
         self._lock = threading.RLock()
         self._sessions = 0
         self._closed = False
@@ -219,15 +218,3 @@ class Decoder:
         if self._closed and self._sessions == 0 and self._handle is not None:
             handle, self._handle = self._handle, None
             library().v2e_model_close(handle)
-
-    def __enter__(self) -> Decoder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
-            self.close()

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from valley2_edge.runtime.core.binding import (
 from valley2_edge.runtime.core.decoder_engine import OnProgress, OnToken, Segment
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.core.library import check, library
+from valley2_edge.runtime.core.native_object import NativeObject
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.core.decoder import Decoder
@@ -43,7 +43,7 @@ def _note_bytes(note: str) -> bytes:
     return text
 
 
-class DecoderSession:
+class DecoderSession(NativeObject):
     """One conversation with a decoder. Belongs to one thread at a time; only `cancel` may come from another.
 
     Args:
@@ -52,7 +52,7 @@ class DecoderSession:
     """
 
     def __init__(self, decoder: Decoder, handle: Any) -> None:
-        self._handle: Any = handle
+        self._handle = handle
         self._handle_lock = threading.Lock()
         self._call_lock = threading.RLock()
         self._running_in: int | None = None  # the thread of the call that runs
@@ -215,15 +215,3 @@ class DecoderSession:
             library().v2e_session_close(self._handle)
             self._handle = None
         self._decoder.remove_session()
-
-    def __enter__(self) -> DecoderSession:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
-            self.close()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from valley2_edge.errors import Valley2Error
 from valley2_edge.runtime.core._header import ffi
 from valley2_edge.runtime.core.binding import DEVICE_NUMBERS, ISA_NUMBERS, new_struct, number_of, unsigned
 from valley2_edge.runtime.core.library import check, library
+from valley2_edge.runtime.core.native_object import NativeObject
 
 LimitName = Literal["read", "int8", "fp32", "fp16"]
 """Reading memory, in bytes a second; multiplying int8, float32 and, on a GPU, float16, in operations a second."""
@@ -17,7 +17,7 @@ LIMITS: dict[str, tuple[LimitName, ...]] = {"cpu": ("read", "int8", "fp32"), "cu
 """Those that each device has. On a GPU "read" is copying: bytes read and written."""
 
 
-class Probe:
+class Probe(NativeObject):
     """Measures limits with the threads and the instruction set that a decoder would use.
 
     Args:
@@ -30,7 +30,6 @@ class Probe:
     """
 
     def __init__(self, threads: int = 0, isa: str = "auto", device: str = "cpu") -> None:
-        self._handle: Any = None
         options = new_struct(
             "v2e_probe_options",
             threads=unsigned("threads", threads),
@@ -69,15 +68,3 @@ class Probe:
         if self._handle is not None:
             handle, self._handle = self._handle, None
             library().v2e_probe_close(handle)
-
-    def __enter__(self) -> Probe:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
-            self.close()

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from valley2_edge.runtime.core.binding import (
     unsigned,
 )
 from valley2_edge.runtime.core.library import check, library
+from valley2_edge.runtime.core.native_object import NativeObject
 
 OnLayer = Callable[[int, int], bool | None]
 """Called with (layers done, layers in all); returning False cancels."""
@@ -87,7 +87,7 @@ class VocabularyUse:
         )
 
 
-class NativeTower:
+class NativeTower(NativeObject):
     """A tower whose weights are mapped from a file; it belongs to one thread at a time.
 
     Args:
@@ -114,7 +114,6 @@ class NativeTower:
         whole_vocabulary: bool = False,
         stamp: Stamp | None = None,
     ) -> None:
-        self._handle: Any = None
         self._lock = threading.Lock()
         options = new_struct(
             "v2e_tower_options",
@@ -232,15 +231,3 @@ class NativeTower:
             if self._handle is not None:
                 handle, self._handle = self._handle, None
                 library().v2e_tower_close(handle)
-
-    def __enter__(self) -> NativeTower:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
-            self.close()

@@ -1,0 +1,32 @@
+"""What the Python objects that own a part of the core have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, TypeVar
+
+Owner = TypeVar("Owner", bound="NativeObject")
+
+
+class NativeObject(ABC):
+    """Owns a part of the core until `close`, the end of its `with` statement, or its own end."""
+
+    _handle: Any = None
+    """The pointer by which the core knows it; None until it is opened and once it is closed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives back what the core holds for it; may be called again."""
+
+    def __enter__(self: Owner) -> Owner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._handle is not None:
+            self.close()
