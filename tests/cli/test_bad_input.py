@@ -99,6 +99,13 @@ def test_unusual_pixels_are_pictures_all_the_same(ask, tmp_path: Path, name: str
     assert ask(save(tmp_path / name, image)).code == 0
 
 
+def test_choice_that_does_not_exist_is_one_sentence(ask, picture: Path) -> None:
+    error = ask(picture, "--kv-precision", "int3").error
+    assert error == (
+        "valley2-edge: error: Invalid value for '--kv-precision': 'int3' is not one of 'auto', 'fp32', 'fp16', 'int8'."
+    )
+
+
 def test_prompt_longer_than_the_context(ask, picture: Path) -> None:
     outcome = ask(picture, "--context-length", 64)
     assert (outcome.code, outcome.stdout) == (2, "")

@@ -16,7 +16,8 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, OptionError):
         return error.as_typed
     if isinstance(error, typer.TyperException):
-        return str(error.format_message())
+        # What checks a choice for typer puts its own words before the sentence.
+        return str(error.format_message()).replace("Value error, ", "")
     if isinstance(error, Valley2Error):
         return str(error)
     if isinstance(error, OSError):
