@@ -17,7 +17,7 @@ from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
 from valley2_edge.runtime.media.animation import check_total, places_once, read_animation
 from valley2_edge.runtime.media.images import ImageSource, load_picture
 from valley2_edge.runtime.media.media_kind import HEAD_BYTES, PICTURE_ENDINGS, ending_of, foreign_reason, kind_of
-from valley2_edge.runtime.media.source_file import is_video, kind_of_file, open_source  # noqa: F401, is_video belongs to this module's face
+from valley2_edge.runtime.media.source_file import kind_of_file, open_source
 from valley2_edge.runtime.media.video_file import read_video
 
 VideoSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | Iterable[ImageSource]

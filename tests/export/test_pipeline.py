@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from valley2_edge.export.vision import component as vision
 pytestmark = pytest.mark.slow
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
+SMALL_DISK = pytest.mark.parametrize("small_disk", ["2m"], indirect=True)  # the bundle needs 6 MiB
 
 KILLED_EXPORT = """
 import os, signal, sys
@@ -209,20 +209,7 @@ def test_an_unknown_option_is_refused(tmp_path: Path, options: dict[str, Any], m
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB; the bundle needs 6."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount command")
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a file system")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
-
-
+@SMALL_DISK
 def test_a_disk_that_is_too_small_is_refused_at_once(small_disk: Path) -> None:
     stages = Stages()
     with pytest.raises(BudgetError, match="free some space"):
@@ -231,6 +218,7 @@ def test_a_disk_that_is_too_small_is_refused_at_once(small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
 
 
+@SMALL_DISK
 def test_a_disk_that_fills_up_leaves_nothing(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, 10**12))

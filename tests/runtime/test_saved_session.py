@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import stat
@@ -17,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from decoder_files import TinyConfig, random_weights, write_decoder
+from saved_file import SavedFile
 
-from valley2_edge import BudgetError, InputError, Session, Valley2
+from valley2_edge import BudgetError, InputError
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
@@ -157,43 +156,6 @@ def test_damaged_files_are_refused_in_one_sentence(decoder: Decoder, tmp_path: P
     assert decoder.prefix_cache.pages == 0
     with pytest.raises(InputError, match="is not a file"):
         decoder.load_session(tmp_path)
-
-
-class SavedFile:
-    """A saved session in parts that a stranger may change; `write` gives it the checksum of what it then holds."""
-
-    def __init__(self, path: Path) -> None:
-        content = path.read_bytes()
-        size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size])
-        self.metadata: dict[str, str] = header.pop("__metadata__")
-        self.tensors: dict[str, tuple[str, list[int], bytes]] = {
-            name: (entry["dtype"], entry["shape"], content[8 + size :][slice(*entry["data_offsets"])])
-            for name, entry in header.items()
-        }
-
-    def array(self, name: str, dtype: str) -> npt.NDArray[Any]:
-        """A copy of a tensor."""
-        return np.frombuffer(self.tensors[name][2], dtype).reshape(self.tensors[name][1]).copy()
-
-    def put(self, name: str, dtype: str, array: npt.NDArray[Any]) -> None:
-        """Replaces a tensor, or adds one."""
-        self.tensors[name] = (dtype, list(array.shape), array.tobytes())
-
-    def write(self, path: Path) -> None:
-        """The file as docs/reuse.md describes it."""
-        digest = hashlib.blake2b(digest_size=32)
-        for key in sorted(self.metadata.keys() - {"checksum"}):
-            digest.update(f"{key}\0{self.metadata[key]}\0".encode())
-        header: dict[str, Any] = {}
-        data = b""
-        for name in sorted(self.tensors):
-            dtype, shape, content = self.tensors[name]
-            digest.update(f"{name}\0{dtype}\0{','.join(map(str, shape))}\0".encode() + content)
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
-            data += content
-        text = json.dumps({"__metadata__": self.metadata | {"checksum": digest.hexdigest()}} | header).encode()
-        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 def change(name: str, dtype: str, typestring: str, place: int, value: Any) -> Callable[[SavedFile], None]:
@@ -354,63 +316,3 @@ def test_full_disk_leaves_the_older_file_as_it_was(directory: Path, tmp_path: Pa
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert "Cannot write" in said and said.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "older"
-
-
-def picture() -> npt.NDArray[np.uint8]:
-    return np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-
-
-def test_conversation_goes_on_in_another_process_of_the_same_bundle(int4_bundle: Path, tmp_path: Path) -> None:
-    with Valley2.load(int4_bundle, threads=2) as model:
-        session = model.session(system="Answer briefly.", eagle_max_tokens=100, think=True)
-        answer = "".join(session.ask("What?", images=[picture()], max_new_tokens=8, think=False))
-        session.save(tmp_path / "file")
-        expected = "".join(session.ask("And now?", max_new_tokens=8))
-        used = session.context_used
-    with Valley2.load(int4_bundle, threads=1) as model:
-        session = Session.load(tmp_path / "file", model)
-        (turn,) = session.turns
-        assert (turn.question, turn.pictures, turn.answer) == ("What?", 1, answer)
-        assert session.policy.eagle_max_tokens == 100
-        assert "".join(session.ask("And now?", max_new_tokens=8)) == expected
-        assert session.context_used == used
-        assert session.turns[1].question == "And now?"  # without the request for four steps
-        session.close()
-        with pytest.raises(InputError, match="session is closed"):
-            session.save(tmp_path / "file")
-
-
-def test_note_of_another_release_is_refused(int4_bundle: Path, tmp_path: Path) -> None:
-    with Valley2.load(int4_bundle) as model:
-        with model.engines.decoder.session() as session:
-            strange = [
-                "",
-                "{}",
-                json.dumps({"version": 2, "options": {}, "turns": []}),
-                100_000 * "[",
-                '{"turns":"\\ud800"}',
-            ]
-            good = model.session()
-            good.save(tmp_path / "file")
-            good.close()
-            note = bytes(SavedFile(tmp_path / "file").array("note", "u1")).decode()
-            for name, value in (("context_length", -5), ("context_length", 10**30), ("prefill_chunk", -1)):
-                options = json.loads(note)
-                options["options"][name] = value
-                strange.append(json.dumps(options))
-            strange.append(note.replace('"version":1', '"version":1,"version":1'))
-            for text in strange:
-                session.save(tmp_path / "file", text)
-                with pytest.raises(InputError, match=r"was not saved by this release|the note of"):
-                    model.resume(tmp_path / "file")
-        model.close()
-        with pytest.raises(InputError, match="model is closed"):
-            model.resume(tmp_path / "file")
-
-
-def test_failed_question_is_no_turn(int4_bundle: Path) -> None:
-    with Valley2.load(int4_bundle) as model:
-        session = model.session()
-        with pytest.raises(InputError):
-            list(session.ask("What?", images=["none.jpg"]))
-        assert session.turns == ()

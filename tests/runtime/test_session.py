@@ -6,53 +6,23 @@ import _thread
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
+from session_questions import at, picture
 
-from valley2_edge import BudgetError, Cancelled, InputError, NumericError, Session, Valley2, Valley2Warning
+from valley2_edge import Cancelled, InputError, NumericError, Session, Valley2, Valley2Warning
 from valley2_edge.options import PolicyName
 from valley2_edge.prompt import Layout, build_first_turn, build_next_turn, encode
 from valley2_edge.runtime.core.generation import GenerateOptions
-from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SYSTEM = "You are Valley, developed by ByteDance. Your are a helpfull Assistant."
-
-
-@pytest.fixture(scope="module")
-def model(fp32_bundle: Path) -> Iterator[Valley2]:
-    # Nothing is reused, so that every question goes through every stage.
-    with Valley2.load(fp32_bundle, threads=2, keep_vision=True, vision_cache_bytes=0, prefix_cache_bytes=0) as loaded:
-        yield loaded
-
-
-@pytest.fixture
-def session(model: Valley2) -> Iterator[Session]:
-    session = model.session()
-    yield session
-    session.close()
-
-
-def picture(width: int = 60, height: int = 40, seed: int = 1) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def at(stage: str, done: int, act: Callable[[], None]) -> Callable[[str, int, int], None]:
-    """Progress that acts once a stage has come so far."""
-
-    def progress(name: str, count: int, total: int) -> None:
-        if (name, count) == (stage, done):
-            act()
-
-    return progress
 
 
 @pytest.mark.parametrize(("policy", "variant"), [("hub", "hf_eagle_ovis"), ("repo", "eagle_ovis")])
@@ -323,163 +293,3 @@ def test_two_threads_with_a_session_each(model: Valley2) -> None:
     for thread in threads:
         thread.join()
     assert answers == expected
-
-
-def test_session_refuses_a_question_while_it_works(session: Session) -> None:
-    errors: list[InputError] = []
-
-    def ask_again() -> None:
-        with pytest.raises(InputError, match="one at a time") as caught:
-            session.ask("Me too")
-        errors.append(caught.value)
-
-    list(session.ask("Tell me", max_new_tokens=3, on_progress=at("decode", 1, ask_again)))
-    assert errors
-
-
-@pytest.mark.parametrize("system", ["name \udcff", "a" * ((1 << 20) + 1)])
-def test_system_prompt_that_is_no_text_is_refused(model: Valley2, system: str) -> None:
-    with pytest.raises(InputError, match="The system prompt"):
-        model.session(system=system)
-    with pytest.raises(InputError, match="The system prompt"):
-        Inquiry(model.engines, system=system)
-
-
-def test_refused_question_leaves_an_iterator_of_pictures_unread(session: Session) -> None:
-    pictures = iter([picture()])
-    with pytest.raises(InputError, match="max_new_tokens"):
-        session.ask("What?", images=pictures, max_new_tokens=0)
-    session.close()
-    with pytest.raises(InputError, match="closed"):
-        session.ask("What?", images=pictures)
-    assert len(list(pictures)) == 1
-
-
-def test_refused_question_does_not_end_the_running_answer(session: Session, tmp_path: Path) -> None:
-    answer = session.ask("Tell me", max_new_tokens=6)
-    pieces = [next(answer)]
-    for refused in ({"temperature": -1}, {"images": [3]}):
-        with pytest.raises(InputError):
-            session.ask("And?", **refused)
-    pieces += answer
-    assert session.statistics.new_tokens == 6
-    assert answer.statistics.stop == "length"
-
-
-@pytest.mark.parametrize("stage", ["siglip", "prefill", "decode"])
-@pytest.mark.parametrize("act", ["ask", "close", "close the answer", "save", "go on", "close the model"])
-def test_callbacks_can_only_cancel(model: Valley2, tmp_path: Path, stage: str, act: str) -> None:
-    session = model.session()
-    acts: dict[str, Callable[[], object]] = {
-        "ask": lambda: session.ask("Me too"),
-        "close": session.close,
-        "close the answer": lambda: answer.close(),
-        "save": lambda: session.save(tmp_path / "talk"),
-        "go on": lambda: next(answer),
-        "close the model": model.close,
-    }
-    errors: list[InputError] = []
-
-    def progress(name: str, done: int, total: int) -> None:
-        if name == stage and not errors:
-            with pytest.raises(InputError, match="callbacks of its answer can only cancel") as caught:
-                acts[act]()
-            errors.append(caught.value)
-
-    answer = session.ask("Tell me", images=[picture()], max_new_tokens=3, on_progress=progress)
-    if act.startswith("close") and act != "close the answer":
-        # What was asked for is still done as far as it can be: the question is cancelled.
-        with pytest.raises(Cancelled):
-            list(answer)
-    else:
-        list(answer)
-    assert errors
-    assert "".join(session.ask("Again", max_new_tokens=3))
-
-
-def test_exception_of_the_consumer_keeps_what_was_seen(session: Session) -> None:
-    def consume() -> None:
-        for _ in session.ask("Tell me", images=[picture()], max_new_tokens=50):
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        consume()
-    assert "".join(session.ask("Again", max_new_tokens=5))
-    assert [turn.question for turn in session.turns] == ["Tell me", "Again"]
-    assert session.turns[0].pictures == 1
-
-
-def test_answer_that_is_closed_before_it_begins_leaves_no_trace(session: Session) -> None:
-    session.ask("Tell me", images=[picture()]).close()
-    assert (session.context_used, session.turns) == (0, ())
-    assert "".join(session.ask("Again", max_new_tokens=5))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"question": " "}, "question is empty"),
-        ({"question": b"x"}, "must be text"),
-        ({"images": ["a.mp4", "b.jpg"]}, "not about both"),
-        ({"images": ["b.jpg"], "video": "a.mp4"}, "not about both"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
-        ({"temperature": -1}, "temperature must be at least 0"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"top_p": 1.5}, "top_p"),
-        ({"seed": -1}, "seed"),
-        ({"frames": 0}, "frames must be at least 1"),
-        ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number"),
-        ({"temperature": "hot"}, "temperature must be a number"),
-        ({"question": "a" * (1 << 20) + "b"}, "more than any context holds"),
-        ({"question": "name \udcff"}, "no text in UTF-8"),
-    ],
-)
-def test_bad_options_are_refused_at_once(session: Session, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        session.ask(**{"question": "What?", **options})
-
-
-def test_bad_pictures_leave_the_session_as_it_was(session: Session, tmp_path: Path) -> None:
-    text = tmp_path / "letter.jpg"
-    text.write_text("Dear picture,")
-    Image.new("RGB", (1, 20000)).save(tmp_path / "thin.png")
-    for name in ("none.jpg", "letter.jpg", "thin.png"):
-        with pytest.raises(InputError):
-            list(session.ask("What?", images=[tmp_path / name]))
-    assert session.context_used == 0
-
-
-def test_question_longer_than_the_context(model: Valley2) -> None:
-    session = model.session(context_length=200)
-    with pytest.raises(BudgetError, match=r"needs 1\d\d\d positions .* only 200 of the context's 200 are free"):
-        list(session.ask("What?", images=[picture(448, 448)]))
-    assert session.statistics.siglip_seconds == 0
-    assert session.context_used == 0
-
-
-def test_full_context_ends_the_answer_and_says_so(model: Valley2) -> None:
-    session = model.session(context_length=100)
-    with pytest.warns(Valley2Warning, match="context of 100 positions is full"):
-        list(session.ask("Tell me", max_new_tokens=1000))
-    assert session.statistics.stop == "context"
-    assert session.context_used == 100
-
-
-def test_closed_sessions_and_models_refuse(fp32_bundle: Path) -> None:
-    model = Valley2.load(fp32_bundle, threads=1)
-    session = model.session()
-    answer = session.ask("Tell me", max_new_tokens=50)
-    next(answer)
-    model.close()
-    assert list(answer) == []
-    with pytest.raises(InputError, match="session is closed"):
-        session.ask("More")
-    with pytest.raises(InputError, match="model is closed"):
-        model.session()
-
-
-def test_unknown_options_are_errors(model: Valley2) -> None:
-    with pytest.raises(InputError, match="no option temprature; did you mean temperature"):
-        model.chat("What?", temprature=1.0)
-    with pytest.raises(InputError, match="policy"):
-        model.chat("What?", policy="git")
