@@ -15,14 +15,14 @@ from valley2_edge.export.bundle.safetensors_stream import SafetensorsStream, Ten
 from valley2_edge.export.vision.native_panels import (
     BYTES_PER_WORD,
     PANEL,
-    pack_bf16,
+    pack_floats,
     pack_int8,
     pad_rows,
     panel_shape,
     round_matrix,
 )
 
-TowerPrecision = Literal["int8", "bf16"]
+TowerPrecision = Literal["fp32", "bf16", "int8"]
 Tensors = dict[str, torch.Tensor]
 
 
@@ -39,7 +39,9 @@ class MatrixPlan:
     def tensors(self) -> list[TensorPlan]:
         """The tensors that the matrix becomes in the file."""
         padded = (-(-self.outputs // PANEL) * PANEL,)
-        if self.precision == "bf16":
+        if self.precision == "fp32":
+            plan = [TensorPlan(f"{self.name}.weight", "F32", panel_shape(self.outputs, self.columns, 1))]
+        elif self.precision == "bf16":
             plan = [TensorPlan(f"{self.name}.weight", "BF16", panel_shape(self.outputs, self.columns, 2))]
         else:
             plan = [
@@ -70,8 +72,10 @@ class MatrixPlan:
             raise ExportError(f"The matrix {self.name} has not its planned shape.")
         _check_finite(self.name, weight)
         packed = {} if bias is None else {f"{self.name}.bias": padded_vector(f"{self.name}.bias", bias)}
+        if self.precision == "fp32":
+            return packed | {f"{self.name}.weight": pack_floats(weight.float())}
         if self.precision == "bf16":
-            return packed | {f"{self.name}.weight": pack_bf16(weight.to(torch.bfloat16))}
+            return packed | {f"{self.name}.weight": pack_floats(weight.to(torch.bfloat16))}
         rounded = round_matrix(weight.float())
         return packed | {
             f"{self.name}.weight": pack_int8(rounded.q),

@@ -75,16 +75,16 @@ def pack_int8(q: torch.Tensor) -> torch.Tensor:
     return _as_panels(q, BYTES_PER_WORD).view(torch.uint8)
 
 
-def pack_bf16(weight: torch.Tensor) -> torch.Tensor:
-    """Packs a bfloat16 matrix into panels.
+def pack_floats(weight: torch.Tensor) -> torch.Tensor:
+    """Packs a matrix of floats into panels.
 
     Args:
-        weight: (outputs, columns) bfloat16.
+        weight: (outputs, columns) float32 or bfloat16.
 
     Returns:
-        (panels, ceil(columns / 2), 32, 2) bfloat16.
+        (panels, columns, 32, 1) float32, or (panels, ceil(columns / 2), 32, 2) bfloat16.
     """
-    return _as_panels(weight, 2)
+    return _as_panels(weight, BYTES_PER_WORD // weight.dtype.itemsize)
 
 
 def panel_shape(outputs: int, columns: int, per_word: int) -> tuple[int, int, int, int]:

@@ -166,6 +166,69 @@ V2E_API v2e_status v2e_make_patches(const uint8_t *picture, const v2e_geometry *
 V2E_API v2e_status v2e_stitch_tiles(const float *tile_tokens, const v2e_geometry *geometry,
                                     const v2e_geometry_options *options, uint32_t channels, float *tokens);
 
+/* ---------------------------------------------------------------- backends
+ * Another engine in the place of the core's own kernels: for a vision component, or for the decoder's layers. The core
+ * drives it. It checks what goes in and what comes out, plans the memory, samples, keeps conversations and obeys
+ * cancels; a backend computes what it is given and says what that takes. docs/backends.md has the contract. */
+
+typedef enum v2e_component {
+    V2E_COMPONENT_SIGLIP = 1,    /* tiles (count, 3, size, size) to features (count, patches, channels) */
+    V2E_COMPONENT_PROJECTOR = 2, /* features (count, patches, channels) to tokens (count, side * side, hidden_size) */
+    V2E_COMPONENT_EAGLE = 3,     /* patches (count, 3 * 14 * 14) of one picture to tokens (count / 4, hidden_size) */
+    V2E_COMPONENT_DECODER = 4    /* embeddings (count, hidden_size) to logits (logit_rows, vocabulary_size) */
+} v2e_component;
+
+/* What a cost is asked for. */
+typedef struct v2e_backend_shape {
+    size_t struct_size;
+    uint32_t component; /* v2e_component */
+    uint64_t count;     /* most tiles, features or patches of a run, or positions of a prefill chunk */
+    uint64_t positions; /* decoder: positions that a session has at most */
+} v2e_backend_shape;
+
+/* What an engine takes, in bytes. */
+typedef struct v2e_backend_cost {
+    size_t struct_size;
+    uint64_t weight_bytes;     /* of the process's memory while the engine is open; the decoder's, for all sessions */
+    uint64_t work_bytes;       /* of the process's memory beside that, while it opens or runs, whichever is more */
+    uint64_t kv_bytes;         /* decoder: keys and values of `positions` in the process's memory */
+    uint64_t gpu_weight_bytes; /* the same three of a GPU's memory */
+    uint64_t gpu_work_bytes;
+    uint64_t gpu_kv_bytes;
+} v2e_backend_cost;
+
+/* One computation. Input and output are the core's and last until `run` returns. */
+typedef struct v2e_backend_run {
+    size_t struct_size;
+    const float *values;      /* tiles, features, patches or embeddings, as v2e_component has them */
+    size_t count;             /* how many of these there are */
+    const int64_t *positions; /* (count, 2): row and column of each patch; Eagle only */
+    size_t past;              /* decoder: where the first row stands; what was there and behind it is to be forgotten */
+    size_t logit_rows;        /* decoder: of how many of the last rows the logits are wanted, 0 to count */
+    float *output;            /* as v2e_component has it; a NaN or an infinity in it is V2E_ERROR_NUMERIC */
+    size_t output_floats;
+} v2e_backend_run;
+
+/* The functions return V2E_OK or the status of a failure, about which v2e_backend_fail may have said a sentence.
+ * They are called by the thread that calls the core. */
+typedef struct v2e_backend {
+    size_t struct_size;
+    const char *name; /* for messages, UTF-8 */
+    void *user_data;  /* handed to open and cost */
+    /* Makes an engine of a v2e_component. Of a vision component there is one at a time, of the decoder one for each
+     * session: its keys and values, while weights are shared behind user_data. */
+    v2e_status (*open)(void *user_data, uint32_t component, void **engine);
+    /* Asked before anything is opened, too. */
+    v2e_status (*cost)(void *user_data, const v2e_backend_shape *shape, v2e_backend_cost *cost);
+    v2e_status (*run)(void *engine, const v2e_backend_run *run);
+    /* Makes a running `run` return V2E_ERROR_CANCELLED soon; from any thread. NULL: a run is waited for. */
+    void (*cancel)(void *engine);
+    void (*close)(void *engine);
+} v2e_backend;
+
+/* Says why a function of a backend fails, and returns the status for it to return. sentence: UTF-8, copied. */
+V2E_API v2e_status v2e_backend_fail(v2e_status status, const char *sentence);
+
 /* ---------------------------------------------------------------- model */
 
 typedef enum v2e_isa {
@@ -417,7 +480,7 @@ typedef struct v2e_tower_options {
     uint32_t threads; /* 0: as many as the process may run on */
     uint32_t isa;     /* v2e_isa; one that the machine lacks is V2E_ERROR_INPUT */
     /* Projector: entries of the visual vocabulary are left out of a token whose probabilities sum up to no more than
-     * this, which is below 0.5; 0: 1e-4. */
+     * this, which is below 0.5; 0: 1e-4, or nothing where the matrices are fp32. */
     float dropped_mass;
     uint32_t whole_vocabulary;   /* Projector: 1: no entry is left out */
     const v2e_file_stamp *stamp; /* what the file must be; NULL: any file */

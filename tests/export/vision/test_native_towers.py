@@ -18,7 +18,7 @@ from valley2_edge.errors import BundleError, Cancelled, ExportError, InputError,
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.synthetic.checkpoint import small_config, write_synthetic_checkpoint
 from valley2_edge.export.vision.component import block_positions, export_vision
-from valley2_edge.export.vision.native_panels import pack_bf16, pack_int8, round_activations, round_matrix
+from valley2_edge.export.vision.native_panels import pack_floats, pack_int8, round_activations, round_matrix
 from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
 from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
@@ -337,8 +337,8 @@ def test_panels_hold_every_weight_at_its_place() -> None:
     assert packed[1, 1, 4, 1] == q[36, 5]
     assert int(packed[1, :, 5:].abs().sum()) == 0
     floats = torch.randn(37, 5).to(torch.bfloat16)
-    assert pack_bf16(floats).shape == (2, 3, 32, 2)
-    assert pack_bf16(floats)[0, 2, 31, 0] == floats[31, 4]
+    assert pack_floats(floats).shape == (2, 3, 32, 2)
+    assert pack_floats(floats)[0, 2, 31, 0] == floats[31, 4]
 
 
 def test_eagle_of_odd_heads_is_refused(checkpoint: Checkpoint, exported: dict[str, Path], tmp_path: Path) -> None:

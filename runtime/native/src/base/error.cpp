@@ -50,6 +50,11 @@ extern "C" const char *v2e_last_error(void) {
     return v2e::last_error();
 }
 
+extern "C" v2e_status v2e_backend_fail(v2e_status status, const char *sentence) {
+    v2e::set_last_error(sentence == nullptr ? "" : sentence);
+    return status;
+}
+
 extern "C" const char *v2e_version(void) {
     return V2E_VERSION;
 }

@@ -26,10 +26,7 @@ std::string stage_name(int stage) {
 Projector::Projector(TowerFile file, const v2e_tower_options &options)
     : Tower(std::move(file), options), side_(file_.size("patches_per_side", MOST_SIDE)),
       channels_(file_.size("input_size", MOST_WIDTH)), entries_(file_.size("mlp_hidden_dim", MOST_ENTRIES)),
-      output_(file_.size("output_size", MOST_WIDTH)),
-      dropped_mass_(options.whole_vocabulary != 0 ? 0
-                    : options.dropped_mass == 0   ? DEFAULT_DROPPED_MASS
-                                                  : options.dropped_mass) {
+      output_(file_.size("output_size", MOST_WIDTH)), dropped_mass_(options.dropped_mass) {
     if (file_.text("type") != "ovis_conv_adapter")
         file_.refuse("it is a projector of a type that this release cannot compute");
     if (!(options.dropped_mass >= 0 && options.dropped_mass < 0.5f))
@@ -39,8 +36,13 @@ Projector::Projector(TowerFile file, const v2e_tower_options &options)
     scores_ = file_.matrix("vocabulary", entries_, channels_);
     norm_ = file_.norm("vocabulary_norm", entries_);
     mixture_ = file_.matrix("mixture", output_, entries_);
-    if (mixture_.integers)
-        file_.refuse("the matrix 'mixture' must be bf16: int8 has no steps for small probabilities");
+    if (mixture_.precision == VisionPrecision::int8)
+        file_.refuse("the matrix 'mixture' must be bf16 or fp32: int8 has no steps for small probabilities");
+    // fp32 is there for exact results
+    if (options.whole_vocabulary != 0)
+        dropped_mass_ = 0;
+    else if (dropped_mass_ == 0 && mixture_.precision != VisionPrecision::fp32)
+        dropped_mass_ = DEFAULT_DROPPED_MASS;
     workers_ = std::vector<Worker>(engine_.threads());
 }
 

@@ -29,7 +29,7 @@ class TowerEngine {
     const VisionKernels &kernels() const { return kernels_; }
     unsigned threads() const { return pool_.threads(); }
     const VisionArithmetic &arithmetic(const TowerMatrix &matrix) const {
-        return matrix.integers ? kernels_.int8 : kernels_.bf16;
+        return kernels_.arithmetic(matrix.precision);
     }
 
     StopFlag &stop() { return stop_; }

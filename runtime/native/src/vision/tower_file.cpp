@@ -21,6 +21,10 @@ Json parse_metadata(const SafetensorsFile &file, const char *key) {
     return Json::parse(metadata_of(file, key), file.path() + ": the metadata '" + key + "'");
 }
 
+const char *stored_dtype(VisionPrecision precision) {
+    return precision == VisionPrecision::int8 ? "U8" : precision == VisionPrecision::bf16 ? "BF16" : "F32";
+}
+
 } // namespace
 
 TowerFile::TowerFile(const std::string &utf8_path, const v2e_file_stamp *stamp)
@@ -65,6 +69,16 @@ const void *TowerFile::data(const std::string &name, const char *dtype, const st
     return view.data;
 }
 
+VisionPrecision TowerFile::precision_of(const std::string &matrix, const std::string &precision) const {
+    if (precision == "int8")
+        return VisionPrecision::int8;
+    if (precision == "bf16")
+        return VisionPrecision::bf16;
+    if (precision == "fp32")
+        return VisionPrecision::fp32;
+    refuse("matrix '" + matrix + "' has an unknown precision");
+}
+
 TowerMatrix TowerFile::matrix(const std::string &name, size_t outputs, size_t columns) const {
     if (!matrices_.contains(name))
         refuse("the matrix '" + name + "' is missing");
@@ -74,24 +88,19 @@ TowerMatrix TowerFile::matrix(const std::string &name, size_t outputs, size_t co
             refuse("matrix '" + name + "' has the key '" + shown(key) + "', which is unknown to this release");
     if (entry.at("rows").unsigned_integer() != outputs || entry.at("columns").unsigned_integer() != columns)
         refuse("matrix '" + name + "' has another size than its tower needs");
-    const std::string &precision = entry.at("precision").string();
-    if (precision != "int8" && precision != "bf16")
-        refuse("matrix '" + name + "' has an unknown precision");
     TowerMatrix matrix;
-    matrix.integers = precision == "int8";
+    matrix.precision = precision_of(name, entry.at("precision").string());
     matrix.outputs = outputs;
     matrix.columns = columns;
     VisionPanels &panels = matrix.panels;
     panels.columns = columns;
     const uint64_t count = matrix.panel_count(), padded = matrix.padded_outputs();
-    if (matrix.integers) {
-        panels.weight =
-            static_cast<const std::byte *>(data(name + ".weight", "U8", {count, (columns + 3) / 4, VISION_PANEL, 4}));
+    const uint64_t per_word = values_in_word(matrix.precision), words = (columns + per_word - 1) / per_word;
+    panels.weight = static_cast<const std::byte *>(
+        data(name + ".weight", stored_dtype(matrix.precision), {count, words, VISION_PANEL, per_word}));
+    if (matrix.precision == VisionPrecision::int8) {
         panels.scales = static_cast<const float *>(data(name + ".scales", "F32", {padded}));
         panels.sums = static_cast<const int32_t *>(data(name + ".sums", "I32", {padded}));
-    } else {
-        panels.weight =
-            static_cast<const std::byte *>(data(name + ".weight", "BF16", {count, (columns + 1) / 2, VISION_PANEL, 2}));
     }
     if (file_.contains(name + ".bias"))
         panels.bias = static_cast<const float *>(data(name + ".bias", "F32", {padded}));

@@ -12,8 +12,8 @@
 namespace v2e {
 
 struct TowerMatrix {
-    bool integers = false; // int8, else bf16
-    size_t outputs = 0;    // without the panels' padding
+    VisionPrecision precision{};
+    size_t outputs = 0; // without the panels' padding
     size_t columns = 0;
     VisionPanels panels{};
 
@@ -52,6 +52,7 @@ class TowerFile {
     [[noreturn]] void refuse(const std::string &reason) const;
 
   private:
+    VisionPrecision precision_of(const std::string &matrix, const std::string &precision) const;
     const void *data(const std::string &name, const char *dtype, const std::vector<uint64_t> &shape) const;
 
     SafetensorsFile file_;

@@ -7,7 +7,6 @@
 namespace v2e {
 namespace {
 
-constexpr size_t PER_WORD = 2; // entries in a word of the file: bf16
 constexpr float FIRST_STEP = 4.0f;
 constexpr int MOST_STEPS = 16;
 constexpr size_t PADDING = 2 * VISION_PANEL;
@@ -62,7 +61,8 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, floa
                           size_t count, float dropped_mass, float *output, VocabularyCounters &counters) {
     const VisionKernels &kernels = engine.kernels();
     const VisionArithmetic &arithmetic = engine.arithmetic(mixture);
-    const size_t entries = mixture.columns, row_stride = stride(entries), words = (entries + PER_WORD - 1) / PER_WORD;
+    const size_t per_word = values_in_word(mixture.precision), entries = mixture.columns, row_stride = stride(entries),
+                 words = (entries + per_word - 1) / per_word;
     std::memset(wanted_.data(), 0, words);
     float limits[ROWS], totals[ROWS];
     for (size_t row = 0; row < count && !engine.stop().stops(); ++row) {
@@ -72,7 +72,7 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, floa
         totals[row] = kernels.soften_row(scores, entries);
         limits[row] = choose_limit(kernels, scores, entries, totals[row], dropped_mass);
         for (size_t entry = 0; entry < entries; ++entry)
-            wanted_[entry / PER_WORD] |= static_cast<uint8_t>(scores[entry] >= limits[row]);
+            wanted_[entry / per_word] |= static_cast<uint8_t>(scores[entry] >= limits[row]);
     }
     size_t picked = 0;
     for (size_t word = 0; word < words; ++word)
@@ -83,7 +83,7 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, floa
     if (all)
         picked = words;
 
-    const size_t stride_words = row_words(arithmetic, picked * PER_WORD);
+    const size_t stride_words = row_words(arithmetic, picked * per_word);
     const size_t padded_rows = round_up(count, arithmetic.tile_rows);
     std::memset(words_.data() + count * stride_words, 0, (padded_rows - count) * stride_words * sizeof(uint32_t));
     for (size_t row = 0; row < count; ++row) {
@@ -91,20 +91,20 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, floa
         const float factor = 1.0f / totals[row];
         float dropped = 0;
         size_t kept = 0;
-        std::memset(gathered_.data() + picked * PER_WORD, 0, PADDING * sizeof(float));
+        std::memset(gathered_.data() + picked * per_word, 0, PADDING * sizeof(float));
         for (size_t i = 0; i < picked; ++i)
-            for (size_t j = 0; j < PER_WORD; ++j) {
-                const size_t entry = (all ? i : picks_[i]) * PER_WORD + j;
+            for (size_t j = 0; j < per_word; ++j) {
+                const size_t entry = (all ? i : picks_[i]) * per_word + j;
                 const float value = entry < entries ? probabilities[entry] : 0.0f;
-                gathered_[i * PER_WORD + j] = value * factor;
+                gathered_[i * per_word + j] = value * factor;
                 kept += value >= limits[row];
             }
         if (!all)
             dropped = kernels.sum_below(probabilities, entries, limits[row]) * factor; // no more than this
-        counters.add(dropped, kept, picked * PER_WORD);
+        counters.add(dropped, kept, picked * per_word);
         float scale;
         int32_t zero;
-        if (!arithmetic.pack_row(gathered_.data(), picked * PER_WORD, words_.data() + row * stride_words, &scale,
+        if (!arithmetic.pack_row(gathered_.data(), picked * per_word, words_.data() + row * stride_words, &scale,
                                  &zero))
             return false;
     }

@@ -51,6 +51,7 @@ struct ByteRows {
     using Element = int16_t;
     using Sum = Words;
     static constexpr size_t PER_WORD = 2;
+    static constexpr size_t STORED = 4;
     static constexpr bool INTEGER = true;
     static constexpr bool CONVERTS = true;
     static constexpr int32_t OFFSET = 0;        // what is taken away from an element before it is stored

@@ -44,6 +44,7 @@ struct ByteRows {
     using Element = uint8_t;
     using Sum = Words;
     static constexpr size_t PER_WORD = 4;
+    static constexpr size_t STORED = 4;
     static constexpr bool INTEGER = true;
     static constexpr bool CONVERTS = false;
     static constexpr int32_t OFFSET = 0;        // what is taken away from an element before it is stored
@@ -88,6 +89,7 @@ struct Bf16Rows {
     using Element = uint16_t;
     using Sum = Vec;
     static constexpr size_t PER_WORD = 2;
+    static constexpr size_t STORED = 2;
     static constexpr bool INTEGER = false;
     static constexpr bool CONVERTS = false;
 

@@ -2,19 +2,27 @@
 
 namespace v2e::V2E_SIMD {
 
-// Floats; a panel of bf16 is widened first.
+// Floats, as rows and as panels.
 struct FloatRows {
     using Element = float;
     using Sum = Vec;
     static constexpr size_t PER_WORD = 1;
+    static constexpr size_t STORED = 1; // values in a word of the file
     static constexpr bool INTEGER = false;
-    static constexpr bool CONVERTS = true;
+    static constexpr bool CONVERTS = false;
 
     static Sum none() { return splat(0.0f); }
     static Sum dot(Sum sum, Words row, Words panel) { return fma(as_floats(row), as_floats(panel), sum); }
     static void store_row(Element *target, Vec value) { store(target, value); }
     static void store_panel(Element *target, Vec value) { store(target, value); }
     static Words join(const Vec (&values)[PER_WORD]) { return as_words(values[0]); }
+};
+
+// Floats; a panel of bf16 is widened first.
+struct WidenedRows : FloatRows {
+    static constexpr size_t STORED = 2;
+    static constexpr bool CONVERTS = true;
+
     // (groups, 32) words of two bf16 to (2 * groups, 32) floats.
     static void convert(const uint32_t *source, size_t groups, uint32_t *target) {
         for (size_t group = 0; group < groups; ++group)

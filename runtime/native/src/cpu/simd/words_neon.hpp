@@ -53,6 +53,7 @@ struct ByteRows {
     using Element = int8_t;
     using Sum = Words;
     static constexpr size_t PER_WORD = 4;
+    static constexpr size_t STORED = 4;
     static constexpr bool INTEGER = true;
     static constexpr bool CONVERTS = false;
     static constexpr int32_t OFFSET = 128;      // what is taken away from an element before it is stored

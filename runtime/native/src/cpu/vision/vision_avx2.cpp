@@ -6,6 +6,7 @@
 
 const v2e::VisionKernels *v2e::vision_kernels_avx2() {
     static constexpr VisionKernels kernels{avx2::arithmetic<avx2::ByteRows>(),
+                                           avx2::arithmetic<avx2::WidenedRows>(),
                                            avx2::arithmetic<avx2::FloatRows>(),
                                            false,
                                            avx2::layer_norm,

@@ -8,11 +8,13 @@
 const v2e::VisionKernels *v2e::vision_kernels_avx512() {
     static constexpr VisionKernels with_bf16{avx512::arithmetic<avx512::ByteRows>(),
                                              avx512::arithmetic<avx512::Bf16Rows>(),
+                                             avx512::arithmetic<avx512::FloatRows>(),
                                              true,
                                              avx512::layer_norm,
                                              avx512::soften_row,
                                              avx512::sum_below};
     static constexpr VisionKernels without{avx512::arithmetic<avx512::ByteRows>(),
+                                           avx512::arithmetic<avx512::WidenedRows>(),
                                            avx512::arithmetic<avx512::FloatRows>(),
                                            false,
                                            avx512::layer_norm,

@@ -237,7 +237,7 @@ inline void finish_tile(const VisionPanels &panels, size_t output, const VisionR
 // Some words of a panel side by side, converted where the arithmetic wants that.
 template <class Op>
 void pick_words(const uint32_t *panel, const uint32_t *picks, size_t count, uint32_t *target) {
-    constexpr size_t WIDENED = Op::CONVERTS ? 2 : 1;
+    constexpr size_t WIDENED = Op::STORED / Op::PER_WORD;
     for (size_t i = 0; i < count; ++i) {
         const uint32_t *source = panel + picks[i] * VISION_PANEL;
         uint32_t *place = target + i * WIDENED * VISION_PANEL;
@@ -253,7 +253,7 @@ void pick_words(const uint32_t *panel, const uint32_t *picks, size_t count, uint
 template <class Op>
 const uint32_t *panel_words(const VisionPanels &panels, const uint32_t *panel, size_t first, size_t count,
                             uint32_t *scratch) {
-    constexpr size_t WIDENED = Op::CONVERTS ? 2 : 1;
+    constexpr size_t WIDENED = Op::STORED / Op::PER_WORD;
     if (panels.picks != nullptr) {
         pick_words<Op>(panel, panels.picks + first / WIDENED, count / WIDENED, scratch);
         return scratch;
@@ -302,9 +302,8 @@ void multiply_panel(const VisionPanels &panels, const uint32_t *panel, size_t ou
 template <class Op, Finish F>
 void multiply_panels(const VisionPanels &panels, size_t first, size_t last, const VisionRows &rows,
                      const VisionOutput &target, uint32_t *scratch) {
-    constexpr size_t STORED = Op::INTEGER ? 4 : 2; // values in a word of the file
-    const size_t groups = (panels.columns + STORED - 1) / STORED;
-    const size_t words = (panels.picks == nullptr ? groups : panels.pick_count) * STORED / Op::PER_WORD;
+    const size_t groups = (panels.columns + Op::STORED - 1) / Op::STORED;
+    const size_t words = (panels.picks == nullptr ? groups : panels.pick_count) * Op::STORED / Op::PER_WORD;
     const auto *stored = reinterpret_cast<const uint32_t *>(panels.weight);
     for (size_t index = first; index < last && !stops(rows.stop); ++index)
         multiply_panel<Op, F>(panels, stored + index * groups * VISION_PANEL, index * VISION_PANEL, rows, target, words,

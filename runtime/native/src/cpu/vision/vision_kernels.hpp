@@ -22,9 +22,17 @@ constexpr size_t round_up(size_t value, size_t step) {
     return (value + step - 1) / step * step;
 }
 
-// A matrix (outputs, columns) as it lies in the file:
+// How a matrix (outputs, columns) lies in the file:
 //   int8  weight (panels, ceil(columns / 4), 32, 4) int8, scales, sums; weight = q * scale
 //   bf16  weight (panels, ceil(columns / 2), 32, 2) bf16; scales and sums are null
+//   fp32  weight (panels, columns, 32, 1) float; likewise
+enum class VisionPrecision { int8, bf16, fp32 };
+
+// Values in a 32-bit word of the file.
+constexpr size_t values_in_word(VisionPrecision precision) {
+    return precision == VisionPrecision::int8 ? 4 : precision == VisionPrecision::bf16 ? 2 : 1;
+}
+
 struct VisionPanels {
     const std::byte *weight;
     const float *scales; // (panels * 32,)
@@ -88,6 +96,7 @@ struct VisionArithmetic {
 struct VisionKernels {
     VisionArithmetic int8;
     VisionArithmetic bf16;
+    VisionArithmetic fp32;
     bool multiplies_bf16; // else matrices in bf16 are widened to fp32
     // LayerNorm of one row; false when a result is not finite. All pointers: readable up to a multiple of 16.
     bool (*layer_norm)(const float *row, size_t size, const float *weight, const float *bias, float epsilon,
@@ -96,6 +105,10 @@ struct VisionKernels {
     float (*soften_row)(float *row, size_t size);
     // The sum of the values below `limit`. No value is negative.
     float (*sum_below)(const float *row, size_t size, float limit);
+
+    const VisionArithmetic &arithmetic(VisionPrecision precision) const {
+        return precision == VisionPrecision::int8 ? int8 : precision == VisionPrecision::bf16 ? bf16 : fp32;
+    }
 };
 
 constexpr size_t VISION_KEYS = 512; // that a tile of queries holds scores for

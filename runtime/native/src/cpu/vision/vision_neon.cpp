@@ -6,6 +6,7 @@
 
 const v2e::VisionKernels *v2e::vision_kernels_neon() {
     static constexpr VisionKernels kernels{neon::arithmetic<neon::ByteRows>(),
+                                           neon::arithmetic<neon::WidenedRows>(),
                                            neon::arithmetic<neon::FloatRows>(),
                                            false,
                                            neon::layer_norm,

@@ -4,6 +4,7 @@
 
 const v2e::VisionKernels *v2e::vision_kernels_portable() {
     static constexpr VisionKernels kernels{portable::arithmetic<portable::ByteRows>(),
+                                           portable::arithmetic<portable::WidenedRows>(),
                                            portable::arithmetic<portable::FloatRows>(),
                                            false,
                                            portable::layer_norm,

@@ -45,15 +45,15 @@ uint16_t bf16_of(float value) {
 // A matrix as a tower's file has it.
 struct TestMatrix {
     size_t outputs, columns;
-    bool integers;
+    VisionPrecision precision;
     AlignedBuffer<std::byte> weight;
     AlignedBuffer<float> scales, bias;
     AlignedBuffer<int32_t> sums;
     std::vector<double> values; // (outputs, columns): what the file's numbers mean
 
-    TestMatrix(size_t output_count, size_t column_count, bool in_int8, unsigned seed)
-        : outputs(output_count), columns(column_count), integers(in_int8), values(outputs * columns) {
-        const size_t per_word = integers ? 4 : 2, words = (columns + per_word - 1) / per_word;
+    TestMatrix(size_t output_count, size_t column_count, VisionPrecision stored, unsigned seed)
+        : outputs(output_count), columns(column_count), precision(stored), values(outputs * columns) {
+        const size_t per_word = values_in_word(precision), words = (columns + per_word - 1) / per_word;
         const size_t padded = round_up(outputs, VISION_PANEL);
         weight = AlignedBuffer<std::byte>(padded * words * 4);
         scales = AlignedBuffer<float>(padded);
@@ -71,11 +71,14 @@ struct TestMatrix {
                 const size_t word = (output / VISION_PANEL * words + column / per_word) * VISION_PANEL;
                 std::byte *place = weight.data() + (word + output % VISION_PANEL) * 4;
                 const float value = given[output * columns + column];
-                if (integers) {
+                if (precision == VisionPrecision::int8) {
                     const auto q = static_cast<int8_t>(std::clamp(std::round(40 * value), -127.0f, 127.0f));
                     std::memcpy(place + column % 4, &q, 1);
                     sums[output] += q;
                     values[output * columns + column] = static_cast<double>(q) * static_cast<double>(scales[output]);
+                } else if (precision == VisionPrecision::fp32) {
+                    std::memcpy(place, &value, 4);
+                    values[output * columns + column] = static_cast<double>(value);
                 } else {
                     const uint16_t bits = bf16_of(value);
                     std::memcpy(place + 2 * (column % 2), &bits, 2);
@@ -86,6 +89,7 @@ struct TestMatrix {
     }
 
     VisionPanels panels() const {
+        const bool integers = precision == VisionPrecision::int8;
         return {weight.data(), integers ? scales.data() : nullptr, integers ? sums.data() : nullptr, bias.data(),
                 columns};
     }
@@ -129,9 +133,9 @@ double finished(double x, Finish finish) {
     }
 }
 
-void check_product(const VisionArithmetic &arithmetic, bool integers, size_t count, size_t outputs, size_t columns,
-                   Finish finish, double tolerance) {
-    const TestMatrix matrix(outputs, columns, integers, 7);
+void check_product(const VisionArithmetic &arithmetic, VisionPrecision precision, size_t count, size_t outputs,
+                   size_t columns, Finish finish, double tolerance) {
+    const TestMatrix matrix(outputs, columns, precision, 7);
     const std::vector<float> input = random_floats(count * columns, 0.3f, 11);
     const TestRows packed(arithmetic, input, count, columns);
     const size_t stride = matrix.panel_count() * VISION_PANEL;
@@ -161,13 +165,18 @@ TEST_CASE("vision products equal double arithmetic") {
     for_every_isa([](const VisionKernels &kernels) {
         for (const Finish finish : {Finish::store, Finish::add, Finish::gelu, Finish::gelu_tanh, Finish::quick_gelu}) {
             // Activations in 256 steps: 3e-3 of their largest.
-            check_product(kernels.int8, true, 13, 70, 590, finish, 1.5e-2);
-            check_product(kernels.bf16, false, 13, 70, 589, finish, kernels.multiplies_bf16 ? 5e-3 : 1e-5);
+            check_product(kernels.int8, VisionPrecision::int8, 13, 70, 590, finish, 1.5e-2);
+            check_product(kernels.bf16, VisionPrecision::bf16, 13, 70, 589, finish,
+                          kernels.multiplies_bf16 ? 5e-3 : 1e-5);
+            check_product(kernels.fp32, VisionPrecision::fp32, 13, 70, 589, finish, 1e-6);
         }
-        check_product(kernels.int8, true, 101, 33, 40, Finish::store, 1.5e-2); // more rows than have sums at once
+        check_product(kernels.int8, VisionPrecision::int8, 101, 33, 40, Finish::store,
+                      1.5e-2); // more rows than have sums at once
         for (const size_t columns : {1, 3, 16, 17, 72, 129}) {
-            check_product(kernels.int8, true, 5, 33, columns, Finish::store, 2e-2);
-            check_product(kernels.bf16, false, 25, 33, columns, Finish::store, kernels.multiplies_bf16 ? 8e-3 : 1e-5);
+            check_product(kernels.int8, VisionPrecision::int8, 5, 33, columns, Finish::store, 2e-2);
+            check_product(kernels.bf16, VisionPrecision::bf16, 25, 33, columns, Finish::store,
+                          kernels.multiplies_bf16 ? 8e-3 : 1e-5);
+            check_product(kernels.fp32, VisionPrecision::fp32, 25, 33, columns, Finish::store, 1e-6);
         }
     });
 }
@@ -179,7 +188,7 @@ TEST_CASE("vision int8 products are exact for whole numbers") {
         std::vector<float> input(COLUMNS + PADDING);
         for (size_t i = 0; i < COLUMNS; ++i)
             input[i] = static_cast<float>(255 - i % 2 * 255); // pairs of the largest and the smallest
-        TestMatrix matrix(32, COLUMNS, true, 1);
+        TestMatrix matrix(32, COLUMNS, VisionPrecision::int8, 1);
         std::fill_n(matrix.weight.data(), 32 * COLUMNS, std::byte{127});
         std::fill_n(matrix.sums.data(), 32, 127 * static_cast<int32_t>(COLUMNS));
         std::fill_n(matrix.bias.data(), 32, 0.0f);
@@ -250,7 +259,7 @@ TEST_CASE("the vision softmax and its tail equal double arithmetic") {
 TEST_CASE("vision products of picked words leave out the others") {
     for_every_isa([](const VisionKernels &kernels) {
         constexpr size_t COLUMNS = 200, ROWS = 5, OUTPUTS = 40;
-        const TestMatrix matrix(OUTPUTS, COLUMNS, false, 2);
+        const TestMatrix matrix(OUTPUTS, COLUMNS, VisionPrecision::bf16, 2);
         const uint32_t picks[] = {1, 2, 50, 99}; // some of 100 pairs
         const std::vector<float> input = random_floats(ROWS * 8, 1.0f, 4);
         const TestRows packed(kernels.bf16, input, ROWS, 8);
@@ -329,6 +338,7 @@ TEST_CASE("vision attention equals double arithmetic") {
             for (const size_t size : {4, 72, 80}) {
                 check_attention(kernels.int8, keys, size, int8_tolerance);
                 check_attention(kernels.bf16, keys, size, kernels.multiplies_bf16 ? 2e-2 : 1e-4);
+                check_attention(kernels.fp32, keys, size, 1e-5);
             }
     });
 }
