@@ -202,6 +202,7 @@ typedef struct v2e_backend_run {
     size_t struct_size;
     const float *values;      /* tiles, features, patches or embeddings, as v2e_component has them */
     size_t count;             /* how many of these there are */
+    size_t row_floats;        /* numbers in one of them */
     const int64_t *positions; /* (count, 2): row and column of each patch; Eagle only */
     size_t past;              /* decoder: where the first row stands; what was there and behind it is to be forgotten */
     size_t logit_rows;        /* decoder: of how many of the last rows the logits are wanted, 0 to count */
