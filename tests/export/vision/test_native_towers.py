@@ -16,7 +16,6 @@ from safetensors.numpy import load_file
 from valley2_edge.config import EagleConfig
 from valley2_edge.errors import BundleError, Cancelled, ExportError, InputError, NumericError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.synthetic.checkpoint import small_config, write_synthetic_checkpoint
 from valley2_edge.export.vision.component import block_positions, export_vision
 from valley2_edge.export.vision.native_panels import pack_floats, pack_int8, round_activations, round_matrix
 from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
@@ -274,14 +273,6 @@ def test_truncated_towers_are_refused(exported: dict[str, Path], tmp_path: Path)
         NativeTower(path)
     with pytest.raises(BundleError):
         NativeTower(tmp_path / "missing.safetensors")
-
-
-def test_projector_without_a_native_form_becomes_a_graph(tmp_path: Path) -> None:
-    write_synthetic_checkpoint(tmp_path / "c", small_config("conv_adapter"), GOLDEN / "ckpt" / "eagle_ovis")
-    with Checkpoint.open(tmp_path / "c") as opened:
-        component = export_vision(opened, "projector", tmp_path, "int8")
-    assert component.precision == "fp16"
-    assert component.files[0] == "vision/projector.onnx"
 
 
 def test_not_a_number_in_a_weight_names_its_matrix(tmp_path: Path) -> None:
