@@ -28,7 +28,7 @@ from valley2_edge.export.onnx.graph import data_path
 from valley2_edge.export.onnx.session import open_session
 from valley2_edge.export.vision.native_eagle import write_native_eagle
 from valley2_edge.export.vision.native_file import TowerPrecision
-from valley2_edge.export.vision.native_projector import NATIVE_PROJECTOR, write_native_projector
+from valley2_edge.export.vision.native_projector import write_native_projector
 from valley2_edge.export.vision.native_siglip import write_native_siglip
 from valley2_edge.export.vision.onnx_eagle import write_eagle
 from valley2_edge.export.vision.onnx_projector import write_projector
@@ -88,7 +88,7 @@ def export_vision(
     if as_graph and (component != "projector" or precision == "bf16"):
         raise ExportError(f"There is no graph of {component} in {precision}.")
     if not as_graph:
-        precision = stored_precision(config, component, precision)
+        precision = stored_precision(component, precision)
     native = not as_graph and is_native(precision)
     path = directory / "vision" / (f"{component}.safetensors" if native else f"{component}.onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,19 +150,16 @@ def is_native(precision: VisionPrecision) -> TypeGuard[TowerPrecision]:
     return precision in ("int8", "bf16")
 
 
-def stored_precision(config: ModelConfig, component: ComponentName, precision: VisionPrecision) -> VisionPrecision:
+def stored_precision(component: ComponentName, precision: VisionPrecision) -> VisionPrecision:
     """The precision in which a component is really stored.
 
-    A native projector is always bf16, and a projector that the native core does not know becomes a graph in fp16.
+    A native projector is always bf16.
 
     Args:
-        config: The architecture.
         component: "siglip", "projector" or "eagle".
         precision: The precision that was asked for.
     """
-    if component != "projector" or not is_native(precision):
-        return precision
-    return "bf16" if config.projector.type == NATIVE_PROJECTOR else "fp16"
+    return "bf16" if component == "projector" and is_native(precision) else precision
 
 
 def open_component(path: Path, component: ComponentName, config: ModelConfig) -> Callable[[Inputs], Array]:
@@ -238,7 +235,7 @@ def _write_native(
     if component == "siglip":
         write_native_siglip(weights, config.siglip, path, precision)
     elif component == "projector":
-        write_native_projector(weights, config.projector, config.siglip, path)
+        write_native_projector(weights, config.projector, config.siglip, path, precision)
     else:
         write_native_eagle(weights, _eagle(config), path, precision)
 
