@@ -35,5 +35,7 @@ def make_local_graph(bundle: Bundle, component: ComponentName, progress: Progres
     (tower,) = getattr(bundle.manifest, component).files
     cache = GraphCache()
     with cache.making(key) as folder, bundle.unchanged(tower):
-        make_graph(bundle.path(tower), component, bundle.manifest.architecture, folder / graph_name(component), progress)
+        make_graph(
+            bundle.path(tower), component, bundle.manifest.architecture, folder / graph_name(component), progress
+        )
     return cache.directory / key.folder / graph_name(component)

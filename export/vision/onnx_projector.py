@@ -49,6 +49,11 @@ def _choose(graph: Graph, tower: TowerReader, value: str, config: ProjectorConfi
     # (tiles, tokens, vocabulary)
     scores = linear(graph, tower, value, "vocabulary", entries, config.input_size, bias=False)
     scores = norm(graph, tower, scores, "vocabulary_norm", entries, PROJECTOR_NORM_EPSILON)
+    if config.tokenize_function == "st_argmax":
+        # (entries, hidden)
+        embeddings = graph.matrix("mixture.weight", tower.transposed("mixture", config.output_size, entries))
+        chosen = graph.node("ArgMax", [scores], "vocabulary_choice", axis=-1, keepdims=0)  # the first of several
+        return graph.node("Gather", [embeddings, chosen], "mixture", axis=0)
     probabilities = graph.node("Softmax", [scores], "vocabulary_probabilities", axis=-1)
     return linear(graph, tower, probabilities, "mixture", config.output_size, entries, bias=False)
 

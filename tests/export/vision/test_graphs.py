@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from safetensors.numpy import load_file
 
-from valley2_edge.config import ModelConfig, ProjectorType
+from valley2_edge.config import ModelConfig, ProjectorType, TokenizeFunction
 from valley2_edge.errors import BundleError, ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.onnx.graph import PAGE_BYTES
@@ -35,7 +35,12 @@ pytestmark = pytest.mark.slow
 GOLDEN = Path(__file__).parents[2] / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"
 COMPONENTS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
-PROJECTORS: tuple[ProjectorType, ...] = ("ovis_conv_adapter", "conv_adapter", "mlp_pixel_shuffle")
+PROJECTORS: list[tuple[ProjectorType, TokenizeFunction]] = [
+    ("ovis_conv_adapter", "softmax"),
+    ("ovis_conv_adapter", "st_argmax"),
+    ("conv_adapter", "softmax"),
+    ("mlp_pixel_shuffle", "softmax"),
+]
 SIGLIP = "model.vision_tower.vision_tower.vision_model."
 PROJECTOR = "model.mm_projector."
 EAGLE = "model.qwen2vl_vision_tower."
@@ -225,14 +230,21 @@ def test_graph_computes_what_the_tower_does(checkpoint: Checkpoint, made: Path, 
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("projector", PROJECTORS)
+@pytest.mark.parametrize(("projector", "tokenize"), PROJECTORS)
 def test_graph_of_every_projector_computes_what_the_tower_does(
-    tmp_path: Path, projector: ProjectorType, precision: str
+    tmp_path: Path, projector: ProjectorType, tokenize: TokenizeFunction, precision: str
 ) -> None:
-    write_synthetic_checkpoint(tmp_path / "checkpoint", small_config(projector), CHECKPOINT)
+    config = small_config(projector, tokenize_function=tokenize)
+    write_synthetic_checkpoint(tmp_path / "checkpoint", config, CHECKPOINT)
     with Checkpoint.open(tmp_path / "checkpoint") as opened:
         folder = make_all(opened, tmp_path, precision, ("projector",))
         inputs = inputs_of(opened.config, "projector")
+    tower = NativeFile(folder / "projector.safetensors")
+    weights = weights_of(folder / "projector.onnx")
+    for name, values in tower.values():
+        stored = weights.pop(f"{name}.bf16", None) or weights.pop(name)
+        np.testing.assert_array_equal(np.sort(values_of(stored)), np.sort(values), err_msg=name)
+    assert not weights
     found = run_graph(folder / "projector.onnx", inputs)
     assert relative_error(found, run_tower(folder / "projector.safetensors", inputs)) < 1e-5
 
