@@ -48,6 +48,8 @@ struct Transformer {
     Saturating width, heads, mlp;
 };
 
+constexpr uint64_t FORMAT_VERSION = 2; // of valley2.json
+
 class ManifestReader {
   public:
     explicit ManifestReader(const std::string &directory)
@@ -56,9 +58,12 @@ class ManifestReader {
               Json::parse({reinterpret_cast<const char *>(file_.data()), file_.size()}, directory + "/valley2.json")) {
         if (manifest_.at("format").string() != "valley2-bundle")
             fail(V2E_ERROR_BUNDLE, "%s/valley2.json is not the manifest of a bundle.", directory.c_str());
-        if (manifest_.at("format_version").unsigned_integer() != 1)
-            fail(V2E_ERROR_BUNDLE, "%s is a bundle of another format version; upgrade valley2-edge.",
-                 directory.c_str());
+        const uint64_t version = manifest_.at("format_version").unsigned_integer();
+        if (version != FORMAT_VERSION) // the same words as in Python
+            fail(V2E_ERROR_BUNDLE, "%s has format version %llu and was made by %s.", directory.c_str(),
+                 static_cast<unsigned long long>(version),
+                 version < FORMAT_VERSION ? "an older release: export it again"
+                                          : "a newer release: install a newer valley2-edge");
     }
 
     Json architecture() const { return manifest_.at("architecture"); }
