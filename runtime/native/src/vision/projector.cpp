@@ -23,8 +23,8 @@ std::string stage_name(int stage) {
 
 } // namespace
 
-Projector::Projector(TowerFile file, const v2e_tower_options &options)
-    : Tower(std::move(file), options), side_(file_.size("patches_per_side", MOST_SIDE)),
+Projector::Projector(TowerFile file, const TowerOptions &options)
+    : NativeTower(std::move(file), options), side_(file_.size("patches_per_side", MOST_SIDE)),
       channels_(file_.size("input_size", MOST_WIDTH)), entries_(file_.size("mlp_hidden_dim", MOST_ENTRIES)),
       output_(file_.size("output_size", MOST_WIDTH)), dropped_mass_(options.dropped_mass) {
     if (file_.text("type") != "ovis_conv_adapter")

@@ -5,9 +5,9 @@
 
 namespace v2e {
 
-class Projector final : public Tower {
+class Projector final : public NativeTower {
   public:
-    Projector(TowerFile file, const v2e_tower_options &options);
+    Projector(TowerFile file, const TowerOptions &options);
 
     void run(const TowerCall &call) override;
     size_t input_floats() const override { return side_ * side_ * channels_; }
