@@ -34,8 +34,8 @@ from valley2_edge.export.vision.onnx_eagle import write_eagle
 from valley2_edge.export.vision.onnx_projector import write_projector
 from valley2_edge.export.vision.onnx_siglip import write_siglip
 from valley2_edge.precisions import VisionPrecision
+from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.core.vision_engine import NATIVE_SUFFIX, ComponentName
-from valley2_edge.runtime.vision.native_engine import NativeEngine
 
 LARGEST_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 1e-1}
 """Largest relative error that an export accepts: norm of the difference over norm of the reference."""
@@ -181,10 +181,14 @@ def open_component(path: Path, component: ComponentName, config: ModelConfig) ->
         BundleError: The native core does not take the file.
     """
     if path.suffix == NATIVE_SUFFIX:
-        engine = NativeEngine(path, component, config, threads=0)
-        return lambda inputs: engine.run(inputs, None)
+        tower = Tower(path, component, config)
+        return lambda inputs: tower.run(_values_of(inputs), inputs.get("positions"))
     session = open_session(path)
     return lambda inputs: np.asarray(session.run(None, inputs)[0], np.float32)
+
+
+def _values_of(inputs: Inputs) -> Array:
+    return next(values for name, values in inputs.items() if name != "positions")
 
 
 def block_positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:

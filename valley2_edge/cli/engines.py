@@ -77,11 +77,11 @@ def build(
 ) -> None:
     """Build a bundle's engines now instead of at the first question; those that are there stay."""
     from valley2_edge.bundle import open_bundle
-    from valley2_edge.runtime.core.vision_engine import check_engine
+    from valley2_edge.runtime.vision.engine_choice import check_vision_engine
 
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     manifest = opened.manifest
-    check_engine("tensorrt", [manifest.siglip, manifest.projector, manifest.eagle])
+    check_vision_engine(opened, "tensorrt")
     wanted: tuple[ComponentName, ...] = get_args(Component) if component is None else (component,)
     names = [name for name in wanted if getattr(manifest, name) is not None]
     if not names:

@@ -7,7 +7,7 @@
 
 namespace v2e {
 
-std::unique_ptr<Tower> open_tower(const std::string &utf8_path, const v2e_tower_options &options) {
+std::unique_ptr<NativeTower> open_tower(const std::string &utf8_path, const TowerOptions &options) {
     TowerFile file(utf8_path, options.stamp);
     if (file.tower() == "siglip")
         return std::make_unique<Siglip>(std::move(file), options);

@@ -8,7 +8,28 @@ namespace {
 
 constexpr int64_t MOST_POSITION = 1 << 20; // exact in a float
 
+v2e_component component_of(const std::string &name) {
+    for (const v2e_component component : {V2E_COMPONENT_SIGLIP, V2E_COMPONENT_PROJECTOR})
+        if (name == component_name(component))
+            return component;
+    return V2E_COMPONENT_EAGLE;
+}
+
 } // namespace
+
+const char *component_name(v2e_component component) {
+    switch (component) {
+    case V2E_COMPONENT_SIGLIP:
+        return "siglip";
+    case V2E_COMPONENT_PROJECTOR:
+        return "projector";
+    case V2E_COMPONENT_EAGLE:
+        return "eagle";
+    case V2E_COMPONENT_DECODER:
+        break;
+    }
+    return "decoder";
+}
 
 TowerOptions::TowerOptions(const v2e_tower_options &options, std::shared_ptr<ThreadPool> threads)
     : v2e_tower_options(options), pool(std::move(threads)) {
@@ -32,7 +53,7 @@ void Tower::report(const TowerCall &call, size_t done, size_t total) const {
 
 v2e_tower_description NativeTower::describe() const {
     v2e_tower_description description{};
-    description.component = component_number(file_.tower());
+    description.component = component_of(file_.tower());
     description.threads = engine_.threads();
     description.isa = engine_.isa();
     description.bf16_arithmetic = engine_.kernels().multiplies_bf16 ? 1 : 0;

@@ -146,6 +146,9 @@ class NativeTower : public Tower {
     TowerEngine engine_;
 };
 
+// "siglip", "projector" or "eagle".
+const char *component_name(v2e_component component);
+
 // Fails with V2E_ERROR_INPUT unless Eagle can make tokens of so many patches at their positions.
 void check_patches(const TowerCall &call, size_t patches_of_a_token);
 

@@ -127,7 +127,8 @@ TEST_CASE("a short region ends while another caller's long one goes on") {
     CHECK(wait_for([&] { return inside.load() == 2; })); // every thread of the pool is in it
     std::atomic<size_t> sum{0};
     pool.run(5, [&](size_t task) { sum.fetch_add(task); });
-    CHECK(sum.load() == 10 && !over.load());
+    CHECK(sum.load() == 10);
+    CHECK(!over.load());
     over.store(true);
     other.join();
 }
