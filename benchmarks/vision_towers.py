@@ -102,7 +102,7 @@ def prepare(subject: Subject, config: ModelConfig) -> None:
         )
     elif subject.tower == "projector":
         settings = {**config.projector.model_dump(), "patches_per_side": config.siglip.patches_per_side}
-        write_tower(subject.path, "projector", settings, projector_parts(weights, config.projector))
+        write_tower(subject.path, "projector", settings, projector_parts(weights, config.projector, "bf16"))
     else:
         write_tower(
             subject.path, "eagle", config.eagle.model_dump(), _random(eagle_parts(weights, config.eagle, precision))

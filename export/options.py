@@ -8,7 +8,7 @@ from typing import get_args
 
 from valley2_edge.errors import ExportError
 from valley2_edge.export.rounding.options import RoundingOptions
-from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, VisionPrecision
 from valley2_edge.quantize.matrix_format import DEFAULT_GROUP_SIZE
 
 
@@ -19,11 +19,8 @@ class ExportOptions:
     precision: DecoderPrecision = "int4"
     """Precision of the decoder's layers."""
     vision_precision: VisionPrecision | None = None
-    """Precision of the stored vision weights: fp32 and fp16 are graphs for ONNX Runtime, bf16 and int8 are towers of
-    the native core. None means fp32 with an fp32 decoder, else fp16."""
-    projector_precision: ProjectorPrecision | None = None
-    """Precision of a projector that is a graph whatever the towers are; int8 has a scale for each channel. None means
-    as `vision_precision` says."""
+    """Precision of the vision towers' matrices. int8 leaves the patch embeddings and the projector in bf16. None means
+    fp32 with an fp32 decoder, else bf16, which a released checkpoint has itself."""
     group_size: int = DEFAULT_GROUP_SIZE
     """Number of columns that share a scale in int4 and int8: 32, 64 or 128."""
     symmetric: bool | None = None
@@ -46,10 +43,10 @@ class ExportOptions:
         """The precision of the stored vision weights, with the default filled in."""
         if self.vision_precision is not None:
             return self.vision_precision
-        return "fp32" if self.precision == "fp32" else "fp16"
+        return "fp32" if self.precision == "fp32" else "bf16"
 
     def check_names(self) -> None:
-        """Refuses a vision precision, a projector precision or a decoder engine that does not exist.
+        """Refuses a vision precision or a decoder engine that does not exist.
 
         Raises:
             ExportError: A value is unknown; the message lists those that are known.
@@ -57,11 +54,6 @@ class ExportOptions:
         if self.stored_vision_precision not in get_args(VisionPrecision):
             raise ExportError(
                 f"vision precision {self.vision_precision!r} is unknown: choose {', '.join(get_args(VisionPrecision))}"
-            )
-        if self.projector_precision is not None and self.projector_precision not in get_args(ProjectorPrecision):
-            raise ExportError(
-                f"projector precision {self.projector_precision!r} is unknown: "
-                f"choose {', '.join(get_args(ProjectorPrecision))}"
             )
         if self.decoder_engine not in get_args(DecoderEngine):
             raise ExportError(f"decoder engine {self.decoder_engine!r} is unknown: choose native or onnx")

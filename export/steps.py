@@ -96,15 +96,7 @@ def _unfinished_bundle(job: ExportJob, facts: Facts, directory: Path) -> Bundle:
 
 def _vision_step(component: ComponentName) -> Step:
     def make(job: ExportJob, facts: Facts, directory: Path) -> dict[str, Any]:
-        own = job.plan.projector_precision if component == "projector" else None
-        made = export_vision(
-            job.checkpoint,
-            component,
-            directory,
-            own or job.plan.vision_precision,
-            job.progress,
-            as_graph=own is not None,
-        )
+        made = export_vision(job.checkpoint, component, directory, job.plan.vision_precision, job.progress)
         return made.model_dump()
 
     def wanted(job: ExportJob) -> bool:

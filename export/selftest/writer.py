@@ -51,7 +51,7 @@ LOGIT_ROWS = 4
 
 VISION_TOLERANCE = 1e-4
 """Tolerance of a vision stage. A component that differs from torch by more than a quarter of it on the exporter's
-machine, as fp16 weights do, gets four times its own difference."""
+machine, as bf16 arithmetic and int8 weights do, gets four times its own difference."""
 LOGIT_TOLERANCE = 1e-4
 """Tolerance of the logits of a decoder without quantised matrices."""
 QUANTIZED_LOGIT_TOLERANCE = 5e-3
@@ -233,8 +233,7 @@ def _vision_by_bundle(directory: Path, config: ModelConfig, inputs: _Inputs) -> 
 
 
 def _run(directory: Path, name: ComponentName, config: ModelConfig, inputs: dict[str, Any]) -> Floats:
-    path = directory / "vision" / f"{name}{NATIVE_SUFFIX}"
-    return open_component(path if path.exists() else path.with_suffix(".onnx"), name, config)(inputs)
+    return open_component(directory / "vision" / f"{name}{NATIVE_SUFFIX}", name, config)(inputs)
 
 
 def _vision_errors(found: _Vision, expected: _Vision) -> dict[SelfTestStage, float]:
@@ -303,11 +302,11 @@ def _write_reference(directory: Path, vision: dict[str, Floats], answer: _Answer
 
 def _relative_error(found: Floats, expected: Floats) -> float:
     if found.shape != expected.shape:
-        raise ExportError(f"a vision graph gives shape {found.shape}, torch gives {expected.shape}")
+        raise ExportError(f"a vision tower gives shape {found.shape}, torch gives {expected.shape}")
     difference = np.linalg.norm((found - expected).astype(np.float64))
     error = float(difference / np.linalg.norm(expected.astype(np.float64)))
     if not math.isfinite(error):
-        raise NumericError("a vision graph of the bundle computed a NaN or an infinity")
+        raise NumericError("a vision tower of the bundle computed a NaN or an infinity")
     return error
 
 

@@ -301,7 +301,7 @@ class VisionEncoder:
         architecture = self._bundle.manifest.architecture
         if self._in_backend(name):
             return Tower(self._bundle.directory, name, architecture, backend=self._table)
-        file = component.files[0]
+        (file,) = component.files
         tower = Tower(
             self._bundle.path(file),
             name,

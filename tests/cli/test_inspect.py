@@ -16,7 +16,7 @@ def test_table_names_components_and_source(run, int4_bundle: Path) -> None:
         "eagle",
         "decoder",
         "int4",
-        "fp16",
+        "bf16",
         "tokenizer",
         "selftest",
         "source: eagle_ovis",

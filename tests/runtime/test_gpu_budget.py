@@ -98,7 +98,7 @@ def test_parts_make_the_phases(bundle: Bundle) -> None:
 def test_weights_are_those_of_the_files_in_fp16(bundle: Bundle) -> None:
     found = plan(bundle)
     for name, layers in (("siglip", 27), ("projector", 1), ("eagle", 32)):
-        size = bundle.manifest.files[f"vision/{name}.onnx"].size
+        size = bundle.manifest.files[f"vision/{name}.safetensors"].size
         assert getattr(found, f"gpu_{name}_bytes") == size + layers * (3 << 20)  # and what TensorRT adds
     assert found.siglip_work_bytes == found.gpu_siglip_bytes  # in the process's memory while it is loaded
     assert found.eagle_work_bytes == found.gpu_eagle_bytes

@@ -19,7 +19,7 @@ from valley2_edge.cli.rounding_flags import RoundingFlags, make_rounding_options
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.checkpoint.local import DEFAULT_CHECKPOINT, local_checkpoint
-from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, VisionPrecision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,11 +62,7 @@ class PrecisionFlags:
     ] = None
     vision_precision: Annotated[
         VisionPrecision | None,
-        typer.Option(help="Precision of the vision weights. By default fp16, or fp32 with --precision fp32."),
-    ] = None
-    projector_precision: Annotated[
-        ProjectorPrecision | None,
-        typer.Option(help="Precision of the projector's weights. By default what --vision-precision makes of it."),
+        typer.Option(help="Precision of the vision weights. By default bf16, or fp32 with --precision fp32."),
     ] = None
 
 

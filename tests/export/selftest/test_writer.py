@@ -57,7 +57,7 @@ def test_the_reference_has_every_stage(selftest: SelfTest, reference: dict[str, 
     assert all(np.isfinite(tensor).all() for tensor in reference.values())
 
 
-def test_tolerances_cover_what_the_bundles_own_graphs_lose(selftest: SelfTest) -> None:
+def test_tolerances_cover_what_the_bundles_own_towers_lose(selftest: SelfTest) -> None:
     assert set(selftest.tolerances) == {
         "siglip_features",
         "projector_tokens",
@@ -65,7 +65,7 @@ def test_tolerances_cover_what_the_bundles_own_graphs_lose(selftest: SelfTest) -
         "input_embeddings",
         "logits",
     }
-    assert all(1e-4 <= tolerance <= 5e-3 for tolerance in selftest.tolerances.values())
+    assert all(1e-4 <= tolerance <= 0.1 for tolerance in selftest.tolerances.values())
 
 
 def _text_error(bundle: Path, selftest: SelfTest, reference: dict[str, NDArray[np.float32]], noise: float) -> float:
@@ -85,4 +85,4 @@ def test_the_text_rows_are_the_native_decoders_own_embeddings(
 ) -> None:
     tolerance = selftest.tolerances["input_embeddings"]
     assert _text_error(int4_bundle, selftest, reference, noise=0) < tolerance
-    assert _text_error(int4_bundle, selftest, reference, noise=1e-3) > tolerance
+    assert _text_error(int4_bundle, selftest, reference, noise=2 * tolerance) > tolerance

@@ -6,6 +6,7 @@
 namespace v2e {
 namespace {
 
+constexpr uint64_t FORMAT_VERSION = 2; // of valley2.json
 constexpr uint64_t MOST_SIZE = uint64_t{1} << 30;
 
 Json read_json(const std::string &path) {
@@ -19,8 +20,12 @@ Manifest::Manifest(const std::string &directory)
     : directory_(directory), manifest_(read_json(directory + "/valley2.json")) {
     if (manifest_.at("format").string() != "valley2-bundle")
         fail(V2E_ERROR_BUNDLE, "%s/valley2.json is not the manifest of a bundle.", directory.c_str());
-    if (manifest_.at("format_version").unsigned_integer() != 1)
-        fail(V2E_ERROR_BUNDLE, "%s is a bundle of another format version; upgrade valley2-edge.", directory.c_str());
+    const uint64_t version = manifest_.at("format_version").unsigned_integer();
+    if (version != FORMAT_VERSION) // the same words as in Python
+        fail(V2E_ERROR_BUNDLE, "%s has format version %llu and was made by %s.", directory.c_str(),
+             static_cast<unsigned long long>(version),
+             version < FORMAT_VERSION ? "an older release: export it again"
+                                      : "a newer release: install a newer valley2-edge");
 }
 
 std::string Manifest::tower_path(const char *component) const {

@@ -13,7 +13,7 @@
 namespace {
 
 // Sizes of the components: 27 and 8 numbers in and out, 8 and 20, 12 and 5 for 4 patches.
-constexpr const char *MANIFEST = R"({"format": "valley2-bundle", "format_version": 1, "architecture": {
+constexpr const char *MANIFEST = R"({"format": "valley2-bundle", "format_version": 2, "architecture": {
     "siglip": {"image_size": 3, "patch_size": 2, "hidden_size": 8},
     "projector": {"tokens_per_side": 2, "output_size": 5},
     "eagle": {"patch_size": 2, "spatial_merge_size": 2, "hidden_size": 5}}})";
