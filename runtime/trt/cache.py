@@ -21,6 +21,7 @@ from typing import BinaryIO
 from valley2_edge.bundle import Bundle
 from valley2_edge.runtime.core.vision_engine import ComponentName
 from valley2_edge.runtime.devices.cuda_driver import Gpu
+from valley2_edge.runtime.onnx.graph_files import graph_key, own_graph
 from valley2_edge.user_data import (
     data_directory,
     open_own_file,
@@ -34,7 +35,7 @@ SUFFIX = ".engine"
 KERNELS_SUFFIX = ".kernels"
 _MAGIC = b"valley2 engine 1\n"
 _MOST_HEAD_BYTES = 4096
-RECIPE = 1
+RECIPE = 2
 """Version of the changes that a graph undergoes before it is built; a new one makes older engines stale."""
 
 
@@ -44,7 +45,7 @@ class EngineKey:
 
     component: ComponentName
     graph: str
-    """SHA-256 of the graph's files and the recipe."""
+    """`graph_digest` of the component."""
     precision: str
     most_rows: int
     """Tiles, or Eagle patches, of the largest input."""
@@ -84,9 +85,17 @@ class Entry:
 
 
 def graph_digest(bundle: Bundle, component: ComponentName) -> str:
-    """The sha256 of a graph's files, as the manifest has them, and of the recipe."""
-    files = getattr(bundle.manifest, component).files
-    return _digest([RECIPE, *(bundle.manifest.files[file].sha256 for file in files)], length=64)
+    """What an engine's numbers come from: the bundle's own graph, else the tower and the code that makes its graph.
+
+    It is known before there is a graph.
+
+    Args:
+        bundle: An opened bundle that has the component.
+        component: siglip, projector or eagle.
+    """
+    key, own = graph_key(bundle, component), own_graph(bundle, component)
+    source = [asdict(key)] if key is not None and not own else [bundle.manifest.files[file].sha256 for file in own]
+    return _digest([RECIPE, *source], length=64)
 
 
 class EngineCache:

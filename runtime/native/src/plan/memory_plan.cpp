@@ -109,8 +109,7 @@ class VisionPlan {
     static VisionCost cost_of(const Manifest &manifest, const v2e_memory_options &options, v2e_component component,
                               Saturating count) {
         if (options.vision_backend != nullptr) {
-            const v2e_backend_cost cost =
-                backend_cost(read_backend(options.vision_backend), component, count.value());
+            const v2e_backend_cost cost = backend_cost(read_backend(options.vision_backend), component, count.value());
             return {cost.weight_bytes, cost.work_bytes, cost.gpu_weight_bytes, cost.gpu_work_bytes};
         }
         v2e_tower_options tower_options{};
@@ -118,10 +117,7 @@ class VisionPlan {
         tower_options.threads = options.threads;
         const std::unique_ptr<NativeTower> tower =
             open_tower(manifest.tower_path(component_name(component)), TowerOptions(tower_options, nullptr));
-        return {tower->mapped_bytes(),
-                tower->scratch_bytes(count) + tower->output_floats(count) * FLOAT_BYTES,
-                {},
-                {}};
+        return {tower->mapped_bytes(), tower->scratch_bytes(count) + tower->output_floats(count) * FLOAT_BYTES, {}, {}};
     }
 
     Saturating tokens_, patches_;
@@ -211,8 +207,8 @@ DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_o
 }
 
 // On the processor, where ONNX Runtime packs the weights into memory of its own and keeps keys and values in fp32.
-DecoderPlan plan_onnx_decoder(const Manifest &manifest, const v2e_memory_options &options,
-                              const GpuVision &vision, const Backend &backend) {
+DecoderPlan plan_onnx_decoder(const Manifest &manifest, const v2e_memory_options &options, const GpuVision &vision,
+                              const Backend &backend) {
     if (options.kv_precision != V2E_KV_AUTO && options.kv_precision != V2E_KV_FP32)
         fail(V2E_ERROR_INPUT, "kv_precision must be auto or fp32: the ONNX decoder keeps keys and values in fp32.");
     if (options.device != V2E_DEVICE_AUTO && options.device != V2E_DEVICE_CPU)

@@ -1,4 +1,5 @@
-// A vision component in another engine (valley2.h, "backends"), which this drives: it checks what goes in and comes out.
+// A vision component in another engine (valley2.h, "backends"), which this drives: it checks what goes in and comes
+// out.
 #pragma once
 
 #include "vision/tower.hpp"
