@@ -33,9 +33,9 @@ from valley2_edge.export.vision.native_projector import projector_parts
 from valley2_edge.export.vision.native_siglip import siglip_parts
 from valley2_edge.export.vision.sample_inputs import block_positions
 from valley2_edge.runtime.core.probe import LimitName, Probe
-from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs, VisionEngine
+from valley2_edge.runtime.core.tower import Tower
+from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
 from valley2_edge.runtime.onnx.engine import OnnxEngine
-from valley2_edge.runtime.vision.native_engine import NativeEngine
 
 TOWERS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 EAGLE_SIDE = 32
@@ -123,11 +123,13 @@ def _maker(part: Part) -> Callable[[], Tensors]:
     return make
 
 
-def open_engine(subject: Subject, config: ModelConfig, threads: int) -> VisionEngine:
-    """Loads one engine."""
+def open_engine(subject: Subject, config: ModelConfig, threads: int) -> Callable[[EngineInputs], object]:
+    """Loads one engine, which computes what it is called with."""
     if subject.engine == "onnx":
-        return OnnxEngine(subject.path, subject.tower, threads=threads, providers=["CPUExecutionProvider"])
-    return NativeEngine(subject.path, subject.tower, config, threads=threads)
+        engine = OnnxEngine(subject.path, subject.tower, config, threads=threads, providers=["CPUExecutionProvider"])
+        return engine.compute
+    tower = Tower(subject.path, subject.tower, config, threads=threads)
+    return lambda inputs: tower.run(next(iter(inputs.values())), inputs.get("positions"))
 
 
 def inputs_of(tower: ComponentName) -> EngineInputs:
@@ -160,18 +162,16 @@ def measure(subjects: Sequence[Subject], config: ModelConfig, threads: int, roun
     engines = {subject: open_engine(subject, config, threads) for subject in subjects}
     with Probe(threads) as probe:
         for subject, engine in engines.items():
-            engine.run(inputs_of(subject.tower), None)  # warm-up
+            engine(inputs_of(subject.tower))  # warm-up
         for _ in range(rounds):
             for subject, engine in engines.items():
                 inputs, limit = inputs_of(subject.tower), LIMITS[subject.engine]
                 before = probe.read(limit)
                 begin = time.perf_counter()
-                engine.run(inputs, None)
+                engine(inputs)
                 seconds[subject].append(time.perf_counter() - begin)
                 peak = (before + probe.read(limit)) / 2
                 shares[subject].append(scale_of(subject.tower, config)[0] / seconds[subject][-1] / peak)
-    for engine in engines.values():
-        engine.close()
     yield f"{'tower':<10} {'engine':<6} {'s, all layers':>14} {'GOPS':>8} {'share':>6} of  {'against onnx':>12}"
     for subject in subjects:
         work, full = scale_of(subject.tower, config)

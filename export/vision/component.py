@@ -27,8 +27,8 @@ from valley2_edge.export.vision.native_projector import write_native_projector
 from valley2_edge.export.vision.native_siglip import write_native_siglip
 from valley2_edge.export.vision.sample_inputs import Inputs, random_inputs
 from valley2_edge.precisions import LARGEST_VISION_ERROR, VisionPrecision
+from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.core.vision_engine import NATIVE_SUFFIX, ComponentName
-from valley2_edge.runtime.vision.native_engine import NativeEngine
 
 Array = NDArray[np.float32]
 
@@ -128,8 +128,12 @@ def open_component(path: Path, component: ComponentName, config: ModelConfig) ->
     Raises:
         BundleError: The native core does not take the file.
     """
-    engine = NativeEngine(path, component, config, threads=0)
-    return lambda inputs: engine.run(inputs, None)
+    tower = Tower(path, component, config)
+    return lambda inputs: tower.run(_values_of(inputs), inputs.get("positions"))
+
+
+def _values_of(inputs: Inputs) -> Array:
+    return next(values for name, values in inputs.items() if name != "positions")
 
 
 def _write(
