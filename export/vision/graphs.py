@@ -18,7 +18,7 @@ from valley2_edge.export.vision.onnx_projector import write_projector
 from valley2_edge.export.vision.onnx_siglip import write_siglip
 from valley2_edge.export.vision.sample_inputs import Inputs, random_inputs
 from valley2_edge.export.vision.tower_reader import TowerReader
-from valley2_edge.runtime.core.tower import NativeTower
+from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.core.vision_engine import ComponentName
 
 LARGEST_DIFFERENCE = 1e-4
@@ -118,11 +118,11 @@ def _largest_difference(
     return largest
 
 
-def _open_in_floats(source: Path) -> NativeTower:
+def _open_in_floats(source: Path) -> Tower:
     """The tower in the best instruction set that multiplies in float32; all of a visual vocabulary counts."""
     for isa in _FLOAT_ISAS:
         try:
-            tower = NativeTower(source, isa=isa, whole_vocabulary=True)
+            tower = Tower(source, isa=isa, whole_vocabulary=True)
         except InputError:
             continue  # this machine lacks it
         if not tower.description.bf16_arithmetic:
@@ -131,6 +131,6 @@ def _open_in_floats(source: Path) -> NativeTower:
     raise ExportError(f"The core computes {source.name} in bf16 only on this machine.")
 
 
-def _run_tower(tower: NativeTower, inputs: Inputs) -> Array:
+def _run_tower(tower: Tower, inputs: Inputs) -> Array:
     values = next(inputs[name] for name in ("tiles", "features", "patches") if name in inputs)
     return tower.run(values, inputs.get("positions"))

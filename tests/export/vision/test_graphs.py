@@ -27,7 +27,7 @@ from valley2_edge.export.vision.component import export_vision
 from valley2_edge.export.vision.graphs import make_graph, write_graph
 from valley2_edge.export.vision.onnx_eagle import BLOCK
 from valley2_edge.export.vision.sample_inputs import block_positions
-from valley2_edge.runtime.core.tower import NativeTower
+from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.core.vision_engine import ComponentName
 
 pytestmark = pytest.mark.slow
@@ -195,7 +195,7 @@ class NativeFile:
 def run_tower(path: Path, inputs: dict[str, Any]) -> Floats:
     """What the tower computes in float32, with its whole vocabulary."""
     values = next(inputs[name] for name in ("tiles", "features", "patches") if name in inputs)
-    with NativeTower(path, isa="portable", whole_vocabulary=True) as tower:
+    with Tower(path, isa="portable", whole_vocabulary=True) as tower:
         assert not tower.description.bf16_arithmetic
         return tower.run(values, inputs.get("positions"))
 
