@@ -43,11 +43,11 @@ def random_inputs(config: ModelConfig, component: ComponentName) -> Iterator[Inp
         return
     for tiles in TILE_COUNTS:
         if component == "siglip":
-            shape = (tiles, PICTURE_CHANNELS, siglip.image_size, siglip.image_size)
-            yield {"tiles": 2 * random.random(shape, dtype=np.float32) - 1}
+            picture = (tiles, PICTURE_CHANNELS, siglip.image_size, siglip.image_size)
+            yield {"tiles": 2 * random.random(picture, dtype=np.float32) - 1}
         else:
-            shape = (tiles, siglip.patches_per_side**2, siglip.hidden_size)
-            yield {"features": random.standard_normal(shape, dtype=np.float32)}
+            features = (tiles, siglip.patches_per_side**2, siglip.hidden_size)
+            yield {"features": random.standard_normal(features, dtype=np.float32)}
 
 
 def block_positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:

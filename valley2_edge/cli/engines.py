@@ -6,7 +6,6 @@ ONNX graphs are made of the towers themselves, TensorRT's engines of the graphs.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
@@ -16,6 +15,7 @@ import typer
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.bundle_argument import BundleArgument
+from valley2_edge.cli.graph_packages import require_graph_packages
 from valley2_edge.cli.help_page import HelpfulCommand, HelpfulGroup, examples
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import EngineError, InputError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from valley2_edge.runtime.trt.cache import EngineKey
 
 Component = Literal["siglip", "projector", "eagle"]
-GRAPH_PACKAGES = ("onnx", "onnxruntime")
 
 app = typer.Typer(cls=HelpfulGroup, add_completion=False, rich_markup_mode=None)
 
@@ -154,20 +153,6 @@ def clear() -> None:
     for cache in (GraphCache(), EngineCache()):
         files, size = cache.clear()
         print_line(output_console(), f"{cache.directory}: {files} files removed, {format_bytes(size)}")
-
-
-def require_graph_packages() -> None:
-    """Fails before any work when a package is missing that makes graphs or checks them.
-
-    Raises:
-        EngineError: One is missing.
-    """
-    missing = [name for name in GRAPH_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EngineError(
-            f"making ONNX graphs needs {' and '.join(missing)}, which the base installation leaves out; "
-            "run `pip install 'valley2-edge[onnx]'`"
-        )
 
 
 def _open(bundle: Path | None) -> Bundle:

@@ -16,8 +16,9 @@ from safetensors.numpy import load_file
 from valley2_edge.config import EagleConfig
 from valley2_edge.errors import BundleError, Cancelled, InputError, NumericError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.vision.component import block_positions, export_vision
+from valley2_edge.export.vision.component import export_vision
 from valley2_edge.export.vision.native_panels import pack_floats, pack_int8, round_activations, round_matrix
+from valley2_edge.export.vision.sample_inputs import block_positions
 from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
 from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
