@@ -103,7 +103,7 @@ class BackendTable:
         self._engines: dict[Any, BackendEngine] = {}
         """The open engines by the handles under which the core knows them."""
         kinds = {name: field.type for name, field in ffi.typeof("v2e_backend").fields}
-        functions = {"open": self._open, "cost": self._cost, "run": self._run}
+        functions: dict[str, Callable[..., None]] = {"open": self._open, "cost": self._cost, "run": self._run}
         callbacks = {name: _guarded(kinds[name], function) for name, function in functions.items()}
         callbacks["cancel"] = ffi.callback(kinds["cancel"], self._cancel)
         callbacks["close"] = ffi.callback(kinds["close"], self._close)

@@ -561,7 +561,7 @@ typedef struct v2e_memory_options {
     uint32_t device;             /* v2e_device of the decoder */
     uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as fit */
     uint64_t gpu_memory;         /* bytes of the GPU's memory; 0: what its driver says is free */
-    uint32_t offload_weights; /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
+    uint32_t offload_weights;    /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
     const v2e_backend *vision_backend; /* what computes the vision components; NULL: the core's towers */
 } v2e_memory_options;
 
