@@ -22,19 +22,22 @@ from valley2_edge.export.vision.native_file import precision_beside_int8
 from valley2_edge.precisions import VisionPrecision
 
 _TOWER_BYTES = 1 << 20
-"""Upper bound of what a native tower has besides its matrices, in bytes."""
+"""Upper bound of what a native tower or its graph has besides its matrices, in bytes."""
 _ITEM_BYTES: dict[VisionPrecision, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 _SELFTEST_ROWS = 150
 """Upper bound of the rows of features and tokens in the self-test."""
 
 
-def bundle_size(checkpoint: Checkpoint, vision_precision: VisionPrecision, formats: DecoderFormats) -> int:
+def bundle_size(
+    checkpoint: Checkpoint, vision_precision: VisionPrecision, formats: DecoderFormats, *, graphs: bool
+) -> int:
     """Size of the bundle in bytes: exact for the decoder, an upper bound for the vision components.
 
     Args:
         checkpoint: The checkpoint that becomes the bundle.
         vision_precision: Precision of the stored vision weights.
         formats: How the decoder's matrices are stored.
+        graphs: Whether the bundle has graphs of its towers, which have the same weights once more.
 
     Raises:
         CheckpointError: A file of the tokenizer is missing.
@@ -52,6 +55,8 @@ def bundle_size(checkpoint: Checkpoint, vision_precision: VisionPrecision, forma
     exact = config.projector.tokenize_function == "st_argmax"  # most of it is fp32 whatever the precision
     projector_bytes = _ITEM_BYTES["fp32" if exact else precision_beside_int8(vision_precision)]
     vision += _weight_bytes(projector_tensors(config.projector), projector_bytes) + _TOWER_BYTES
+    if graphs:
+        vision *= 2
     tokenizer = sum(path.stat().st_size for path in tokenizer_files(checkpoint.path))
     width = config.siglip.hidden_size + 2 * config.decoder.hidden_size
     selftest = 4 * (LOGIT_ROWS * config.decoder.vocab_size + _SELFTEST_ROWS * width)

@@ -15,7 +15,7 @@ from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding
-from valley2_edge.precisions import DecoderEngine, DecoderPrecision, VisionPrecision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, GraphFormat, VisionPrecision
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.version import __version__
 
@@ -25,6 +25,8 @@ class ExportPlan:
     """How every component of one bundle is made."""
 
     vision_precision: VisionPrecision
+    graphs: GraphFormat | None
+    """Which graphs of the vision towers the bundle has."""
     formats: DecoderFormats
     rounding: Rounding
     decoder_engine: DecoderEngine = "native"
@@ -44,6 +46,7 @@ class ExportPlan:
             "checkpoint": [checkpoint.name, checkpoint.revision, checkpoint.fingerprint()],
             "plan": [
                 self.vision_precision,
+                self.graphs,
                 asdict(self.formats),
                 self.rounding.identity(),
                 self.decoder_engine,
@@ -101,6 +104,7 @@ def make_plan(options: ExportOptions) -> ExportPlan:
         read_gptq_config(options.decoder)  # so that a mistake is seen before a download
     return ExportPlan(
         options.stored_vision_precision,
+        options.graphs,
         formats,
         resolve_rounding(rounding, options.precision, options.decoder is not None),
         options.decoder_engine,

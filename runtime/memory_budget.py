@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from valley2_edge.bundle import Bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError
+from valley2_edge.options import LoadOptions
 from valley2_edge.runtime.core.memory import (
     ANY_PICTURE,
     MemoryPlan,
@@ -17,6 +18,7 @@ from valley2_edge.runtime.core.memory import (
     expected_process_bytes,
     plan_memory,
 )
+from valley2_edge.runtime.vision.engine_choice import vision_backend
 
 Planner = Callable[[MemorySettings], MemoryPlan]
 
@@ -49,13 +51,17 @@ class MemoryBudget:
     Args:
         bundle: Not loaded yet.
         limit_bytes: Most memory of the whole process.
-        vision_device: Where the vision engines run, "cpu" or "cuda".
+        load: The options of loading, which say what computes the vision half.
+
+    Raises:
+        InputError: There is no such vision engine.
     """
 
-    def __init__(self, bundle: Bundle, limit_bytes: int, vision_device: str = "cpu") -> None:
+    def __init__(self, bundle: Bundle, limit_bytes: int, load: LoadOptions = LoadOptions()) -> None:
         self._bundle = bundle
+        self._vision = vision_backend(bundle, load)
         self.limit_bytes = limit_bytes
-        self.process_bytes = expected_process_bytes(bundle, vision_device)
+        self.process_bytes = expected_process_bytes(bundle, load.vision_engine)
         """Expected memory of this process without the model."""
 
     def choose(
@@ -91,6 +97,7 @@ class MemoryBudget:
                 video=video,
                 conversation=conversation,
                 process_bytes=self.process_bytes,
+                vision=self._vision,
             )
 
         search = _Search(plan, self.limit_bytes)
@@ -109,7 +116,13 @@ class MemoryBudget:
         """
         try:
             plan = plan_memory(
-                self._bundle, pictures, settings, video=video, conversation=True, process_bytes=self.process_bytes
+                self._bundle,
+                pictures,
+                settings,
+                video=video,
+                conversation=True,
+                process_bytes=self.process_bytes,
+                vision=self._vision,
             )
         except BudgetError:
             return  # they do not fit the context, which the session says better

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from valley2_edge.config import EagleConfig, ModelConfig
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.tensor_names import (
-    PICTURE_CHANNELS,
     eagle_tensors,
     projector_tensors,
     siglip_tensors,
@@ -27,18 +25,11 @@ from valley2_edge.export.vision.native_eagle import write_native_eagle
 from valley2_edge.export.vision.native_file import precision_beside_int8
 from valley2_edge.export.vision.native_projector import write_native_projector
 from valley2_edge.export.vision.native_siglip import write_native_siglip
+from valley2_edge.export.vision.sample_inputs import Inputs, random_inputs
 from valley2_edge.precisions import LARGEST_VISION_ERROR, VisionPrecision
+from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.core.vision_engine import NATIVE_SUFFIX, ComponentName
-from valley2_edge.runtime.vision.native_engine import NativeEngine
 
-TILE_COUNTS = (1, 2)
-"""Numbers of tiles in the inputs of the comparison."""
-EAGLE_GRIDS = ((2, 2), (14, 22))
-"""Rows and columns of patches in the inputs of the comparison: less than one block of queries, and more than one."""
-SEED = 20250905
-"""Seed of the inputs of the comparison."""
-
-Inputs = dict[str, NDArray[Any]]
 Array = NDArray[np.float32]
 
 
@@ -102,7 +93,7 @@ def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path,
         CheckpointError: A tensor cannot be read.
         BundleError: The native core does not take the file.
     """
-    cases = list(_cases(checkpoint.config, component))
+    cases = list(random_inputs(checkpoint.config, component))
     steps = 2 * len(cases)
     progress(f"{component}: check", 0, steps)
     expected: list[Array] = []
@@ -137,24 +128,12 @@ def open_component(path: Path, component: ComponentName, config: ModelConfig) ->
     Raises:
         BundleError: The native core does not take the file.
     """
-    engine = NativeEngine(path, component, config, threads=0)
-    return lambda inputs: engine.run(inputs, None)
+    tower = Tower(path, component, config)
+    return lambda inputs: tower.run(_values_of(inputs), inputs.get("positions"))
 
 
-def block_positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:
-    """The place of each patch, block after block (docs/valley2.md, "Eagle branch").
-
-    Args:
-        rows: Rows of patches, a multiple of `merge`.
-        columns: Columns of patches, a multiple of `merge`.
-        merge: Rows and columns of the block of patches that becomes one token.
-
-    Returns:
-        (rows * columns, 2): row and column.
-    """
-    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
-    blocks = grid.reshape(rows // merge, merge, columns // merge, merge, 2).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(blocks.reshape(-1, 2), dtype=np.int64)
+def _values_of(inputs: Inputs) -> Array:
+    return next(values for name, values in inputs.items() if name != "positions")
 
 
 def _write(
@@ -190,26 +169,6 @@ def _eagle(config: ModelConfig) -> EagleConfig:
     if config.eagle is None:
         raise ExportError("The model has no Eagle tower.")
     return config.eagle
-
-
-def _cases(config: ModelConfig, component: ComponentName) -> Iterator[Inputs]:
-    """Random inputs in the range that pictures have, the same on every machine."""
-    random = np.random.default_rng(SEED)
-    if component == "eagle":
-        eagle = _eagle(config)
-        for rows, columns in EAGLE_GRIDS:
-            patch_size = PICTURE_CHANNELS * eagle.patch_size**2
-            patches = random.standard_normal((rows * columns, patch_size), dtype=np.float32)
-            yield {"patches": patches, "positions": block_positions(rows, columns, eagle.spatial_merge_size)}
-        return
-    side, siglip = config.siglip.image_size, config.siglip
-    for tiles in TILE_COUNTS:
-        if component == "siglip":
-            pixels = random.random((tiles, PICTURE_CHANNELS, side, side), dtype=np.float32)
-            yield {"tiles": 2 * pixels - 1}
-        else:
-            shape = (tiles, siglip.patches_per_side**2, siglip.hidden_size)
-            yield {"features": random.standard_normal(shape, dtype=np.float32)}
 
 
 def _reference(checkpoint: Checkpoint, component: ComponentName) -> Callable[[Inputs], Array]:

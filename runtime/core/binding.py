@@ -44,7 +44,7 @@ KV_PRECISION_NUMBERS = _numbers_of("v2e_kv_precision", "V2E_KV_")
 REUSE_NUMBERS = _numbers_of("v2e_reuse", "V2E_REUSE_")
 DEVICE_NUMBERS = _numbers_of("v2e_device", "V2E_DEVICE_")
 SPECULATION_NUMBERS = _numbers_of("v2e_speculation", "V2E_SPECULATION_")
-TOWER_KIND_NUMBERS = _numbers_of("v2e_tower_kind", "V2E_TOWER_")
+COMPONENT_NUMBERS = _numbers_of("v2e_component", "V2E_COMPONENT_")
 
 
 class Stamp(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ _STATUS_ERRORS: dict[str, type[Valley2Error]] = {
     "V2E_ERROR_NUMERIC": NumericError,
     "V2E_ERROR_INTERNAL": Valley2Error,
 }
+
+
+class _CallbackState(threading.local):
+    """What a callback of this thread has failed with: the sentence that the core was told, and the exception."""
+
+    failure: tuple[str, BaseException] | None = None
+
+
+_callback = _CallbackState()
 
 
 def library_path() -> Path:
@@ -71,17 +81,43 @@ def library() -> Any:
     return loaded
 
 
+def fail_in_callback(error: BaseException) -> int:
+    """Makes a callback of the core fail with an exception, which `check` raises again behind the core's call.
+
+    Args:
+        error: What the callback met.
+
+    Returns:
+        The v2e_status that the callback returns.
+    """
+    names = [name for name, kind in _STATUS_ERRORS.items() if isinstance(error, kind)]
+    name = "V2E_ERROR_CANCELLED" if not isinstance(error, Exception) else (names or ["V2E_ERROR_INTERNAL"])[0]
+    sentence = str(error) or type(error).__name__
+    status = library().v2e_backend_fail(getattr(library(), name), sentence.encode(errors="replace"))
+    _callback.failure = (_last_error(), error)
+    return int(status)
+
+
 def check(status: int) -> None:
     """Raises the exception of a v2e_status other than V2E_OK, with the library's own sentence.
 
     Raises:
         Valley2Error: or the child of it that the status stands for.
+        BaseException: What a callback of this thread has failed with, if that is why the call fails.
     """
     if status == 0:
         return
-    text = ffi.string(library().v2e_last_error()).decode("utf-8", errors="replace")
+    text = _last_error()
+    kept, _callback.failure = _callback.failure, None
+    if kept is not None and kept[0] == text:
+        raise kept[1]
     name = ffi.typeof("v2e_status").elements.get(status)
     raise _STATUS_ERRORS.get(name, Valley2Error)(text)
+
+
+def _last_error() -> str:
+    text: bytes = ffi.string(library().v2e_last_error())
+    return text.decode("utf-8", errors="replace")
 
 
 def version() -> str:

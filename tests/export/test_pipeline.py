@@ -230,5 +230,5 @@ def test_a_disk_that_fills_up_leaves_nothing(small_disk: Path, monkeypatch: pyte
 def test_the_size_is_estimated_from_above_and_closely(int4_bundle: Path) -> None:
     actual = sum(path.stat().st_size for path in int4_bundle.rglob("*") if path.is_file())
     with Checkpoint.open(CHECKPOINT) as checkpoint:
-        estimate = bundle_size(checkpoint, "bf16", decoder_formats("int4"))
+        estimate = bundle_size(checkpoint, "bf16", decoder_formats("int4"), graphs=False)
     assert actual <= estimate <= actual + 4 * 2**20

@@ -14,6 +14,7 @@ from valley2_edge.policy import Policy
 from valley2_edge.prompt import Layout, build_first_turn, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.preprocess import prepare_pictures
+from valley2_edge.runtime.core.vision_engine import TENSORRT
 from valley2_edge.runtime.devices.comparison import Array, Row, compare_relative, compare_rows, compare_values
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.media.images import load_picture
@@ -83,7 +84,7 @@ def self_test(
     """
     test, reference = read_self_test(bundle)
     with Valley2.load(bundle.directory, load, activations=test.activations, keep_vision=True) as model:
-        if model.engines.vision.in_tensorrt:
+        if model.engines.vision.engine == TENSORRT:
             test = test.model_copy(
                 update={"tolerances": {stage: max(HALF_TOLERANCE, value) for stage, value in test.tolerances.items()}}
             )

@@ -56,6 +56,7 @@ class Decoder {
     const std::vector<float> &inverse_frequencies() const { return inverse_frequencies_; } // (head_size / 2,)
 
     ThreadPool &pool() const { return *pool_; }
+    const std::shared_ptr<ThreadPool> &shared_pool() const { return pool_; }
     const Linear &linear() const { return *linear_; }
     const ElementwiseKernels &elementwise() const { return *elementwise_; }
     const AttentionKernels &attention() const { return *attention_; }
@@ -102,7 +103,7 @@ class Decoder {
     Matrix head_;
     TensorView embeddings_; // (vocabulary_size, hidden_size) BF16, F16 or F32
     std::vector<float> inverse_frequencies_;
-    std::unique_ptr<ThreadPool> pool_;
+    std::shared_ptr<ThreadPool> pool_;
     std::unique_ptr<Linear> linear_;
     const ElementwiseKernels *elementwise_ = nullptr;
     const AttentionKernels *attention_ = nullptr;

@@ -1,0 +1,155 @@
+"""Engines that are written in Python and stand in the place of the core's own kernels (docs/backends.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.binding import COMPONENT_NUMBERS, new_struct
+from valley2_edge.runtime.core.library import fail_in_callback
+
+BackendComponent = Literal["siglip", "projector", "eagle", "decoder"]
+Floats = npt.NDArray[np.float32]
+
+_COMPONENTS: dict[int, Any] = {number: name for name, number in COMPONENT_NUMBERS.items()}
+
+
+@dataclass(frozen=True)
+class BackendCost:
+    """What an engine takes of memory, in bytes; the fields of v2e_backend_cost."""
+
+    weight_bytes: int = 0
+    """Of the process's memory while the engine is open; the decoder's, for all sessions."""
+    work_bytes: int = 0
+    """Of the process's memory beside that, while the engine opens or runs, whichever is more."""
+    kv_bytes: int = 0
+    """Keys and values of all positions of a session, in the process's memory; the decoder only."""
+    gpu_weight_bytes: int = 0
+    gpu_work_bytes: int = 0
+    gpu_kv_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class BackendRun:
+    """One computation; the arrays belong to the core and are valid until `BackendEngine.run` returns."""
+
+    values: Floats
+    """(count, numbers in one of them): tiles, features, patches, or embeddings of the decoder's next positions."""
+    output: Floats
+    """(numbers,): where the result goes, in the order that v2e_component states."""
+    positions: npt.NDArray[np.int64] | None
+    """(count, 2): row and column of each patch; Eagle only."""
+    past: int
+    """Where the first row stands; what was there and behind it is to be forgotten. The decoder only."""
+    logit_rows: int
+    """Of how many of the last rows the logits are wanted. The decoder only."""
+
+
+class BackendEngine(Protocol):
+    """A component that a backend has opened; of the decoder, one session's."""
+
+    def run(self, call: BackendRun) -> None:
+        """Computes into `call.output`.
+
+        Raises:
+            Valley2Error: It cannot be computed; the core's call raises the same exception.
+        """
+
+    def cancel(self) -> None:
+        """Makes a running `run` raise Cancelled soon; called from any thread."""
+
+    def close(self) -> None:
+        """Gives back what the engine holds."""
+
+
+class Backend(Protocol):
+    """What computes components in the place of the core's own kernels."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    def open(self, component: BackendComponent) -> BackendEngine:
+        """Opens a component.
+
+        Raises:
+            Valley2Error: It cannot be opened; the core's call raises the same exception.
+        """
+
+    def cost(self, component: BackendComponent, count: int, positions: int) -> BackendCost:
+        """What an engine takes.
+
+        Args:
+            component: Which.
+            count: Most tiles, features or patches of a run, or positions of a prefill chunk.
+            positions: Positions that a session has at most; 0 for vision components.
+        """
+
+
+class BackendTable:
+    """A backend as the core calls it.
+
+    Args:
+        backend: What computes. It must outlive everything that the core has opened with it, and so must this table.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._engines: dict[Any, BackendEngine] = {}
+        """The open engines by the handles under which the core knows them."""
+        kinds = {name: field.type for name, field in ffi.typeof("v2e_backend").fields}
+        functions: dict[str, Callable[..., None]] = {"open": self._open, "cost": self._cost, "run": self._run}
+        callbacks = {name: _guarded(kinds[name], function) for name, function in functions.items()}
+        callbacks["cancel"] = ffi.callback(kinds["cancel"], self._cancel)
+        callbacks["close"] = ffi.callback(kinds["close"], self._close)
+        self.struct = new_struct("v2e_backend", name=ffi.new("char[]", backend.name.encode()), **callbacks)
+        """The v2e_backend; it lives as long as this object."""
+
+    def _open(self, _user_data: Any, component: int, engine: Any) -> None:
+        opened = self._backend.open(_COMPONENTS[component])
+        handle = ffi.new_handle(opened)
+        self._engines[handle] = opened
+        engine[0] = handle
+
+    def _cost(self, _user_data: Any, shape: Any, cost: Any) -> None:
+        found = self._backend.cost(_COMPONENTS[shape.component], shape.count, shape.positions)
+        for name, value in asdict(found).items():
+            setattr(cost, name, value)
+
+    def _run(self, engine: Any, run: Any) -> None:
+        positions = None
+        if run.positions != ffi.NULL:
+            positions = _array(run.positions, run.count * 2, np.int64).reshape(run.count, 2)
+        values = _array(run.values, run.count * run.row_floats, np.float32).reshape(run.count, run.row_floats)
+        output = _array(run.output, run.output_floats, np.float32)
+        self._engines[engine].run(BackendRun(values, output, positions, run.past, run.logit_rows))
+
+    def _cancel(self, engine: Any) -> None:
+        self._engines[engine].cancel()
+
+    def _close(self, engine: Any) -> None:
+        self._engines.pop(engine).close()
+
+
+def _guarded(kind: Any, function: Callable[..., None]) -> Any:
+    """A callback that returns a status; nothing may unwind through the native frames."""
+
+    def call(*arguments: Any) -> int:
+        function(*arguments)
+        return 0
+
+    def keep(_kind: Any, error: BaseException, _trace: Any) -> int:
+        return fail_in_callback(error)
+
+    return ffi.callback(kind, call, onerror=keep)
+
+
+def _array(pointer: Any, count: int, dtype: Any) -> npt.NDArray[Any]:
+    """The core's numbers as an array, without a copy."""
+    size = count * np.dtype(dtype).itemsize
+    return np.frombuffer(ffi.buffer(pointer, size), dtype)
