@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from valley2_edge.bundle import Bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError
-from valley2_edge.runtime.core.memory import ANY_PICTURE, MemoryPlan, MemorySettings, Size, plan_memory
+from valley2_edge.runtime.core.memory import ANY_PICTURE, MemoryPlan, MemorySettings, Size
+from valley2_edge.runtime.planning import plan_bundle
 
 PLANNED_CONTEXT = 4096
 """Positions that must fit beside the weights when nobody says how many a session will have."""
@@ -51,7 +52,7 @@ def fit_gpu(
         pictures: Sizes; by default a picture that takes all tiles.
         video: They are frames.
         conversation: They may come when the context is full.
-        process_bytes: Memory of the program itself, as `plan_memory` takes it.
+        process_bytes: Memory of the program itself, as `plan_bundle` takes it.
 
     Raises:
         BudgetError: Nothing fits; the sentence says what would.
@@ -60,7 +61,7 @@ def fit_gpu(
 
     def plan(settings: MemorySettings) -> MemoryPlan:
         about = {"video": video, "conversation": conversation}
-        return plan_memory(bundle, pictures, settings, process_bytes=process_bytes, **about)
+        return plan_bundle(bundle, pictures, settings, process_bytes=process_bytes, **about)
 
     if wanted.vision_device != "cuda":
         return GpuChoice(wanted, plan(wanted), "")

@@ -15,8 +15,8 @@ from valley2_edge.runtime.core.memory import (
     MemorySettings,
     Size,
     expected_process_bytes,
-    plan_memory,
 )
+from valley2_edge.runtime.planning import plan_bundle
 
 Planner = Callable[[MemorySettings], MemoryPlan]
 
@@ -84,7 +84,7 @@ class MemoryBudget:
         """
 
         def plan(settings: MemorySettings) -> MemoryPlan:
-            return plan_memory(
+            return plan_bundle(
                 self._bundle,
                 pictures,
                 settings,
@@ -108,7 +108,7 @@ class MemoryBudget:
             BudgetError: They would; the sentence says by how much.
         """
         try:
-            plan = plan_memory(
+            plan = plan_bundle(
                 self._bundle, pictures, settings, video=video, conversation=True, process_bytes=self.process_bytes
             )
         except BudgetError:

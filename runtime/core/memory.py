@@ -12,6 +12,7 @@ from valley2_edge.errors import BudgetError
 from valley2_edge.option_checks import LARGEST_UINT64
 from valley2_edge.options import LoadOptions, SessionOptions, picked, size_bytes
 from valley2_edge.policy import Policy
+from valley2_edge.runtime.core.backend import Backend, BackendTable
 from valley2_edge.runtime.core.binding import (
     ACTIVATIONS_NUMBERS,
     DEVICE_NUMBERS,
@@ -126,6 +127,7 @@ def plan_memory(
     video: bool = False,
     conversation: bool = False,
     process_bytes: int | None = None,
+    decoder_backend: Backend | None = None,
 ) -> MemoryPlan:
     """Plans a question whose context is used up to its end.
 
@@ -136,6 +138,7 @@ def plan_memory(
         video: The pictures are frames of a video.
         conversation: The pictures may come when the context is full; otherwise they come with the first question.
         process_bytes: Memory of the program itself; None takes what `expected_process_bytes` finds.
+        decoder_backend: What computes the decoder, asked for its cost alone; None: the core's kernels.
 
     Raises:
         InputError: An option is out of range, or a picture is too thin.
@@ -169,6 +172,7 @@ def plan_memory(
         gpu_memory=unsigned("gpu_memory", settings.gpu_memory, LARGEST_UINT64),
         vision_device=number_of("vision_device", settings.vision_device, DEVICE_NUMBERS),
         offload_weights=int(settings.offload_weights),
+        decoder_backend=None if decoder_backend is None else BackendTable(decoder_backend).struct,
     )
     result = new_struct("v2e_memory_plan")
     directory = path_bytes(bundle.directory)
