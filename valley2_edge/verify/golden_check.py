@@ -14,7 +14,7 @@ from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
 from valley2_edge.prompt import PICTURE_ID, Layout, build_conversation, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.core.decoder_engine import DecoderSessionEngine
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.devices.comparison import (
@@ -158,7 +158,7 @@ def _check_decoder(
         session.close()
 
 
-def _check_logits(case: GoldenCase, session: DecoderSessionEngine, segments: list[Array], length: int) -> Iterator[Row]:
+def _check_logits(case: GoldenCase, session: DecoderSession, segments: list[Array], length: int) -> Iterator[Row]:
     name, expected = case.name, case.forward
     stored = {stage: expected[stage] for stage in ("logits_all", "logits_last") if stage in expected}
     rows = max((len(logits) for logits in stored.values()), default=1)
@@ -172,7 +172,7 @@ def _check_logits(case: GoldenCase, session: DecoderSessionEngine, segments: lis
     yield compare_tokens(name, "tokens", found_tokens, tokens, _recorded(case, "greedy_margins"), row.error)
 
 
-def _decode(session: DecoderSessionEngine, tokens: list[int]) -> tuple[Array, list[int]]:
+def _decode(session: DecoderSession, tokens: list[int]) -> tuple[Array, list[int]]:
     """Decodes greedily, but goes on from the reference's token where the choice differs.
 
     Args:
