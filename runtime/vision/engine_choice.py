@@ -60,9 +60,9 @@ def check_vision_engine(bundle: Bundle, name: str) -> None:
     """
     check_choice("vision_engine", name, engine_names())
     if name == "onnx" and find_spec("onnxruntime") is None:
-        raise InputError(
-            "ONNX Runtime is not installed: run `pip install 'valley2-edge[onnx]'`, or 'valley2-edge[gpu]' for a GPU."
-        )
+        from valley2_edge.runtime.onnx.onnx_runtime import NOT_INSTALLED
+
+        raise InputError(NOT_INSTALLED)
     missing = _without_graph(bundle, _present(bundle)) if name in ("onnx", "tensorrt") else []
     if missing and name == "tensorrt":
         from valley2_edge.runtime.trt.cache import EngineCache, graph_digest
