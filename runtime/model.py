@@ -81,7 +81,7 @@ class Valley2:
         limit = size_bytes(options.memory) or None
         bundle = open_bundle(Path(directory), progress=lambda done, total: report("check", done, total))
         settings = replace(MemorySettings.of(options), keep_vision=options.keep_vision or limit is not None)
-        check_vision_engine(bundle, options.vision_engine)
+        check_vision_engine(bundle, options)
         settings, gpu_choice = place(bundle, settings, options.device)
         budget = None if limit is None else MemoryBudget(bundle, limit, settings)
         if budget is not None:

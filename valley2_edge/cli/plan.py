@@ -60,7 +60,7 @@ def plan(
     settings, limit = MemorySettings.of(load, session), size_bytes(load.memory) or None
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     about: dict[str, Any] = {"video": video is not None, "conversation": conversation}
-    check_vision_engine(opened, load.vision_engine)
+    check_vision_engine(opened, load)
     check_positions(opened, pictures, settings, video=video is not None)
     sizes = list(pictures.elements())
     elsewhere = load.device == "cuda" and load.gpu_memory is not None

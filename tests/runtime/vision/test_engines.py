@@ -182,6 +182,12 @@ def test_engine_that_nobody_knows_is_refused(bundle: Bundle) -> None:
     assert registered_backends() == ()
 
 
+def test_providers_that_nothing_would_use_are_refused(bundle: Bundle, onnx_bundle: Path) -> None:
+    with pytest.raises(InputError, match="choose the vision_engine onnx"):
+        VisionEncoder(bundle, threads=1, providers=["CPUExecutionProvider"])
+    VisionEncoder(open_bundle(onnx_bundle), threads=1, providers=["CPUExecutionProvider"])  # its decoder does
+
+
 def test_registered_backend_sees_every_tile_and_patch(bundle: Bundle, fake: FakeBackend) -> None:
     prepared = pictures(bundle)
     encoder = VisionEncoder(bundle, threads=1, engine="fake")

@@ -104,7 +104,8 @@ class VisionPlan {
     static VisionCost cost_of(const Manifest &manifest, const v2e_memory_options &options, v2e_component component,
                               Saturating count) {
         if (options.vision_backend != nullptr) {
-            const v2e_backend_cost cost = backend_cost(read_backend(options.vision_backend), component, count.value());
+            const BackendTable table(options.vision_backend, "vision_backend");
+            const v2e_backend_cost cost = table.cost(component, count.value(), 0);
             return {cost.weight_bytes, cost.work_bytes, cost.gpu_weight_bytes, cost.gpu_work_bytes};
         }
         v2e_tower_options tower_options{};
