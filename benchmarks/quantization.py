@@ -6,8 +6,9 @@ Every variant is one line of DIR/results.jsonl (--work DIR), keyed by its option
 of both sets: a run that was interrupted goes on, and a table can be printed again for nothing. The pictures are encoded
 and the unrounded model runs once for all variants.
 
-The pictures come from bf16 towers. Bundles run as they will, with int8 activations, unless a line says int16. Intervals
-of 95 % are a bootstrap over samples; the change is against the default on the same samples, pair by pair.
+The pictures come from the vision towers in bf16. Bundles run as they will, with int8 activations, unless a line says
+int16. Intervals of 95 % are a bootstrap over samples; the change is against the default on the same samples, pair by
+pair.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ class Workshop:
         return open_bundle(directory)
 
     def _bundle(self, base: Bundle, directory: Path) -> Bundle:
-        """A bundle without matrices and towers: its pictures are those of all."""
+        """A bundle without matrices and vision towers: its pictures are those of all."""
         (directory / EMBEDDINGS_FILE).parent.mkdir(parents=True)
         shutil.copyfile(base.directory / EMBEDDINGS_FILE, directory / EMBEDDINGS_FILE)
         return Bundle(directory, base.manifest)

@@ -192,7 +192,9 @@ def _make_tokenizer(job: ExportJob, facts: Facts, directory: Path) -> dict[str, 
 
 
 def _make_selftest(job: ExportJob, facts: Facts, directory: Path) -> dict[str, Any]:
-    return dict(write_selftest(job.checkpoint, directory, job.plan.formats.quantized, job.progress))
+    return dict(
+        write_selftest(job.checkpoint, directory, job.plan.vision_precision, job.plan.formats.quantized, job.progress)
+    )
 
 
 def _make_report(job: ExportJob, facts: Facts, directory: Path) -> dict[str, Any]:

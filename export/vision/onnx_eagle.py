@@ -15,7 +15,7 @@ from valley2_edge.export.vision.onnx_layers import layer, linear, norm
 from valley2_edge.export.vision.tower_reader import TowerReader
 
 BLOCK = 128
-"""Number of queries in a block of attention; the core's memory plan has the same number."""
+"""Number of queries in a block of attention; the memory that a graph is said to take has the same number."""
 QUICK_GELU_SLOPE = 1.702
 
 

@@ -14,8 +14,8 @@ from valley2_edge.export.vision.onnx_layers import layer, norm
 from valley2_edge.export.vision.tower_reader import TowerReader
 
 LARGEST_BLOCK = 243
-"""Largest number of queries in a block of attention: 729 patches are three blocks. The core's memory plan has
-the same number."""
+"""Largest number of queries in a block of attention: 729 patches are three blocks. The memory that a graph
+is said to take has the same number (runtime/onnx/vision_cost.py)."""
 
 
 def write_siglip(tower: TowerReader, config: SiglipConfig, path: Path) -> None:

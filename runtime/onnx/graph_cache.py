@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,7 +130,7 @@ class GraphCache:
             write_own_json(folder / _NOTE, {**asdict(key), "files": files})
             for old in directory.glob(f"{key.component}-{key.tower[:16]}-*"):
                 shutil.rmtree(old)
-            folder.replace(directory / key.folder)
+            _publish(folder, directory / key.folder, lambda: self.find(key) is not None)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         verified = VerifiedFiles()
@@ -172,6 +172,14 @@ class GraphCache:
 def graph_name(component: ComponentName) -> str:
     """The name of a component's graph; that of its weights has `.data` added."""
     return f"{component}.onnx"
+
+
+def _publish(folder: Path, target: Path, is_there: Callable[[], bool]) -> None:
+    try:
+        folder.replace(target)
+    except OSError:
+        if not is_there():  # or else another process has made the same meanwhile
+            raise
 
 
 def _own_stamp(path: Path) -> FileStamp:

@@ -46,6 +46,7 @@ def test_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
     assert (given["checkpoint"], given["output"], given["revision"]) == ("someone/model", Path("out"), "main")
     assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int8", "fp32", 64)
     assert (given["symmetric"], given["lm_head_precision"], given["overwrite"]) == (True, "fp16", True)
+    assert run("export", "someone/model", "--graphs", "onnx").code == 0 and given["graphs"] == "onnx"
 
 
 @pytest.mark.slow

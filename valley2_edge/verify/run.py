@@ -21,7 +21,7 @@ from valley2_edge.runtime.media.images import load_picture
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.selftest import MAX_SELFTEST_BYTES, SELFTEST_PICTURE, SelfTest, read_self_test
 from valley2_edge.verify.golden import Golden
-from valley2_edge.verify.golden_check import check_case
+from valley2_edge.verify.golden_check import TOLERANCES, check_case
 from valley2_edge.verify.golden_geometry import check_geometry
 
 SELF_TEST = "self-test"
@@ -60,9 +60,10 @@ def verify_golden(
     if table:
         yield check_geometry(table)
     with Valley2.load(bundle.directory, load, keep_vision=True) as model:
+        tolerances = TOLERANCES[bundle.manifest.siglip.precision]
         engines = dataclasses.replace(model.engines, architecture=architecture or model.engines.architecture)
         for name in names:
-            yield from check_case(golden.case(variant, name, policy), engines, Policy.of_reference(policy))
+            yield from check_case(golden.case(variant, name, policy), engines, Policy.of_reference(policy), tolerances)
 
 
 def self_test(

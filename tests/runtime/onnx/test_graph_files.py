@@ -122,6 +122,13 @@ def test_graph_that_fails_while_it_is_made_leaves_nothing(data: Path) -> None:
     assert [path.name for path in (data / "graphs").iterdir()] == [KEY.folder]
 
 
+def test_two_processes_may_make_the_same_graph() -> None:
+    with GraphCache().making(KEY) as folder:
+        (folder / "siglip.onnx").write_bytes(b"slow")
+        path = make()
+    assert GraphCache().find(KEY) is not None and path.read_bytes() in (b"graph", b"slow")
+
+
 def test_newer_writer_replaces_what_an_older_one_made() -> None:
     make(GraphKey("siglip", TOWER, 0))
     make(GraphKey("siglip", "cd" * 32, 0))

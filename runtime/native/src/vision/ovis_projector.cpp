@@ -110,9 +110,10 @@ double OvisProjector::operations(size_t tiles) const {
 
 Saturating OvisProjector::scratch_bytes(Saturating) const {
     const size_t rows =
-        VocabularyBlock::ROWS * (round_up(window(), VISION_PANEL) + vocabulary_.mixture.padded_outputs());
+        VocabularyBlock::ROWS * (round_up(window(), VISION_PANEL) + vocabulary_.mixture.padded_outputs()) +
+        VISION_PANEL;
     return workers_.size() * (RowBlock::bytes(window(), VISION_PANEL) +
-                              VocabularyBlock::bytes(entries_, vocabulary_.function) + 4 * rows);
+                              VocabularyBlock::bytes(entries_, vocabulary_.function) + sizeof(float) * rows);
 }
 
 } // namespace v2e

@@ -56,9 +56,10 @@ void VocabularyBlock::reserve(size_t entries, TokenizeFunction function) {
 
 size_t VocabularyBlock::bytes(size_t entries, TokenizeFunction function) {
     const size_t padded = round_up(entries, PADDING), rows = round_up(ROWS, VISION_MOST_ROWS);
+    const size_t scores = sizeof(float) * (rows * stride(entries) + PADDING);
     if (function == TokenizeFunction::st_argmax)
-        return sizeof(float) * (padded * rows + PADDING);
-    return sizeof(float) * (padded * (2 * rows + 3) + VISION_BLOCK_WORDS * VISION_PANEL);
+        return scores;
+    return scores + padded + sizeof(float) * (padded * (rows + 2) + PADDING + VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
 // The largest of some limits below which the probabilities sum up to no more than may be dropped. The smallest one
