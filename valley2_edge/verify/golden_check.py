@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
-from valley2_edge.precisions import LARGEST_VISION_ERROR, VisionPrecision
+from valley2_edge.precisions import LARGEST_ROW_ERROR, LARGEST_VISION_ERROR, VisionPrecision
 from valley2_edge.prompt import PICTURE_ID, Layout, build_conversation, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.decoder_session import DecoderSession
@@ -52,8 +52,8 @@ EXACT = Tolerances(RELATIVE_TOLERANCE, RELATIVE_TOLERANCE, LOGIT_TOLERANCE)
 """For towers in fp32, and for questions without a picture."""
 TOLERANCES: dict[VisionPrecision, Tolerances] = {
     "fp32": EXACT,
-    "bf16": Tolerances(LARGEST_VISION_ERROR["bf16"], 3 * LARGEST_VISION_ERROR["bf16"], 0.3),
-    "int8": Tolerances(LARGEST_VISION_ERROR["int8"], 3 * LARGEST_VISION_ERROR["int8"], 2.0),
+    "bf16": Tolerances(LARGEST_VISION_ERROR["bf16"], LARGEST_ROW_ERROR["bf16"], 0.5),
+    "int8": Tolerances(LARGEST_VISION_ERROR["int8"], LARGEST_ROW_ERROR["int8"], 2.0),
 }
 """By the precision of the towers; a rounded decoder exceeds those on logits."""
 
