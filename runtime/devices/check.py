@@ -15,12 +15,13 @@ import numpy as np
 from valley2_edge.bundle import Bundle
 from valley2_edge.errors import BundleError, EngineError
 from valley2_edge.prompt import PICTURE_ID
-from valley2_edge.runtime.core.decoder_engine import DecoderEngine
+from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
 from valley2_edge.runtime.devices.checked import DeviceEngine, require_right
 from valley2_edge.runtime.devices.comparison import Array, compare_relative
 from valley2_edge.runtime.onnx.engine import OnnxEngine
+from valley2_edge.runtime.onnx.graph_files import graph_to_open
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime
 from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, CUDA_PROVIDER
 from valley2_edge.selftest import SELFTEST_FILE, read_self_test
@@ -53,42 +54,48 @@ def check_provider(bundle: Bundle, name: ComponentName, engine: OnnxEngine, thre
     provider = engine.providers[0]
     if provider == CPU_PROVIDER:
         return
-    files = getattr(bundle.manifest, name).files
-    key = _on_provider(name, provider, _digest(bundle, files))
-    require_right(
-        key, VISION_BOUND, lambda: vision_distance(bundle, name, lambda inputs: engine.run(inputs, None), threads)
-    )
+    key = _on_provider(name, provider, _digest(bundle, getattr(bundle.manifest, name).files))
+
+    def exact(inputs: EngineInputs) -> Array:
+        architecture = bundle.manifest.architecture
+        with graph_to_open(bundle, name) as path:
+            cpu = OnnxEngine(path, name, architecture, threads=threads, providers=[CPU_PROVIDER])
+        with contextlib.closing(cpu):
+            return cpu.compute(inputs)
+
+    require_right(key, VISION_BOUND, lambda: vision_distance(bundle, name, engine.compute, exact))
 
 
 def vision_distance(
-    bundle: Bundle, name: ComponentName, run: Callable[[EngineInputs], Array], threads: int = 0
+    bundle: Bundle,
+    name: ComponentName,
+    run: Callable[[EngineInputs], Array],
+    exact: Callable[[EngineInputs], Array] | None = None,
 ) -> float:
-    """How far a device's vision engine is from ONNX Runtime on the CPU, for the self-test's picture.
+    """How far a device's vision engine is from the CPU, for the self-test's picture.
 
     Args:
-        bundle: Whose graph it is.
+        bundle: Whose component it is.
         name: siglip, projector or eagle.
         run: Computes it on the device.
-        threads: Number of threads of the CPU.
+        exact: Computes it on the CPU; None: the bundle's native tower does.
     """
-    from valley2_edge.runtime.devices.samples import sample_inputs
+    from valley2_edge.runtime.devices.samples import native_tower, sample_inputs
 
-    (inputs,) = sample_inputs(bundle, name, threads=threads)
+    (inputs,) = sample_inputs(bundle, name)
     found = run(inputs)
-    cpu = OnnxEngine(_graph(bundle, name), name, threads=threads, providers=[CPU_PROVIDER])
-    try:
-        expected = cpu.run(inputs, None)
-    finally:
-        cpu.close()
+    expected = native_tower(bundle, name, inputs) if exact is None else exact(inputs)
     return compare_relative("", name, found, expected).error
 
 
 def check_decoder(
     bundle: Bundle,
-    decoder: DecoderEngine,
-    open_exact: Callable[[], DecoderEngine],
-    open_rounded: Callable[[], DecoderEngine] | None = None,
+    decoder: Decoder,
+    open_exact: Callable[[], Decoder],
+    open_rounded: Callable[[], Decoder] | None = None,
+    *,
     driver: str = "",
+    provider: str = "",
 ) -> None:
     """Refuses a decoder that computes wrong on its device: a prompt, and a few steps behind it.
 
@@ -99,20 +106,21 @@ def check_decoder(
         open_rounded: Opens it on the CPU with the activations of the layers that the device leaves to the CPU: what
             these lose is not the device's fault. None: it has all layers, or they are exact.
         driver: Version of the device's driver, for the native decoder; empty: not known.
+        provider: ONNX Runtime's execution provider; empty: the core computes the decoder.
 
     Raises:
         EngineError: It differs from the CPU; the text is a part of a sentence.
     """
     about = decoder.description
     content = _digest(bundle, bundle.manifest.decoder.files)
-    if bundle.manifest.decoder.engine == "native":
+    if provider:
+        key = _on_provider("decoder", provider, content)
+    else:
         whole = about.gpu_layers == about.layers
         way = "the native core" if whole else "the native core with some layers"
         from valley2_edge.runtime.core.library import version
 
         key = DeviceEngine("decoder", content, way, version(), about.device_name, driver)
-    else:
-        key = _on_provider("decoder", about.isa.partition(",")[0], content)
 
     def distance() -> float:
         ids = _prompt_ids(bundle, about.max_context)
@@ -130,7 +138,7 @@ def check_decoder(
 _Answer = tuple[list[Array], list[int]]
 
 
-def _logits(decoder: DecoderEngine, ids: Array) -> _Answer:
+def _logits(decoder: Decoder, ids: Array) -> _Answer:
     """Logits of the prompt's last rows and behind each greedy step, and the tokens of these steps."""
     rows, tokens = min(len(ids), _LOGIT_ROWS), list[int]()
     with decoder.session(kv_precision=decoder.finest_kv_precision) as session:
@@ -195,10 +203,6 @@ def _vulkan_drivers() -> str:
             found.append(f"{path} {status.st_size} {status.st_mtime_ns}")
     named = [f"{name}={os.environ.get(name)}" for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")]
     return hashlib.sha256("\n".join(found + named).encode()).hexdigest()[:16] if found else ""
-
-
-def _graph(bundle: Bundle, name: ComponentName) -> Path:
-    return bundle.path(getattr(bundle.manifest, name).files[0])
 
 
 def _digest(bundle: Bundle, files: Sequence[str]) -> str:

@@ -271,7 +271,7 @@ std::string manifest(bool native_towers, bool onnx_decoder) {
                       "\",\"files\":[\"" + path + "\"]}";
         files += "\"" + path + "\":{\"size\":65536},";
     }
-    return "{\"format\":\"valley2-bundle\",\"format_version\":1,\"architecture\":{"
+    return "{\"format\":\"valley2-bundle\",\"format_version\":2,\"architecture\":{"
            "\"siglip\":{\"hidden_size\":32,\"num_attention_heads\":2,\"num_hidden_layers\":1,\"intermediate_size\":32,"
            "\"image_size\":6,\"patch_size\":2},"
            "\"projector\":{\"type\":\"ovis_conv_adapter\",\"mlp_hidden_dim\":32,\"output_size\":32,"

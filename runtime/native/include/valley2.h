@@ -222,7 +222,8 @@ typedef struct v2e_backend {
     /* Asked before anything is opened, too. */
     v2e_status (*cost)(void *user_data, const v2e_backend_shape *shape, v2e_backend_cost *cost);
     v2e_status (*run)(void *engine, const v2e_backend_run *run);
-    /* Makes a running `run` return V2E_ERROR_CANCELLED soon; from any thread. NULL: a run is waited for. */
+    /* Makes `run`, which is running or about to, return V2E_ERROR_CANCELLED soon; from any thread. NULL: a run is
+     * waited for. */
     void (*cancel)(void *engine);
     void (*close)(void *engine);
 } v2e_backend;
@@ -279,6 +280,7 @@ typedef struct v2e_model_options {
     uint32_t offload_weights;               /* 1: v2e_model_trim takes the weights off the GPU until their next use */
     const v2e_file_stamp *decoder_stamp;    /* what decoder.safetensors must be; NULL: any file */
     const v2e_file_stamp *embeddings_stamp; /* what embeddings.safetensors must be; NULL: any file */
+    const v2e_backend *backend;             /* computes the decoder; lives as long as the model. NULL: the core does */
 } v2e_model_options;
 
 typedef struct v2e_model_description {
@@ -292,20 +294,21 @@ typedef struct v2e_model_description {
     uint32_t vocabulary_size;
     uint32_t max_context; /* positions the model was trained for */
     uint32_t threads;
-    uint32_t isa;            /* v2e_isa, the one in use */
-    uint64_t weight_bytes;   /* bytes read for one decoded token: layers, norms and lm_head */
+    uint32_t isa;            /* v2e_isa, the one in use; V2E_ISA_AUTO with a backend */
+    uint64_t weight_bytes;   /* bytes read for one decoded token: layers, norms and lm_head; a backend's weights */
     uint64_t mapped_bytes;   /* bytes of the files that are mapped from disk */
-    uint32_t device;         /* v2e_device: V2E_DEVICE_CUDA when at least one layer is on a GPU */
+    uint32_t device;         /* v2e_device: V2E_DEVICE_CUDA when at least one layer, or a backend, is on a GPU */
     uint32_t gpu_layers;     /* number of layers on the GPU */
     uint64_t gpu_bytes;      /* bytes of weights on the GPU */
-    char device_name[64];    /* name of the GPU; empty without one */
+    char device_name[64];    /* name of the GPU or of the backend; empty without one */
     char device_reason[256]; /* why V2E_DEVICE_AUTO took the CPU, a part of a sentence; else empty */
 } v2e_model_description;
 
 typedef struct v2e_model v2e_model;
 
-/* decoder_directory holds decoder.safetensors and embeddings.safetensors (docs/bundle.md), UTF-8.
- * Both are mapped, not read. */
+/* decoder_directory holds decoder.safetensors and embeddings.safetensors (docs/bundle.md), UTF-8. Both are mapped, not
+ * read. With a backend decoder.safetensors is not opened: valley2.json beside the directory has the decoder's sizes,
+ * threads is for the description alone, and the other options of the core's own kernels are refused. */
 V2E_API v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options *options, v2e_model **model);
 V2E_API v2e_status v2e_model_describe(const v2e_model *model, v2e_model_description *description);
 /* Rows of the embedding table as float32: embeddings (count, hidden_size). */
@@ -339,7 +342,7 @@ V2E_API int v2e_isa_available(uint32_t isa);
 /* ---------------------------------------------------------------- session */
 
 typedef enum v2e_kv_precision {
-    V2E_KV_AUTO = 0, /* fp32 for a decoder in fp32, else fp16 */
+    V2E_KV_AUTO = 0, /* fp32 for a decoder in fp32, else fp16; with a backend its own, and no other can be asked for */
     V2E_KV_FP16 = 1,
     V2E_KV_FP32 = 2,
     V2E_KV_INT8 = 3 /* half of fp16, with a step for each kv head and position; keys are spread over their channels */
@@ -428,16 +431,9 @@ V2E_API v2e_status v2e_session_logits(const v2e_session *session, size_t rows, f
 V2E_API v2e_status v2e_session_generate(v2e_session *session, const v2e_generate_options *options,
                                         v2e_event_callback callback, void *user_data, v2e_stop_reason *reason);
 
-/* The token that generate would choose, for a decoder that runs elsewhere: logits (vocabulary_size,) of the last
- * position, which are finite, or else V2E_ERROR_NUMERIC; seen (seen_count,) the token ids in its context, which count
- * for the repetition penalty. max_new_tokens, speculation and tokens_to_follow are not used; token may be a stop token.
- */
-V2E_API v2e_status v2e_choose_token(const float *logits, size_t vocabulary_size, const int32_t *seen, size_t seen_count,
-                                    const v2e_generate_options *options, int32_t *token);
-
 /* Positions in the KV cache. */
 V2E_API size_t v2e_session_length(const v2e_session *session);
-/* Bytes that the KV cache holds now. */
+/* Bytes that the KV cache holds now; 0 when a backend fails to say. */
 V2E_API uint64_t v2e_session_kv_bytes(const v2e_session *session);
 /* What generate and prefill have cost so far. */
 V2E_API v2e_status v2e_session_count(const v2e_session *session, v2e_session_counters *counters);
@@ -460,21 +456,15 @@ V2E_API v2e_status v2e_session_load(const v2e_model *model, const char *path, co
 V2E_API const char *v2e_session_note(const v2e_session *session);
 
 /* Stops the running call, or else the next ones, with V2E_ERROR_CANCELLED, at the next piece of work of each thread:
- * some milliseconds on the processor, two layers of a chunk or one step on a GPU. Stays in force until
- * v2e_session_resume. */
+ * some milliseconds on the processor, two layers of a chunk or one step on a GPU, with a backend what its `cancel`
+ * takes. Stays in force until v2e_session_resume. */
 V2E_API void v2e_session_cancel(v2e_session *session);
 V2E_API void v2e_session_resume(v2e_session *session);
 
 /* ---------------------------------------------------------------- vision towers
- * SigLIP, its projector and Eagle on the processor, from the files that an export with --vision-precision int8 or bf16
- * makes (docs/vision.md). A tower belongs to one thread at a time; only v2e_tower_cancel may come from another one.
- * The result does not depend on the number of threads. */
-
-typedef enum v2e_tower_kind {
-    V2E_TOWER_SIGLIP = 1,    /* tiles (count, 3, size, size) to features (count, patches, channels) */
-    V2E_TOWER_PROJECTOR = 2, /* features (count, patches, channels) to tokens (count, side * side, hidden_size) */
-    V2E_TOWER_EAGLE = 3      /* patches (count, 3 * 14 * 14) of one picture to tokens (count / 4, hidden_size) */
-} v2e_tower_kind;
+ * SigLIP, its projector and Eagle: from the files of a bundle (docs/vision.md), computed on the processor, or in a
+ * backend. A tower belongs to one thread at a time; only v2e_tower_cancel may come from another one. The result of a
+ * file's tower does not depend on the number of threads. */
 
 typedef struct v2e_tower_options {
     size_t struct_size;
@@ -485,12 +475,17 @@ typedef struct v2e_tower_options {
     float dropped_mass;
     uint32_t whole_vocabulary;   /* Projector: 1: no entry is left out */
     const v2e_file_stamp *stamp; /* what the file must be; NULL: any file */
+    /* The tower computes on the threads of this model, which may be closed before it; NULL: on threads of its own. What
+     * both compute at the same time they share these threads for. */
+    const v2e_model *threads_of;
+    const v2e_backend *backend; /* what computes the tower; NULL: the core itself. It must outlive the tower. */
+    uint32_t component;         /* v2e_component, for a backend; a file says what it is */
 } v2e_tower_options;
 
 typedef struct v2e_tower_description {
     size_t struct_size;
-    uint32_t kind; /* v2e_tower_kind */
-    uint32_t threads;
+    uint32_t component;       /* v2e_component */
+    uint32_t threads;         /* this and the following are 0 for a backend's tower, but for input_floats */
     uint32_t isa;             /* v2e_isa, the one in use */
     uint32_t bf16_arithmetic; /* 1: matrices in bf16 are multiplied as bf16; 0: widened to fp32 */
     uint64_t input_floats;    /* numbers in one tile or patch */
@@ -501,8 +496,8 @@ typedef struct v2e_tower_description {
 typedef struct v2e_tower_cost {
     size_t struct_size;
     uint64_t output_floats;
-    uint64_t scratch_bytes; /* memory that is kept until the tower is closed */
-    double operations;      /* an addition and its multiplication are two */
+    uint64_t scratch_bytes; /* memory that is kept until the tower is closed; of a backend, its work_bytes */
+    double operations;      /* an addition and its multiplication are two; 0: a backend does not say */
 } v2e_tower_cost;
 
 typedef struct v2e_tower_input {
@@ -523,7 +518,8 @@ typedef struct v2e_tower_vocabulary {
 
 typedef struct v2e_tower v2e_tower;
 
-/* The file is mapped, not read. path: UTF-8. */
+/* path: of a file, which is mapped, not read; for a backend, of the bundle's directory, whose manifest has the sizes.
+ * UTF-8. */
 V2E_API v2e_status v2e_tower_open(const char *path, const v2e_tower_options *options, v2e_tower **tower);
 V2E_API v2e_status v2e_tower_describe(const v2e_tower *tower, v2e_tower_description *description);
 V2E_API v2e_status v2e_tower_plan(const v2e_tower *tower, size_t count, v2e_tower_cost *cost);
@@ -532,7 +528,7 @@ V2E_API v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input,
                                  v2e_event_callback callback, void *user_data);
 V2E_API v2e_status v2e_tower_vocabulary_of(const v2e_tower *tower, v2e_tower_vocabulary *vocabulary);
 /* Stops the running call, or else the next ones, with V2E_ERROR_CANCELLED, at the next piece of work of each thread:
- * some milliseconds. Stays in force until v2e_tower_resume. */
+ * some milliseconds, or as soon as its backend does. Stays in force until v2e_tower_resume. */
 V2E_API void v2e_tower_cancel(v2e_tower *tower);
 V2E_API void v2e_tower_resume(v2e_tower *tower);
 /* NULL is allowed. */
@@ -540,7 +536,7 @@ V2E_API void v2e_tower_close(v2e_tower *tower);
 
 /* ---------------------------------------------------------------- memory
  * What a question about pictures will cost, before anything is loaded: only the manifest and the headers of the
- * decoder's files are read. docs/memory.md says what is counted. */
+ * bundle's files are read. docs/memory.md says what is counted. */
 
 typedef struct v2e_memory_options {
     size_t struct_size;
@@ -560,8 +556,9 @@ typedef struct v2e_memory_options {
     uint32_t device;             /* v2e_device of the decoder */
     uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as fit */
     uint64_t gpu_memory;         /* bytes of the GPU's memory; 0: what its driver says is free */
-    uint32_t vision_device;   /* v2e_device of the vision engines: AUTO is the CPU, CUDA TensorRT with fp16 weights */
-    uint32_t offload_weights; /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
+    uint32_t offload_weights;    /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
+    const v2e_backend *decoder_backend; /* computes the decoder and says what it takes; NULL: the core does */
+    const v2e_backend *vision_backend;  /* the same of the vision components */
 } v2e_memory_options;
 
 typedef struct v2e_memory_plan {
@@ -569,7 +566,7 @@ typedef struct v2e_memory_plan {
     uint32_t context_length;  /* positions that are planned for */
     uint32_t picture_tokens;  /* positions that the pictures take of these */
     uint64_t process_bytes;   /* as given */
-    uint64_t decoder_bytes;   /* weights: mapped pages of decoder.safetensors */
+    uint64_t decoder_bytes;   /* weights: mapped pages of decoder.safetensors, or what a backend takes */
     uint64_t embedding_bytes; /* mapped pages of the embedding table that the text touches */
     uint64_t kv_bytes;        /* keys and values of context_length positions */
     uint64_t scratch_bytes;   /* activations of the largest prefill chunk, logits, sampling */
@@ -589,7 +586,7 @@ typedef struct v2e_memory_plan {
     uint64_t gpu_weight_bytes;   /* weights of these layers, and of the head when these are all */
     uint64_t gpu_kv_bytes;
     uint64_t gpu_scratch_bytes; /* activations, logits */
-    uint64_t gpu_context_bytes; /* the driver's own, the kernels, and TensorRT's */
+    uint64_t gpu_context_bytes; /* the driver's own, the kernels, and those of a vision backend */
     uint64_t gpu_bytes;         /* memory of the GPU in its largest phase */
     uint64_t gpu_siglip_bytes;  /* weights of vision engines on the GPU; the parts above are then the CPU's share */
     uint64_t gpu_projector_bytes;

@@ -1,7 +1,7 @@
 #include "plan/gpu_plan.hpp"
 
 #include "base/error.hpp"
-#include "generation/session.hpp"
+#include "decoder/native_model.hpp"
 
 #include <algorithm>
 #include <string>
@@ -9,8 +9,8 @@
 namespace v2e {
 namespace {
 
-// TensorRT's own kernels and tables on the device, beside the driver's: assumed, no GPU has shown them.
-constexpr uint64_t TENSORRT_BYTES = uint64_t{128} << 20;
+// What the library of a vision backend has on the device for itself, its kernels and tables: assumed.
+constexpr uint64_t LIBRARY_BYTES = uint64_t{128} << 20;
 
 uint64_t usable_bytes(const v2e_memory_options &options, const Backend &backend) {
     if (options.gpu_memory != 0)
@@ -25,7 +25,7 @@ uint64_t usable_bytes(const v2e_memory_options &options, const Backend &backend)
 void plan_phases(const v2e_memory_options &options, const GpuVision &vision, uint64_t context_bytes, GpuPlan &plan) {
     const DevicePlan &decoder = plan.decoder;
     const bool on_gpu = decoder.layers > 0, encodes = vision.siglip > 0;
-    plan.context = (on_gpu || encodes ? context_bytes : 0) + (encodes ? TENSORRT_BYTES : 0);
+    plan.context = (on_gpu || encodes ? context_bytes : 0) + (encodes ? LIBRARY_BYTES : 0);
     const uint64_t session = decoder.kv_bytes + decoder.scratch_bytes;
     // Engines that stay keep the memory that they work in.
     const uint64_t kept = vision.siglip + vision.projector + vision.eagle + vision.siglip_work + vision.eagle_work;
@@ -42,9 +42,10 @@ void plan_phases(const v2e_memory_options &options, const GpuVision &vision, uin
         plan.answer = 0;
 }
 
-GpuPlan plan_layers(const Decoder *decoder, size_t layers, const v2e_memory_options &options, uint64_t context,
-                    const GpuVision &vision, const Backend &backend) {
+GpuPlan plan_layers(const Decoder *decoder, const DevicePlan &fixed, size_t layers, const v2e_memory_options &options,
+                    uint64_t context, const GpuVision &vision, const Backend &backend) {
     GpuPlan plan;
+    plan.decoder = fixed;
     if (decoder != nullptr && layers > 0) {
         const size_t chunk = options.prefill_chunk == 0 ? backend.default_chunk() : options.prefill_chunk;
         plan.decoder = backend.plan(*decoder, chosen_kv_precision(*decoder, options.kv_precision),
@@ -78,20 +79,20 @@ void GpuPlan::write(const GpuVision &vision, v2e_memory_plan &plan) const {
     plan.gpu_memory_bytes = memory;
 }
 
-GpuPlan plan_gpu(const Decoder *decoder, const v2e_memory_options &options, uint64_t context, const GpuVision &vision,
-                 const Backend &backend) {
+GpuPlan plan_gpu(const Decoder *decoder, const DevicePlan &fixed, const v2e_memory_options &options, uint64_t context,
+                 const GpuVision &vision, const Backend &backend) {
     if (options.device > V2E_DEVICE_CUDA)
         fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(options.device));
     const bool may_move = options.device != V2E_DEVICE_CPU && decoder != nullptr;
-    if (!may_move && vision.siglip == 0)
+    if (!may_move && fixed.layers == 0 && vision.siglip == 0)
         return {};
     const uint64_t memory = usable_bytes(options, backend);
     const size_t all = may_move ? decoder->config().layers : 0;
     const bool named = all > 0 && options.gpu_layers > 0;
     size_t layers = named ? std::min<size_t>(options.gpu_layers, all) : all;
-    GpuPlan plan = plan_layers(decoder, layers, options, context, vision, backend);
+    GpuPlan plan = plan_layers(decoder, fixed, layers, options, context, vision, backend);
     while (!named && layers > 0 && plan.peak() > memory)
-        plan = plan_layers(decoder, --layers, options, context, vision, backend);
+        plan = plan_layers(decoder, fixed, --layers, options, context, vision, backend);
     plan.memory = memory;
     if (options.device == V2E_DEVICE_CUDA && may_move && layers == 0)
         fail(V2E_ERROR_BUDGET, "Not a single layer with its KV cache of %llu positions fits %llu MiB of the GPU%s.",

@@ -1,4 +1,5 @@
-// What a question takes of a GPU's memory, phase by phase: the decoder's layers, and vision engines of TensorRT.
+// What a question takes of a GPU's memory, phase by phase: the decoder's layers, and what a backend holds there
+// of the vision components.
 #pragma once
 
 #include "decoder/backend.hpp"
@@ -9,7 +10,7 @@
 
 namespace v2e {
 
-// Memory of the vision engines on the GPU; all 0 when they are with the CPU, or when there are no pictures.
+// Memory of the vision components on the GPU; all 0 when they are with the CPU, or when there are no pictures.
 struct GpuVision {
     uint64_t siglip = 0, projector = 0, eagle = 0; // weights
     uint64_t siglip_work = 0, eagle_work = 0;
@@ -17,7 +18,7 @@ struct GpuVision {
 
 struct GpuPlan {
     DevicePlan decoder{}; // has no layers when the decoder is with the CPU
-    uint64_t context = 0; // the driver's, the kernels' and TensorRT's own
+    uint64_t context = 0; // the driver's, the kernels' and the vision backend's own
     uint64_t tiles = 0, eagle = 0, answer = 0;
     uint64_t memory = 0; // that may be used; 0: there is no GPU to ask
 
@@ -25,10 +26,10 @@ struct GpuPlan {
     void write(const GpuVision &vision, v2e_memory_plan &plan) const;
 };
 
-// The largest number of layers with which every phase fits, unless the options name one; `decoder` is NULL when it is
-// not the native one. Fails with V2E_ERROR_INPUT where there must be a GPU and is none, with V2E_ERROR_BUDGET where
-// nothing fits.
-GpuPlan plan_gpu(const Decoder *decoder, const v2e_memory_options &options, uint64_t context, const GpuVision &vision,
-                 const Backend &backend);
+// The largest number of layers with which every phase fits, unless the options name one; `decoder` is NULL when a
+// v2e_backend computes it, which takes `fixed`. Fails with V2E_ERROR_INPUT where there must be a GPU and is none, with
+// V2E_ERROR_BUDGET where nothing fits.
+GpuPlan plan_gpu(const Decoder *decoder, const DevicePlan &fixed, const v2e_memory_options &options, uint64_t context,
+                 const GpuVision &vision, const Backend &backend);
 
 } // namespace v2e

@@ -18,7 +18,7 @@ std::string stage_name(int stage) {
 
 } // namespace
 
-ConvProjector::ConvProjector(TowerFile file, const v2e_tower_options &options)
+ConvProjector::ConvProjector(TowerFile file, const TowerOptions &options)
     : Projector(std::move(file), options), mlp_(file_, channels_, file_.size("mlp_hidden_dim", MOST_ENTRIES), output_),
       convolution_(file_.matrix("convolution", output_, TAPS * output_)) {
     if (convolution_.precision == VisionPrecision::int8)

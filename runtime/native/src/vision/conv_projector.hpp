@@ -10,7 +10,7 @@ namespace v2e {
 
 class ConvProjector final : public Projector {
   public:
-    ConvProjector(TowerFile file, const v2e_tower_options &options);
+    ConvProjector(TowerFile file, const TowerOptions &options);
 
     void run(const TowerCall &call) override;
     double operations(size_t tiles) const override;

@@ -10,7 +10,7 @@
 namespace v2e {
 namespace {
 
-std::unique_ptr<Tower> open_projector(TowerFile file, const v2e_tower_options &options) {
+std::unique_ptr<NativeTower> open_projector(TowerFile file, const TowerOptions &options) {
     const std::string type = file.text("type");
     if (type == "ovis_conv_adapter")
         return std::make_unique<OvisProjector>(std::move(file), options);
@@ -23,7 +23,7 @@ std::unique_ptr<Tower> open_projector(TowerFile file, const v2e_tower_options &o
 
 } // namespace
 
-std::unique_ptr<Tower> open_tower(const std::string &utf8_path, const v2e_tower_options &options) {
+std::unique_ptr<NativeTower> open_tower(const std::string &utf8_path, const TowerOptions &options) {
     TowerFile file(utf8_path, options.stamp);
     if (file.tower() == "siglip")
         return std::make_unique<Siglip>(std::move(file), options);

@@ -27,7 +27,7 @@ TokenizeFunction read_function(const TowerFile &file) {
 }
 
 // What may be left out of a token.
-float read_dropped_mass(const v2e_tower_options &options, VisionPrecision mixture) {
+float read_dropped_mass(const TowerOptions &options, VisionPrecision mixture) {
     if (!(options.dropped_mass >= 0 && options.dropped_mass < 0.5f))
         fail(V2E_ERROR_INPUT, "dropped_mass is %g; it must be at least 0 and below 0.5.",
              static_cast<double>(options.dropped_mass));
@@ -41,7 +41,7 @@ float read_dropped_mass(const v2e_tower_options &options, VisionPrecision mixtur
 
 } // namespace
 
-OvisProjector::OvisProjector(TowerFile file, const v2e_tower_options &options)
+OvisProjector::OvisProjector(TowerFile file, const TowerOptions &options)
     : Projector(std::move(file), options), entries_(file_.size("mlp_hidden_dim", MOST_ENTRIES)),
       convolution_(file_.matrix("convolution", channels_, window())),
       scores_(file_.matrix("vocabulary", entries_, channels_)),

@@ -10,7 +10,7 @@ namespace v2e {
 
 class OvisProjector final : public Projector {
   public:
-    OvisProjector(TowerFile file, const v2e_tower_options &options);
+    OvisProjector(TowerFile file, const TowerOptions &options);
 
     void run(const TowerCall &call) override;
     double operations(size_t tiles) const override;

@@ -10,9 +10,10 @@ constexpr size_t MOST_SIDE = 1024;
 
 } // namespace
 
-Projector::Projector(TowerFile file, const v2e_tower_options &options)
-    : Tower(std::move(file), options), side_(file_.size("patches_per_side", MOST_SIDE)), token_side_((side_ + 1) / 2),
-      channels_(file_.size("input_size", MOST_WIDTH)), output_(file_.size("output_size", MOST_WIDTH)) {}
+Projector::Projector(TowerFile file, const TowerOptions &options)
+    : NativeTower(std::move(file), options), side_(file_.size("patches_per_side", MOST_SIDE)),
+      token_side_((side_ + 1) / 2), channels_(file_.size("input_size", MOST_WIDTH)),
+      output_(file_.size("output_size", MOST_WIDTH)) {}
 
 size_t Projector::patch_under(size_t token, size_t tap) const {
     // Beyond `side_` where it is above or to the left of the tile.

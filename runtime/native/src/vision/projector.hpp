@@ -11,7 +11,7 @@ constexpr size_t KERNEL_SIDE = 3; // rows and columns of a projector's convoluti
 constexpr size_t TAPS = KERNEL_SIDE * KERNEL_SIDE;
 constexpr size_t OUTSIDE = static_cast<size_t>(-1); // no patch of the tile
 
-class Projector : public Tower {
+class Projector : public NativeTower {
   public:
     size_t input_floats() const override { return patches() * channels_; }
     Saturating output_floats(Saturating tiles) const override { return tiles * tokens() * output_; }
@@ -20,7 +20,7 @@ class Projector : public Tower {
     static constexpr size_t MOST_WIDTH = 1 << 16;
     static constexpr size_t MOST_ENTRIES = 1 << 20; // of a vocabulary, or of a layer in the middle
 
-    Projector(TowerFile file, const v2e_tower_options &options);
+    Projector(TowerFile file, const TowerOptions &options);
 
     size_t patches() const { return side_ * side_; }
     size_t tokens() const { return token_side_ * token_side_; }

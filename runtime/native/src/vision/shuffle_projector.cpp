@@ -13,7 +13,7 @@ std::string stage_name(int stage) {
 
 } // namespace
 
-ShuffleProjector::ShuffleProjector(TowerFile file, const v2e_tower_options &options)
+ShuffleProjector::ShuffleProjector(TowerFile file, const TowerOptions &options)
     : Projector(std::move(file), options), ratio_(file_.size("pixelshuffle_downsample_ratio", side_)),
       mlp_(file_, ratio_ * ratio_ * channels_, file_.size("mlp_hidden_dim", MOST_ENTRIES), output_) {
     if (side_ % ratio_ != 0)

@@ -8,7 +8,7 @@ namespace v2e {
 
 class ShuffleProjector final : public Projector {
   public:
-    ShuffleProjector(TowerFile file, const v2e_tower_options &options);
+    ShuffleProjector(TowerFile file, const TowerOptions &options);
 
     void run(const TowerCall &call) override;
     double operations(size_t tiles) const override { return static_cast<double>(tiles) * mlp_.operations(tokens()); }
