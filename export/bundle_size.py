@@ -52,7 +52,8 @@ def bundle_size(
         towers.append(eagle_tensors(config.eagle))
     item_bytes = _ITEM_BYTES[vision_precision]
     vision = sum(_weight_bytes(shapes, item_bytes) + _TOWER_BYTES for shapes in towers)
-    projector_bytes = _ITEM_BYTES[precision_beside_int8(vision_precision)]
+    exact = config.projector.tokenize_function == "st_argmax"  # most of it is fp32 whatever the precision
+    projector_bytes = _ITEM_BYTES["fp32" if exact else precision_beside_int8(vision_precision)]
     vision += _weight_bytes(projector_tensors(config.projector), projector_bytes) + _TOWER_BYTES
     if graphs:
         vision *= 2

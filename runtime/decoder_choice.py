@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from valley2_edge.bundle import NATIVE_DECODER_FILES, Bundle
+from valley2_edge.bundle import NATIVE_DECODER_FILES, ONNX_WEIGHTS_FILE, Bundle
 from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
 from valley2_edge.options import LoadOptions, picked
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.core.decoder_engine import DecoderDescription, DecoderEngine
-from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
+from valley2_edge.runtime.core.decoder_description import DecoderDescription
+from valley2_edge.runtime.core.memory import MemorySettings
 from valley2_edge.runtime.devices.check import check_decoder, nvidia_gpu
 from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
 from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu, vision_on_gpu
-from valley2_edge.runtime.onnx.providers import CPU_PROVIDER
+from valley2_edge.runtime.onnx.decoder import OnnxDecoderBackend
+from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, CUDA_PROVIDER
+from valley2_edge.runtime.planning import plan_bundle
 from valley2_edge.runtime.vision.engine_choice import vision_backend
-
-if TYPE_CHECKING:
-    from valley2_edge.runtime.onnx.decoder import OnnxDecoder
 
 
 def place(
@@ -42,8 +40,10 @@ def place(
 
     Raises:
         BudgetError: They do not fit the GPU; the sentence says what would.
-        InputError: There is no GPU.
+        InputError: There is no GPU, or an option means nothing to the decoder's engine.
     """
+    if bundle.manifest.decoder.engine != "native":
+        _refuse_native_options(wanted)
     placed = replace(wanted, device=_decoder_device(bundle, device))
     if wanted.vision_engine == "tensorrt":
         free = placed.gpu_memory if elsewhere else _free_gpu_bytes(bundle) if _has_tensorrt() else 0
@@ -75,7 +75,7 @@ def with_layers(bundle: Bundle, placed: MemorySettings, choice: GpuChoice | None
             memory = min(free, memory or free)
             if memory == 0:
                 return replace(placed, device="cpu", gpu_memory=0)
-        planned = plan_memory(bundle, (), _loading(bundle, replace(placed, gpu_memory=memory)))
+        planned = plan_bundle(bundle, (), _loading(bundle, replace(placed, gpu_memory=memory)))
     return replace(
         placed,
         device="cuda" if planned.gpu_layers else "cpu",
@@ -93,11 +93,23 @@ def _loading(bundle: Bundle, settings: MemorySettings) -> MemorySettings:
 
 def _free_gpu_bytes(bundle: Bundle) -> int:
     """Free bytes of the GPU's memory; 0: there is none that can be used."""
-    return plan_memory(bundle, (), _loading(bundle, MemorySettings(device="auto"))).gpu_memory_bytes
+    return plan_bundle(bundle, (), _loading(bundle, MemorySettings(device="auto"))).gpu_memory_bytes
+
+
+def _refuse_native_options(wanted: MemorySettings) -> None:
+    """The options of the core's own kernels mean nothing to ONNX Runtime."""
+    if wanted.isa != "auto":
+        raise InputError(f"isa is {wanted.isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
+    named = ["gpu_layers"] if wanted.vision_engine == "tensorrt" else ["gpu_layers", "gpu_memory"]
+    for name in named:
+        if getattr(wanted, name):
+            raise InputError(
+                f"{name} is of the native decoder; the bundle's runs in ONNX Runtime, which takes all or none."
+            )
 
 
 def _decoder_device(bundle: Bundle, device: str | None) -> str:
-    """ONNX Runtime's own memory on a GPU is in no plan."""
+    """ONNX Runtime decides by itself whether it uses a GPU that nobody has named: a plan leaves that out."""
     if bundle.manifest.decoder.engine == "native":
         return device or "cpu"
     return "cuda" if device == "cuda" else "cpu"
@@ -142,7 +154,7 @@ def settings_for_gpu(bundle: Bundle, wanted: MemorySettings) -> tuple[MemorySett
     return chosen, choice
 
 
-def open_decoder(bundle: Bundle, settings: MemorySettings, device: str | None) -> DecoderEngine:
+def open_decoder(bundle: Bundle, settings: MemorySettings, device: str | None) -> Decoder:
     """The decoder in the engine that the bundle was made for, compared with the CPU where it is on a device.
 
     Args:
@@ -160,15 +172,16 @@ def open_decoder(bundle: Bundle, settings: MemorySettings, device: str | None) -
     if not _is_on_device(decoder):
         return decoder
     exact = replace(settings, activations="int16")
-    about = decoder.description
-    shared = isinstance(decoder, Decoder) and about.gpu_layers < about.layers and settings != exact
+    about, provider = decoder.description, _provider(decoder)
+    shared = not provider and about.gpu_layers < about.layers and settings != exact
     try:
         check_decoder(
             bundle,
             decoder,
             lambda: _open_on_cpu(bundle, exact),
             (lambda: _open_on_cpu(bundle, settings)) if shared else None,
-            nvidia_gpu()[1] if isinstance(decoder, Decoder) else "",
+            driver="" if provider else nvidia_gpu()[1],
+            provider=provider,
         )
     except EngineError as error:
         decoder.close()
@@ -186,42 +199,53 @@ def open_decoder(bundle: Bundle, settings: MemorySettings, device: str | None) -
     return decoder
 
 
-def _is_on_device(decoder: Decoder | OnnxDecoder) -> bool:
-    if isinstance(decoder, Decoder):
-        return decoder.description.device != "cpu"
-    return decoder.provider != CPU_PROVIDER
+def _provider(decoder: Decoder) -> str:
+    """ONNX Runtime's execution provider; empty: the core computes the decoder."""
+    return decoder.backend.provider if isinstance(decoder.backend, OnnxDecoderBackend) else ""
 
 
-def _open_on_cpu(bundle: Bundle, settings: MemorySettings) -> Decoder | OnnxDecoder:
+def _is_on_device(decoder: Decoder) -> bool:
+    return decoder.description.device != "cpu" or _provider(decoder) not in ("", CPU_PROVIDER)
+
+
+def _open_on_cpu(bundle: Bundle, settings: MemorySettings) -> Decoder:
     left = replace(settings, device="cpu", gpu_layers=0, gpu_memory=0, offload_weights=False, providers=None)
     return _open(bundle, left, "cpu")
 
 
-def _open(bundle: Bundle, settings: MemorySettings, device: str | None) -> Decoder | OnnxDecoder:
-    if bundle.manifest.decoder.engine == "native":
-        if settings.device != "cpu":
-            keep_driver_caches()
-        decoder = Decoder(
-            bundle.directory / "decoder",
-            picked(LoadOptions, settings),
-            offload_weights=settings.offload_weights,
-            decoder_stamp=bundle.stamp(NATIVE_DECODER_FILES[0]),
-            embeddings_stamp=bundle.stamp(NATIVE_DECODER_FILES[1]),
-        )
-        _check_sizes(bundle, decoder.description)
-        return decoder
-    if settings.isa != "auto":
-        raise InputError(f"isa is {settings.isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
-    for name in ("gpu_layers", "gpu_memory"):
-        if getattr(settings, name):
-            raise InputError(
-                f"{name} is of the native decoder; the bundle's runs in ONNX Runtime, which takes all or none."
-            )
-    from valley2_edge.runtime.onnx.decoder import OnnxDecoder
+def _open(bundle: Bundle, settings: MemorySettings, device: str | None) -> Decoder:
+    if bundle.manifest.decoder.engine != "native":
+        return _open_in_onnx_runtime(bundle, settings, device)
+    if settings.device != "cpu":
+        keep_driver_caches()
+    decoder = Decoder(
+        bundle.directory / "decoder",
+        picked(LoadOptions, settings),
+        offload_weights=settings.offload_weights,
+        decoder_stamp=bundle.stamp(NATIVE_DECODER_FILES[0]),
+        embeddings_stamp=bundle.stamp(NATIVE_DECODER_FILES[1]),
+    )
+    _check_sizes(bundle, decoder.description)
+    return decoder
 
+
+def _open_in_onnx_runtime(bundle: Bundle, settings: MemorySettings, device: str | None) -> Decoder:
     if device != "cpu":
         keep_driver_caches()
-    return OnnxDecoder(bundle, picked(LoadOptions, settings, device=device))
+    backend = OnnxDecoderBackend(bundle, picked(LoadOptions, settings, device=device))
+    decoder = Decoder(
+        bundle.directory / "decoder",
+        threads=settings.threads,
+        backend=backend,
+        embeddings_stamp=bundle.stamp(NATIVE_DECODER_FILES[1]),
+    )
+    no_gpu = device == "auto" and backend.provider != CUDA_PROVIDER
+    decoder.description = replace(
+        decoder.description,
+        weight_bytes=bundle.manifest.files[ONNX_WEIGHTS_FILE].size,  # packed in memory, they are larger
+        device_reason="ONNX Runtime offers no GPU here" if no_gpu else "",
+    )
+    return decoder
 
 
 def _check_sizes(bundle: Bundle, found: DecoderDescription) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
 from valley2_edge.prompt import split_at_pictures
-from valley2_edge.runtime.core.decoder_engine import DecoderEngine
+from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.vision.cache import VisionCache
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 from valley2_edge.tokenizer import Tokenizer
@@ -27,7 +27,7 @@ class Engines:
     architecture: ModelConfig
     tokenizer: Tokenizer
     vision: VisionEncoder
-    decoder: DecoderEngine
+    decoder: Decoder
     vision_cache: VisionCache
 
     def embeddings(self, segments: Sequence[Array]) -> Array:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from valley2_edge.bundle import Bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError
-from valley2_edge.runtime.core.memory import ANY_PICTURE, MemoryPlan, MemorySettings, Size, plan_memory
+from valley2_edge.runtime.core.memory import ANY_PICTURE, MemoryPlan, MemorySettings, Size
 from valley2_edge.runtime.core.vision_backend import VisionBackend
+from valley2_edge.runtime.planning import plan_bundle
 from valley2_edge.runtime.vision.engine_choice import vision_backend
 
 PLANNED_CONTEXT = 4096
@@ -53,7 +54,7 @@ def fit_gpu(
         pictures: Sizes; by default a picture that takes all tiles.
         video: They are frames.
         conversation: They may come when the context is full.
-        process_bytes: Memory of the program itself, as `plan_memory` takes it.
+        process_bytes: Memory of the program itself, as `plan_bundle` takes it.
 
     Raises:
         BudgetError: Nothing fits; the sentence says what would.
@@ -62,10 +63,9 @@ def fit_gpu(
 
     def plan(settings: MemorySettings) -> MemoryPlan:
         about = {"video": video, "conversation": conversation}
-        return plan_memory(bundle, pictures, settings, process_bytes=process_bytes, vision=vision, **about)
+        return plan_bundle(bundle, pictures, settings, process_bytes=process_bytes, **about)
 
-    vision = vision_backend(bundle, wanted)
-    if not vision_on_gpu(vision):
+    if not vision_on_gpu(vision_backend(bundle, wanted)):
         return GpuChoice(wanted, plan(wanted), "")
     layers = bundle.manifest.architecture.decoder.num_hidden_layers
     moves = wanted.device != "cpu"

@@ -16,9 +16,8 @@ from valley2_edge.runtime.core.memory import (
     MemorySettings,
     Size,
     expected_process_bytes,
-    plan_memory,
 )
-from valley2_edge.runtime.vision.engine_choice import vision_backend
+from valley2_edge.runtime.planning import plan_bundle
 
 Planner = Callable[[MemorySettings], MemoryPlan]
 
@@ -52,14 +51,10 @@ class MemoryBudget:
         bundle: Not loaded yet.
         limit_bytes: Most memory of the whole process.
         load: The options of loading, which say what computes the vision half.
-
-    Raises:
-        InputError: There is no such vision engine.
     """
 
     def __init__(self, bundle: Bundle, limit_bytes: int, load: LoadOptions = LoadOptions()) -> None:
         self._bundle = bundle
-        self._vision = vision_backend(bundle, load)
         self.limit_bytes = limit_bytes
         self.process_bytes = expected_process_bytes(bundle, load.vision_engine)
         """Expected memory of this process without the model."""
@@ -90,14 +85,13 @@ class MemoryBudget:
         """
 
         def plan(settings: MemorySettings) -> MemoryPlan:
-            return plan_memory(
+            return plan_bundle(
                 self._bundle,
                 pictures,
                 settings,
                 video=video,
                 conversation=conversation,
                 process_bytes=self.process_bytes,
-                vision=self._vision,
             )
 
         search = _Search(plan, self.limit_bytes)
@@ -115,14 +109,8 @@ class MemoryBudget:
             BudgetError: They would; the sentence says by how much.
         """
         try:
-            plan = plan_memory(
-                self._bundle,
-                pictures,
-                settings,
-                video=video,
-                conversation=True,
-                process_bytes=self.process_bytes,
-                vision=self._vision,
+            plan = plan_bundle(
+                self._bundle, pictures, settings, video=video, conversation=True, process_bytes=self.process_bytes
             )
         except BudgetError:
             return  # they do not fit the context, which the session says better

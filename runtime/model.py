@@ -14,8 +14,7 @@ from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.options import LoadOptions, SamplingOptions, SessionOptions, changed, check_names, picked, size_bytes
 from valley2_edge.policy import Policy
-from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.core.decoder_engine import DecoderSessionEngine
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.memory import MemorySettings, Size
 from valley2_edge.runtime.decoder_choice import open_decoder, place
 from valley2_edge.runtime.engines import Engines
@@ -82,7 +81,7 @@ class Valley2:
         limit = size_bytes(options.memory) or None
         bundle = open_bundle(Path(directory), progress=lambda done, total: report("check", done, total))
         settings = replace(MemorySettings.of(options), keep_vision=options.keep_vision or limit is not None)
-        check_vision_engine(bundle, options.vision_engine)
+        check_vision_engine(bundle, options)
         settings, gpu_choice = place(bundle, settings, options.device)
         budget = None if limit is None else MemoryBudget(bundle, limit, settings)
         if budget is not None:
@@ -100,12 +99,12 @@ class Valley2:
         vision = VisionEncoder(
             bundle,
             threads=decoder.description.threads,
-            model=decoder.handle if isinstance(decoder, Decoder) else None,
+            model=decoder.handle,
             providers=options.providers,
             keep=settings.keep_vision,
             trim=decoder.trim,
             engine=options.vision_engine,
-            isa=decoder.description.isa if isinstance(decoder, Decoder) else options.isa,
+            isa=options.isa,
         )
         report("load", 2, 2)
         decoder.resize_prefix_cache(settings.prefix_cache_bytes)
@@ -166,9 +165,7 @@ class Valley2:
             decoder.close()
             raise
 
-    def _open(
-        self, options: SessionOptions, resumed: tuple[DecoderSessionEngine, Sequence[Turn]] | None = None
-    ) -> Session:
+    def _open(self, options: SessionOptions, resumed: tuple[DecoderSession, Sequence[Turn]] | None = None) -> Session:
         if self._closed:
             raise InputError("The model is closed.")
         if options.system is not None:

@@ -18,7 +18,7 @@ from valley2_edge.options import DEFAULT_FRAMES, SamplingOptions, SessionOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.core.context_room import Context, Question, full_context
-from valley2_edge.runtime.core.decoder_engine import DecoderSessionEngine
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.core.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.core.process_memory import peak_bytes
@@ -75,7 +75,7 @@ class Session:
         engines: Engines,
         options: SessionOptions,
         *,
-        resumed: tuple[DecoderSessionEngine, Sequence[Turn]] | None = None,
+        resumed: tuple[DecoderSession, Sequence[Turn]] | None = None,
         check_memory: Callable[[Sequence[Size], bool], None] | None = None,
         memory: MemoryChoice | None = None,
     ) -> None:

@@ -26,7 +26,7 @@ from valley2_edge.export.selftest.picture import draw_picture
 from valley2_edge.export.vision.component import open_component
 from valley2_edge.geometry import Geometry, GeometryOptions
 from valley2_edge.policy import Policy
-from valley2_edge.precisions import LARGEST_VISION_ERROR, VisionPrecision
+from valley2_edge.precisions import LARGEST_ROW_ERROR, LARGEST_VISION_ERROR, VisionPrecision
 from valley2_edge.prompt import Layout, build_first_turn, encode, render, split_at_pictures
 from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture, stitch_tiles
 from valley2_edge.runtime.core.vision_engine import NATIVE_SUFFIX, ComponentName
@@ -56,7 +56,7 @@ QUANTIZED_LOGIT_TOLERANCE = 5e-3
 """Tolerance of the logits of a quantised decoder: its activations are rounded to int16, which costs 1.6e-4 with two
 layers of random weights, and more with outliers."""
 
-_VISION_STAGES = ("siglip_features", "projector_tokens", "eagle_tokens")
+_VISION_STAGES: tuple[SelfTestStage, ...] = ("siglip_features", "projector_tokens", "eagle_tokens")
 
 Floats = NDArray[np.float32]
 
@@ -181,7 +181,9 @@ def renew_selftest(
     found = _vision_by_bundle(directory, config, inputs)
     answer = _decode(directory, inputs, found, test.input_ids, lambda done, total: report("selftest", done, total))
     _write_reference(directory, {name: reference[name] for name in _VISION_STAGES if name in reference}, answer)
-    tolerance = _logit_tolerance(quantized, test.tolerances["input_embeddings"])
+    tolerance = _logit_tolerance(
+        quantized, max(test.tolerances[stage] for stage in _VISION_STAGES if stage in reference)
+    )
     renewed = test.model_copy(
         update={
             "siglip_tokens": answer.siglip_tokens,
@@ -254,13 +256,13 @@ def _tolerances(
     allowed = LARGEST_VISION_ERROR[precision]
     tolerances = {stage: max(allowed, 2 * error) for stage, error in errors.items()}
     # The embeddings and logits of the reference come from the exporter's own vision.
-    tolerances["input_embeddings"] = max(tolerances.values())
-    tolerances["logits"] = _logit_tolerance(quantized, tolerances["input_embeddings"])
-    return tolerances
+    of_logits = _logit_tolerance(quantized, max(tolerances.values()))
+    rows = max(LARGEST_ROW_ERROR[precision], *(2 * error for error in errors.values()))
+    return {**tolerances, "input_embeddings": rows, "logits": of_logits}
 
 
-def _logit_tolerance(quantized: bool, of_embeddings: float) -> float:
-    return max(QUANTIZED_LOGIT_TOLERANCE if quantized else LOGIT_TOLERANCE, of_embeddings)
+def _logit_tolerance(quantized: bool, of_vision: float) -> float:
+    return max(QUANTIZED_LOGIT_TOLERANCE if quantized else LOGIT_TOLERANCE, of_vision)
 
 
 def _decode(

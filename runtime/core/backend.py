@@ -95,33 +95,40 @@ class BackendTable:
     """A backend as the core calls it.
 
     Args:
-        backend: What computes. It must outlive everything that the core has opened with it, and so must this table.
+        backend: What computes. This table must outlive everything that the core has opened with it.
     """
+
+    def __init__(self, backend: Backend) -> None:
+        calls = _Calls(backend)
+        kinds = {name: field.type for name, field in ffi.typeof("v2e_backend").fields}
+        functions: dict[str, Callable[..., None]] = {"open": calls.open, "cost": calls.cost, "run": calls.run}
+        callbacks = {name: _guarded(kinds[name], function) for name, function in functions.items()}
+        callbacks["cancel"] = ffi.callback(kinds["cancel"], calls.cancel)
+        callbacks["close"] = ffi.callback(kinds["close"], calls.close)
+        self.struct = new_struct("v2e_backend", name=ffi.new("char[]", backend.name.encode()), **callbacks)
+        """The v2e_backend; it lives as long as this object."""
+
+
+class _Calls:
+    """What the callbacks do. It knows no callback: a table and its backend go with the last reference to the table."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._engines: dict[Any, BackendEngine] = {}
         """The open engines by the handles under which the core knows them."""
-        kinds = {name: field.type for name, field in ffi.typeof("v2e_backend").fields}
-        functions: dict[str, Callable[..., None]] = {"open": self._open, "cost": self._cost, "run": self._run}
-        callbacks = {name: _guarded(kinds[name], function) for name, function in functions.items()}
-        callbacks["cancel"] = ffi.callback(kinds["cancel"], self._cancel)
-        callbacks["close"] = ffi.callback(kinds["close"], self._close)
-        self.struct = new_struct("v2e_backend", name=ffi.new("char[]", backend.name.encode()), **callbacks)
-        """The v2e_backend; it lives as long as this object."""
 
-    def _open(self, _user_data: Any, component: int, engine: Any) -> None:
+    def open(self, _user_data: Any, component: int, engine: Any) -> None:
         opened = self._backend.open(_COMPONENTS[component])
         handle = ffi.new_handle(opened)
         self._engines[handle] = opened
         engine[0] = handle
 
-    def _cost(self, _user_data: Any, shape: Any, cost: Any) -> None:
+    def cost(self, _user_data: Any, shape: Any, cost: Any) -> None:
         found = self._backend.cost(_COMPONENTS[shape.component], shape.count, shape.positions)
         for name, value in asdict(found).items():
             setattr(cost, name, value)
 
-    def _run(self, engine: Any, run: Any) -> None:
+    def run(self, engine: Any, run: Any) -> None:
         positions = None
         if run.positions != ffi.NULL:
             positions = _array(run.positions, run.count * 2, np.int64).reshape(run.count, 2)
@@ -129,10 +136,10 @@ class BackendTable:
         output = _array(run.output, run.output_floats, np.float32)
         self._engines[engine].run(BackendRun(values, output, positions, run.past, run.logit_rows))
 
-    def _cancel(self, engine: Any) -> None:
+    def cancel(self, engine: Any) -> None:
         self._engines[engine].cancel()
 
-    def _close(self, engine: Any) -> None:
+    def close(self, engine: Any) -> None:
         self._engines.pop(engine).close()
 
 

@@ -1,4 +1,4 @@
-"""The native Qwen2.5 decoder as a Python object that sessions share."""
+"""The Qwen2.5 decoder as a Python object that sessions share, whoever computes it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from valley2_edge.errors import Valley2Error
 from valley2_edge.option_checks import LARGEST_UINT64
 from valley2_edge.options import LoadOptions, SessionOptions, changed, size_bytes
 from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.backend import Backend, BackendTable
 from valley2_edge.runtime.core.binding import (
     ACTIVATIONS_NUMBERS,
     DEVICE_NUMBERS,
@@ -31,19 +32,22 @@ from valley2_edge.runtime.core.binding import (
     token_array,
     unsigned,
 )
-from valley2_edge.runtime.core.decoder_engine import DecoderDescription, PrefixCacheState
+from valley2_edge.runtime.core.decoder_description import DecoderDescription, PrefixCacheState
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.core.native_object import NativeObject
 
 
 class Decoder(NativeObject):
-    """A decoder whose weights are mapped from a bundle's `decoder` directory; immutable, shared by sessions.
+    """A decoder in a bundle's `decoder` directory; immutable, shared by sessions.
 
     Args:
-        directory: The directory with decoder.safetensors and embeddings.safetensors.
-        options: What concerns the native decoder in the options of loading: threads, isa, activations, device,
-            gpu_layers and gpu_memory. By default, and with None for the device, it runs on the CPU.
+        directory: The directory with decoder.safetensors, which is mapped unless there is a backend, and
+            embeddings.safetensors.
+        options: What concerns the core's own kernels in the options of loading: threads, isa, activations, device,
+            gpu_layers and gpu_memory. By default, and with None for the device, they run on the CPU. With a backend
+            all but threads must be left at their defaults.
+        backend: What computes the decoder; None: the core's kernels. It is let go with the decoder.
         gpu_context: Positions of a session that must fit beside the layers on the GPU; 0 is 4096.
         offload_weights: `trim` takes the weights off the GPU until they are used again.
         decoder_stamp: What decoder.safetensors was when it was checked; None accepts any file.
@@ -54,6 +58,7 @@ class Decoder(NativeObject):
         BundleError: a file is missing, damaged, not understood, or not the one that was checked.
         InputError: an option means nothing, or the machine lacks the instruction set or the GPU.
         BudgetError: the GPU has too little memory for the layers that were asked for.
+        Exception: what the backend raises when it is asked for its cost.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Decoder(NativeObject):
         directory: Path,
         options: LoadOptions = LoadOptions(),
         *,
+        backend: Backend | None = None,
         gpu_context: int = 0,
         offload_weights: bool = False,
         decoder_stamp: Stamp | None = None,
@@ -71,6 +77,9 @@ class Decoder(NativeObject):
         self._sessions = 0
         self._closed = False
         wanted = changed(options, changes)
+        self.backend = backend
+        """What computes it; None: the core's kernels, or it is closed."""
+        self._table = None if backend is None else BackendTable(backend)
         struct = new_struct(
             "v2e_model_options",
             threads=wanted.threads,
@@ -83,6 +92,7 @@ class Decoder(NativeObject):
             offload_weights=int(offload_weights),
             decoder_stamp=stamp_struct(decoder_stamp),
             embeddings_stamp=stamp_struct(embeddings_stamp),
+            backend=None if self._table is None else self._table.struct,
         )
         handle = ffi.new("v2e_model **")
         check(library().v2e_model_open(path_bytes(directory), struct, handle))
@@ -94,15 +104,15 @@ class Decoder(NativeObject):
         check(library().v2e_model_describe(self.handle, struct))
         names = [field.name for field in dataclasses.fields(DecoderDescription)]
         values = struct_values(struct, names)
-        values["isa"] = text_of(library().v2e_isa_name(struct.isa))
+        values["isa"] = text_of(library().v2e_isa_name(struct.isa)) if self.backend is None else self.backend.name
         values["device"] = next(name for name, number in DEVICE_NUMBERS.items() if number == struct.device)
         values |= {name: text_of(values[name]) for name in ("device_name", "device_reason")}
         return DecoderDescription(**values)
 
     @property
     def finest_kv_precision(self) -> str:
-        """The `kv_precision` that loses least."""
-        return "fp32"
+        """The `kv_precision` that loses least; a backend has one of its own."""
+        return "fp32" if self.backend is None else "auto"
 
     @property
     def handle(self) -> Any:
@@ -167,7 +177,8 @@ class Decoder(NativeObject):
             path: A file that `DecoderSession.save` wrote.
 
         Raises:
-            InputError: the file is missing, no saved session, damaged, or of another bundle.
+            InputError: the file is missing, no saved session, damaged, or of another bundle; or the decoder is on a GPU
+                or of a backend.
             BudgetError: the memory does not suffice.
         """
         options = new_struct("v2e_session_options")
@@ -218,3 +229,4 @@ class Decoder(NativeObject):
         if self._closed and self._sessions == 0 and self._handle is not None:
             handle, self._handle = self._handle, None
             library().v2e_model_close(handle)
+            self.backend = self._table = None

@@ -1,9 +1,9 @@
-"""One conversation with the native decoder: its KV cache, and the calls that fill it and choose tokens."""
+"""One conversation with a decoder: its KV cache, and the calls that fill it and choose tokens."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,19 @@ from valley2_edge.runtime.core.binding import (
     token_array,
     unsigned,
 )
-from valley2_edge.runtime.core.decoder_engine import OnProgress, OnToken, Segment
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.core.native_object import NativeObject
 
 if TYPE_CHECKING:
     from valley2_edge.runtime.core.decoder import Decoder
+
+Segment = npt.NDArray[np.int32] | npt.NDArray[np.float32]
+"""Token ids (n,) int32, or embeddings (n, hidden_size) float32."""
+OnProgress = Callable[[int, int], bool | None]
+"""Called with (positions done, positions in all); returning False cancels."""
+OnToken = Callable[[int], bool | None]
+"""Called with every new token id; returning False cancels."""
 
 
 def _note_bytes(note: str) -> bytes:
@@ -175,7 +181,8 @@ class DecoderSession(NativeObject):
             note: Any text, to be found again as `note`.
 
         Raises:
-            InputError: the file cannot be written, or the decoder is part of no bundle.
+            InputError: the file cannot be written, the decoder is part of no bundle, or its keys and values are not at
+                hand: it is on a GPU, or a backend computes it.
         """
         with self._call() as handle:
             check(library().v2e_session_save(handle, path_bytes(path), _note_bytes(note)))

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from valley2_edge.bundle import TOKENIZER_FILE, Bundle
 from valley2_edge.errors import BudgetError
@@ -127,7 +128,8 @@ def plan_memory(
     video: bool = False,
     conversation: bool = False,
     process_bytes: int | None = None,
-    vision: Backend | None = None,
+    decoder_backend: Backend | None = None,
+    vision_backend: Backend | None = None,
 ) -> MemoryPlan:
     """Plans a question whose context is used up to its end.
 
@@ -138,7 +140,8 @@ def plan_memory(
         video: The pictures are frames of a video.
         conversation: The pictures may come when the context is full; otherwise they come with the first question.
         process_bytes: Memory of the program itself; None takes what `expected_process_bytes` finds.
-        vision: What computes the vision half; None: the core's own towers.
+        decoder_backend: What computes the decoder, asked for its cost alone; None: the core's kernels.
+        vision_backend: What computes the vision half, likewise; None: the core's own towers.
 
     Raises:
         InputError: An option is out of range, or a picture is too thin.
@@ -150,7 +153,6 @@ def plan_memory(
     options = settings.picture_policy.geometry_options(bundle.manifest.architecture, len(pictures), video)
     geometries = {size: new_struct("v2e_geometry", **asdict(plan_picture(*size, options))) for size in sizes}
     structs = [geometries[size] for size in pictures]
-    table = None if vision is None else BackendTable(vision)
     request = new_struct(
         "v2e_memory_options",
         context_length=unsigned("context_length", settings.context_length),
@@ -172,12 +174,17 @@ def plan_memory(
         gpu_layers=unsigned("gpu_layers", settings.gpu_layers),
         gpu_memory=unsigned("gpu_memory", settings.gpu_memory, LARGEST_UINT64),
         offload_weights=int(settings.offload_weights),
-        vision_backend=None if table is None else table.struct,
+        decoder_backend=_struct_of(decoder_backend),
+        vision_backend=_struct_of(vision_backend),
     )
     result = new_struct("v2e_memory_plan")
     directory = path_bytes(bundle.directory)
     check(library().v2e_plan_memory(directory, request, result))
     return MemoryPlan(**struct_values(result, [part.name for part in fields(MemoryPlan)]))
+
+
+def _struct_of(backend: Backend | None) -> Any:
+    return None if backend is None else BackendTable(backend).struct
 
 
 def check_positions(bundle: Bundle, sizes: Counter[Size], settings: MemorySettings, *, video: bool) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from valley2_edge.bundle import Bundle
 from valley2_edge.errors import BundleError, EngineError
 from valley2_edge.prompt import PICTURE_ID
-from valley2_edge.runtime.core.decoder_engine import DecoderEngine
+from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
 from valley2_edge.runtime.devices.checked import DeviceEngine, require_right
@@ -90,10 +90,12 @@ def vision_distance(
 
 def check_decoder(
     bundle: Bundle,
-    decoder: DecoderEngine,
-    open_exact: Callable[[], DecoderEngine],
-    open_rounded: Callable[[], DecoderEngine] | None = None,
+    decoder: Decoder,
+    open_exact: Callable[[], Decoder],
+    open_rounded: Callable[[], Decoder] | None = None,
+    *,
     driver: str = "",
+    provider: str = "",
 ) -> None:
     """Refuses a decoder that computes wrong on its device: a prompt, and a few steps behind it.
 
@@ -104,20 +106,21 @@ def check_decoder(
         open_rounded: Opens it on the CPU with the activations of the layers that the device leaves to the CPU: what
             these lose is not the device's fault. None: it has all layers, or they are exact.
         driver: Version of the device's driver, for the native decoder; empty: not known.
+        provider: ONNX Runtime's execution provider; empty: the core computes the decoder.
 
     Raises:
         EngineError: It differs from the CPU; the text is a part of a sentence.
     """
     about = decoder.description
     content = _digest(bundle, bundle.manifest.decoder.files)
-    if bundle.manifest.decoder.engine == "native":
+    if provider:
+        key = _on_provider("decoder", provider, content)
+    else:
         whole = about.gpu_layers == about.layers
         way = "the native core" if whole else "the native core with some layers"
         from valley2_edge.runtime.core.library import version
 
         key = DeviceEngine("decoder", content, way, version(), about.device_name, driver)
-    else:
-        key = _on_provider("decoder", about.isa.partition(",")[0], content)
 
     def distance() -> float:
         ids = _prompt_ids(bundle, about.max_context)
@@ -135,7 +138,7 @@ def check_decoder(
 _Answer = tuple[list[Array], list[int]]
 
 
-def _logits(decoder: DecoderEngine, ids: Array) -> _Answer:
+def _logits(decoder: Decoder, ids: Array) -> _Answer:
     """Logits of the prompt's last rows and behind each greedy step, and the tokens of these steps."""
     rows, tokens = min(len(ids), _LOGIT_ROWS), list[int]()
     with decoder.session(kv_precision=decoder.finest_kv_precision) as session:

@@ -1,34 +1,20 @@
-"""The Qwen2.5 decoder in ONNX Runtime: a shareable `OnnxDecoder`, with the interface of the native `Decoder`."""
+"""The Qwen2.5 decoder in ONNX Runtime, a backend of the core."""
 
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from valley2_edge.bundle import (
-    NATIVE_DECODER_FILES,
-    ONNX_EMBEDDINGS_FILE,
-    ONNX_WEIGHTS_FILE,
-    Bundle,
-    onnx_decoder_file,
-    onnx_head_file,
-)
-from valley2_edge.errors import BundleError, InputError, Valley2Error, Valley2Warning
-from valley2_edge.option_checks import LARGEST_UINT64
-from valley2_edge.options import LoadOptions, SessionOptions, changed
+from valley2_edge.bundle import ONNX_WEIGHTS_FILE, Bundle, onnx_decoder_file, onnx_head_file
+from valley2_edge.errors import BundleError, InputError, Valley2Warning
+from valley2_edge.options import LoadOptions, changed
 from valley2_edge.precisions import OnnxArithmetic
 from valley2_edge.runtime.cancellation import run_interruptibly
-from valley2_edge.runtime.core.binding import REUSE_NUMBERS, number_of, token_array, unsigned
-from valley2_edge.runtime.core.decoder_engine import DecoderDescription, PrefixCacheState
-from valley2_edge.runtime.core.process_memory import trim_heap
-from valley2_edge.runtime.onnx.decoder_session import OnnxDecoderSession
+from valley2_edge.runtime.core.backend import BackendComponent, BackendCost
+from valley2_edge.runtime.onnx.decoder_cost import KV_TYPES, OnnxDecoderCost, cpu_arithmetic
+from valley2_edge.runtime.onnx.decoder_engine import OnnxDecoderEngine
+from valley2_edge.runtime.onnx.kv_cache import OnnxKvCache
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.onnx.providers import (
     CPU_PROVIDER,
@@ -43,10 +29,9 @@ if TYPE_CHECKING:
 
 _DEVICES = {CUDA_PROVIDER: "cuda"}
 """Where a provider keeps keys and values; those of all others lie in the process's own memory."""
-_KV_PRECISIONS: dict[OnnxArithmetic, str] = {"int8": "fp32", "fp32": "fp32", "fp16": "fp16"}
 
 
-class OnnxDecoder:
+class OnnxDecoderBackend:
     """The graphs of a bundle's decoder, loaded; immutable, shared by sessions.
 
     Args:
@@ -59,165 +44,73 @@ class OnnxDecoder:
 
     Raises:
         BundleError: A graph is missing or cannot be loaded.
-        InputError: An option means nothing, device and providers contradict each other, or what they name is not to be
-            had.
+        InputError: Device and providers contradict each other, or what they name is not to be had.
     """
 
     def __init__(self, bundle: Bundle, options: LoadOptions = LoadOptions(), **changes: Any) -> None:
         asked = changed(options, changes)
-        device = asked.device
-        wanted = decoder_providers(device, asked.providers)
+        wanted = decoder_providers(asked.device, asked.providers)
         self._bundle = bundle
         self._threads = asked.threads or _usable_processors()
-        self._lock = threading.RLock()
-        self._open_sessions = 0
-        self._closed = False
-        self._graphs: dict[str, onnxruntime.InferenceSession] = {}
-        self.provider, self.arithmetic = self._load(asked.activations, wanted)
-        if device == "cuda" and self.provider == CPU_PROVIDER:
+        self._layers, self._head, self.arithmetic = self._load(asked.activations, wanted)
+        self.provider = str(self._layers.get_providers()[0])
+        """What ONNX Runtime really gave."""
+        if asked.device == "cuda" and self.provider == CPU_PROVIDER:
             raise InputError(
                 f"device is 'cuda', but ONNX Runtime could not use {wanted[0]}; its libraries or a GPU miss."
             )
-        self.description = self._describe(device)
 
     @property
-    def finest_kv_precision(self) -> str:
-        """The only `kv_precision` that the loaded graphs have."""
-        return _KV_PRECISIONS[self.arithmetic]
+    def name(self) -> str:
+        """What it is called in messages and reports."""
+        return f"ONNX Runtime ({self.provider}, {self.arithmetic})"
 
     @property
     def device(self) -> str:
         """Where keys and values lie, as ONNX Runtime calls it."""
         return _DEVICES.get(self.provider, "cpu")
 
-    def graph(self, name: str) -> onnxruntime.InferenceSession:
-        """A loaded graph: embeddings, layers or head.
+    def open(self, component: BackendComponent) -> OnnxDecoderEngine:
+        """A new session of the decoder.
 
         Raises:
-            Valley2Error: The decoder is closed.
+            InputError: It is another component.
         """
-        if self._closed or name not in self._graphs:
-            raise Valley2Error("The decoder is closed.")
-        return self._graphs[name]
+        if component != "decoder":
+            raise InputError(f"{self.name} has loaded the decoder and no {component}.")
+        config = self._bundle.manifest.architecture.decoder
+        cache = OnnxKvCache(
+            config.num_hidden_layers,
+            config.num_key_value_heads,
+            config.head_size,
+            KV_TYPES[self.arithmetic],
+            config.max_position_embeddings,
+            self.device,
+        )
+        return OnnxDecoderEngine(self._layers, self._head, cache)
 
-    def embed(self, tokens: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Rows of the embedding table.
+    def cost(self, component: BackendComponent, count: int, positions: int) -> BackendCost:
+        """What the decoder takes of memory; the arguments are those of `Backend.cost`."""
+        on_gpu = self.device == "cuda"
+        return OnnxDecoderCost(self._bundle, self.arithmetic, on_gpu, self.name).cost(component, count, positions)
 
-        Args:
-            tokens: Ids, (n,).
-
-        Returns:
-            (n, hidden_size) float32.
-
-        Raises:
-            InputError: An id is outside the vocabulary.
-        """
-        ids = self.check_tokens(tokens)
-        if len(ids) == 0:
-            return np.empty((0, self.description.hidden_size), np.float32)
-        inputs = {"input_ids": ids[None].astype(np.int64)}
-        rows: npt.NDArray[np.float32] = self.graph("embeddings").run(None, inputs)[0][0]
-        return rows
-
-    def check_tokens(self, tokens: npt.ArrayLike) -> npt.NDArray[np.int32]:
-        """Token ids of any integer type as (n,) int32.
-
-        Raises:
-            InputError: They are no ids of the vocabulary.
-        """
-        ids = token_array(tokens)
-        size = self.description.vocabulary_size
-        outside = ids[(ids < 0) | (ids >= size)]
-        if len(outside):
-            raise InputError(f"The token {outside[0]} is outside the vocabulary of {size}.")
-        return ids
-
-    def session(
-        self, options: SessionOptions = SessionOptions(), *, reuse: str = "off", **changes: Any
-    ) -> OnnxDecoderSession:
-        """A new, empty session.
-
-        Args:
-            options: Its kv_precision must be auto, or the precision that the graphs have.
-            reuse: "auto" or "off", which are the same here: sessions share no keys and values.
-            **changes: Fields of `SessionOptions` that differ from `options`.
-
-        Raises:
-            InputError: An option is out of range.
-        """
-        wanted = changed(options, changes)
-        kv_precision = wanted.kv_precision
-        number_of("reuse", reuse, REUSE_NUMBERS)
-        if kv_precision not in ("auto", self.finest_kv_precision):
-            raise InputError(
-                f"kv_precision is {kv_precision!r}; the ONNX decoder keeps keys and values in "
-                f"{self.finest_kv_precision} on {self.provider}, so it must be auto or {self.finest_kv_precision}."
-            )
-        return OnnxDecoderSession(self, wanted.context_length, wanted.prefill_chunk)
-
-    def load_session(self, path: Path) -> OnnxDecoderSession:
-        """Refuses: only the native decoder's sessions are saved.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError(f"{path} cannot be gone on with: the sessions of an ONNX decoder are not saved.")
-
-    @property
-    def prefix_cache(self) -> PrefixCacheState:
-        """Empty: sessions share no keys and values."""
-        return PrefixCacheState(0, 0, 0)
-
-    def resize_prefix_cache(self, budget_bytes: int) -> None:
-        """Takes any budget, because nothing is kept.
-
-        Raises:
-            InputError: It is no number of bytes.
-        """
-        unsigned("prefix_cache_bytes", budget_bytes, LARGEST_UINT64)
-
-    def trim(self) -> None:
-        """Gives freed memory back; the weights stay, as ONNX Runtime has packed them."""
-        trim_heap()
-
-    def close(self) -> None:
-        """Gives the weights back, as soon as the last of its sessions is closed as well."""
-        with self._lock:
-            self._closed = True
-            self._free_if_unused()
-
-    def add_session(self) -> None:
-        """A session is open that needs the weights."""
-        with self._lock:
-            self._open_sessions += 1
-
-    def remove_session(self) -> None:
-        """A session that needed the weights is closed."""
-        with self._lock:
-            self._open_sessions -= 1
-            self._free_if_unused()
-
-    def _free_if_unused(self) -> None:
-        if self._closed and self._open_sessions == 0:
-            self._graphs.clear()
-
-    def _load(self, activations: str, wanted: list[str]) -> tuple[str, OnnxArithmetic]:
-        """Loads the graphs; an accelerator that gives nothing is left with a word for the processor."""
-        self._graphs["embeddings"] = self._open(ONNX_EMBEDDINGS_FILE, [CPU_PROVIDER])
+    def _load(
+        self, activations: str, wanted: list[str]
+    ) -> tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession, OnnxArithmetic]:
+        """Loads layers and head; an accelerator that gives nothing is left with a word for the processor."""
         if wanted[0] != CPU_PROVIDER:
             layers = self._open(onnx_decoder_file("fp16"), wanted)
             got = str(layers.get_providers()[0])
+            if got != wanted[0]:
+                _warn(got, wanted[0])
             if got != CPU_PROVIDER:
-                self._graphs |= {"layers": layers, "head": self._open(onnx_head_file("fp16"), wanted)}
-                if got != wanted[0]:
-                    _warn(got, wanted[0])
-                return got, "fp16"
-            _warn(got, wanted[0])
-        exact = activations == "int16" or onnx_decoder_file("int8") not in self._bundle.manifest.files
-        arithmetic: OnnxArithmetic = "fp32" if exact else "int8"
-        self._graphs["layers"] = self._open(onnx_decoder_file(arithmetic), [CPU_PROVIDER])
-        self._graphs["head"] = self._open(onnx_head_file(arithmetic), [CPU_PROVIDER])
-        return CPU_PROVIDER, arithmetic
+                return layers, self._open(onnx_head_file("fp16"), wanted), "fp16"
+            del layers
+        arithmetic = cpu_arithmetic(self._bundle, activations)
+        layers, head = (
+            self._open(name, [CPU_PROVIDER]) for name in (onnx_decoder_file(arithmetic), onnx_head_file(arithmetic))
+        )
+        return layers, head, arithmetic
 
     def _open(self, name: str, providers: list[str]) -> onnxruntime.InferenceSession:
         path = self._bundle.path(name)
@@ -226,7 +119,7 @@ class OnnxDecoder:
             return open_graph(path, self._options(), with_options(providers))
 
         try:
-            with self._bundle.unchanged(name, ONNX_WEIGHTS_FILE, NATIVE_DECODER_FILES[1]):
+            with self._bundle.unchanged(name, ONNX_WEIGHTS_FILE):
                 return run_interruptibly(load, lambda: None)
         except BundleError:
             raise
@@ -244,38 +137,6 @@ class OnnxDecoder:
         options.enable_mem_pattern = False
         options.log_severity_level = 4
         return options
-
-    def _describe(self, device: str | None) -> DecoderDescription:
-        manifest = self._bundle.manifest
-        config, files = manifest.architecture.decoder, manifest.files
-        on_gpu = self.provider == CUDA_PROVIDER
-        return DecoderDescription(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            layers=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_size=config.head_size,
-            vocabulary_size=config.vocab_size,
-            max_context=config.max_position_embeddings,
-            threads=self._threads,
-            isa=f"{self.provider}, {self.arithmetic}",
-            weight_bytes=files[ONNX_WEIGHTS_FILE].size,
-            mapped_bytes=sum(files[name].size for name in manifest.decoder.files),
-            device="cuda" if on_gpu else "cpu",
-            gpu_layers=config.num_hidden_layers if on_gpu else 0,
-            gpu_bytes=files[ONNX_WEIGHTS_FILE].size if on_gpu else 0,
-            device_name=self.provider if on_gpu else "",
-            device_reason="ONNX Runtime offers no GPU here" if device == "auto" and not on_gpu else "",
-        )
-
-    def __enter__(self) -> OnnxDecoder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _usable_processors() -> int:

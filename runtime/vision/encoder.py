@@ -93,8 +93,8 @@ class VisionEncoder:
         self._bundle = bundle
         self._threads = threads
         self._model = model
-        check_vision_engine(bundle, engine)
         options = LoadOptions(threads=threads, providers=providers, vision_engine=engine)
+        check_vision_engine(bundle, options)
         self._backend = vision_backend(bundle, options)
         self._table = None if self._backend is None else BackendTable(self._backend)
         self._failed: set[ComponentName] = set()

@@ -16,6 +16,7 @@ from valley2_edge.runtime.core.vision_backend import PlainBackend, VisionBackend
 if TYPE_CHECKING:
     from valley2_edge.runtime.core.vision_engine import ComponentName
 
+_WITHOUT_PROVIDERS = ("auto", "native", "tensorrt")
 _COMPONENTS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 
 
@@ -48,21 +49,26 @@ def vision_backend(bundle: Bundle, options: LoadOptions) -> VisionBackend | None
     return backend if isinstance(backend, VisionBackend) else PlainBackend(backend)
 
 
-def check_vision_engine(bundle: Bundle, name: str) -> None:
+def check_vision_engine(bundle: Bundle, options: LoadOptions) -> None:
     """Refuses an engine for which the installation or the bundle lacks something that the user can get.
 
     Args:
         bundle: Whose components it is to compute.
-        name: What `vision_engine` is.
+        options: The options of loading.
 
     Raises:
-        InputError: Something is missing; the sentence says how to get it.
+        InputError: Something is missing; the sentence says how to get it. Or nothing would use the `providers`.
     """
+    name = options.vision_engine
     check_choice("vision_engine", name, engine_names())
-    if name == "onnx" and find_spec("onnxruntime") is None:
+    if options.providers is not None and bundle.manifest.decoder.engine == "native" and name in _WITHOUT_PROVIDERS:
         raise InputError(
-            "ONNX Runtime is not installed: run `pip install 'valley2-edge[onnx]'`, or 'valley2-edge[gpu]' for a GPU."
+            "providers are of ONNX Runtime, which computes nothing here: choose the vision_engine onnx as well."
         )
+    if name == "onnx" and find_spec("onnxruntime") is None:
+        from valley2_edge.runtime.onnx.onnx_runtime import NOT_INSTALLED
+
+        raise InputError(NOT_INSTALLED)
     missing = _without_graph(bundle, _present(bundle)) if name in ("onnx", "tensorrt") else []
     if missing and name == "tensorrt":
         from valley2_edge.runtime.trt.cache import EngineCache, graph_digest

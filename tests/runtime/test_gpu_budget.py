@@ -16,7 +16,7 @@ from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.memory import ANY_PICTURE, MemoryPlan, MemorySettings, plan_memory
 from valley2_edge.runtime.decoder_choice import place, settings_for_gpu, with_layers
 from valley2_edge.runtime.gpu_budget import GpuChoice, fit_gpu
-from valley2_edge.runtime.vision.engine_choice import vision_backend
+from valley2_edge.runtime.planning import plan_bundle
 
 GB = 10**9
 PICTURE = (1280, 720)
@@ -29,8 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def plan(bundle: Bundle, settings: MemorySettings = BOTH, conversation: bool = False) -> MemoryPlan:
-    vision = vision_backend(bundle, settings)
-    return plan_memory(bundle, [PICTURE], settings, process_bytes=0, conversation=conversation, vision=vision)
+    return plan_bundle(bundle, [PICTURE], settings, process_bytes=0, conversation=conversation)
 
 
 def fit(bundle: Bundle, memory: float, conversation: bool = False, **changes: Any) -> GpuChoice:
@@ -130,8 +129,7 @@ def test_auto_leaves_the_decoder_with_the_cpu_before_it_refuses(bundle: Bundle) 
     with pytest.raises(BudgetError, match="and a layer of the decoder"):
         fit(bundle, memory, **wide)
     alone = replace(BOTH, device="cpu")
-    vision = vision_backend(bundle, alone)
-    memory = plan_memory(bundle, [ANY_PICTURE], alone, process_bytes=0, conversation=True, vision=vision).gpu_bytes
+    memory = plan_bundle(bundle, [ANY_PICTURE], alone, process_bytes=0, conversation=True).gpu_bytes
     wanted = replace(alone, device="auto", gpu_memory=memory, kv_precision="fp32", prefill_chunk=8192)
     settings, found = settings_for_gpu(bundle, wanted)
     assert found is not None and found.text.startswith("the decoder on the CPU")

@@ -15,8 +15,7 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 from valley2_edge import Valley2
 from valley2_edge.errors import Cancelled, InputError
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.core.decoder_engine import Segment
-from valley2_edge.runtime.core.decoder_session import DecoderSession
+from valley2_edge.runtime.core.decoder_session import DecoderSession, Segment
 from valley2_edge.runtime.core.generation import GenerateOptions
 
 CONFIG = TinyConfig(num_hidden_layers=2)

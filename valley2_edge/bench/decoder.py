@@ -11,7 +11,7 @@ import numpy.typing as npt
 from valley2_edge.bench.alternation import Limits, Measurement, Pause, Sample, Work
 from valley2_edge.bench.work import prefill_operations
 from valley2_edge.config import DecoderConfig
-from valley2_edge.runtime.core.decoder_engine import DecoderEngine
+from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.probe import LimitName
 
@@ -38,7 +38,7 @@ class Plan:
 
 
 def measure_prefill(
-    decoder: DecoderEngine, config: DecoderConfig, positions: int, plan: Plan, limits: Limits, done: Repeated
+    decoder: Decoder, config: DecoderConfig, positions: int, plan: Plan, limits: Limits, done: Repeated
 ) -> Measurement:
     """Prefills a session that is empty before.
 
@@ -68,7 +68,7 @@ def measure_prefill(
 
 
 def measure_decode(
-    decoder: DecoderEngine, context: int, tokens: int, plan: Plan, limits: Limits, done: Repeated
+    decoder: Decoder, context: int, tokens: int, plan: Plan, limits: Limits, done: Repeated
 ) -> Measurement:
     """Decodes greedily after a context, one token a call as a conversation does, each in a step of its own.
 
@@ -110,7 +110,7 @@ def measure_decode(
     return Measurement("tokens", tokens, bytes_read, "read", samples, facts)
 
 
-def _embeddings(decoder: DecoderEngine, positions: int) -> npt.NDArray[np.float32]:
+def _embeddings(decoder: Decoder, positions: int) -> npt.NDArray[np.float32]:
     """Random input of the decoder, (positions, hidden_size)."""
     shape = (positions, decoder.description.hidden_size)
     return np.random.default_rng(0).standard_normal(shape, np.float32)

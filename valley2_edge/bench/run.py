@@ -24,7 +24,6 @@ from valley2_edge.errors import InputError
 from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.core.binding import ISA_NUMBERS
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.core.decoder_engine import DecoderEngine
 from valley2_edge.runtime.core.probe import LIMITS, Probe
 from valley2_edge.runtime.model import Valley2
 
@@ -116,7 +115,7 @@ class _Subject:
     """What is measured."""
 
     facts: dict[str, object]
-    decoder: DecoderEngine
+    decoder: Decoder
     config: DecoderConfig
     model: Valley2 | None
     """The model; None when there is only a decoder."""
@@ -131,7 +130,7 @@ def _with_parts(options: Options, possible: tuple[Part, ...], name: str) -> Opti
     return options
 
 
-def _decoder_facts(decoder: DecoderEngine) -> dict[str, object]:
+def _decoder_facts(decoder: Decoder) -> dict[str, object]:
     names = ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "vocabulary_size", "weight_bytes")
     return {name: getattr(decoder.description, name) for name in names}
 

@@ -60,7 +60,7 @@ def plan(
     settings, limit = MemorySettings.of(load, session), size_bytes(load.memory) or None
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     about: dict[str, Any] = {"video": video is not None, "conversation": conversation}
-    check_vision_engine(opened, load.vision_engine)
+    check_vision_engine(opened, load)
     check_positions(opened, pictures, settings, video=video is not None)
     sizes = list(pictures.elements())
     elsewhere = load.device == "cuda" and load.gpu_memory is not None
@@ -80,13 +80,11 @@ def _choose(
     bundle: Bundle, sizes: list[tuple[int, int]], settings: MemorySettings, limit: int | None, about: dict[str, Any]
 ) -> MemoryChoice:
     """What fits the memory that was asked for, or everything as it was asked for without such a limit."""
-    from valley2_edge.runtime.core.memory import plan_memory
     from valley2_edge.runtime.memory_budget import MemoryBudget, MemoryChoice
-    from valley2_edge.runtime.vision.engine_choice import vision_backend
+    from valley2_edge.runtime.planning import plan_bundle
 
     if limit is None:
-        vision = vision_backend(bundle, settings)
-        return MemoryChoice(settings, plan_memory(bundle, sizes, settings, vision=vision, **about), ())
+        return MemoryChoice(settings, plan_bundle(bundle, sizes, settings, **about), ())
     return MemoryBudget(bundle, limit, settings).choose(settings, sizes, **about)
 
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
-from valley2_edge.precisions import LARGEST_VISION_ERROR, VisionPrecision
+from valley2_edge.precisions import LARGEST_ROW_ERROR, LARGEST_VISION_ERROR, VisionPrecision
 from valley2_edge.prompt import PICTURE_ID, Layout, build_conversation, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.core.decoder_engine import DecoderSessionEngine
+from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.devices.comparison import (
@@ -52,8 +52,8 @@ EXACT = Tolerances(RELATIVE_TOLERANCE, RELATIVE_TOLERANCE, LOGIT_TOLERANCE)
 """For towers in fp32, and for questions without a picture."""
 TOLERANCES: dict[VisionPrecision, Tolerances] = {
     "fp32": EXACT,
-    "bf16": Tolerances(LARGEST_VISION_ERROR["bf16"], 3 * LARGEST_VISION_ERROR["bf16"], 0.3),
-    "int8": Tolerances(LARGEST_VISION_ERROR["int8"], 3 * LARGEST_VISION_ERROR["int8"], 2.0),
+    "bf16": Tolerances(LARGEST_VISION_ERROR["bf16"], LARGEST_ROW_ERROR["bf16"], 0.5),
+    "int8": Tolerances(LARGEST_VISION_ERROR["int8"], LARGEST_ROW_ERROR["int8"], 2.0),
 }
 """By the precision of the towers; a rounded decoder exceeds those on logits."""
 
@@ -188,7 +188,7 @@ def _check_decoder(
 
 
 def _check_logits(
-    case: GoldenCase, session: DecoderSessionEngine, segments: list[Array], length: int, allowed: float
+    case: GoldenCase, session: DecoderSession, segments: list[Array], length: int, allowed: float
 ) -> Iterator[Row]:
     name, expected = case.name, case.forward
     stored = {stage: expected[stage] for stage in ("logits_all", "logits_last") if stage in expected}
@@ -203,7 +203,7 @@ def _check_logits(
     yield compare_tokens(name, "tokens", found_tokens, tokens, _recorded(case, "greedy_margins"), row.error)
 
 
-def _decode(session: DecoderSessionEngine, tokens: list[int]) -> tuple[Array, list[int]]:
+def _decode(session: DecoderSession, tokens: list[int]) -> tuple[Array, list[int]]:
     """Decodes greedily, but goes on from the reference's token where the choice differs.
 
     Args:

@@ -82,6 +82,41 @@ struct Arrays {
     }
 };
 
+// Decoders of other engines, in order and out of it. What they compute is 0, or no number.
+v2e_status open_engine(void *user_data, uint32_t, void **engine) {
+    *engine = user_data;
+    return V2E_OK;
+}
+v2e_status say_cost(void *, const v2e_backend_shape *shape, v2e_backend_cost *cost) {
+    cost->kv_bytes = shape->positions * 100;
+    return V2E_OK;
+}
+v2e_status compute(void *engine, const v2e_backend_run *run) {
+    MUST(run->logit_rows <= run->count && run->output_floats == run->logit_rows * fuzz::VOCABULARY);
+    std::fill_n(run->output, run->output_floats, engine == nullptr ? 0.0f : NAN);
+    return V2E_OK;
+}
+v2e_status fail_to_open(void *, uint32_t, void **) {
+    return v2e_backend_fail(V2E_ERROR_BUDGET, "no room");
+}
+v2e_status fail_to_compute(void *, const v2e_backend_run *) {
+    return static_cast<v2e_status>(99);
+}
+void close_engine(void *) {}
+
+int not_null;
+constexpr size_t WHOLE = sizeof(v2e_backend);
+const v2e_backend BACKENDS[] = {
+    {WHOLE, "zeros", nullptr, open_engine, say_cost, compute, nullptr, close_engine},
+    {WHOLE, nullptr, nullptr, open_engine, say_cost, compute, close_engine, close_engine},
+    {WHOLE, "no numbers", &not_null, open_engine, say_cost, compute, nullptr, close_engine},
+    {WHOLE, "closed", nullptr, fail_to_open, say_cost, compute, nullptr, close_engine},
+    {WHOLE, "broken", nullptr, open_engine, say_cost, fail_to_compute, nullptr, close_engine},
+    {WHOLE, "half", nullptr, open_engine, say_cost, nullptr, nullptr, close_engine},
+    {8, "small", nullptr, open_engine, say_cost, compute, nullptr, close_engine},
+    {0, "nothing", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
 class World {
   public:
     World(const Files &files, Arrays &arrays, Input &input) : files_(files), arrays_(arrays), input_(input) {}
@@ -96,11 +131,12 @@ class World {
 
     void call() {
         constexpr void (World::*CALLS[])() = {
-            &World::open_model, &World::close_model,  &World::open_session, &World::open_session, &World::close_session,
-            &World::prefill,    &World::prefill,      &World::prefill,      &World::logits,       &World::generate,
-            &World::generate,   &World::truncate,     &World::save,         &World::load,         &World::interrupt,
-            &World::choose,     &World::embed,        &World::describe,     &World::open_tower,   &World::plan_tower,
-            &World::run_tower,  &World::refuse_nulls, &World::plan_memory,  &World::probe};
+            &World::open_model,    &World::close_model,  &World::open_session, &World::open_session,
+            &World::close_session, &World::prefill,      &World::prefill,      &World::prefill,
+            &World::logits,        &World::generate,     &World::generate,     &World::truncate,
+            &World::save,          &World::load,         &World::interrupt,    &World::open_backend,
+            &World::embed,         &World::describe,     &World::open_tower,   &World::plan_tower,
+            &World::run_tower,     &World::refuse_nulls, &World::plan_memory,  &World::probe};
         (this->*input_.pick(CALLS))();
     }
 
@@ -277,16 +313,16 @@ class World {
             v2e_session_resume(session());
     }
 
-    void choose() {
-        const v2e_generate_options options = generate_options();
-        constexpr size_t vocabularies[] = {fuzz::VOCABULARY, fuzz::VOCABULARY, 1, 0, SIZE_MAX, SIZE_MAX - 31,
-                                           size_t{1} << 63,  size_t{1} << 32};
-        const size_t vocabulary = input_.pick(vocabularies), seen_count = input_.byte() % 8;
-        const int32_t *seen = (input_.byte() % 8 == 7 ? arrays_.wrong_tokens : arrays_.tokens).pointer(input_);
-        const float *logits = (input_.byte() % 8 == 7 ? arrays_.wrong_embeddings : arrays_.embeddings).pointer(input_);
-        int32_t token = -1;
-        if (fuzz::seen(v2e_choose_token(logits, vocabulary, seen, seen_count, &options, &token)) == V2E_OK)
-            MUST(token >= 0 && static_cast<size_t>(token) < vocabulary);
+    void open_backend() {
+        auto options = make_options<v2e_model_options>(input_);
+        options.threads = 1;
+        options.backend = &BACKENDS[input_.byte() % std::size(BACKENDS)];
+        v2e_model *opened = nullptr;
+        fuzz::seen(v2e_model_open(files_.choose(input_, files_.decoder), &options, &opened));
+        if (model_ == nullptr)
+            model_ = opened;
+        else
+            v2e_model_close(opened);
     }
 
     void embed() {

@@ -62,8 +62,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         token %= static_cast<int32_t>(logits.size());
 
     int32_t token = -1;
-    const v2e_status status =
-        fuzz::seen(v2e_choose_token(logits.data(), logits.size(), seen.data(), seen.size(), &options, &token));
+    const v2e_status status = fuzz::seen(v2e::guard([&] {
+        v2e::Sampler sampler(options, logits.size());
+        for (const int32_t one : seen)
+            sampler.remember(one);
+        token = sampler.choose(logits.data());
+    }));
     MUST(status != V2E_OK || (token >= 0 && static_cast<size_t>(token) < logits.size()));
     if (ordinary(options, logits)) {
         MUST(status == V2E_OK);

@@ -280,6 +280,7 @@ typedef struct v2e_model_options {
     uint32_t offload_weights;               /* 1: v2e_model_trim takes the weights off the GPU until their next use */
     const v2e_file_stamp *decoder_stamp;    /* what decoder.safetensors must be; NULL: any file */
     const v2e_file_stamp *embeddings_stamp; /* what embeddings.safetensors must be; NULL: any file */
+    const v2e_backend *backend;             /* computes the decoder; lives as long as the model. NULL: the core does */
 } v2e_model_options;
 
 typedef struct v2e_model_description {
@@ -293,20 +294,21 @@ typedef struct v2e_model_description {
     uint32_t vocabulary_size;
     uint32_t max_context; /* positions the model was trained for */
     uint32_t threads;
-    uint32_t isa;            /* v2e_isa, the one in use */
-    uint64_t weight_bytes;   /* bytes read for one decoded token: layers, norms and lm_head */
+    uint32_t isa;            /* v2e_isa, the one in use; V2E_ISA_AUTO with a backend */
+    uint64_t weight_bytes;   /* bytes read for one decoded token: layers, norms and lm_head; a backend's weights */
     uint64_t mapped_bytes;   /* bytes of the files that are mapped from disk */
-    uint32_t device;         /* v2e_device: V2E_DEVICE_CUDA when at least one layer is on a GPU */
+    uint32_t device;         /* v2e_device: V2E_DEVICE_CUDA when at least one layer, or a backend, is on a GPU */
     uint32_t gpu_layers;     /* number of layers on the GPU */
     uint64_t gpu_bytes;      /* bytes of weights on the GPU */
-    char device_name[64];    /* name of the GPU; empty without one */
+    char device_name[64];    /* name of the GPU or of the backend; empty without one */
     char device_reason[256]; /* why V2E_DEVICE_AUTO took the CPU, a part of a sentence; else empty */
 } v2e_model_description;
 
 typedef struct v2e_model v2e_model;
 
-/* decoder_directory holds decoder.safetensors and embeddings.safetensors (docs/bundle.md), UTF-8.
- * Both are mapped, not read. */
+/* decoder_directory holds decoder.safetensors and embeddings.safetensors (docs/bundle.md), UTF-8. Both are mapped, not
+ * read. With a backend decoder.safetensors is not opened: valley2.json beside the directory has the decoder's sizes,
+ * threads is for the description alone, and the other options of the core's own kernels are refused. */
 V2E_API v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options *options, v2e_model **model);
 V2E_API v2e_status v2e_model_describe(const v2e_model *model, v2e_model_description *description);
 /* Rows of the embedding table as float32: embeddings (count, hidden_size). */
@@ -340,7 +342,7 @@ V2E_API int v2e_isa_available(uint32_t isa);
 /* ---------------------------------------------------------------- session */
 
 typedef enum v2e_kv_precision {
-    V2E_KV_AUTO = 0, /* fp32 for a decoder in fp32, else fp16 */
+    V2E_KV_AUTO = 0, /* fp32 for a decoder in fp32, else fp16; with a backend its own, and no other can be asked for */
     V2E_KV_FP16 = 1,
     V2E_KV_FP32 = 2,
     V2E_KV_INT8 = 3 /* half of fp16, with a step for each kv head and position; keys are spread over their channels */
@@ -429,16 +431,9 @@ V2E_API v2e_status v2e_session_logits(const v2e_session *session, size_t rows, f
 V2E_API v2e_status v2e_session_generate(v2e_session *session, const v2e_generate_options *options,
                                         v2e_event_callback callback, void *user_data, v2e_stop_reason *reason);
 
-/* The token that generate would choose, for a decoder that runs elsewhere: logits (vocabulary_size,) of the last
- * position, which are finite, or else V2E_ERROR_NUMERIC; seen (seen_count,) the token ids in its context, which count
- * for the repetition penalty. max_new_tokens, speculation and tokens_to_follow are not used; token may be a stop token.
- */
-V2E_API v2e_status v2e_choose_token(const float *logits, size_t vocabulary_size, const int32_t *seen, size_t seen_count,
-                                    const v2e_generate_options *options, int32_t *token);
-
 /* Positions in the KV cache. */
 V2E_API size_t v2e_session_length(const v2e_session *session);
-/* Bytes that the KV cache holds now. */
+/* Bytes that the KV cache holds now; 0 when a backend fails to say. */
 V2E_API uint64_t v2e_session_kv_bytes(const v2e_session *session);
 /* What generate and prefill have cost so far. */
 V2E_API v2e_status v2e_session_count(const v2e_session *session, v2e_session_counters *counters);
@@ -461,8 +456,8 @@ V2E_API v2e_status v2e_session_load(const v2e_model *model, const char *path, co
 V2E_API const char *v2e_session_note(const v2e_session *session);
 
 /* Stops the running call, or else the next ones, with V2E_ERROR_CANCELLED, at the next piece of work of each thread:
- * some milliseconds on the processor, two layers of a chunk or one step on a GPU. Stays in force until
- * v2e_session_resume. */
+ * some milliseconds on the processor, two layers of a chunk or one step on a GPU, with a backend what its `cancel`
+ * takes. Stays in force until v2e_session_resume. */
 V2E_API void v2e_session_cancel(v2e_session *session);
 V2E_API void v2e_session_resume(v2e_session *session);
 
@@ -562,7 +557,8 @@ typedef struct v2e_memory_options {
     uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as fit */
     uint64_t gpu_memory;         /* bytes of the GPU's memory; 0: what its driver says is free */
     uint32_t offload_weights;    /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
-    const v2e_backend *vision_backend; /* what computes the vision components; NULL: the core's towers */
+    const v2e_backend *decoder_backend; /* computes the decoder and says what it takes; NULL: the core does */
+    const v2e_backend *vision_backend;  /* the same of the vision components */
 } v2e_memory_options;
 
 typedef struct v2e_memory_plan {
@@ -570,7 +566,7 @@ typedef struct v2e_memory_plan {
     uint32_t context_length;  /* positions that are planned for */
     uint32_t picture_tokens;  /* positions that the pictures take of these */
     uint64_t process_bytes;   /* as given */
-    uint64_t decoder_bytes;   /* weights: mapped pages of decoder.safetensors */
+    uint64_t decoder_bytes;   /* weights: mapped pages of decoder.safetensors, or what a backend takes */
     uint64_t embedding_bytes; /* mapped pages of the embedding table that the text touches */
     uint64_t kv_bytes;        /* keys and values of context_length positions */
     uint64_t scratch_bytes;   /* activations of the largest prefill chunk, logits, sampling */

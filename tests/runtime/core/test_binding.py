@@ -16,7 +16,7 @@ from valley2_edge.geometry import Geometry, GeometryOptions
 from valley2_edge.runtime.core import binding
 from valley2_edge.runtime.core._header import ffi
 from valley2_edge.runtime.core.binding import EventBridge, array_pointer, new_struct, struct_array
-from valley2_edge.runtime.core.decoder_engine import DecoderDescription, PrefixCacheState
+from valley2_edge.runtime.core.decoder_description import DecoderDescription, PrefixCacheState
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.core.library import library
 from valley2_edge.runtime.core.memory import MemoryPlan

@@ -94,14 +94,6 @@ def test_more_logits_than_there_are_positions_are_those_of_all_positions(session
         check(library().v2e_session_logits(session.handle, HUGE, array_pointer(np.zeros(1, np.float32))))
 
 
-@pytest.mark.parametrize("size", [2**31, 2**63, HUGE])
-def test_vocabulary_that_no_token_id_counts_is_refused(size: int) -> None:
-    struct, token = GenerateOptions(temperature=1.0).struct(), ffi.new("int32_t *")
-    one = np.zeros(1, np.float32)
-    with pytest.raises(InputError, match="vocabulary_size"):
-        check(library().v2e_choose_token(array_pointer(one), size, ffi.NULL, 0, struct, token))
-
-
 def test_more_stop_tokens_than_there_can_be_are_refused(session: DecoderSession) -> None:
     session.prefill([IDS])
     struct, reason = GenerateOptions(max_new_tokens=1).struct(), ffi.new("v2e_stop_reason *")

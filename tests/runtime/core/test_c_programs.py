@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decoder_files import TinyConfig, random_weights, write_decoder
+from backend_decoders import write_bundle
+from decoder_files import TinyConfig
 
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
@@ -50,6 +51,78 @@ int main(void) {
 """
 
 
+BACKEND_PROGRAM = """
+#include "valley2.h"
+#include <stdio.h>
+#include <string.h>
+
+/* A decoder that says at every position its number, and forgets what stands behind `past`. */
+typedef struct engine { size_t positions; int closed; } engine;
+
+static v2e_status open_engine(void *user_data, uint32_t component, void **opened) {
+    if (component != V2E_COMPONENT_DECODER)
+        return v2e_backend_fail(V2E_ERROR_INPUT, "It computes decoders alone.");
+    *opened = user_data;
+    return V2E_OK;
+}
+static v2e_status cost(void *user_data, const v2e_backend_shape *shape, v2e_backend_cost *cost) {
+    (void)user_data;
+    cost->kv_bytes = shape->positions * 10;
+    return V2E_OK;
+}
+static v2e_status run(void *opened, const v2e_backend_run *call) {
+    engine *one = opened;
+    const size_t vocabulary = call->logit_rows == 0 ? 0 : call->output_floats / call->logit_rows;
+    if (call->past > one->positions)
+        return v2e_backend_fail(V2E_ERROR_INTERNAL, "Positions were left out.");
+    one->positions = call->past + call->count;
+    memset(call->output, 0, call->output_floats * sizeof(float));
+    for (size_t row = 0; row < call->logit_rows; ++row)
+        call->output[row * vocabulary + one->positions - call->logit_rows + row] = 1;
+    return one->positions > 30 ? v2e_backend_fail(V2E_ERROR_BUDGET, "It counts to 30.") : V2E_OK;
+}
+static void close_engine(void *opened) { ((engine *)opened)->closed = 1; }
+
+static int on_event(const v2e_event *event, void *user_data) {
+    (void)user_data;
+    if (event->kind == V2E_EVENT_TOKEN)
+        printf("%d ", (int)event->token);
+    return 0;
+}
+
+int main(void) {
+    engine one = {0, 0};
+    v2e_backend backend = {sizeof backend, "counter", &one, open_engine, cost, run, NULL, close_engine};
+    v2e_model_options model_options = {sizeof model_options};
+    v2e_session_options session_options = {sizeof session_options};
+    v2e_generate_options generate = {sizeof generate};
+    const int32_t prompt[] = {1, 2, 3, 4};
+    v2e_segment segment = {prompt, NULL, 4};
+    v2e_model *model = NULL;
+    v2e_session *session = NULL;
+    v2e_stop_reason reason;
+    v2e_status status;
+    model_options.backend = &backend;
+    generate.max_new_tokens = 8;
+    if (v2e_model_open("bundle/decoder", &model_options, &model) ||
+        v2e_session_open(model, &session_options, &session) ||
+        v2e_session_prefill(session, &segment, 1, 1, NULL, NULL) ||
+        v2e_session_generate(session, &generate, on_event, NULL, &reason))
+        return fputs(v2e_last_error(), stderr), 1;
+    printf("%d ", (int)v2e_session_kv_bytes(session));
+    v2e_session_truncate(session, 2);
+    v2e_session_prefill(session, &segment, 1, 1, NULL, NULL);
+    generate.max_new_tokens = 0;
+    status = v2e_session_generate(session, &generate, NULL, NULL, &reason);
+    printf("%d %s ", (int)status, v2e_last_error());
+    v2e_session_close(session);
+    v2e_model_close(model);
+    printf("%d", one.closed);
+    return 0;
+}
+"""
+
+
 def usage_example() -> str:
     """The code in the comment that the header begins with."""
     comment = (INCLUDE / "valley2.h").read_text().split("*/")[0]
@@ -77,8 +150,7 @@ def run(directory: Path, *command: str | Path) -> list[str]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a decoder in bundle/decoder."""
     directory = tmp_path_factory.mktemp("place")
-    (directory / "bundle" / "decoder").mkdir(parents=True)
-    write_decoder(directory / "bundle" / "decoder", CONFIG, random_weights(CONFIG))
+    write_bundle(directory / "bundle", CONFIG)
     return directory
 
 
@@ -124,3 +196,11 @@ def test_example_says_what_is_wrong(place: Path) -> None:
     done = subprocess.run([program, "no/such/bundle", "16", "1"], cwd=place, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(r"open model: .*no/such/bundle.*\.\n", done.stderr)
+
+
+def test_backend_in_c_computes_a_conversation(place: Path) -> None:
+    source = place / "backend.c"
+    source.write_text(BACKEND_PROGRAM)
+    words = run(place, compile_program(source, place / "backend"))
+    # Behind 4 positions it says 3, at the next one 4, and so on; 12 positions take 120 bytes.
+    assert words == [*map(str, range(3, 11)), "120", "3", "It", "counts", "to", "30.", "1"]

@@ -351,7 +351,7 @@ def test_onnx_decoder_on_a_provider_that_is_right_is_compared_once(
     for _ in range(2):
         ran.clear()
         with onnx(onnx_bundle, [OTHER]) as decoder:
-            assert decoder.provider == OTHER
+            assert decoder.backend.provider == OTHER
         counts.append(len(ran))
     assert counts[0] > 0 and counts[1] == 0
 
@@ -361,15 +361,16 @@ def test_onnx_decoder_on_a_provider_that_is_wrong_is_refused(
     onnx_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What comes out of its last product is too large, as a wrong kernel would make it."""
-    from valley2_edge.runtime.onnx.decoder_session import OnnxDecoderSession
+    from valley2_edge.runtime.onnx.decoder_engine import OnnxDecoderEngine
 
     provider_that_computes(monkeypatch, 1.0)
-    head = OnnxDecoderSession._run_head
+    head = OnnxDecoderEngine._run_head
 
-    def wrong(self: Any, *words: Any, **options: Any) -> Any:
-        found = head(self, *words, **options)
-        return found * np.float32(1.05) if self._decoder.provider == OTHER else found
+    def wrong(self: Any, hidden: Any, logits: Any) -> None:
+        head(self, hidden, logits)
+        if self._head.get_providers()[0] == OTHER:
+            logits *= np.float32(1.05)
 
-    monkeypatch.setattr(OnnxDecoderSession, "_run_head", wrong)
+    monkeypatch.setattr(OnnxDecoderEngine, "_run_head", wrong)
     with pytest.raises(InputError, match=f"{OTHER} on a test's GPU computes another decoder than the CPU"):
         onnx(onnx_bundle, [OTHER])

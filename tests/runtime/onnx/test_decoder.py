@@ -15,11 +15,13 @@ import pytest
 from valley2_edge import Valley2
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, Cancelled, InputError, Valley2Error, Valley2Warning
+from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
-from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
+from valley2_edge.runtime.core.memory import MemorySettings
 from valley2_edge.runtime.memory_budget import MemoryBudget
-from valley2_edge.runtime.onnx.decoder import OnnxDecoder
+from valley2_edge.runtime.onnx.decoder import OnnxDecoderBackend
 from valley2_edge.runtime.onnx.providers import decoder_providers
+from valley2_edge.runtime.planning import plan_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +29,14 @@ TOKENS = np.arange(7, 60, dtype=np.int32)
 EMBEDDINGS = np.random.default_rng(3).standard_normal((9, 256), np.float32)
 
 
+def open_decoder(bundle: Path, **options: Any) -> Decoder:
+    """The decoder of a bundle in ONNX Runtime; the options are fields of LoadOptions."""
+    return Decoder(bundle / "decoder", backend=OnnxDecoderBackend(open_bundle(bundle), **options))
+
+
 @pytest.fixture(scope="module")
-def decoder(onnx_bundle: Path) -> Iterator[OnnxDecoder]:
-    with OnnxDecoder(open_bundle(onnx_bundle), activations="int16", threads=2) as decoder:
+def decoder(onnx_bundle: Path) -> Iterator[Decoder]:
+    with open_decoder(onnx_bundle, activations="int16", threads=2) as decoder:
         yield decoder
 
 
@@ -39,9 +46,9 @@ def native(int4_bundle: Path) -> Iterator[Valley2]:
         yield model
 
 
-def answer(decoder: Any, options: GenerateOptions) -> list[int]:
+def answer(decoder: Decoder, options: GenerateOptions) -> list[int]:
     tokens: list[int] = []
-    with decoder.session(kv_precision="fp32") as session:
+    with decoder.session(kv_precision=decoder.finest_kv_precision) as session:
         session.prefill([TOKENS[:20], EMBEDDINGS, TOKENS[20:]])
         session.generate(options, tokens.append)
     return tokens
@@ -54,20 +61,33 @@ def answer(decoder: Any, options: GenerateOptions) -> list[int]:
         GenerateOptions(max_new_tokens=24, repetition_penalty=1.4),
         GenerateOptions(max_new_tokens=24, temperature=0.9, top_k=40, top_p=0.9, seed=11),
         GenerateOptions(max_new_tokens=24, temperature=1.3, min_p=0.02, repetition_penalty=1.1, seed=2),
+        GenerateOptions(max_new_tokens=24, speculation="always"),
     ],
-    ids=["greedy", "penalty", "top-k and top-p", "min-p"],
+    ids=["greedy", "penalty", "top-k and top-p", "min-p", "drafts"],
 )
-def test_answers_are_the_native_ones(decoder: OnnxDecoder, native: Valley2, options: GenerateOptions) -> None:
+def test_answers_are_the_native_ones(decoder: Decoder, native: Valley2, options: GenerateOptions) -> None:
     assert answer(decoder, options) == answer(native.engines.decoder, options)
 
 
-def test_embeddings_are_the_native_ones(decoder: OnnxDecoder, native: Valley2) -> None:
+def test_embeddings_are_the_native_ones(decoder: Decoder, native: Valley2) -> None:
     assert np.array_equal(decoder.embed(TOKENS), native.engines.decoder.embed(TOKENS))
     with pytest.raises(InputError, match="outside the vocabulary"):
         decoder.embed([679])
 
 
-def test_prefill_in_chunks_gives_the_logits_of_one_piece(decoder: OnnxDecoder) -> None:
+def test_drafts_make_fewer_steps_of_the_same_answer(decoder: Decoder) -> None:
+    answers, steps = [], []
+    for speculation in ("off", "always"):
+        tokens: list[int] = []
+        with decoder.session() as session:
+            session.prefill([np.tile(TOKENS[:12], 6)])
+            session.generate(GenerateOptions(max_new_tokens=40, speculation=speculation), tokens.append)
+            steps.append(session.counters.steps)
+        answers.append(tokens)
+    assert answers[0] == answers[1] and steps[1] < steps[0] == 40
+
+
+def test_prefill_in_chunks_gives_the_logits_of_one_piece(decoder: Decoder) -> None:
     with decoder.session() as whole, decoder.session(prefill_chunk=7) as pieces:
         seen: list[tuple[int, int]] = []
         whole.prefill([TOKENS], logit_rows=20)
@@ -76,7 +96,7 @@ def test_prefill_in_chunks_gives_the_logits_of_one_piece(decoder: OnnxDecoder) -
         assert np.abs(whole.logits(20) - pieces.logits(20)).max() < 1e-4
 
 
-def test_truncated_session_goes_on_as_a_new_one(decoder: OnnxDecoder) -> None:
+def test_truncated_session_goes_on_as_a_new_one(decoder: Decoder) -> None:
     with decoder.session() as long, decoder.session() as short:
         long.prefill([TOKENS])
         long.truncate(30)
@@ -87,27 +107,27 @@ def test_truncated_session_goes_on_as_a_new_one(decoder: OnnxDecoder) -> None:
         assert np.abs(long.logits() - short.logits()).max() < 1e-4
 
 
-def test_cache_grows_to_the_context_and_no_further(decoder: OnnxDecoder) -> None:
+def test_cache_grows_with_the_positions_up_to_the_context(decoder: Decoder) -> None:
     ids = np.resize(TOKENS, 600)
     with decoder.session(context_length=640) as session, decoder.session() as other:
         session.prefill([ids[:200]])
         before = session.kv_bytes
         session.prefill([ids[200:]])
-        assert before < session.kv_bytes == before * 600 // 256
+        assert before < session.kv_bytes == before * 3
         other.prefill([ids])
         assert np.abs(session.logits() - other.logits()).max() < 1e-4
         assert session.generate(GenerateOptions()) == StopReason.CONTEXT
-        assert session.length == 640 and session.kv_bytes == before * 640 // 256
+        assert session.length == 640 and session.kv_bytes == before * 640 // 200
         with pytest.raises(BudgetError, match="the context holds 640"):
             session.prefill([TOKENS])
 
 
-def test_stop_token_is_neither_reported_nor_decoded(decoder: OnnxDecoder) -> None:
+def test_stop_token_is_neither_reported_nor_decoded(decoder: Decoder) -> None:
     first, second = answer(decoder, GenerateOptions(max_new_tokens=2))
     assert answer(decoder, GenerateOptions(max_new_tokens=9, stop_tokens=(second,))) == [first]
 
 
-def test_cancelled_prefill_leaves_the_session_as_it_was(decoder: OnnxDecoder) -> None:
+def test_cancelled_prefill_leaves_the_session_as_it_was(decoder: Decoder) -> None:
     with decoder.session(prefill_chunk=8) as session:
         session.prefill([TOKENS[:10]])
         before = session.logits()
@@ -122,7 +142,7 @@ def test_cancelled_prefill_leaves_the_session_as_it_was(decoder: OnnxDecoder) ->
         assert session.length == 10 + len(TOKENS)
 
 
-def test_cancel_from_another_thread_ends_an_endless_answer_that_can_go_on(decoder: OnnxDecoder) -> None:
+def test_cancel_from_another_thread_ends_an_endless_answer_that_can_go_on(decoder: Decoder) -> None:
     seen: list[int] = []
     with decoder.session() as session:
         session.prefill([TOKENS])
@@ -151,7 +171,7 @@ def test_cancel_from_another_thread_ends_an_endless_answer_that_can_go_on(decode
     assert seen == expected
 
 
-def test_cancelled_step_is_decoded_by_the_next_call(decoder: OnnxDecoder) -> None:
+def test_cancelled_step_is_decoded_by_the_next_call(decoder: Decoder) -> None:
     with decoder.session() as session, decoder.session() as other:
         session.prefill([TOKENS])
         seen: list[int] = []
@@ -170,7 +190,7 @@ def test_cancelled_step_is_decoded_by_the_next_call(decoder: OnnxDecoder) -> Non
 
 
 def test_closed_decoder_lives_until_its_last_session_is_closed(onnx_bundle: Path) -> None:
-    decoder = OnnxDecoder(open_bundle(onnx_bundle))
+    decoder = open_decoder(onnx_bundle)
     session = decoder.session()
     decoder.close()
     session.close()
@@ -178,13 +198,11 @@ def test_closed_decoder_lives_until_its_last_session_is_closed(onnx_bundle: Path
         session.prefill([TOKENS])
 
 
-def test_unusable_options_are_refused_in_words(decoder: OnnxDecoder, onnx_bundle: Path) -> None:
-    with pytest.raises(InputError, match="keeps keys and values in fp32"):
+def test_unusable_options_are_refused_in_words(decoder: Decoder, onnx_bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"ONNX Runtime \(CPUExecutionProvider, fp32\) keeps keys and values"):
         decoder.session(kv_precision="int8")
     with pytest.raises(InputError, match="trained for 32768"):
         decoder.session(context_length=40_000)
-    with pytest.raises(InputError, match="makes no drafts"), decoder.session() as session:
-        session.generate(GenerateOptions(speculation="always"))
     with pytest.raises(InputError, match="isa is 'avx2'"):
         Valley2.load(onnx_bundle, isa="avx2")
     with pytest.raises(InputError, match="device is 'cuda'"):
@@ -194,9 +212,8 @@ def test_unusable_options_are_refused_in_words(decoder: OnnxDecoder, onnx_bundle
 
 
 def test_int8_activations_choose_the_rounded_graphs(onnx_bundle: Path) -> None:
-    with OnnxDecoder(open_bundle(onnx_bundle)) as decoder:
-        assert decoder.description.isa == "CPUExecutionProvider, int8"
-        assert decoder.finest_kv_precision == "fp32"
+    with open_decoder(onnx_bundle) as decoder:
+        assert decoder.description.isa == "ONNX Runtime (CPUExecutionProvider, int8)"
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -207,15 +224,13 @@ def test_accelerator_that_gives_nothing_is_left_with_one_sentence(
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    with (
-        pytest.warns(Valley2Warning, match=r"runs on CPUExecutionProvider: CUDAExecutionProvider could not be used"),
-        OnnxDecoder(open_bundle(onnx_bundle)) as decoder,
-    ):
-        assert (decoder.provider, decoder.arithmetic, decoder.device) == ("CPUExecutionProvider", "int8", "cpu")
+    with pytest.warns(Valley2Warning, match=r"runs on CPUExecutionProvider: CUDAExecutionProvider could not be used"):
+        backend = OnnxDecoderBackend(open_bundle(onnx_bundle))
+    assert (backend.name, backend.device) == ("ONNX Runtime (CPUExecutionProvider, int8)", "cpu")
 
 
 def test_half_precision_graphs_run_the_whole_session(
-    onnx_bundle: Path, decoder: OnnxDecoder, monkeypatch: pytest.MonkeyPatch
+    onnx_bundle: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an accelerator would run, on the processor: a provider that only calls itself something else."""
     real = onnxruntime.InferenceSession
@@ -235,15 +250,15 @@ def test_half_precision_graphs_run_the_whole_session(
     options = GenerateOptions(max_new_tokens=6)
     with (
         warnings.catch_warnings(),
-        OnnxDecoder(open_bundle(onnx_bundle), providers=["DmlExecutionProvider"]) as half,
+        open_decoder(onnx_bundle, providers=["DmlExecutionProvider"]) as half,
     ):
         warnings.simplefilter("error")
-        assert (half.arithmetic, half.finest_kv_precision) == ("fp16", "fp16")
+        assert half.description.isa == "ONNX Runtime (DmlExecutionProvider, fp16)"
         tokens: list[int] = []
         with half.session() as session:
             session.prefill([TOKENS[:20], EMBEDDINGS, TOKENS[20:]])
             session.generate(options, tokens.append)
-            assert session.kv_bytes == 2 * 2 * 2 * 256 * 32 * 2
+            assert session.kv_bytes == 2 * 2 * 2 * session.length * 32 * 2
     assert tokens == answer(decoder, options)
 
 
@@ -252,7 +267,8 @@ def test_chat_keeps_pictures_and_turns_in_the_context(onnx_bundle: Path, int4_bu
     answers = []
     for bundle in (onnx_bundle, int4_bundle):
         with Valley2.load(bundle, activations="int16", threads=2) as model:
-            chat = model.session(kv_precision="fp32")
+            finest = model.engines.decoder.finest_kv_precision
+            chat = model.session(kv_precision=finest)
             first = "".join(chat.ask("What is this?", images=[picture], max_new_tokens=8))
             second = "".join(chat.ask("And now?", max_new_tokens=8, temperature=0.8, seed=4))
             answers.append((first, second, chat.context_used))
@@ -262,12 +278,12 @@ def test_chat_keeps_pictures_and_turns_in_the_context(onnx_bundle: Path, int4_bu
 def test_plan_counts_the_graphs(onnx_bundle: Path, int4_bundle: Path) -> None:
     bundle, native = open_bundle(onnx_bundle), open_bundle(int4_bundle)
     settings = MemorySettings(context_length=4096)
-    plan, other = (plan_memory(one, [(640, 480)], settings, process_bytes=0) for one in (bundle, native))
+    plan, other = (plan_bundle(one, [(640, 480)], settings, process_bytes=0) for one in (bundle, native))
     assert plan.decoder_bytes >= bundle.manifest.files["decoder/decoder.onnx.data"].size
     assert plan.kv_bytes == 2 * other.kv_bytes  # fp32 instead of fp16
     assert plan.siglip_bytes == other.siglip_bytes and plan.eagle_phase_bytes > plan.decoder_bytes
-    with pytest.raises(InputError, match="keeps keys and values in fp32"):
-        plan_memory(bundle, [], MemorySettings(kv_precision="int8"))
+    with pytest.raises(InputError, match="ONNX Runtime keeps keys and values in a precision of its own"):
+        plan_bundle(bundle, [], MemorySettings(kv_precision="int8"))
 
 
 def test_budget_gives_up_context_and_not_the_precision_of_keys(onnx_bundle: Path) -> None:
@@ -282,9 +298,9 @@ def test_budget_gives_up_context_and_not_the_precision_of_keys(onnx_bundle: Path
 def test_sessions_are_not_saved_in_a_form_that_nobody_reads(onnx_bundle: Path, tmp_path: Path) -> None:
     with Valley2.load(onnx_bundle) as model:
         session = model.session()
-        with pytest.raises(InputError, match="ONNX decoder cannot be saved"):
+        with pytest.raises(InputError, match="can be neither saved nor loaded"):
             session.save(tmp_path / "saved")
-        with pytest.raises(InputError, match="ONNX decoder are not saved"):
+        with pytest.raises(InputError, match="can be neither saved nor loaded"):
             model.resume(tmp_path / "saved")
     assert not list(tmp_path.iterdir())
 

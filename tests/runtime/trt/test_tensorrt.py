@@ -22,13 +22,13 @@ from valley2_edge.errors import Cancelled, EngineError, InputError, Valley2Warni
 from valley2_edge.export.vision.local_graphs import make_local_graph
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.core.memory import ANY_PICTURE, MemorySettings, plan_memory
+from valley2_edge.runtime.core.memory import ANY_PICTURE, MemorySettings
 from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.devices.cuda_driver import Gpu
 from valley2_edge.runtime.onnx.graph_cache import GraphCache
+from valley2_edge.runtime.planning import plan_bundle
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.runtime.vision.engine_choice import vision_backend
 
 pytestmark = pytest.mark.slow
 
@@ -371,13 +371,7 @@ def test_decoder_and_vision_share_the_gpu(
     wanted = MemorySettings(
         context_length=min(4096, longest), device="cuda", vision_engine="tensorrt", gpu_memory=1 << 40
     )
-    apart = plan_memory(
-        opened,
-        [ANY_PICTURE],
-        replace(wanted, offload_weights=True),
-        conversation=True,
-        vision=vision_backend(opened, wanted),
-    )
+    apart = plan_bundle(opened, [ANY_PICTURE], replace(wanted, offload_weights=True), conversation=True)
     gpu.set(memory=1 << 40)
     answers = []
     for memory, text in ((1 << 40, "everything stays"), (apart.gpu_bytes, "the decoder leaves")):

@@ -6,6 +6,7 @@ import importlib.util
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from valley2_edge.options import LoadOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.backend import BackendCost, BackendRun
-from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
+from valley2_edge.runtime.core.memory import MemorySettings
 from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.memory_budget import MemoryBudget
+from valley2_edge.runtime.planning import plan_bundle
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.runtime.vision.engine_choice import vision_backend
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
@@ -181,6 +182,12 @@ def test_engine_that_nobody_knows_is_refused(bundle: Bundle) -> None:
     assert registered_backends() == ()
 
 
+def test_providers_that_nothing_would_use_are_refused(bundle: Bundle, onnx_bundle: Path) -> None:
+    with pytest.raises(InputError, match="choose the vision_engine onnx"):
+        VisionEncoder(bundle, threads=1, providers=["CPUExecutionProvider"])
+    VisionEncoder(open_bundle(onnx_bundle), threads=1, providers=["CPUExecutionProvider"])  # its decoder does
+
+
 def test_registered_backend_sees_every_tile_and_patch(bundle: Bundle, fake: FakeBackend) -> None:
     prepared = pictures(bundle)
     encoder = VisionEncoder(bundle, threads=1, engine="fake")
@@ -240,7 +247,7 @@ def test_plan_adds_up_what_a_backend_says(bundle: Bundle, fake: FakeBackend) -> 
     (picture,) = prepare_pictures(
         [np.zeros((720, 1280, 3), np.uint8)], bundle.manifest.architecture, settings.picture_policy
     )
-    planned = plan_memory(bundle, [(1280, 720)], settings, process_bytes=0, vision=vision_backend(bundle, settings))
+    planned = plan_bundle(bundle, [(1280, 720)], settings, process_bytes=0)
     assert (planned.siglip_bytes, planned.projector_bytes, planned.eagle_bytes) == (1000 << 20, 100 << 20, 10 << 20)
     assert planned.siglip_work_bytes == 1 << 10
     assert planned.eagle_work_bytes == picture.geometry.eagle_patches << 10
@@ -252,8 +259,8 @@ def test_plan_adds_up_what_a_backend_says(bundle: Bundle, fake: FakeBackend) -> 
 
 def test_graphs_are_planned_in_fp32(bundle: Bundle) -> None:
     settings = MemorySettings(context_length=4096, threads=1, vision_engine="onnx")
-    planned = plan_memory(bundle, [(1280, 720)], settings, vision=vision_backend(bundle, settings))
-    native = plan_memory(bundle, [(1280, 720)], settings)
+    planned = plan_bundle(bundle, [(1280, 720)], settings)
+    native = plan_bundle(bundle, [(1280, 720)], replace(settings, vision_engine="native"))
     assert planned.siglip_bytes == 2 * bundle.manifest.files["vision/siglip.safetensors"].size
     assert planned.eagle_work_bytes > native.eagle_work_bytes
 
@@ -267,7 +274,7 @@ def test_a_plan_raises_what_a_backend_raises(
     monkeypatch.setattr(fake, "cost", refuse)
     settings = MemorySettings(context_length=4096, vision_engine="fake")
     with pytest.raises(InputError, match="it cannot say"):
-        plan_memory(bundle, [(60, 40)], settings, vision=vision_backend(bundle, settings))
+        plan_bundle(bundle, [(60, 40)], settings)
 
 
 def test_whole_model_answers_with_a_registered_backend(graph_bundle: Path, fake: FakeBackend) -> None:

@@ -5,7 +5,8 @@
 #include "base/error.hpp"
 #include "base/platform.hpp"
 #include "cuda/cuda_backend.hpp"
-#include "decoder/decoder.hpp"
+#include "decoder/backend_model.hpp"
+#include "decoder/native_model.hpp"
 #include "generation/prefix_cache.hpp"
 #include "generation/session.hpp"
 #include "generation/session_file.hpp"
@@ -16,7 +17,7 @@
 #include <utility>
 
 struct v2e_model {
-    v2e::Decoder decoder;
+    std::unique_ptr<const v2e::LanguageModel> decoder;
     mutable v2e::PrefixCache prefixes; // changes no answer
     std::string identity;              // the bundle's digest; empty when the directory is part of no bundle
     uint32_t activations;              // v2e_activations
@@ -43,9 +44,15 @@ std::string bundle_identity(const std::string &decoder_directory) {
     }
 }
 
+std::unique_ptr<const LanguageModel> open_decoder(const std::string &directory, const v2e_model_options &options) {
+    if (options.backend != nullptr)
+        return std::make_unique<BackendModel>(directory, options);
+    return std::make_unique<NativeModel>(directory, options, cuda::backend());
+}
+
 std::string arithmetic_of(const v2e_model &model) {
     const char *planes = model.activations == V2E_ACTIVATIONS_INT16 ? "int16" : "int8";
-    return std::string(v2e_version()) + " " + v2e_isa_name(model.decoder.describe().isa) + " " + planes;
+    return std::string(v2e_version()) + " " + v2e_isa_name(model.decoder->describe().isa) + " " + planes;
 }
 
 void require_identity(const v2e_model &model) {
@@ -83,7 +90,7 @@ v2e_session_options merged_options(v2e_session_options options, const SessionFil
 } // namespace
 
 std::shared_ptr<ThreadPool> v2e::threads_of(const v2e_model *model) {
-    return model == nullptr ? nullptr : model->decoder.shared_pool();
+    return model == nullptr ? nullptr : model->decoder->threads();
 }
 
 v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options *options, v2e_model **model) {
@@ -92,7 +99,7 @@ v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options
         require(model, "model");
         *model = nullptr;
         const v2e_model_options given = read_options(options);
-        *model = new v2e_model{Decoder(decoder_directory, given, cuda::backend()),
+        *model = new v2e_model{open_decoder(decoder_directory, given),
                                PrefixCache(prefix_cache_budget(given.prefix_cache_bytes, given.no_prefix_cache)),
                                bundle_identity(decoder_directory), given.activations};
     });
@@ -101,7 +108,7 @@ v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options
 v2e_status v2e_model_describe(const v2e_model *model, v2e_model_description *description) {
     return guard([&] {
         require(model, "model");
-        write_struct(model->decoder.describe(), description, "description");
+        write_struct(model->decoder->describe(), description, "description");
     });
 }
 
@@ -112,9 +119,9 @@ v2e_status v2e_model_embed(const v2e_model *model, const int32_t *tokens, size_t
             return;
         require(tokens, "tokens");
         require(embeddings, "embeddings");
-        model->decoder.check_tokens(tokens, count);
-        model->decoder.embed(tokens, count, embeddings);
-        model->decoder.require_intact();
+        model->decoder->embeddings().check_tokens(tokens, count);
+        model->decoder->embeddings().embed(tokens, count, embeddings);
+        model->decoder->require_intact();
     });
 }
 
@@ -138,7 +145,7 @@ v2e_status v2e_model_resize_prefix_cache(const v2e_model *model, uint64_t budget
 
 void v2e_model_trim(const v2e_model *model) {
     if (model != nullptr)
-        model->decoder.trim();
+        model->decoder->trim();
     return_free_memory();
 }
 
@@ -151,7 +158,7 @@ v2e_status v2e_session_open(const v2e_model *model, const v2e_session_options *o
         require(model, "model");
         require(session, "session");
         *session = nullptr;
-        *session = new v2e_session{model, Session(model->decoder, read_options(options), &model->prefixes)};
+        *session = new v2e_session{model, Session(*model->decoder, read_options(options), &model->prefixes)};
     });
 }
 
@@ -184,30 +191,15 @@ v2e_status v2e_session_generate(v2e_session *session, const v2e_generate_options
     });
 }
 
-v2e_status v2e_choose_token(const float *logits, size_t vocabulary_size, const int32_t *seen, size_t seen_count,
-                            const v2e_generate_options *options, int32_t *token) {
-    return guard([&] {
-        require(logits, "logits");
-        require(token, "token");
-        if (seen_count > 0)
-            require(seen, "seen");
-        Sampler sampler(read_options(options), vocabulary_size);
-        for (size_t i = 0; i < seen_count; ++i) {
-            if (seen[i] < 0 || static_cast<size_t>(seen[i]) >= vocabulary_size)
-                fail(V2E_ERROR_INPUT, "The token %d is outside the vocabulary of %zu.", static_cast<int>(seen[i]),
-                     vocabulary_size);
-            sampler.remember(seen[i]);
-        }
-        *token = sampler.choose(logits);
-    });
-}
-
 size_t v2e_session_length(const v2e_session *session) {
     return session == nullptr ? 0 : session->session.length();
 }
 
 uint64_t v2e_session_kv_bytes(const v2e_session *session) {
-    return session == nullptr ? 0 : session->session.kv_bytes();
+    uint64_t bytes = 0;
+    if (session != nullptr)
+        guard([&] { bytes = session->session.kv_bytes(); });
+    return bytes;
 }
 
 v2e_status v2e_session_count(const v2e_session *session, v2e_session_counters *counters) {
@@ -228,6 +220,7 @@ v2e_status v2e_session_save(v2e_session *session, const char *path, const char *
     return guard([&] {
         require(session, "session");
         require(path, "path");
+        session->model->decoder->require_savable();
         require_identity(*session->model);
         SavedSession about;
         about.identity = session->model->identity;
@@ -245,11 +238,12 @@ v2e_status v2e_session_load(const v2e_model *model, const char *path, const v2e_
         require(session, "session");
         *session = nullptr;
         const v2e_session_options given = read_options(options);
+        model->decoder->require_savable();
         require_identity(*model);
         const SessionFile file(path, model->identity);
         // Nothing that a file says reaches another session: neither its own pages nor those that are computed on them.
         auto made =
-            std::unique_ptr<v2e_session>(new v2e_session{model, Session(model->decoder, merged_options(given, file))});
+            std::unique_ptr<v2e_session>(new v2e_session{model, Session(*model->decoder, merged_options(given, file))});
         made->session.load(file);
         *session = made.release();
     });

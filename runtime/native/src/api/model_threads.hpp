@@ -8,7 +8,7 @@
 
 namespace v2e {
 
-// Null for a null model.
+// Null for a null model, and for one that a backend computes.
 std::shared_ptr<ThreadPool> threads_of(const v2e_model *model);
 
 } // namespace v2e

@@ -37,7 +37,7 @@ v2e_tower_cost cost_of(const Tower &tower, size_t count) {
 
 std::unique_ptr<Tower> open(const char *path, const v2e_tower_options &options) {
     if (options.backend != nullptr)
-        return std::make_unique<BackendTower>(path, read_backend(options.backend), options.component);
+        return std::make_unique<BackendTower>(path, options.backend, options.component);
     return open_tower(path, TowerOptions(options, threads_of(options.threads_of)));
 }
 

@@ -35,11 +35,6 @@ std::string Manifest::tower_path(const char *component) const {
     fail(V2E_ERROR_BUNDLE, "%s has no native tower of %s; export it again.", directory_.c_str(), component);
 }
 
-bool Manifest::has_onnx_decoder() const {
-    const Json &decoder = manifest_.at("decoder");
-    return decoder.contains("engine") && decoder.at("engine").string() == "onnx";
-}
-
 Saturating Manifest::file_bytes(const char *path) const {
     return manifest_.at("files").at(path).at("size").unsigned_integer();
 }

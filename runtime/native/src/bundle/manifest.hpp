@@ -16,8 +16,6 @@ class Manifest {
     Json architecture() const { return manifest_.at("architecture"); }
     // The path of the native tower of "siglip", "projector" or "eagle".
     std::string tower_path(const char *component) const;
-    // Bundles of before there was a choice say nothing.
-    bool has_onnx_decoder() const;
     Saturating file_bytes(const char *path) const;
 
   private:

@@ -1,4 +1,4 @@
-// The Qwen2.5 decoder: its weights, mapped from disk, and the embedding table. Immutable, shared by sessions.
+// The Qwen2.5 decoder: its weights, mapped from disk, and the kernels for them. Immutable, shared by sessions.
 #pragma once
 
 #include "base/thread_pool.hpp"
@@ -8,6 +8,7 @@
 #include "cpu/elementwise/elementwise.hpp"
 #include "cpu/linear/linear.hpp"
 #include "decoder/backend.hpp"
+#include "decoder/decoder_sizes.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -18,21 +19,9 @@
 
 namespace v2e {
 
-struct DecoderConfig {
-    size_t hidden_size;
-    size_t intermediate_size;
-    size_t layers;
-    size_t heads;
-    size_t kv_heads;
-    size_t head_size;
-    size_t vocabulary_size;
-    size_t max_context;
-    double rms_norm_eps;
-    double rope_theta;
-
-    size_t query_size() const { return heads * head_size; }
-    size_t kv_size() const { return kv_heads * head_size; }
-    size_t qkv_size() const { return query_size() + 2 * kv_size(); }
+struct DecoderConfig : DecoderSizes {
+    double rms_norm_eps = 0.0;
+    double rope_theta = 0.0;
 };
 
 struct DecoderLayer {
@@ -68,40 +57,29 @@ class Decoder {
 
     // Whether a KV cache in fp16 is precise enough: everything but a decoder in fp32.
     bool prefers_half_cache() const { return head_.precision != Precision::fp32; }
+    // All but the embedding table.
     v2e_model_description describe() const;
     size_t weight_file_bytes() const { return weights_.mapped_bytes(); }
-    size_t embedding_file_bytes() const { return embedding_file_.mapped_bytes(); }
-    // Lets the system take back the pages of the mapped files.
-    void drop_pages() const noexcept;
+    // Lets the system take back the pages of the file.
+    void drop_pages() const noexcept { weights_.drop_pages(); }
     // Drops the pages, and takes the weights off the device until they are used again, if the options allow that.
     void trim() const;
-    // Fails when one of its files is not any more what it was when it was opened.
-    void require_intact() const {
-        weights_.require_intact();
-        embedding_file_.require_intact();
-    }
-
-    // Fails with V2E_ERROR_INPUT for an id outside the vocabulary, naming it.
-    void check_tokens(const int32_t *tokens, size_t count) const;
-    // Rows of the embedding table, (count, hidden_size). The ids have been checked.
-    void embed(const int32_t *tokens, size_t count, float *embeddings) const;
+    // Fails when its file is not any more what it was when it was opened.
+    void require_intact() const { weights_.require_intact(); }
 
   private:
     void load_config();
     void open_device(const v2e_model_options &options, const Backend &backend);
     void load_weights();
-    void load_embeddings();
     void check_matrix(const Matrix &matrix, const std::string &name, size_t rows, size_t columns) const;
     const float *load_norm(const std::string &name) const;
     void check_no_other_tensors() const;
 
     SafetensorsFile weights_;
-    SafetensorsFile embedding_file_;
-    DecoderConfig config_{};
+    DecoderConfig config_;
     std::vector<DecoderLayer> layers_;
     const float *norm_ = nullptr;
     Matrix head_;
-    TensorView embeddings_; // (vocabulary_size, hidden_size) BF16, F16 or F32
     std::vector<float> inverse_frequencies_;
     std::shared_ptr<ThreadPool> pool_;
     std::unique_ptr<Linear> linear_;

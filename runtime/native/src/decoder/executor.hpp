@@ -1,4 +1,4 @@
-// What computes the positions of one session: the threads of the CPU, or a GPU.
+// What computes the positions of one session: the threads of the CPU, a GPU, or a backend.
 #pragma once
 
 #include "cpu/attention/attention.hpp"
@@ -39,6 +39,8 @@ class Executor {
     // when call.best is filled in and the logits are not: read_logits has them until the next call. Fails with
     // V2E_ERROR_CANCELLED and V2E_ERROR_NUMERIC.
     virtual bool run(const ForwardCall &call) = 0;
+    // The session's flag was set, from any thread: a run that does not look at it returns soon.
+    virtual void interrupt() noexcept {}
     // Rows [first, first + count) of the logits of the last step, (count, vocabulary_size).
     virtual void read_logits(size_t first, size_t count, float *logits) = 0;
     // Candidates of a row of the last step whose logits run left behind, (narrowing.count,), in any order.

@@ -2,7 +2,6 @@
 
 #include "base/error.hpp"
 #include "base/saturating.hpp"
-#include "decoder/make_executor.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -19,15 +18,15 @@ constexpr size_t MOST_PREFILL_CHUNK = 1 << 16;
 // Copies the positions of segments into the rows of a chunk, one chunk after the other.
 class SegmentReader {
   public:
-    SegmentReader(const Decoder &decoder, const v2e_segment *segments) : decoder_(decoder), segment_(segments) {}
+    SegmentReader(const LanguageModel &model, const v2e_segment *segments) : model_(model), segment_(segments) {}
 
     // The next `count` positions, which exist, to rows (count, hidden_size).
     void read(size_t count, float *rows) {
-        const size_t hidden = decoder_.config().hidden_size;
+        const size_t hidden = model_.sizes().hidden_size;
         while (count > 0) {
             const size_t step = next(count);
             if (segment_->tokens != nullptr)
-                decoder_.embed(segment_->tokens + done_, step, rows);
+                model_.embeddings().embed(segment_->tokens + done_, step, rows);
             else
                 std::memcpy(rows, segment_->embeddings + done_ * hidden, step * hidden * sizeof(float));
             rows += step * hidden;
@@ -55,27 +54,12 @@ class SegmentReader {
         return std::min(count, segment_->count - done_);
     }
 
-    const Decoder &decoder_;
+    const LanguageModel &model_;
     const v2e_segment *segment_;
     size_t done_ = 0; // positions of the segment
 };
 
 } // namespace
-
-KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision) {
-    switch (kv_precision) {
-    case V2E_KV_AUTO:
-        return decoder.prefers_half_cache() ? KvPrecision::fp16 : KvPrecision::fp32;
-    case V2E_KV_FP16:
-        return KvPrecision::fp16;
-    case V2E_KV_FP32:
-        return KvPrecision::fp32;
-    case V2E_KV_INT8:
-        return KvPrecision::int8;
-    default:
-        fail(V2E_ERROR_INPUT, "kv_precision is %u, which is no v2e_kv_precision.", static_cast<unsigned>(kv_precision));
-    }
-}
 
 // A call that changes the session. There is one at a time: a callback or another thread is refused.
 class Session::Turn {
@@ -126,21 +110,20 @@ class Session::Progress {
     std::chrono::steady_clock::time_point begin_;
 };
 
-Session::Session(const Decoder &decoder, const v2e_session_options &options, PrefixCache *prefixes)
-    : decoder_(decoder), context_length_(options.context_length), prefill_chunk_(options.prefill_chunk),
+Session::Session(const LanguageModel &model, const v2e_session_options &options, PrefixCache *prefixes)
+    : model_(model), context_length_(options.context_length), prefill_chunk_(options.prefill_chunk),
       prefixes_(options.reuse == V2E_REUSE_OFF ? nullptr : prefixes) {
     if (options.reuse > V2E_REUSE_OFF)
         fail(V2E_ERROR_INPUT, "reuse is %u, which is no v2e_reuse.", static_cast<unsigned>(options.reuse));
-    const KvPrecision precision = chosen_kv_precision(decoder, options.kv_precision);
-    const size_t most = decoder.config().max_context;
+    const size_t most = model.sizes().max_context;
     if (context_length_ == 0)
         context_length_ = most;
     if (context_length_ > most)
         fail(V2E_ERROR_INPUT, "context_length is %zu, but the model was trained for %zu positions.", context_length_,
              most);
-    executor_ = make_executor(decoder, precision, context_length_);
+    executor_ = model.make_executor(options.kv_precision, context_length_);
     if (executor_->host_cache() == nullptr)
-        prefixes_ = nullptr; // pages on a device are not shared
+        prefixes_ = nullptr; // only pages in the process's memory are shared
     if (prefill_chunk_ == 0)
         prefill_chunk_ = executor_->default_chunk();
     if (prefill_chunk_ > MOST_PREFILL_CHUNK)
@@ -158,7 +141,7 @@ Session::~Session() {
 
 // The keys of the session's positions, and behind them those of the segments.
 std::vector<PositionKey> Session::keys_with(const v2e_segment *segments, size_t segment_count, size_t total) const {
-    const size_t hidden = decoder_.config().hidden_size;
+    const size_t hidden = model_.sizes().hidden_size;
     std::vector<PositionKey> keys;
     keys.reserve(length() + total);
     keys = keys_;
@@ -235,7 +218,7 @@ size_t Session::count_positions(const v2e_segment *segments, size_t segment_coun
         check_room((Saturating(total) + segment.count).value());
         total += segment.count; // within the context
         if (segment.tokens != nullptr)
-            decoder_.check_tokens(segment.tokens, segment.count);
+            model_.embeddings().check_tokens(segment.tokens, segment.count);
     }
     if (total == 0)
         fail(V2E_ERROR_INPUT, "There is nothing to prefill: the segments have no positions.");
@@ -267,7 +250,7 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     const size_t total = count_positions(segments, segment_count);
     const size_t kept = std::min(std::max<size_t>(logit_rows, 1), total);
     const size_t first_kept = total - kept;
-    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const size_t vocabulary = model_.sizes().vocabulary_size;
     const Progress progress(sink, V2E_EVENT_PREFILL, total);
     require_going(&stop_);
     catch_up(&stop_);
@@ -280,7 +263,7 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
     const size_t reused = reuse(keys, length() + first_kept);
     reserve_cache(length() + reused, length() + total);
     executor_->reserve_rows(std::min(prefill_chunk_, total - reused));
-    SegmentReader reader(decoder_, segments);
+    SegmentReader reader(model_, segments);
     reader.skip(reused);
     for (size_t done = reused; done < total;) {
         ForwardCall call{};
@@ -314,10 +297,10 @@ void Session::prefill(const v2e_segment *segments, size_t segment_count, size_t 
 bool Session::compute(const ForwardCall &call) {
     try {
         const bool done = executor_->run(call);
-        decoder_.require_intact();
+        model_.require_intact();
         return done;
     } catch (const Failure &) {
-        decoder_.require_intact();
+        model_.require_intact();
         throw;
     }
 }
@@ -331,7 +314,7 @@ size_t Session::kept_rows() const {
 }
 
 void Session::logits(size_t rows, float *target) const {
-    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const size_t vocabulary = model_.sizes().vocabulary_size;
     if (rows == 0 || rows > kept_rows())
         fail(V2E_ERROR_INPUT, "%zu rows of logits were asked for, but %zu are kept.", rows, kept_rows());
     if (kept_behind_)
@@ -358,15 +341,21 @@ void Session::decode(int32_t token, size_t most_drafted, bool always, const Samp
     const size_t position = length();
     append(token);
     make_step(token, always ? most_drafted : plan_.length(history_.repeat().length, most_drafted), sampler);
-    try {
-        run_step(position, sampler.narrowing().count > 0, &stop_);
-    } catch (...) {
-        undecoded_ = stop_.stops();
+    const auto undo = [&](bool cut_short) {
+        undecoded_ = cut_short;
         if (!undecoded_) {
             history_.truncate(position);
             keys_.resize(position);
         }
         forget_logits(); // a failure leaves none to go on from
+    };
+    try {
+        run_step(position, sampler.narrowing().count > 0, &stop_);
+    } catch (const Failure &failure) {
+        undo(stop_.stops() || failure.status == V2E_ERROR_CANCELLED); // the latter also without the flag: by a backend
+        throw;
+    } catch (...) {
+        undo(stop_.stops());
         throw;
     }
     ++counters_.steps;
@@ -387,8 +376,8 @@ void Session::make_step(int32_t token, size_t drafted, const Sampler &sampler) {
 // The logits of what follows each token of the step.
 void Session::run_step(size_t position, bool leave_logits, const StopFlag *stop) {
     best_.resize(step_.size());
-    logits_.resize(std::max(logits_.size(), step_.size() * decoder_.config().vocabulary_size));
-    decoder_.embed(step_.data(), step_.size(), executor_->embeddings());
+    logits_.resize(std::max(logits_.size(), step_.size() * model_.sizes().vocabulary_size));
+    model_.embeddings().embed(step_.data(), step_.size(), executor_->embeddings());
     ForwardCall call{};
     call.position = position;
     call.count = step_.size();
@@ -413,7 +402,7 @@ void Session::run_step(size_t position, bool leave_logits, const StopFlag *stop)
 
 // Chooses from the logits of the session's last position.
 int32_t Session::choose(Sampler &sampler) {
-    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const size_t vocabulary = model_.sizes().vocabulary_size;
     if (kept_behind_ && sampler.takes_largest())
         return best_[row_];
     const Narrowing narrowing = sampler.narrowing();
@@ -442,7 +431,7 @@ void Session::forget_logits() {
 
 v2e_stop_reason Session::generate(const v2e_generate_options &options, EventSink sink) {
     const Turn turn(*this);
-    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const size_t vocabulary = model_.sizes().vocabulary_size;
     catch_up(&stop_);
     if (logits_.empty())
         fail(V2E_ERROR_INPUT, "There are no logits to choose a token from; prefill at least one position first.");
@@ -507,22 +496,14 @@ void Session::truncate(size_t length) {
     forget_logits();
 }
 
-// Whose pages a file can hold.
-KvCache &Session::saved_cache() const {
-    KvCache *cache = executor_->host_cache();
-    if (cache == nullptr)
-        fail(V2E_ERROR_INPUT, "A session whose decoder is on a GPU can be neither saved nor loaded; choose the CPU.");
-    return *cache;
-}
-
 void Session::save(const std::string &path, SavedSession about) {
     const Turn turn(*this);
-    const KvCache &cache = saved_cache();
+    const KvCache &cache = *executor_->host_cache();
     catch_up(nullptr);
     about.precision = cache.precision();
     about.context_length = context_length_;
     about.prefill_chunk = prefill_chunk_;
-    const size_t vocabulary = decoder_.config().vocabulary_size;
+    const size_t vocabulary = model_.sizes().vocabulary_size;
     const float *logits = logits_.empty() ? nullptr : logits_.data() + row_ * vocabulary;
     write_session(path, about, {history_.tokens(), keys_, cache, logits, vocabulary});
 }
@@ -530,9 +511,9 @@ void Session::save(const std::string &path, SavedSession about) {
 // All of the file is checked before anything of the session changes.
 void Session::load(const SessionFile &file) {
     const Turn turn(*this);
-    KvCache &cache = saved_cache();
+    KvCache &cache = *executor_->host_cache();
     const size_t length = file.length(), pages = (length + KV_PAGE - 1) / KV_PAGE;
-    const size_t page_bytes = static_cast<size_t>(cache.bytes_of(1)), vocabulary = decoder_.config().vocabulary_size;
+    const size_t page_bytes = static_cast<size_t>(cache.bytes_of(1)), vocabulary = model_.sizes().vocabulary_size;
     if (length > context_length_)
         fail(V2E_ERROR_INPUT, "%s has %zu positions, but the context holds %zu.", file.path().c_str(), length,
              context_length_);

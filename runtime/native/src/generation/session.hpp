@@ -1,10 +1,10 @@
 // One conversation: its KV cache, its token ids and the logits from which the next token is chosen.
 #pragma once
 
-#include "decoder/decoder.hpp"
 #include "decoder/executor.hpp"
 #include "decoder/forward.hpp"
 #include "decoder/kv_cache.hpp"
+#include "decoder/language_model.hpp"
 #include "generation/draft_plan.hpp"
 #include "generation/prefix_cache.hpp"
 #include "generation/sampler.hpp"
@@ -21,9 +21,6 @@
 
 namespace v2e {
 
-// The precision of a session's KV cache that a v2e_kv_precision asks for. Fails with V2E_ERROR_INPUT.
-KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision);
-
 struct EventSink {
     v2e_event_callback callback; // may be null
     void *user_data;
@@ -33,7 +30,7 @@ struct EventSink {
 class Session {
   public:
     // `prefixes` outlives the session; null: it shares nothing.
-    Session(const Decoder &decoder, const v2e_session_options &options, PrefixCache *prefixes = nullptr);
+    Session(const LanguageModel &model, const v2e_session_options &options, PrefixCache *prefixes = nullptr);
     ~Session();
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
@@ -42,7 +39,8 @@ class Session {
     void logits(size_t rows, float *target) const;
     v2e_stop_reason generate(const v2e_generate_options &options, EventSink sink);
     void truncate(size_t length);
-    // What the file says of the session beside its arrays is the caller's, but for precision, context and chunk.
+    // For a session of a model that is savable, and so is `load`. What the file says of the session beside its arrays
+    // is the caller's, but for precision, context and chunk.
     void save(const std::string &path, SavedSession about);
     // For a session that is new, has the file's precision and shares nothing: whoever wrote the file answers for what
     // it holds.
@@ -55,7 +53,11 @@ class Session {
     const std::string &note() const { return note_; }
     size_t context_length() const { return context_length_; }
     size_t prefill_chunk() const { return prefill_chunk_; }
-    void cancel() { stop_.set(); }
+    // From any thread.
+    void cancel() {
+        stop_.set();
+        executor_->interrupt();
+    }
     void resume() { stop_.clear(); }
     StopFlag &stop_flag() { return stop_; }
 
@@ -70,7 +72,6 @@ class Session {
     size_t reuse(const std::vector<PositionKey> &keys, size_t most);
     void reserve_cache(size_t first_written, size_t positions);
     void share() noexcept;
-    KvCache &saved_cache() const;
     size_t kept_rows() const;
     size_t draft_left() const { return step_.empty() ? 0 : step_.size() - 1 - row_; }
     void drop_draft() { step_.resize(step_.size() - draft_left()); }
@@ -84,7 +85,7 @@ class Session {
     void fetch_logits();
     void forget_logits();
 
-    const Decoder &decoder_;
+    const LanguageModel &model_;
     size_t context_length_;
     size_t prefill_chunk_;
     std::unique_ptr<Executor> executor_;

@@ -1,7 +1,7 @@
 #include "plan/gpu_plan.hpp"
 
 #include "base/error.hpp"
-#include "generation/session.hpp"
+#include "decoder/native_model.hpp"
 
 #include <algorithm>
 #include <string>
@@ -42,9 +42,10 @@ void plan_phases(const v2e_memory_options &options, const GpuVision &vision, uin
         plan.answer = 0;
 }
 
-GpuPlan plan_layers(const Decoder *decoder, size_t layers, const v2e_memory_options &options, uint64_t context,
-                    const GpuVision &vision, const Backend &backend) {
+GpuPlan plan_layers(const Decoder *decoder, const DevicePlan &fixed, size_t layers, const v2e_memory_options &options,
+                    uint64_t context, const GpuVision &vision, const Backend &backend) {
     GpuPlan plan;
+    plan.decoder = fixed;
     if (decoder != nullptr && layers > 0) {
         const size_t chunk = options.prefill_chunk == 0 ? backend.default_chunk() : options.prefill_chunk;
         plan.decoder = backend.plan(*decoder, chosen_kv_precision(*decoder, options.kv_precision),
@@ -78,20 +79,20 @@ void GpuPlan::write(const GpuVision &vision, v2e_memory_plan &plan) const {
     plan.gpu_memory_bytes = memory;
 }
 
-GpuPlan plan_gpu(const Decoder *decoder, const v2e_memory_options &options, uint64_t context, const GpuVision &vision,
-                 const Backend &backend) {
+GpuPlan plan_gpu(const Decoder *decoder, const DevicePlan &fixed, const v2e_memory_options &options, uint64_t context,
+                 const GpuVision &vision, const Backend &backend) {
     if (options.device > V2E_DEVICE_CUDA)
         fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(options.device));
     const bool may_move = options.device != V2E_DEVICE_CPU && decoder != nullptr;
-    if (!may_move && vision.siglip == 0)
+    if (!may_move && fixed.layers == 0 && vision.siglip == 0)
         return {};
     const uint64_t memory = usable_bytes(options, backend);
     const size_t all = may_move ? decoder->config().layers : 0;
     const bool named = all > 0 && options.gpu_layers > 0;
     size_t layers = named ? std::min<size_t>(options.gpu_layers, all) : all;
-    GpuPlan plan = plan_layers(decoder, layers, options, context, vision, backend);
+    GpuPlan plan = plan_layers(decoder, fixed, layers, options, context, vision, backend);
     while (!named && layers > 0 && plan.peak() > memory)
-        plan = plan_layers(decoder, --layers, options, context, vision, backend);
+        plan = plan_layers(decoder, fixed, --layers, options, context, vision, backend);
     plan.memory = memory;
     if (options.device == V2E_DEVICE_CUDA && may_move && layers == 0)
         fail(V2E_ERROR_BUDGET, "Not a single layer with its KV cache of %llu positions fits %llu MiB of the GPU%s.",

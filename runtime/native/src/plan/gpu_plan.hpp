@@ -26,10 +26,10 @@ struct GpuPlan {
     void write(const GpuVision &vision, v2e_memory_plan &plan) const;
 };
 
-// The largest number of layers with which every phase fits, unless the options name one; `decoder` is NULL when it is
-// not the native one. Fails with V2E_ERROR_INPUT where there must be a GPU and is none, with V2E_ERROR_BUDGET where
-// nothing fits.
-GpuPlan plan_gpu(const Decoder *decoder, const v2e_memory_options &options, uint64_t context, const GpuVision &vision,
-                 const Backend &backend);
+// The largest number of layers with which every phase fits, unless the options name one; `decoder` is NULL when a
+// v2e_backend computes it, which takes `fixed`. Fails with V2E_ERROR_INPUT where there must be a GPU and is none, with
+// V2E_ERROR_BUDGET where nothing fits.
+GpuPlan plan_gpu(const Decoder *decoder, const DevicePlan &fixed, const v2e_memory_options &options, uint64_t context,
+                 const GpuVision &vision, const Backend &backend);
 
 } // namespace v2e

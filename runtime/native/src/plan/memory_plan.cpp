@@ -1,17 +1,20 @@
 #include "plan/memory_plan.hpp"
 
+#include "base/backend_table.hpp"
 #include "base/error.hpp"
 #include "base/json.hpp"
 #include "base/saturating.hpp"
 #include "base/thread_pool.hpp"
 #include "bundle/manifest.hpp"
+#include "decoder/backend_executor.hpp"
+#include "decoder/backend_model.hpp"
 #include "decoder/decoder.hpp"
 #include "decoder/forward.hpp"
+#include "decoder/native_model.hpp"
 #include "generation/draft_plan.hpp"
 #include "generation/session.hpp"
 #include "picture/geometry.hpp"
 #include "plan/gpu_plan.hpp"
-#include "vision/backend_tower.hpp"
 #include "vision/open_tower.hpp"
 
 #include <algorithm>
@@ -23,12 +26,8 @@ namespace {
 
 constexpr uint64_t FLOAT_BYTES = 4;
 constexpr uint64_t CHANNELS = 3;
-// ONNX Runtime's arena takes more than what is in use at once: it grows by steps and cannot move anything.
-constexpr uint64_t ARENA_PERCENT = 150;
 // Linux maps this much around a page that is touched; a text's tokens lie anywhere in the embedding table.
 constexpr uint64_t TOUCHED_BYTES = 64 << 10;
-// ONNX Runtime's packed weights, with what is left of the file that they were read from.
-constexpr uint64_t PACKED_PERCENT = 125;
 // A sampling candidate, and the token ids.
 constexpr uint64_t SAMPLING_BYTES = 8;
 
@@ -37,10 +36,6 @@ struct VisionCost {
     Saturating weights, work;         // of the process's memory
     Saturating gpu_weights, gpu_work; // of a GPU's
 };
-
-Saturating in_arena(Saturating bytes) {
-    return bytes * ARENA_PERCENT / 100;
-}
 
 // What the pictures need, by engine.
 class VisionPlan {
@@ -109,7 +104,8 @@ class VisionPlan {
     static VisionCost cost_of(const Manifest &manifest, const v2e_memory_options &options, v2e_component component,
                               Saturating count) {
         if (options.vision_backend != nullptr) {
-            const v2e_backend_cost cost = backend_cost(read_backend(options.vision_backend), component, count.value());
+            const BackendTable table(options.vision_backend, "vision_backend");
+            const v2e_backend_cost cost = table.cost(component, count.value(), 0);
             return {cost.weight_bytes, cost.work_bytes, cost.gpu_weight_bytes, cost.gpu_work_bytes};
         }
         v2e_tower_options tower_options{};
@@ -138,6 +134,11 @@ uint64_t linear_scratch_bytes(const Decoder &decoder, uint64_t rows, unsigned th
     return input + middle + linear_block_bytes(rows, threads);
 }
 
+// The logits of the longest draft, and of the prefill that comes after it, with what sampling takes.
+uint64_t logits_bytes(const DecoderSizes &sizes) {
+    return sizes.vocabulary_size * ((2 + DraftPlan::MOST_DRAFTED) * FLOAT_BYTES + SAMPLING_BYTES);
+}
+
 // For chunks of `rows` positions, in a session of `positions` at most.
 uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, uint64_t positions, unsigned threads, bool two_planes) {
     const DecoderConfig &config = decoder.config();
@@ -148,9 +149,7 @@ uint64_t scratch_bytes(const Decoder &decoder, uint64_t rows, uint64_t positions
     const uint64_t attention = (threads * attention_scratch_floats(config.head_size) +
                                 split_attention_floats(config, rows, positions, threads)) *
                                FLOAT_BYTES;
-    // The logits of the longest draft, and of the prefill that comes after it.
-    const uint64_t logits = config.vocabulary_size * ((DRAFT_ROWS + 1) * FLOAT_BYTES + SAMPLING_BYTES);
-    return rows * floats * FLOAT_BYTES + linear + attention + logits;
+    return rows * floats * FLOAT_BYTES + linear + attention + logits_bytes(config);
 }
 
 // What the decoder needs, whichever engine computes it.
@@ -183,64 +182,56 @@ DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_o
     model_options.isa = V2E_ISA_PORTABLE;
     model_options.activations = options.activations;
     model_options.device = V2E_DEVICE_CPU;
-    const Decoder decoder(directory, model_options, backend);
+    const NativeModel model(directory, model_options, backend);
+    const Decoder &decoder = model.decoder();
     v2e_session_options session_options{};
     session_options.struct_size = sizeof session_options;
     session_options.context_length = options.context_length;
     session_options.kv_precision = options.kv_precision;
     session_options.prefill_chunk = options.prefill_chunk;
-    const Session session(decoder, session_options);
+    const Session session(model, session_options);
     const uint64_t context = session.context_length();
     const uint64_t scratch =
         scratch_bytes(decoder, std::min<uint64_t>(session.prefill_chunk(), context), context,
                       chosen_threads(options.threads), options.activations == V2E_ACTIVATIONS_INT16);
     DecoderPlan plan{context,
                      decoder.weight_file_bytes(),
-                     decoder.embedding_file_bytes(),
+                     model.embeddings().mapped_bytes(),
                      session.kv_bytes_of(context),
                      session.kv_bytes_of(1),
                      scratch,
                      false,
                      {}};
-    move_to_gpu(plan_gpu(&decoder, options, context, vision, backend), decoder.config().layers, plan);
+    move_to_gpu(plan_gpu(&decoder, {}, options, context, vision, backend), decoder.config().layers, plan);
     return plan;
 }
 
-// On the processor, where ONNX Runtime packs the weights into memory of its own and keeps keys and values in fp32.
-DecoderPlan plan_onnx_decoder(const Manifest &manifest, const v2e_memory_options &options, const GpuVision &vision,
-                              const Backend &backend) {
-    if (options.kv_precision != V2E_KV_AUTO && options.kv_precision != V2E_KV_FP32)
-        fail(V2E_ERROR_INPUT, "kv_precision must be auto or fp32: the ONNX decoder keeps keys and values in fp32.");
-    if (options.device != V2E_DEVICE_AUTO && options.device != V2E_DEVICE_CPU)
-        fail(V2E_ERROR_INPUT, "device must be auto or cpu: the ONNX decoder runs where ONNX Runtime's providers do.");
-    const Json &config = manifest.architecture().at("decoder");
-    const Saturating hidden = size_of(config, "hidden_size"), middle = size_of(config, "intermediate_size");
-    const Saturating heads = size_of(config, "num_attention_heads"), kv_heads = size_of(config, "num_key_value_heads");
-    const Saturating vocabulary = size_of(config, "vocab_size"), layers = size_of(config, "num_hidden_layers");
-    const uint64_t most = size_of(config, "max_position_embeddings").value();
-    const uint64_t context = options.context_length == 0 ? most : options.context_length;
-    if (context > most)
-        fail(V2E_ERROR_INPUT, "context_length is %llu, but the model was trained for %llu positions.",
-             static_cast<unsigned long long>(context), static_cast<unsigned long long>(most));
-    const Saturating rows = std::min<uint64_t>(options.prefill_chunk == 0 ? 256 : options.prefill_chunk, context);
-    const Saturating weights = manifest.file_bytes("decoder/decoder.onnx.data") * PACKED_PERCENT / 100;
-    const Saturating kv = 2 * layers * kv_heads * (hidden / heads) * FLOAT_BYTES * context;
-    // Residual, norm, queries, keys, values and the MLP's four middles; attention holds the scores of all heads.
-    const Saturating floats = rows * (5 * hidden + 4 * middle) + rows * heads * context;
-    // Exact arithmetic dequantises a block of the output matrix at a time: _HEAD_ROWS of export/decoder_onnx/graph.py.
-    const bool exact = options.activations == V2E_ACTIVATIONS_INT16;
-    const Saturating block = exact ? std::min<Saturating>(vocabulary, 16384) * hidden * FLOAT_BYTES : Saturating();
-    const Saturating logits = vocabulary * (2 * FLOAT_BYTES + SAMPLING_BYTES);
-    // When the cache grows for the last time, half of it is there twice.
-    const Saturating scratch = in_arena(floats * FLOAT_BYTES) + block + logits + kv / 2;
+// What the backend says of itself, and the embeddings and logits that the core has beside it.
+DecoderPlan plan_backend_decoder(const Manifest &manifest, const v2e_memory_options &options, const GpuVision &vision,
+                                 const Backend &backend) {
+    const BackendTable table(options.decoder_backend, "decoder_backend");
+    require_own_precision(table, options.kv_precision);
+    const DecoderSizes sizes = read_decoder_sizes(manifest.architecture().at("decoder"), "The manifest's decoder");
+    const uint64_t context = options.context_length == 0 ? sizes.max_context : options.context_length;
+    if (context > sizes.max_context)
+        fail(V2E_ERROR_INPUT, "context_length is %llu, but the model was trained for %zu positions.",
+             static_cast<unsigned long long>(context), sizes.max_context);
+    const uint64_t chunk = options.prefill_chunk == 0 ? BackendExecutor::DEFAULT_CHUNK : options.prefill_chunk;
+    const uint64_t rows = std::max<uint64_t>(std::min(chunk, context), 1 + DraftPlan::MOST_DRAFTED);
+    const v2e_backend_cost cost = table.cost(V2E_COMPONENT_DECODER, rows, context);
+    const Saturating own = Saturating(rows) * sizes.hidden_size * FLOAT_BYTES + logits_bytes(sizes);
+    const bool on_gpu = cost.gpu_weight_bytes > 0;
+    const DevicePlan device{on_gpu ? sizes.layers : 0, cost.gpu_weight_bytes, cost.gpu_kv_bytes, cost.gpu_work_bytes};
+    v2e_memory_options staying = options;
+    staying.offload_weights = 0; // its weights do not leave the GPU
     return {context,
-            weights.value(),
+            cost.weight_bytes,
             manifest.file_bytes("decoder/embeddings.safetensors").value(),
-            kv.value(),
+            cost.kv_bytes,
             0,
-            scratch.value(),
+            (own + cost.work_bytes).value(),
             true,
-            plan_gpu(nullptr, options, context, vision, backend)};
+            plan_gpu(nullptr, device, staying, context, vision, backend)};
 }
 
 // What each phase of the question takes at most, from the sizes of its parts.
@@ -284,8 +275,8 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
     const Manifest manifest(bundle_directory);
     const VisionPlan vision(manifest, options);
     const DecoderPlan decoder =
-        manifest.has_onnx_decoder()
-            ? plan_onnx_decoder(manifest, options, vision.gpu(), backend)
+        options.decoder_backend != nullptr
+            ? plan_backend_decoder(manifest, options, vision.gpu(), backend)
             : plan_native_decoder(bundle_directory + "/decoder", options, vision.gpu(), backend);
     const uint64_t context = decoder.context;
     if (vision.tokens() >= context)

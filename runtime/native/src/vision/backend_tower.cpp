@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace v2e {
 namespace {
@@ -24,37 +25,7 @@ v2e_component vision_component(uint32_t component) {
     return static_cast<v2e_component>(component);
 }
 
-// What a function of a backend has failed with; its sentence is the thread's last error.
-void require_ok(v2e_status status, const std::string &backend, v2e_component component) {
-    if (status == V2E_OK)
-        return;
-    const std::string sentence = last_error();
-    if (!sentence.empty())
-        throw Failure{status, sentence};
-    fail(status, "%s failed with the %s component and does not say why.", backend.c_str(), component_name(component));
-}
-
 } // namespace
-
-v2e_backend read_backend(const v2e_backend *given) {
-    const v2e_backend backend = read_options(given);
-    if (backend.name == nullptr || backend.open == nullptr || backend.cost == nullptr || backend.run == nullptr ||
-        backend.close == nullptr)
-        fail(V2E_ERROR_INPUT, "A backend lacks its name or one of the functions open, cost, run and close.");
-    return backend;
-}
-
-v2e_backend_cost backend_cost(const v2e_backend &backend, v2e_component component, uint64_t count) {
-    v2e_backend_shape shape{};
-    shape.struct_size = sizeof shape;
-    shape.component = component;
-    shape.count = count;
-    v2e_backend_cost cost{};
-    cost.struct_size = sizeof cost;
-    set_last_error("");
-    require_ok(backend.cost(backend.user_data, &shape, &cost), backend.name, component);
-    return cost;
-}
 
 ComponentSizes::ComponentSizes(const std::string &bundle_directory, v2e_component component) {
     const Json architecture = Manifest(bundle_directory).architecture();
@@ -79,16 +50,9 @@ ComponentSizes::ComponentSizes(const std::string &bundle_directory, v2e_componen
     }
 }
 
-BackendTower::BackendTower(const std::string &bundle_directory, const v2e_backend &backend, uint32_t component)
-    : backend_(backend), backend_name_(backend.name), component_(vision_component(component)),
-      sizes_(bundle_directory, component_) {
-    set_last_error("");
-    require_ok(backend_.open(backend_.user_data, component_, &engine_), backend_name_, component_);
-}
-
-BackendTower::~BackendTower() {
-    backend_.close(engine_);
-}
+BackendTower::BackendTower(const std::string &bundle_directory, const v2e_backend *backend, uint32_t component)
+    : backend_(backend, "backend"), component_(vision_component(component)), sizes_(bundle_directory, component_),
+      engine_(backend_.backend(), component_) {}
 
 void BackendTower::run(const TowerCall &call) {
     if (component_ == V2E_COMPONENT_EAGLE)
@@ -102,45 +66,55 @@ void BackendTower::run(const TowerCall &call) {
     run.output = call.output;
     run.output_floats = static_cast<size_t>(output_floats(call.count).value());
     report(call, 0, 1);
-    v2e_status status = run_once(run);
-    if (status == V2E_ERROR_CANCELLED && stale_ && !stop_.stops()) {
-        stale_ = false;
-        status = run_once(run);
+    try {
+        run_once(run);
+    } catch (const Failure &failure) {
+        require_going(&stop_);
+        if (failure.status != V2E_ERROR_CANCELLED || !std::exchange(stale_, false))
+            throw;
+        run_once(run);
     }
     require_going(&stop_);
-    require_ok(status, backend_name_, component_);
     check_output(run);
     report(call, 1, 1);
 }
 
-v2e_status BackendTower::run_once(const v2e_backend_run &run) {
+void BackendTower::run_once(const v2e_backend_run &run) {
     {
         const std::lock_guard<std::recursive_mutex> lock(running_);
         runs_ = true;
         told_ = false;
     }
     // One that cancels from now on tells the backend; whoever did before has set the flag.
-    set_last_error("");
-    const v2e_status status = stop_.stops() ? V2E_ERROR_CANCELLED : backend_.run(engine_, &run);
+    try {
+        if (!stop_.stops())
+            engine_.run(run);
+    } catch (const Failure &failure) {
+        end_run(failure.status == V2E_ERROR_CANCELLED);
+        throw;
+    }
+    end_run(false);
+}
+
+void BackendTower::end_run(bool cancelled) {
     const std::lock_guard<std::recursive_mutex> lock(running_);
     runs_ = false;
-    stale_ = stale_ || (told_ && status != V2E_ERROR_CANCELLED);
-    return status;
+    stale_ = stale_ || (told_ && !cancelled);
 }
 
 void BackendTower::cancel() {
     stop_.set();
     const std::lock_guard<std::recursive_mutex> lock(running_);
-    if (!runs_ || backend_.cancel == nullptr)
+    if (!runs_)
         return;
     told_ = true;
-    backend_.cancel(engine_);
+    engine_.cancel();
 }
 
 void BackendTower::check_output(const v2e_backend_run &run) const {
     if (!std::all_of(run.output, run.output + run.output_floats, [](float value) { return std::isfinite(value); }))
         fail(V2E_ERROR_NUMERIC, "The %s engine of %s computed a NaN or an infinity.", component_name(component_),
-             backend_name_.c_str());
+             backend_.name().c_str());
 }
 
 v2e_tower_description BackendTower::describe() const {
@@ -151,7 +125,7 @@ v2e_tower_description BackendTower::describe() const {
 }
 
 Saturating BackendTower::scratch_bytes(Saturating count) const {
-    return backend_cost(backend_, component_, count.value()).work_bytes;
+    return backend_.cost(component_, count.value(), 0).work_bytes;
 }
 
 } // namespace v2e

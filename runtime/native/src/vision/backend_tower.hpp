@@ -2,6 +2,7 @@
 // out.
 #pragma once
 
+#include "base/backend_table.hpp"
 #include "vision/tower.hpp"
 
 #include <mutex>
@@ -21,8 +22,7 @@ struct ComponentSizes {
 class BackendTower final : public Tower {
   public:
     // Fails when the backend does not open the component, or with V2E_ERROR_BUNDLE when the bundle has none.
-    BackendTower(const std::string &bundle_directory, const v2e_backend &backend, uint32_t component);
-    ~BackendTower() override;
+    BackendTower(const std::string &bundle_directory, const v2e_backend *backend, uint32_t component);
 
     void run(const TowerCall &call) override;
     void cancel() override;
@@ -33,14 +33,14 @@ class BackendTower final : public Tower {
     Saturating scratch_bytes(Saturating count) const override;
 
   private:
-    v2e_status run_once(const v2e_backend_run &run);
+    void run_once(const v2e_backend_run &run);
+    void end_run(bool cancelled);
     void check_output(const v2e_backend_run &run) const;
 
-    v2e_backend backend_;
-    std::string backend_name_;
+    BackendTable backend_;
     v2e_component component_;
     ComponentSizes sizes_;
-    void *engine_ = nullptr;
+    BackendEngine engine_;
 
     // Recursive: a signal handler may cancel while this very thread does.
     std::recursive_mutex running_;
@@ -48,10 +48,5 @@ class BackendTower final : public Tower {
     bool told_ = false;  // it has been
     bool stale_ = false; // the backend was told when its run was as good as over, and may obey in the next one
 };
-
-// A caller's table in the library's size. Fails with V2E_ERROR_INPUT when a function is missing.
-v2e_backend read_backend(const v2e_backend *given);
-// What a vision component takes in a backend, for runs of so many tiles or patches.
-v2e_backend_cost backend_cost(const v2e_backend &backend, v2e_component component, uint64_t count);
 
 } // namespace v2e

@@ -44,7 +44,7 @@ TEST_CASE("the GPU plan takes the free memory and the context of its backend") {
     GpuVision vision;
     vision.siglip = 1000;
     vision.siglip_work = 200;
-    const GpuPlan plan = plan_gpu(nullptr, options_for(V2E_DEVICE_AUTO), 4096, vision, FakeBackend(5000));
+    const GpuPlan plan = plan_gpu(nullptr, {}, options_for(V2E_DEVICE_AUTO), 4096, vision, FakeBackend(5000));
     CHECK(plan.memory == 5000);
     CHECK(plan.decoder.layers == 0);
     CHECK(plan.context >= 7);
@@ -53,7 +53,7 @@ TEST_CASE("the GPU plan takes the free memory and the context of its backend") {
 }
 
 TEST_CASE("the GPU plan is empty when nothing may run on a GPU") {
-    const GpuPlan plan = plan_gpu(nullptr, options_for(V2E_DEVICE_CPU), 4096, GpuVision(), FakeBackend(5000));
+    const GpuPlan plan = plan_gpu(nullptr, {}, options_for(V2E_DEVICE_CPU), 4096, GpuVision(), FakeBackend(5000));
     CHECK(plan.memory == 0);
     CHECK(plan.peak() == 0);
 }
@@ -62,5 +62,5 @@ TEST_CASE("the GPU plan says why there is no GPU that must be there") {
     GpuVision vision;
     vision.siglip = 1000;
     CHECK_FAILS(V2E_ERROR_INPUT, "none was plugged in",
-                plan_gpu(nullptr, options_for(V2E_DEVICE_CUDA), 4096, vision, FakeBackend(0)));
+                plan_gpu(nullptr, {}, options_for(V2E_DEVICE_CUDA), 4096, vision, FakeBackend(0)));
 }

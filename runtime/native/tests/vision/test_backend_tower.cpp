@@ -188,7 +188,7 @@ TEST_CASE("a failure of a backend is the failure of the call") {
         OpenedTower opened(backend, V2E_COMPONENT_SIGLIP);
         backend.fails = V2E_ERROR_BUDGET;
         CHECK(opened.run(1, 27, 8) == V2E_ERROR_BUDGET);
-        CHECK(last_sentence() == "fake failed with the siglip component and does not say why.");
+        CHECK(last_sentence() == "The backend fake failed to run with the status 3 and did not say why.");
     }
     const OpenedTower refused(backend, V2E_COMPONENT_SIGLIP);
     CHECK(refused.status == V2E_ERROR_BUDGET);
