@@ -101,7 +101,7 @@ class BackendTable:
     def __init__(self, backend: Backend) -> None:
         calls = _Calls(backend)
         kinds = {name: field.type for name, field in ffi.typeof("v2e_backend").fields}
-        functions = {"open": calls.open, "cost": calls.cost, "run": calls.run}
+        functions: dict[str, Callable[..., None]] = {"open": calls.open, "cost": calls.cost, "run": calls.run}
         callbacks = {name: _guarded(kinds[name], function) for name, function in functions.items()}
         callbacks["cancel"] = ffi.callback(kinds["cancel"], calls.cancel)
         callbacks["close"] = ffi.callback(kinds["close"], calls.close)

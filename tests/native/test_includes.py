@@ -26,7 +26,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "vision": {"base", "bundle", "cpu", "cpu/elementwise", "cpu/vision"},
     "decoder": {"base", "bundle", "cpu", "cpu/attention", "cpu/elementwise", "cpu/linear"},
     "generation": {"base", "bundle", "decoder"},
-    "plan": {"base", "picture", "vision", "decoder", "generation"},
+    "plan": {"base", "bundle", "picture", "vision", "decoder", "generation"},
     "cuda/kernels": set(),
     "cuda": {"base", "bundle", "cpu/attention", "decoder", "cuda/kernels"},
     "api": {"base", "cpu/probe", "picture", "vision", "decoder", "generation", "plan", "cuda"},
