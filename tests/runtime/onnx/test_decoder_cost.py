@@ -34,8 +34,8 @@ def test_plan_counts_the_graphs(onnx_bundle: Path, int4_bundle: Path) -> None:
 def test_plan_on_a_gpu_is_all_of_it_in_half_precision(onnx_bundle: Path) -> None:
     bundle = open_bundle(onnx_bundle)
     wanted = MemorySettings(context_length=4096, gpu_memory=10**10)
-    placed, choice = place(bundle, replace(wanted, gpu_memory=0), "cuda")
-    plan = plan_bundle(bundle, [], with_layers(bundle, replace(placed, gpu_memory=10**10), choice), process_bytes=0)
+    placed = with_layers(bundle, *place(bundle, wanted, "cuda", elsewhere=True))
+    plan = plan_bundle(bundle, [], placed, process_bytes=0)
     config = bundle.manifest.architecture.decoder
     assert plan.gpu_layers == config.num_hidden_layers
     assert plan.gpu_weight_bytes == bundle.manifest.files["decoder/decoder.onnx.data"].size
