@@ -6,9 +6,9 @@ Every variant is one line of DIR/results.jsonl (--work DIR), keyed by its option
 of both sets: a run that was interrupted goes on, and a table can be printed again for nothing. The pictures are encoded
 and the unrounded model runs once for all variants.
 
-The pictures come from fp16 graphs but for lines about the projector, where the bundle's own graphs encode them anew.
-Bundles run as they will, with int8 activations, unless a line says int16. Intervals of 95 % are a bootstrap over
-samples; the change is against the default on the same samples, pair by pair.
+The pictures come from the vision towers in bf16. Bundles run as they will, with int8 activations, unless a line says
+int16. Intervals of 95 % are a bootstrap over samples; the change is against the default on the same samples, pair by
+pair.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ from valley2_edge.export.rounding.inputs import prepare_packs
 from valley2_edge.export.rounding.layer_store import LayerStore
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding, round_with_calibration
-from valley2_edge.export.vision.component import export_vision
 from valley2_edge.export.vision.sample_encoder import sample_encoder
-from valley2_edge.precisions import DecoderPrecision, ProjectorPrecision
+from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.version import __version__
 
@@ -64,8 +63,6 @@ class Variant:
     """Fields of RoundingOptions."""
     precision: DecoderPrecision = "int4"
     activations: Activations = "int8"
-    projector: ProjectorPrecision | None = None
-    """None: as the bundle that lends its vision graphs has it."""
 
 
 def _gptq(**options: Any) -> Variant:
@@ -99,7 +96,6 @@ VARIANTS: dict[str, Variant] = {
     "5 bits on average": Variant(rounding={"average_bits": 5.0}),
     "lm_head in fp16": Variant({"lm_head_precision": "fp16"}),
     "lm_head in int4": Variant({"lm_head_precision": "int4"}),
-    "projector in int8": Variant(projector="int8"),
     "int8, rtn": Variant(rounding={"method": "rtn"}, precision="int8"),
     "int8, gptq": Variant(precision="int8"),
 }
@@ -126,7 +122,6 @@ TABLES: dict[str, tuple[str, ...]] = {
     "Output matrix": (
         DEFAULT, "lm_head in fp16", "lm_head in int4",
     ),
-    "Projector": (DEFAULT, "projector in int8"),
 }  # fmt: skip
 """The first line of each table is what the others are compared with."""
 
@@ -140,7 +135,7 @@ class Result:
 
 
 class Workshop:
-    """Everything that the variants share: a bundle for its vision graphs, both sets, the unrounded model's answers."""
+    """Everything that the variants share: a bundle for its vision towers, both sets, the unrounded model's answers."""
 
     def __init__(self, checkpoint: Checkpoint, arguments: argparse.Namespace) -> None:
         self._checkpoint = checkpoint
@@ -170,31 +165,23 @@ class Workshop:
             )
             self._survey.measure(base)  # its pictures and its drafts make the reference
         with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
-            bundle = self._bundle(variant, base, Path(scratch) / "bundle")
+            bundle = self._bundle(base, Path(scratch) / "bundle")
             self._write_decoder(variant, base, bundle.directory, Path(scratch) / "workspace")
-            quality = self._survey.measure(
-                bundle, activations=variant.activations, own_pictures=variant.projector is not None
-            )
+            quality = self._survey.measure(bundle, activations=variant.activations)
             return Result(quality, (bundle.directory / DECODER_FILE).stat().st_size)
 
     def _base(self) -> Bundle:
-        """A bundle that lends its vision graphs; rounded to the nearest, which takes no time."""
+        """A bundle that lends its vision towers; rounded to the nearest, which takes no time."""
         directory = self._directory / "base"
         if not directory.is_dir():
             export_bundle(self._checkpoint.path, directory)
         return open_bundle(directory)
 
-    def _bundle(self, variant: Variant, base: Bundle, directory: Path) -> Bundle:
-        """A bundle without matrices, and without vision graphs where its pictures are those of all."""
+    def _bundle(self, base: Bundle, directory: Path) -> Bundle:
+        """A bundle without matrices and vision towers: its pictures are those of all."""
         (directory / EMBEDDINGS_FILE).parent.mkdir(parents=True)
         shutil.copyfile(base.directory / EMBEDDINGS_FILE, directory / EMBEDDINGS_FILE)
-        if variant.projector is None:
-            return Bundle(directory, base.manifest)
-        shutil.copytree(base.directory / "vision", directory / "vision")
-        for name in base.manifest.projector.files:
-            (directory / name).unlink()
-        projector = export_vision(self._checkpoint, "projector", directory, variant.projector, as_graph=True)
-        return Bundle(directory, base.manifest.model_copy(update={"projector": projector}))
+        return Bundle(directory, base.manifest)
 
     def _write_decoder(self, variant: Variant, base: Bundle, directory: Path, workspace: Path) -> None:
         config = self._checkpoint.config.decoder

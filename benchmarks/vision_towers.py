@@ -26,22 +26,22 @@ from valley2_edge.config import EagleConfig, ModelConfig, SiglipConfig
 from valley2_edge.errors import ExportError, Valley2Error
 from valley2_edge.export.checkpoint.tensor_names import Shape, eagle_tensors, projector_tensors, siglip_tensors
 from valley2_edge.export.checkpoint.weights import Weights
-from valley2_edge.export.vision.component import block_positions
+from valley2_edge.export.vision.graphs import write_graph
 from valley2_edge.export.vision.native_eagle import eagle_parts
-from valley2_edge.export.vision.native_file import Part, Tensors, TowerPrecision, write_tower
+from valley2_edge.export.vision.native_file import Part, Tensors, TowerPrecision, precision_beside_int8, write_tower
 from valley2_edge.export.vision.native_projector import projector_parts
 from valley2_edge.export.vision.native_siglip import siglip_parts
-from valley2_edge.export.vision.onnx_eagle import write_eagle
-from valley2_edge.export.vision.onnx_projector import write_projector
-from valley2_edge.export.vision.onnx_siglip import write_siglip
+from valley2_edge.export.vision.sample_inputs import block_positions
 from valley2_edge.runtime.core.probe import LimitName, Probe
-from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs, VisionEngine
+from valley2_edge.runtime.core.tower import Tower
+from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
 from valley2_edge.runtime.onnx.engine import OnnxEngine
-from valley2_edge.runtime.vision.native_engine import NativeEngine
 
 TOWERS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 EAGLE_SIDE = 32
 """Patches of the Eagle picture's side: 1024 in all."""
+PRECISIONS: dict[str, TowerPrecision] = {"int8": "int8", "bf16": "bf16", "onnx": "fp32"}
+"""The precision of the tower that an engine computes, or whose graph it does."""
 LIMITS: dict[str, LimitName] = {"int8": "int8", "bf16": "fp32", "onnx": "fp32"}
 """What an engine is a share of; there is no probe of bf16."""
 
@@ -87,26 +87,21 @@ def prepare(subject: Subject, config: ModelConfig) -> None:
     shapes = siglip_tensors(config.siglip) | projector_tensors(config.projector) | eagle_tensors(config.eagle)
     weights = Weights(RandomCheckpoint(shapes), lambda: None)  # type: ignore[arg-type]
     subject.path.parent.mkdir(parents=True, exist_ok=True)
-    if subject.engine == "onnx":
-        if subject.tower == "siglip":
-            write_siglip(weights, config.siglip, subject.path, "fp32")
-        elif subject.tower == "projector":
-            write_projector(weights, config.projector, config.siglip, subject.path, "fp32")
-        else:
-            write_eagle(weights, config.eagle, subject.path, "fp32")
-        return
-    precision: TowerPrecision = "int8" if subject.engine == "int8" else "bf16"
+    source = subject.path.with_suffix(".safetensors")
+    precision = PRECISIONS[subject.engine]
     if subject.tower == "siglip":
         write_tower(
-            subject.path, "siglip", config.siglip.model_dump(), _random(siglip_parts(weights, config.siglip, precision))
+            source, "siglip", config.siglip.model_dump(), _random(siglip_parts(weights, config.siglip, precision))
         )
     elif subject.tower == "projector":
         settings = {**config.projector.model_dump(), "patches_per_side": config.siglip.patches_per_side}
-        write_tower(subject.path, "projector", settings, projector_parts(weights, config.projector))
+        parts = projector_parts(weights, config.projector, precision_beside_int8(precision))
+        write_tower(source, "projector", settings, parts)
     else:
-        write_tower(
-            subject.path, "eagle", config.eagle.model_dump(), _random(eagle_parts(weights, config.eagle, precision))
-        )
+        write_tower(source, "eagle", config.eagle.model_dump(), _random(eagle_parts(weights, config.eagle, precision)))
+    if subject.engine == "onnx":
+        write_graph(source, subject.tower, subject.path)
+        source.unlink()
 
 
 def _random(parts: Sequence[Part]) -> list[Part]:
@@ -128,11 +123,13 @@ def _maker(part: Part) -> Callable[[], Tensors]:
     return make
 
 
-def open_engine(subject: Subject, config: ModelConfig, threads: int) -> VisionEngine:
-    """Loads one engine."""
+def open_engine(subject: Subject, config: ModelConfig, threads: int) -> Callable[[EngineInputs], object]:
+    """Loads one engine, which computes what it is called with."""
     if subject.engine == "onnx":
-        return OnnxEngine(subject.path, subject.tower, threads=threads, providers=["CPUExecutionProvider"])
-    return NativeEngine(subject.path, subject.tower, config, threads=threads)
+        engine = OnnxEngine(subject.path, subject.tower, config, threads=threads, providers=["CPUExecutionProvider"])
+        return engine.compute
+    tower = Tower(subject.path, subject.tower, config, threads=threads)
+    return lambda inputs: tower.run(next(iter(inputs.values())), inputs.get("positions"))
 
 
 def inputs_of(tower: ComponentName) -> EngineInputs:
@@ -165,18 +162,16 @@ def measure(subjects: Sequence[Subject], config: ModelConfig, threads: int, roun
     engines = {subject: open_engine(subject, config, threads) for subject in subjects}
     with Probe(threads) as probe:
         for subject, engine in engines.items():
-            engine.run(inputs_of(subject.tower), None)  # warm-up
+            engine(inputs_of(subject.tower))  # warm-up
         for _ in range(rounds):
             for subject, engine in engines.items():
                 inputs, limit = inputs_of(subject.tower), LIMITS[subject.engine]
                 before = probe.read(limit)
                 begin = time.perf_counter()
-                engine.run(inputs, None)
+                engine(inputs)
                 seconds[subject].append(time.perf_counter() - begin)
                 peak = (before + probe.read(limit)) / 2
                 shares[subject].append(scale_of(subject.tower, config)[0] / seconds[subject][-1] / peak)
-    for engine in engines.values():
-        engine.close()
     yield f"{'tower':<10} {'engine':<6} {'s, all layers':>14} {'GOPS':>8} {'share':>6} of  {'against onnx':>12}"
     for subject in subjects:
         work, full = scale_of(subject.tower, config)

@@ -18,28 +18,26 @@ from valley2_edge.export.checkpoint.tensor_names import (
 from valley2_edge.export.decoder.formats import DecoderFormats
 from valley2_edge.export.decoder.layout import decoder_metadata, decoder_plan, embeddings_metadata, embeddings_plan
 from valley2_edge.export.selftest.writer import LOGIT_ROWS
-from valley2_edge.precisions import ProjectorPrecision, VisionPrecision
+from valley2_edge.export.vision.native_file import precision_beside_int8
+from valley2_edge.precisions import VisionPrecision
 
-_GRAPH_BYTES = 1 << 20
-"""Upper bound of one ONNX graph or native tower without its matrices, in bytes."""
-_ITEM_BYTES: dict[VisionPrecision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+_TOWER_BYTES = 1 << 20
+"""Upper bound of what a native tower or its graph has besides its matrices, in bytes."""
+_ITEM_BYTES: dict[VisionPrecision, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 _SELFTEST_ROWS = 150
 """Upper bound of the rows of features and tokens in the self-test."""
 
 
 def bundle_size(
-    checkpoint: Checkpoint,
-    vision_precision: VisionPrecision,
-    projector_precision: ProjectorPrecision | None,
-    formats: DecoderFormats,
+    checkpoint: Checkpoint, vision_precision: VisionPrecision, formats: DecoderFormats, *, graphs: bool
 ) -> int:
     """Size of the bundle in bytes: exact for the decoder, an upper bound for the vision components.
 
     Args:
         checkpoint: The checkpoint that becomes the bundle.
         vision_precision: Precision of the stored vision weights.
-        projector_precision: Precision of the projector's weights; None means as `vision_precision` says.
         formats: How the decoder's matrices are stored.
+        graphs: Whether the bundle has graphs of its towers, which have the same weights once more.
 
     Raises:
         CheckpointError: A file of the tokenizer is missing.
@@ -53,12 +51,12 @@ def bundle_size(
     if config.eagle is not None:
         towers.append(eagle_tensors(config.eagle))
     item_bytes = _ITEM_BYTES[vision_precision]
-    vision = sum(_weight_bytes(shapes, item_bytes) + _GRAPH_BYTES for shapes in towers)
-    if projector_precision is not None:
-        item_bytes = _ITEM_BYTES[projector_precision]
-    elif vision_precision == "int8":  # the projector is bf16 all the same
-        item_bytes = _ITEM_BYTES["bf16"]
-    vision += _weight_bytes(projector_tensors(config.projector), item_bytes) + _GRAPH_BYTES
+    vision = sum(_weight_bytes(shapes, item_bytes) + _TOWER_BYTES for shapes in towers)
+    exact = config.projector.tokenize_function == "st_argmax"  # most of it is fp32 whatever the precision
+    projector_bytes = _ITEM_BYTES["fp32" if exact else precision_beside_int8(vision_precision)]
+    vision += _weight_bytes(projector_tensors(config.projector), projector_bytes) + _TOWER_BYTES
+    if graphs:
+        vision *= 2
     tokenizer = sum(path.stat().st_size for path in tokenizer_files(checkpoint.path))
     width = config.siglip.hidden_size + 2 * config.decoder.hidden_size
     selftest = 4 * (LOGIT_ROWS * config.decoder.vocab_size + _SELFTEST_ROWS * width)

@@ -47,13 +47,14 @@ def make_manifest(
         facts: What the components that are finished say; those of the vision half must be among them.
         files: The files of the finished components, by their paths in the bundle.
     """
-    eagle = facts.get("eagle")
+    eagle, graphs = facts.get("eagle"), facts.get("graphs")
     matrices = matrix_errors(facts)
     return Manifest(
         architecture=config,
         siglip=VisionComponent(**facts["siglip"]),
         projector=VisionComponent(**facts["projector"]),
         eagle=None if eagle is None else VisionComponent(**eagle),
+        graphs=None if graphs is None else graphs["files"],
         decoder=_decoder_component(plan, facts, matrices),
         files=dict(files),
         source=source,

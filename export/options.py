@@ -8,7 +8,7 @@ from typing import get_args
 
 from valley2_edge.errors import ExportError
 from valley2_edge.export.rounding.options import RoundingOptions
-from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, GraphFormat, VisionPrecision
 from valley2_edge.quantize.matrix_format import DEFAULT_GROUP_SIZE
 
 
@@ -19,11 +19,11 @@ class ExportOptions:
     precision: DecoderPrecision = "int4"
     """Precision of the decoder's layers."""
     vision_precision: VisionPrecision | None = None
-    """Precision of the stored vision weights: fp32 and fp16 are graphs for ONNX Runtime, bf16 and int8 are towers of
-    the native core. None means fp32 with an fp32 decoder, else fp16."""
-    projector_precision: ProjectorPrecision | None = None
-    """Precision of a projector that is a graph whatever the towers are; int8 has a scale for each channel. None means
-    as `vision_precision` says."""
+    """Precision of the vision towers' matrices. int8 leaves the patch embeddings and the projector in bf16. None means
+    fp32 with an fp32 decoder, else bf16, which a released checkpoint has itself."""
+    graphs: GraphFormat | None = None
+    """Which graphs of the vision towers the bundle has beside them, for engines other than the core. None means none:
+    a machine that wants graphs makes them itself."""
     group_size: int = DEFAULT_GROUP_SIZE
     """Number of columns that share a scale in int4 and int8: 32, 64 or 128."""
     symmetric: bool | None = None
@@ -46,22 +46,21 @@ class ExportOptions:
         """The precision of the stored vision weights, with the default filled in."""
         if self.vision_precision is not None:
             return self.vision_precision
-        return "fp32" if self.precision == "fp32" else "fp16"
+        return "fp32" if self.precision == "fp32" else "bf16"
 
     def check_names(self) -> None:
-        """Refuses a vision precision, a projector precision or a decoder engine that does not exist.
+        """Refuses a vision precision, graphs or a decoder engine that do not exist, and graphs of towers in int8.
 
         Raises:
-            ExportError: A value is unknown; the message lists those that are known.
+            ExportError: A value is unknown, and the message lists those that are known; or there are no such graphs.
         """
         if self.stored_vision_precision not in get_args(VisionPrecision):
             raise ExportError(
                 f"vision precision {self.vision_precision!r} is unknown: choose {', '.join(get_args(VisionPrecision))}"
             )
-        if self.projector_precision is not None and self.projector_precision not in get_args(ProjectorPrecision):
-            raise ExportError(
-                f"projector precision {self.projector_precision!r} is unknown: "
-                f"choose {', '.join(get_args(ProjectorPrecision))}"
-            )
+        if self.graphs is not None and self.graphs not in get_args(GraphFormat):
+            raise ExportError(f"graphs {self.graphs!r} are unknown: choose {', '.join(get_args(GraphFormat))}")
+        if self.graphs is not None and self.stored_vision_precision == "int8":
+            raise ExportError("no graphs can be made of vision towers in int8: use --vision-precision bf16")
         if self.decoder_engine not in get_args(DecoderEngine):
             raise ExportError(f"decoder engine {self.decoder_engine!r} is unknown: choose native or onnx")

@@ -90,7 +90,7 @@ def _output_directory(output: Path | None, checkpoint: Checkpoint, options: Expo
 
 def _disk_bytes(checkpoint: Checkpoint, plan: ExportPlan) -> int:
     """Bytes of the bundle and of what lies beside it while it is made."""
-    size = bundle_size(checkpoint, plan.vision_precision, plan.projector_precision, plan.formats)
+    size = bundle_size(checkpoint, plan.vision_precision, plan.formats, graphs=plan.graphs is not None)
     if plan.decoder_engine == "onnx":
         size += onnx_decoder_bytes(checkpoint.config, plan.formats)  # beside the native files, which go at the end
     return size + workspace_bytes(checkpoint, plan.rounding, size)

@@ -15,7 +15,7 @@ from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding
-from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, GraphFormat, VisionPrecision
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.version import __version__
 
@@ -25,8 +25,8 @@ class ExportPlan:
     """How every component of one bundle is made."""
 
     vision_precision: VisionPrecision
-    projector_precision: ProjectorPrecision | None
-    """None means as `vision_precision` says."""
+    graphs: GraphFormat | None
+    """Which graphs of the vision towers the bundle has."""
     formats: DecoderFormats
     rounding: Rounding
     decoder_engine: DecoderEngine = "native"
@@ -46,7 +46,7 @@ class ExportPlan:
             "checkpoint": [checkpoint.name, checkpoint.revision, checkpoint.fingerprint()],
             "plan": [
                 self.vision_precision,
-                self.projector_precision,
+                self.graphs,
                 asdict(self.formats),
                 self.rounding.identity(),
                 self.decoder_engine,
@@ -104,7 +104,7 @@ def make_plan(options: ExportOptions) -> ExportPlan:
         read_gptq_config(options.decoder)  # so that a mistake is seen before a download
     return ExportPlan(
         options.stored_vision_precision,
-        options.projector_precision,
+        options.graphs,
         formats,
         resolve_rounding(rounding, options.precision, options.decoder is not None),
         options.decoder_engine,

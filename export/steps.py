@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from valley2_edge.bundle import Bundle, MatrixError, Source
 from valley2_edge.errors import Valley2Warning
@@ -20,12 +20,14 @@ from valley2_edge.export.decoder.layout import DECODER_FILE
 from valley2_edge.export.decoder.writer import export_decoder, export_embeddings, export_rounded_decoder
 from valley2_edge.export.decoder_onnx.writer import write_onnx_decoder
 from valley2_edge.export.manifest import Facts, make_manifest, matrix_errors
+from valley2_edge.export.onnx.graph import data_path
 from valley2_edge.export.plan import ExportPlan
 from valley2_edge.export.quality.report import REPORT_FILE, ReportData, render_report
 from valley2_edge.export.quality.survey import check_max_kl, measure_before_publishing
 from valley2_edge.export.rounding.rounder import round_with_calibration
 from valley2_edge.export.selftest.writer import write_selftest
 from valley2_edge.export.vision.component import export_vision
+from valley2_edge.export.vision.graphs import make_graph
 from valley2_edge.runtime.core.vision_engine import ComponentName
 
 _OTHER_MODEL_ERROR = 0.6
@@ -96,21 +98,26 @@ def _unfinished_bundle(job: ExportJob, facts: Facts, directory: Path) -> Bundle:
 
 def _vision_step(component: ComponentName) -> Step:
     def make(job: ExportJob, facts: Facts, directory: Path) -> dict[str, Any]:
-        own = job.plan.projector_precision if component == "projector" else None
-        made = export_vision(
-            job.checkpoint,
-            component,
-            directory,
-            own or job.plan.vision_precision,
-            job.progress,
-            as_graph=own is not None,
-        )
+        made = export_vision(job.checkpoint, component, directory, job.plan.vision_precision, job.progress)
         return made.model_dump()
 
     def wanted(job: ExportJob) -> bool:
         return component != "eagle" or job.checkpoint.config.eagle is not None
 
     return Step(component, make, wanted)
+
+
+def _make_graphs(job: ExportJob, facts: Facts, directory: Path) -> dict[str, Any]:
+    """Writes the graphs of the towers that are finished; its facts are the files of each."""
+    files: dict[str, list[str]] = {}
+    components: tuple[ComponentName, ...] = get_args(ComponentName)
+    for component in components:
+        if component in facts:
+            (tower,) = facts[component]["files"]
+            path = (directory / tower).with_suffix(".onnx")
+            make_graph(directory / tower, component, job.checkpoint.config, path, job.progress)
+            files[component] = [file.relative_to(directory).as_posix() for file in (path, data_path(path))]
+    return {"files": files}
 
 
 def _make_decoder(job: ExportJob, facts: Facts, directory: Path) -> dict[str, Any]:
@@ -185,7 +192,9 @@ def _make_tokenizer(job: ExportJob, facts: Facts, directory: Path) -> dict[str, 
 
 
 def _make_selftest(job: ExportJob, facts: Facts, directory: Path) -> dict[str, Any]:
-    return dict(write_selftest(job.checkpoint, directory, job.plan.formats.quantized, job.progress))
+    return dict(
+        write_selftest(job.checkpoint, directory, job.plan.vision_precision, job.plan.formats.quantized, job.progress)
+    )
 
 
 def _make_report(job: ExportJob, facts: Facts, directory: Path) -> dict[str, Any]:
@@ -213,6 +222,7 @@ STEPS: tuple[Step, ...] = (
     _vision_step("siglip"),
     _vision_step("projector"),
     _vision_step("eagle"),
+    Step("graphs", _make_graphs, wanted=lambda job: job.plan.graphs is not None),
     Step("decoder", _make_decoder, conclude=_warn_of_another_model),
     Step("embeddings", _make_embeddings),
     Step(
@@ -230,5 +240,6 @@ STEPS: tuple[Step, ...] = (
         conclude=lambda job, facts: check_max_kl(facts["report"], job.plan.rounding.options.max_kl),
     ),
 )
-"""Later steps read what earlier ones wrote: the decoder may be rounded on what the vision components make of pictures,
-the ONNX decoder is made from the native one, the self-test runs the whole bundle, and the report measures it."""
+"""Later steps read what earlier ones wrote: graphs are made from the towers, the decoder may be rounded on what the
+towers make of pictures, the ONNX decoder is made from the native one, the self-test runs the whole bundle, and the
+report measures it."""

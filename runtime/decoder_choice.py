@@ -13,10 +13,11 @@ from valley2_edge.runtime.core.decoder_description import DecoderDescription
 from valley2_edge.runtime.core.memory import MemorySettings
 from valley2_edge.runtime.devices.check import check_decoder, nvidia_gpu
 from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
-from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu
+from valley2_edge.runtime.gpu_budget import PLANNED_CONTEXT, GpuChoice, fit_gpu, vision_on_gpu
 from valley2_edge.runtime.onnx.decoder import OnnxDecoderBackend
 from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, CUDA_PROVIDER
 from valley2_edge.runtime.planning import plan_bundle
+from valley2_edge.runtime.vision.engine_choice import vision_backend
 
 
 def place(
@@ -43,11 +44,13 @@ def place(
     """
     if bundle.manifest.decoder.engine != "native":
         _refuse_native_options(wanted, elsewhere)
-    placed = replace(wanted, device=_decoder_device(bundle, device), vision_device="cpu")
+    placed = replace(wanted, device=_decoder_device(bundle, device))
     if wanted.vision_engine == "tensorrt":
         free = placed.gpu_memory if elsewhere else _free_gpu_bytes(bundle) if _has_tensorrt() else 0
         if free:
-            placed = replace(placed, vision_device="cuda", gpu_memory=min(free, placed.gpu_memory or free))
+            placed = replace(placed, gpu_memory=min(free, placed.gpu_memory or free))
+        else:
+            placed = replace(placed, vision_engine="native")  # as the encoder will find
     return settings_for_gpu(bundle, placed)
 
 
@@ -90,9 +93,7 @@ def _loading(bundle: Bundle, settings: MemorySettings) -> MemorySettings:
 
 def _free_gpu_bytes(bundle: Bundle) -> int:
     """Free bytes of the GPU's memory; 0: there is none that can be used."""
-    return plan_bundle(
-        bundle, (), _loading(bundle, MemorySettings(device="auto", vision_device="cpu"))
-    ).gpu_memory_bytes
+    return plan_bundle(bundle, (), _loading(bundle, MemorySettings(device="auto"))).gpu_memory_bytes
 
 
 def _refuse_native_options(wanted: MemorySettings, elsewhere: bool) -> None:
@@ -135,7 +136,7 @@ def settings_for_gpu(bundle: Bundle, wanted: MemorySettings) -> tuple[MemorySett
         BudgetError: They do not fit; the sentence says what would.
         InputError: There is no GPU.
     """
-    if wanted.vision_device != "cuda" or wanted.device == "cpu":
+    if wanted.device == "cpu" or not vision_on_gpu(vision_backend(bundle, wanted)):
         return wanted, None
     longest = bundle.manifest.architecture.decoder.max_position_embeddings
     choice = fit_gpu(bundle, replace(wanted, context_length=min(PLANNED_CONTEXT, longest)))

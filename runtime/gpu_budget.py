@@ -10,7 +10,9 @@ from valley2_edge.bundle import Bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError
 from valley2_edge.runtime.core.memory import ANY_PICTURE, MemoryPlan, MemorySettings, Size
+from valley2_edge.runtime.core.vision_backend import VisionBackend
 from valley2_edge.runtime.planning import plan_bundle
+from valley2_edge.runtime.vision.engine_choice import vision_backend
 
 PLANNED_CONTEXT = 4096
 """Positions that must fit beside the weights when nobody says how many a session will have."""
@@ -63,7 +65,7 @@ def fit_gpu(
         about = {"video": video, "conversation": conversation}
         return plan_bundle(bundle, pictures, settings, process_bytes=process_bytes, **about)
 
-    if wanted.vision_device != "cuda":
+    if not vision_on_gpu(vision_backend(bundle, wanted)):
         return GpuChoice(wanted, plan(wanted), "")
     layers = bundle.manifest.architecture.decoder.num_hidden_layers
     moves = wanted.device != "cpu"
@@ -88,6 +90,11 @@ def fit_gpu(
     if fitting is None:
         raise BudgetError(_refusal(plan, ways[-1]))
     return fitting
+
+
+def vision_on_gpu(vision: VisionBackend | None) -> bool:
+    """Whether a backend says that it takes memory of a GPU; None, the core's own towers, takes none."""
+    return vision is not None and vision.cost("siglip", 1, 0).gpu_weight_bytes > 0
 
 
 def _words(settings: MemorySettings, planned: MemoryPlan, layers: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from valley2_edge.bundle import Bundle
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError
+from valley2_edge.options import LoadOptions
 from valley2_edge.runtime.core.memory import (
     ANY_PICTURE,
     MemoryPlan,
@@ -49,13 +50,13 @@ class MemoryBudget:
     Args:
         bundle: Not loaded yet.
         limit_bytes: Most memory of the whole process.
-        vision_device: Where the vision engines run, "cpu" or "cuda".
+        load: The options of loading, which say what computes the vision half.
     """
 
-    def __init__(self, bundle: Bundle, limit_bytes: int, vision_device: str = "cpu") -> None:
+    def __init__(self, bundle: Bundle, limit_bytes: int, load: LoadOptions = LoadOptions()) -> None:
         self._bundle = bundle
         self.limit_bytes = limit_bytes
-        self.process_bytes = expected_process_bytes(bundle, vision_device)
+        self.process_bytes = expected_process_bytes(bundle, load.vision_engine)
         """Expected memory of this process without the model."""
 
     def choose(

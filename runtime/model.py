@@ -27,6 +27,7 @@ from valley2_edge.runtime.saved_session import SavedConversation, Turn
 from valley2_edge.runtime.session import Session
 from valley2_edge.runtime.vision.cache import VisionCache, engines_of
 from valley2_edge.runtime.vision.encoder import VisionEncoder
+from valley2_edge.runtime.vision.engine_choice import check_vision_engine
 from valley2_edge.text_limits import check_text
 from valley2_edge.tokenizer import bundle_tokenizer
 
@@ -62,7 +63,7 @@ class Valley2:
         on_progress: ProgressCallback | None = None,
         **changes: Any,
     ) -> Valley2:
-        """Loads a bundle: checks its files, then maps the decoder's; the vision engines wait for the first picture.
+        """Loads a bundle: checks its files, then maps the decoder's; the vision towers wait for the first picture.
 
         Args:
             directory: The bundle.
@@ -80,8 +81,9 @@ class Valley2:
         limit = size_bytes(options.memory) or None
         bundle = open_bundle(Path(directory), progress=lambda done, total: report("check", done, total))
         settings = replace(MemorySettings.of(options), keep_vision=options.keep_vision or limit is not None)
+        check_vision_engine(bundle, options)
         settings, gpu_choice = place(bundle, settings, options.device)
-        budget = None if limit is None else MemoryBudget(bundle, limit, settings.vision_device)
+        budget = None if limit is None else MemoryBudget(bundle, limit, settings)
         if budget is not None:
             chosen = budget.choose(settings).settings
             settings = replace(
@@ -97,6 +99,7 @@ class Valley2:
         vision = VisionEncoder(
             bundle,
             threads=decoder.description.threads,
+            model=decoder.handle,
             providers=options.providers,
             keep=settings.keep_vision,
             trim=decoder.trim,
@@ -105,7 +108,7 @@ class Valley2:
         )
         report("load", 2, 2)
         decoder.resize_prefix_cache(settings.prefix_cache_bytes)
-        cache = VisionCache(engines_of(bundle.manifest), settings.vision_cache_bytes)
+        cache = VisionCache(engines_of(bundle.manifest, vision.engine), settings.vision_cache_bytes)
         engines = Engines(bundle.manifest.architecture, tokenizer, vision, decoder, cache)
         return cls(bundle, engines, budget, settings, gpu_choice)
 

@@ -9,10 +9,11 @@ from valley2_edge.bundle import Bundle
 from valley2_edge.runtime.core.backend import Backend
 from valley2_edge.runtime.core.memory import MemoryPlan, MemorySettings, Size, plan_memory
 from valley2_edge.runtime.onnx.decoder_cost import OnnxDecoderCost, cpu_arithmetic
+from valley2_edge.runtime.vision.engine_choice import vision_backend
 
 
 def plan_bundle(bundle: Bundle, pictures: Sequence[Size], settings: MemorySettings, **about: Any) -> MemoryPlan:
-    """Plans a question as `plan_memory` does, whatever engine the bundle's decoder is for.
+    """Plans a question as `plan_memory` does, whatever computes the bundle's decoder and its vision half.
 
     Args:
         bundle: The bundle; only its manifest and the headers of its files are read.
@@ -25,7 +26,14 @@ def plan_bundle(bundle: Bundle, pictures: Sequence[Size], settings: MemorySettin
         BundleError: A header is damaged.
         BudgetError: The pictures do not fit the context.
     """
-    return plan_memory(bundle, pictures, settings, decoder_backend=_decoder_backend(bundle, settings), **about)
+    return plan_memory(
+        bundle,
+        pictures,
+        settings,
+        decoder_backend=_decoder_backend(bundle, settings),
+        vision_backend=vision_backend(bundle, settings),
+        **about,
+    )
 
 
 def _decoder_backend(bundle: Bundle, settings: MemorySettings) -> Backend | None:

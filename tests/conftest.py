@@ -97,3 +97,9 @@ def onnx_bundle(run_directory: Path) -> Path:
 def int8_vision_bundle(plain_bundles: Path) -> Path:
     """The tiny checkpoint in fp32 with its vision layers in int8; not to be changed."""
     return plain_bundles / "int8"
+
+
+@pytest.fixture(scope="session")
+def graph_bundle(run_directory: Path) -> Path:
+    """The tiny checkpoint in int4 with ONNX graphs beside its towers; not to be changed."""
+    return export_once(run_directory / "graph_bundles", {"int4": {"graphs": "onnx"}}) / "int4"

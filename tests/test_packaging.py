@@ -94,11 +94,24 @@ def test_sdist_has_the_sources_that_a_build_needs(sdist_names: set[str]) -> None
     assert not any(name.startswith((".venv/", "build/")) or name.endswith((".so", ".pyc")) for name in sdist_names)
 
 
-def test_base_install_asks_for_neither_torch_nor_transformers_nor_onnx() -> None:
+def test_base_install_asks_for_what_an_answer_needs_and_nothing_else() -> None:
     requirements = metadata.requires("valley2-edge") or []
     base = {re.split(r"[^\w.-]", text)[0].lower() for text in requirements if "extra ==" not in text}
-    assert base >= {"cffi", "numpy", "onnxruntime", "tokenizers", "pillow", "safetensors"}
-    assert not base & {"torch", "torchvision", "transformers", "onnx", "opencv-python-headless"}
+    assert base == {
+        "cffi", "filelock", "huggingface_hub", "numpy", "pillow", "platformdirs", "pydantic", "rich", "safetensors",
+        "tokenizers", "typer",
+    }  # fmt: skip
+
+
+def test_each_extra_brings_one_onnx_runtime_at_most() -> None:
+    """onnxruntime and onnxruntime-gpu hold the same module: the second one overwrites the first."""
+    found: dict[str, set[str]] = {}
+    for text in metadata.requires("valley2-edge") or []:
+        name, _, condition = text.replace("'", '"').partition(";")
+        extra = re.search(r'extra == "([\w-]+)"', condition)
+        if extra and name.startswith("onnxruntime") and "genai" not in name:
+            found.setdefault(extra[1], set()).add(re.split(r"[^\w-]", name)[0])
+    assert found == {"onnx": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
 
 
 def test_export_extra_bounds_torch_from_above() -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from valley2_edge.answer import Answer, parse_answer
+    from valley2_edge.backends import register_backend
     from valley2_edge.options import LoadOptions, SamplingOptions, SessionOptions
     from valley2_edge.runtime.model import Valley2
     from valley2_edge.runtime.session import Session
@@ -46,6 +47,7 @@ _LAZY = {
     "Session": "valley2_edge.runtime.session",
     "Statistics": "valley2_edge.runtime.stats",
     "Valley2": "valley2_edge.runtime.model",
+    "register_backend": "valley2_edge.backends",
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "Valley2Warning",
     "__version__",
     "parse_answer",
+    "register_backend",
 ]
 
 

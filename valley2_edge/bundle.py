@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from valley2_edge.bundle_files import (
     MANIFEST_NAME,
     MAX_FILES,
+    VISION_COMPONENTS,
     beside,
+    check_graph_files,
     check_listed,
     check_name,
-    check_vision_files,
+    check_tower_files,
     unlisted_files,
 )
 from valley2_edge.config import ModelConfig, first_problem
@@ -37,7 +39,7 @@ from valley2_edge.precisions import DecoderEngine, DecoderPrecision, OnnxArithme
 from valley2_edge.verified_files import VerifiedFiles
 
 FORMAT: Literal["valley2-bundle"] = "valley2-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 NATIVE_DECODER_FILES = ("decoder/decoder.safetensors", "decoder/embeddings.safetensors")
 ONNX_WEIGHTS_FILE = "decoder/decoder.onnx.data"
@@ -66,11 +68,11 @@ class FileEntry(_Strict):
 
 
 class VisionComponent(_Strict):
-    """An ONNX graph or a native tower: `siglip`, `projector` or `eagle`."""
+    """A native tower: `siglip`, `projector` or `eagle`."""
 
     precision: VisionPrecision
     files: _Files
-    """Paths relative to the bundle: the graph first, or the tower's one file."""
+    """The path of the tower's one file, relative to the bundle."""
     relative_error: _Error
     """Error against torch on the exporter's machine: norm of the difference over norm of the reference."""
 
@@ -126,6 +128,8 @@ class Manifest(_Strict):
     siglip: VisionComponent
     projector: VisionComponent
     eagle: VisionComponent | None
+    graphs: dict[str, list[str]] | None = None
+    """ONNX graphs of vision components for engines other than the core: each component's graph, then its weights."""
     decoder: DecoderComponent
     files: Annotated[dict[str, FileEntry], Field(max_length=MAX_FILES)]
     source: Source
@@ -283,11 +287,12 @@ def read_manifest(directory: Path) -> Manifest:
     version = content.get("format_version")
     if type(version) is not int or version < 1:
         raise BundleError(f'{where}: "format_version" must be a positive whole number, not {shown(version)}')
-    if version > FORMAT_VERSION:
-        raise BundleError(
-            f"{directory} is a bundle of format version {version}, this release of valley2-edge reads up to "
-            f"{FORMAT_VERSION}; install a newer valley2-edge"
-        )
+    if version != FORMAT_VERSION:
+        # The core says the same (src/plan/memory_plan.cpp).
+        other = "an older release: export it again"
+        if version > FORMAT_VERSION:
+            other = "a newer release: install a newer valley2-edge"
+        raise BundleError(f"{directory} has format version {version} and was made by {other}.")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
@@ -312,11 +317,16 @@ def _check_components(manifest: Manifest) -> None:
         needed = [ONNX_EMBEDDINGS_FILE, ONNX_WEIGHTS_FILE, NATIVE_DECODER_FILES[1], *graphs]
         check_listed(decoder.files, needed, more, "decoder")
     opened = [TOKENIZER_FILE, *decoder.files]
-    for name in ("siglip", "projector", "eagle"):
+    for name in VISION_COMPONENTS:
         component: VisionComponent | None = getattr(manifest, name)
         if component is not None:
-            check_vision_files(name, component.files)
+            check_tower_files(name, component.files)
             opened.extend(component.files)
+    for name, files in (manifest.graphs or {}).items():
+        if name not in VISION_COMPONENTS or getattr(manifest, name) is None:
+            raise ValueError(f"graphs names {shown(name)}, which is no vision component of the bundle")
+        check_graph_files(name, files)
+        opened.extend(files)
     for name in opened:
         if name not in manifest.files:
             raise ValueError(f'{name} is used but not listed in "files"')

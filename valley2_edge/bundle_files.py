@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 MANIFEST_NAME = "valley2.json"
 COMPONENT_FOLDERS = ("decoder", "selftest", "tokenizer", "vision")
 """Folders of which everything belongs to the bundle."""
+VISION_COMPONENTS = ("siglip", "projector", "eagle")
 MAX_FILES = 1000
 _MAX_NAME = 512
 _LEFT_BY_FILE_MANAGERS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
@@ -30,8 +31,8 @@ def check_name(name: str) -> None:
         raise ValueError("is not a path inside the bundle")
 
 
-def check_vision_files(name: str, files: Sequence[str]) -> None:
-    """Refuses other files of a vision component than its graph with its weights, or its one native tower.
+def check_tower_files(name: str, files: Sequence[str]) -> None:
+    """Refuses other files of a vision component than its one native tower.
 
     Args:
         name: siglip, projector or eagle.
@@ -40,9 +41,24 @@ def check_vision_files(name: str, files: Sequence[str]) -> None:
     Raises:
         ValueError: The text says what is expected.
     """
-    graph, tower = f"vision/{name}.onnx", f"vision/{name}.safetensors"
-    if list(files) not in ([tower], [graph], [graph, f"{graph}.data"]):
-        raise ValueError(f"{name}.files must be {tower}, or {graph} and {graph}.data")
+    tower = f"vision/{name}.safetensors"
+    if list(files) != [tower]:
+        raise ValueError(f"{name}.files must be {tower} alone")
+
+
+def check_graph_files(name: str, files: Sequence[str]) -> None:
+    """Refuses other files of a vision component's ONNX graph than the graph and its weights.
+
+    Args:
+        name: siglip, projector or eagle.
+        files: What the manifest names.
+
+    Raises:
+        ValueError: The text says what is expected.
+    """
+    graph = f"vision/{name}.onnx"
+    if list(files) != [graph, f"{graph}.data"]:
+        raise ValueError(f"graphs.{name} must be {graph} and {graph}.data")
 
 
 def check_listed(files: Iterable[str], needed: Sequence[str], optional: Sequence[str], what: str) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 ProjectorType = Literal["ovis_conv_adapter", "conv_adapter", "mlp_pixel_shuffle"]
+TokenizeFunction = Literal["softmax", "st_argmax"]
 
 Layers = Annotated[int, Field(strict=True, ge=1, le=512)]
 Heads = Annotated[int, Field(strict=True, ge=1, le=1024)]
@@ -76,6 +77,8 @@ class ProjectorConfig(_Frozen):
     output_size: Width = 3584
     pixelshuffle_downsample_ratio: Few = 3
     tokens_per_side: Pixels = 14
+    tokenize_function: TokenizeFunction = "softmax"
+    """How ovis_conv_adapter makes a token of scores; the other types have none."""
 
 
 class DecoderConfig(_Frozen):

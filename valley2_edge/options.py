@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
+from valley2_edge.backends import BUILT_IN, registered_backends
 from valley2_edge.errors import InputError, OptionError
 from valley2_edge.option_checks import (
     LARGEST_FACTOR,
@@ -71,6 +72,15 @@ def _flag(name: str, value: Any) -> None:
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise OptionError(name, f"must be text, not {value!r}.")
+
+
+def engine_names() -> tuple[str, ...]:
+    """What `vision_engine` may be: the built-in engines, and those that this process has registered."""
+    return *BUILT_IN, *registered_backends()
+
+
+def _vision_engine(name: str, value: Any) -> None:
+    check_choice(name, value, engine_names())
 
 
 def _size(name: str, value: Any) -> None:
@@ -183,12 +193,12 @@ class LoadOptions(_Checked):
         "it. By default in the order that ONNX Runtime offers on this machine.",
         _or(None, _providers),
     )
-    vision_engine: VisionEngineName = _option(
+    vision_engine: str = _option(
         "auto",
-        "What computes the vision half: native for the core's own towers, onnx for ONNX Runtime, tensorrt for engines "
-        "that are built once for an NVIDIA GPU (with ONNX Runtime where that cannot be), or auto for what the bundle "
-        "has.",
-        _choice(VisionEngineName),
+        "What computes the vision half: native for the core's own towers, onnx for ONNX Runtime, or tensorrt for "
+        "engines that are built once for an NVIDIA GPU; what these cannot compute, the core's towers do. auto is "
+        "native.",
+        _vision_engine,
     )
     keep_vision: bool = _option(
         False,

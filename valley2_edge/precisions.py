@@ -1,4 +1,4 @@
-"""The names of precisions and engines that an export chooses among and a bundle's manifest states."""
+"""The precisions and engines that an export chooses among and a bundle's manifest states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ DecoderPrecision = Literal["int4", "int8", "fp16", "fp32"]
 DecoderEngine = Literal["native", "onnx"]
 OnnxArithmetic = Literal["int8", "fp32", "fp16"]
 """How an ONNX decoder multiplies: with activations rounded to int8, or with floats of 32 or 16 bits."""
-VisionPrecision = Literal["fp16", "fp32", "int8", "bf16"]
-"""fp16 and fp32 are ONNX graphs, int8 and bf16 towers of the native core."""
-ProjectorPrecision = Literal["fp16", "fp32", "int8"]
-"""Precision of a projector that is a graph, whatever the towers are: int8 has a scale for each channel."""
+VisionPrecision = Literal["bf16", "int8", "fp32"]
+"""Precision of the matrices of the vision towers."""
+GraphFormat = Literal["onnx"]
+"""Format of the graphs that a bundle may have beside its vision towers, for engines other than the core."""
+LARGEST_VISION_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "bf16": 1e-2, "int8": 5e-2}
+"""Largest relative error of a tower that an export accepts, by the precision of its matrices: norm of the difference
+over norm of the reference. Where a machine widens bf16 to fp32, the error is that of fp32."""
+LARGEST_ROW_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "bf16": 3e-2, "int8": 1.5e-1}
+"""Largest relative error of one token of a picture on its own; rounding spreads unevenly over the tokens."""

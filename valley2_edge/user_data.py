@@ -2,8 +2,9 @@
 
 `last_bundle.json` names the bundle that was exported last, `verified_files.json` holds the files whose sha256 was
 computed before. Both may be deleted at any time; a broken one counts as absent. Beside them `engines/` holds what
-TensorRT built, `checked_devices.json` which devices were found to compute right, and `drivers/` what drivers of GPUs
-compiled. The directories are made for the user alone; a file that another user owns or may write counts as absent.
+TensorRT built, `graphs/` the ONNX graphs of vision towers, `checked_devices.json` which devices were found to compute
+right, and `drivers/` what drivers of GPUs compiled. The directories are made for the user alone; a file that another
+user owns or may write counts as absent.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +33,8 @@ from valley2_edge.outside_files import (
 
 DATA_DIRECTORY_VARIABLE = "VALLEY2_DATA_DIR"
 _MOST_JSON_BYTES = 16 << 20
+ABANDONED_SECONDS = 3600
+"""After so long nobody writes a temporary file any more: its writer was killed."""
 
 
 def data_directory() -> Path:
@@ -120,6 +125,38 @@ def write_own_file(path: Path, *parts: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Removes what writers that were killed have left in a directory: files and folders whose names begin with a dot.
+
+    Args:
+        directory: A directory of ours.
+    """
+    for left in directory.glob(".*"):
+        with contextlib.suppress(OSError):
+            status = left.lstat()
+            if time.time() - status.st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left) if stat.S_ISDIR(status.st_mode) else left.unlink()
+
+
+def remove_directory(directory: Path) -> tuple[int, int]:
+    """Removes a directory of ours with all that is in it; links in it are removed and not followed.
+
+    Args:
+        directory: It may be missing.
+
+    Returns:
+        How many files there were, and their bytes.
+
+    Raises:
+        OSError: Something cannot be removed, or the directory is a link.
+    """
+    statuses = [path.lstat() for path in directory.rglob("*")]
+    files = [status for status in statuses if not stat.S_ISDIR(status.st_mode)]
+    if directory.is_dir():
+        shutil.rmtree(directory)
+    return len(files), sum(status.st_size for status in files)
 
 
 def write_own_json(path: Path, content: Mapping[str, Any]) -> None:

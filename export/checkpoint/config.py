@@ -17,6 +17,7 @@ from valley2_edge.config import (
     ProjectorConfig,
     ProjectorType,
     SiglipConfig,
+    TokenizeFunction,
     first_problem,
 )
 from valley2_edge.errors import CheckpointError
@@ -174,6 +175,15 @@ def _read_projector(values: dict[str, Any], siglip: SiglipConfig, hidden_size: i
     ratio = values.get("pixelshuffle_downsample_ratio", 3)
     if type(ratio) is not int or ratio < 1:
         raise CheckpointError(f"config.json: pixelshuffle_downsample_ratio = {shown(ratio)} is not a positive number.")
+    function = values.get("tokenize_function", "softmax")
+    if function == "gumbel_argmax":
+        raise CheckpointError(
+            "config.json: tokenize_function = 'gumbel_argmax' is not supported: the reference itself fails on it, for "
+            "it asks for a temperature that its projector does not have."
+        )
+    if function not in get_args(TokenizeFunction):
+        names = " and ".join(get_args(TokenizeFunction))
+        raise CheckpointError(f"config.json: tokenize_function is {shown(function)}; supported are {names}.")
     side = siglip.patches_per_side
     side = side // ratio if kind == "mlp_pixel_shuffle" else (side + 1) // 2
     width = values.get("mlp_hidden_dim")
@@ -186,6 +196,7 @@ def _read_projector(values: dict[str, Any], siglip: SiglipConfig, hidden_size: i
         output_size=hidden_size,
         pixelshuffle_downsample_ratio=ratio,
         tokens_per_side=values.get("num_patches_per_side", side),
+        tokenize_function=function,
     )
 
 

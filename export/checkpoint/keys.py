@@ -18,8 +18,8 @@ READ = frozenset({
     "mm_hidden_size", "mm_projector_type", "mm_vision_tower", "model_class", "model_type", "num_attention_heads",
     "num_hidden_layers", "num_key_value_heads", "num_patches_per_side", "only_crop_single_image",
     "pixelshuffle_downsample_ratio", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta",
-    "tie_word_embeddings", "torch_dtype", "use_special_start_end_token", "vit_crop_size", "vit_patch_size",
-    "vocab_size",
+    "tie_word_embeddings", "tokenize_function", "torch_dtype", "use_special_start_end_token", "vit_crop_size",
+    "vit_patch_size", "vocab_size",
 })  # fmt: skip
 """Keys of config.json that config.py reads."""
 
@@ -42,7 +42,6 @@ SUPPORTED: dict[str, tuple[tuple[object, ...], str]] = {
     "quantization_config": ((None,), "weights that are quantized already"),
     "tie_encoder_decoder": ((False,), "a model with an encoder"),
     "token_compressor_config": ((None,), "a token compressor"),
-    "tokenize_function": (("softmax",), "another visual tokenizer"),
     "tokenizer_model_max_length": ((None,), "truncation of the prompt"),
     "use_sliding_window": ((False, None), "sliding-window attention"),
 }

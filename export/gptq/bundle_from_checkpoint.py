@@ -158,6 +158,7 @@ def _manifest(decoder: GptqDecoder, vision: Bundle, writer: BundleWriter) -> Man
         siglip=given.siglip,
         projector=given.projector,
         eagle=given.eagle,
+        graphs=given.graphs,
         decoder=_rounded_component(decoder),
         files=writer.files(),
         source=Source(

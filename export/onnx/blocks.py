@@ -4,67 +4,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, helper
 
-from valley2_edge.export.checkpoint.weights import Weights
-from valley2_edge.export.onnx.graph import Graph
+from valley2_edge.export.onnx.graph import Graph, MatrixValues
+
+Floats = NDArray[np.float32]
 
 
-def linear(graph: Graph, weights: Weights, value: str, source: str, name: str, bias: bool = True) -> str:
-    """Adds a linear layer with weights of the checkpoint.
-
-    Args:
-        graph: The graph that grows.
-        weights: Reads `source.weight` (outputs, inputs) and `source.bias` (outputs,).
-        value: The input, (..., inputs).
-        source: Prefix of the tensors in the checkpoint.
-        name: Name of the result and prefix of the new values.
-        bias: Whether the layer has a bias.
-
-    Returns:
-        The name of the result, (..., outputs).
-    """
-    return linear_of(
-        graph, value, name, weights.read(source + ".weight"), weights.read(source + ".bias") if bias else None
-    )
-
-
-def linear_of(graph: Graph, value: str, name: str, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
-    """Adds a linear layer: value times the transposed weight, plus the bias.
+def multiply(graph: Graph, value: str, weight: MatrixValues, name: str, bias: Floats | None = None) -> str:
+    """Adds a linear layer.
 
     Args:
         graph: The graph that grows.
         value: The input, (..., inputs).
+        weight: (inputs, outputs): a MatMul has no transposed form in standard ONNX.
         name: Name of the result and prefix of the new values.
-        weight: (outputs, inputs).
         bias: (outputs,), or None for a layer without a bias.
 
     Returns:
         The name of the result, (..., outputs).
     """
-    # (inputs, outputs): a MatMul has no transposed form in standard ONNX
-    product = graph.node("MatMul", [value, graph.matrix(name + ".weight", weight.t(), channel=1)], name + ".product")
-    return product if bias is None else graph.node("Add", [product, graph.vector(name + ".bias", bias)], name)
+    stored = graph.matrix(f"{name}.weight", weight)
+    if bias is None:
+        return graph.node("MatMul", [value, stored], name)
+    product = graph.node("MatMul", [value, stored], f"{name}.product")
+    return graph.node("Add", [product, graph.vector(f"{name}.bias", bias)], name)
 
 
-def layer_norm(graph: Graph, weights: Weights, value: str, source: str, name: str, epsilon: float) -> str:
+def normalize(graph: Graph, value: str, scale: Floats, shift: Floats, name: str, epsilon: float) -> str:
     """Adds a LayerNorm over the last axis.
 
     Args:
         graph: The graph that grows.
-        weights: Reads `source.weight` and `source.bias`, both (channels,).
         value: The input, (..., channels).
-        source: Prefix of the tensors in the checkpoint.
+        scale: (channels,).
+        shift: (channels,).
         name: Name of the result and prefix of the new values.
         epsilon: Added to the variance.
 
     Returns:
         The name of the result, (..., channels).
     """
-    scale = graph.vector(name + ".weight", weights.read(source + ".weight"))
-    shift = graph.vector(name + ".bias", weights.read(source + ".bias"))
-    return graph.node("LayerNormalization", [value, scale, shift], name, axis=-1, epsilon=epsilon)
+    parameters = [graph.vector(f"{name}.weight", scale), graph.vector(f"{name}.bias", shift)]
+    return graph.node("LayerNormalization", [value, *parameters], name, axis=-1, epsilon=epsilon)
 
 
 @dataclass(frozen=True)

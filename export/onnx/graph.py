@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from valley2_edge.errors import ExportError
-from valley2_edge.precisions import VisionPrecision
 
 OPSET = 20
 """Version of the operator set: TensorRT accepts up to 21, and Gelu is an operator since 20."""
@@ -26,6 +24,8 @@ INLINE_BYTES = 1024
 """Constants below this many bytes stay in the graph, where shape inference can see them."""
 
 Dimension = int | str
+MatrixValues = NDArray[np.uint16] | NDArray[np.float32]
+"""A matrix in bf16, as the bits of its numbers, since numpy has no such type; or in float32."""
 
 
 class Graph:
@@ -37,14 +37,11 @@ class Graph:
     Args:
         name: Name of the graph.
         path: The graph's file; the weights go into one file beside it, with `.data` added to its name.
-        precision: How matrices are stored; with fp16 a Cast to float32 stands in front of each, with int8 a Cast and a
-            product with the scales. bf16 is not for graphs.
     """
 
-    def __init__(self, name: str, path: Path, precision: VisionPrecision):
+    def __init__(self, name: str, path: Path):
         self._name = name
         self._path = path
-        self._precision = precision
         self._data = data_path(path).open("wb")
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -127,52 +124,29 @@ class Graph:
         """Adds a float32 scalar; equal ones are shared."""
         return self._inline(f"scalar.{value!r}", np.array(value, np.float32))
 
-    def vector(self, name: str, values: torch.Tensor) -> str:
-        """Adds a bias or a scale, which is float32 in every precision.
+    def vector(self, name: str, values: NDArray[np.float32]) -> str:
+        """Adds a weight in float32, such as a bias or a scale.
 
         Args:
             name: Name of the weight.
             values: The weight, of any shape.
-
-        Raises:
-            ExportError: The weight holds a NaN or an infinity.
         """
-        return self._store(name, _finite(name, values.float()))
+        return self._store(name, values, TensorProto.FLOAT)
 
-    def matrix(self, name: str, values: torch.Tensor, channel: int = 0) -> str:
-        """Adds a weight in the graph's precision.
+    def matrix(self, name: str, values: MatrixValues) -> str:
+        """Adds a weight as it is: in float32, or in bf16 with a Cast to float32 behind it.
 
         Args:
             name: Name of the weight.
             values: The weight, of any shape.
-            channel: The axis along which int8 weights have a scale for each index.
 
         Returns:
-            The name of the value, which is float32 in every precision.
-
-        Raises:
-            ExportError: The weight holds a NaN or an infinity, or a number beyond fp16's range.
+            The name of the value in float32.
         """
-        values = _finite(name, values.float())
-        if self._precision == "fp32":
-            return self._store(name, values)
-        if self._precision == "int8":
-            return self._int8_matrix(name, values, channel)
-        half = values.to(torch.float16)
-        if not _is_finite(half):
-            raise ExportError(
-                f"The tensor {name} reaches {values.abs().max().item():.6g}, beyond fp16; use --vision-precision fp32."
-            )
-        stored = self._store(name + ".fp16", half)
+        if values.dtype == np.float32:
+            return self._store(name, values, TensorProto.FLOAT)
+        stored = self._store(f"{name}.bf16", values, TensorProto.BFLOAT16)
         return self.node("Cast", [stored], name, to=TensorProto.FLOAT)
-
-    def _int8_matrix(self, name: str, values: torch.Tensor, channel: int) -> str:
-        """Whole numbers from -127 to 127 times a scale for each channel; the runtime expands them when it loads."""
-        others = [axis for axis in range(values.ndim) if axis != channel]
-        scales = values.abs().amax(dim=others, keepdim=True) / 127
-        levels = torch.round(values / torch.where(scales == 0, 1.0, scales)).to(torch.int8)
-        widened = self.node("Cast", [self._store(name + ".int8", levels)], name + ".levels", to=TensorProto.FLOAT)
-        return self.node("Mul", [widened, self._store(name + ".scales", scales)], name)
 
     def save(self) -> None:
         """Writes the graph's file."""
@@ -190,39 +164,25 @@ class Graph:
             self._initializers[name] = numpy_helper.from_array(values, name)
         return name
 
-    def _store(self, name: str, values: torch.Tensor) -> str:
+    def _store(self, name: str, values: NDArray[Any], data_type: int) -> str:
         if name in self._initializers:
             raise ExportError(f"The weight {name} is stored twice.")
-        array = values.contiguous().numpy()
+        array = np.ascontiguousarray(values)
+        proto = TensorProto(name=name, data_type=data_type, dims=array.shape)
+        self._initializers[name] = proto
         if array.nbytes < INLINE_BYTES:
-            return self._inline(name, array)
+            proto.raw_data = array.tobytes()
+            return name
         alignment = PAGE_BYTES if array.nbytes >= PAGE_BYTES else LINE_BYTES
         self._data.write(bytes(-self._data.tell() % alignment))
-        proto = TensorProto(
-            name=name,
-            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-            dims=array.shape,
-            data_location=TensorProto.EXTERNAL,
-        )
+        proto.data_location = TensorProto.EXTERNAL
         place = {"location": data_path(self._path).name, "offset": self._data.tell(), "length": array.nbytes}
         for key, value in place.items():
             proto.external_data.add(key=key, value=str(value))
         self._data.write(array.data.cast("B"))
-        self._initializers[name] = proto
         return name
 
 
 def data_path(path: Path) -> Path:
     """The file with the weights of the graph at `path`."""
     return path.with_name(path.name + ".data")
-
-
-def _finite(name: str, values: torch.Tensor) -> torch.Tensor:
-    if not _is_finite(values):
-        raise ExportError(f"The tensor {name} holds a NaN or an infinity.")
-    return values
-
-
-def _is_finite(values: torch.Tensor) -> bool:
-    # torch.isfinite makes temporaries as large as the tensor; a tensor with a NaN has it as its minimum and maximum.
-    return all(bool(torch.isfinite(extreme)) for extreme in values.aminmax())

@@ -137,20 +137,18 @@ class QualitySurvey:
         self._progress = progress
         self._reference: Reference | None = None
 
-    def measure(self, bundle: Bundle, *, activations: Activations = "int8", own_pictures: bool = False) -> Quality:
+    def measure(self, bundle: Bundle, *, activations: Activations = "int8") -> Quality:
         """Measures a bundle.
 
         Args:
             bundle: The first bundle's vision components encode the pictures for both models. Later bundles are given
-                the same rows, so they must have the same vision components, unless `own_pictures` is set.
+                the same rows, so they must have the same vision components.
             activations: What the bundle's activations are rounded to while it runs.
-            own_pictures: Whether this bundle's own vision components encode the pictures, so that what they lose
-                counts as well.
 
         Raises:
             NumericError: A stage computed a NaN or an infinity.
         """
-        if self._reference is None or own_pictures:
+        if self._reference is None:
             samples = [one.sample for one in self._held.samples]
             encoder = sample_encoder(self._checkpoint, bundle)
             shown = list(encode_all(encoder, samples, self._progress, f"{STAGE}: pictures"))

@@ -26,6 +26,7 @@ from valley2_edge.export.selftest.picture import draw_picture
 from valley2_edge.export.vision.component import open_component
 from valley2_edge.geometry import Geometry, GeometryOptions
 from valley2_edge.policy import Policy
+from valley2_edge.precisions import LARGEST_ROW_ERROR, LARGEST_VISION_ERROR, VisionPrecision
 from valley2_edge.prompt import Layout, build_first_turn, encode, render, split_at_pictures
 from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture, stitch_tiles
 from valley2_edge.runtime.core.vision_engine import NATIVE_SUFFIX, ComponentName
@@ -49,16 +50,13 @@ EAGLE_STRIDE = 2
 LOGIT_ROWS = 4
 """Number of the prompt's last positions whose logits are stored."""
 
-VISION_TOLERANCE = 1e-4
-"""Tolerance of a vision stage. A component that differs from torch by more than a quarter of it on the exporter's
-machine, as fp16 weights do, gets four times its own difference."""
 LOGIT_TOLERANCE = 1e-4
 """Tolerance of the logits of a decoder without quantised matrices."""
 QUANTIZED_LOGIT_TOLERANCE = 5e-3
 """Tolerance of the logits of a quantised decoder: its activations are rounded to int16, which costs 1.6e-4 with two
 layers of random weights, and more with outliers."""
 
-_VISION_STAGES = ("siglip_features", "projector_tokens", "eagle_tokens")
+_VISION_STAGES: tuple[SelfTestStage, ...] = ("siglip_features", "projector_tokens", "eagle_tokens")
 
 Floats = NDArray[np.float32]
 
@@ -93,13 +91,18 @@ class _Inputs:
 
 
 def write_selftest(
-    checkpoint: Checkpoint, directory: Path, quantized: bool, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    directory: Path,
+    vision_precision: VisionPrecision,
+    quantized: bool,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Writes selftest/ for a bundle whose other components are finished.
 
     Args:
         checkpoint: Where the vision weights of the reference come from.
         directory: The bundle under construction, with vision/, decoder/ and tokenizer/.
+        vision_precision: Precision of the towers, which decides the tolerances on what they compute.
         quantized: Whether a matrix of the decoder is quantised, which decides the tolerance on the logits.
         progress: Called with the stage "selftest", the number of finished steps and the number of all steps.
 
@@ -145,7 +148,7 @@ def write_selftest(
         prefill_length=len(answer.embeddings),
         logit_rows=LOGIT_ROWS,
         activations="int16",
-        tolerances=_tolerances(errors, quantized, _has_native_tower(directory)),
+        tolerances=_tolerances(errors, vision_precision, quantized),
     )
     (directory / SELFTEST_FILE).write_text(selftest.model_dump_json(indent=2) + "\n", "utf-8")
     return {stage: float(f"{error:.6g}") for stage, error in errors.items()}
@@ -178,9 +181,9 @@ def renew_selftest(
     found = _vision_by_bundle(directory, config, inputs)
     answer = _decode(directory, inputs, found, test.input_ids, lambda done, total: report("selftest", done, total))
     _write_reference(directory, {name: reference[name] for name in _VISION_STAGES if name in reference}, answer)
-    tolerance = QUANTIZED_LOGIT_TOLERANCE if quantized else LOGIT_TOLERANCE
-    if _has_native_tower(directory):
-        tolerance = max(tolerance, test.tolerances["input_embeddings"])
+    tolerance = _logit_tolerance(
+        quantized, max(test.tolerances[stage] for stage in _VISION_STAGES if stage in reference)
+    )
     renewed = test.model_copy(
         update={
             "siglip_tokens": answer.siglip_tokens,
@@ -233,8 +236,7 @@ def _vision_by_bundle(directory: Path, config: ModelConfig, inputs: _Inputs) -> 
 
 
 def _run(directory: Path, name: ComponentName, config: ModelConfig, inputs: dict[str, Any]) -> Floats:
-    path = directory / "vision" / f"{name}{NATIVE_SUFFIX}"
-    return open_component(path if path.exists() else path.with_suffix(".onnx"), name, config)(inputs)
+    return open_component(directory / "vision" / f"{name}{NATIVE_SUFFIX}", name, config)(inputs)
 
 
 def _vision_errors(found: _Vision, expected: _Vision) -> dict[SelfTestStage, float]:
@@ -247,17 +249,20 @@ def _vision_errors(found: _Vision, expected: _Vision) -> dict[SelfTestStage, flo
     return errors
 
 
-def _has_native_tower(directory: Path) -> bool:
-    return any((directory / "vision").glob(f"*{NATIVE_SUFFIX}"))
+def _tolerances(
+    errors: dict[SelfTestStage, float], precision: VisionPrecision, quantized: bool
+) -> dict[SelfTestStage, float]:
+    """What another machine may make of the towers: their rounding differs with the instruction set."""
+    allowed = LARGEST_VISION_ERROR[precision]
+    tolerances = {stage: max(allowed, 2 * error) for stage, error in errors.items()}
+    # The embeddings and logits of the reference come from the exporter's own vision.
+    of_logits = _logit_tolerance(quantized, max(tolerances.values()))
+    rows = max(LARGEST_ROW_ERROR[precision], *(2 * error for error in errors.values()))
+    return {**tolerances, "input_embeddings": rows, "logits": of_logits}
 
 
-def _tolerances(errors: dict[SelfTestStage, float], quantized: bool, native: bool) -> dict[SelfTestStage, float]:
-    """Graphs compute the same everywhere; native towers round differently with each instruction set."""
-    tolerances = {stage: max(VISION_TOLERANCE, 4 * error) for stage, error in errors.items()}
-    passed_on = max(tolerances.values()) if native else 0.0
-    tolerances["input_embeddings"] = max(VISION_TOLERANCE, passed_on)
-    tolerances["logits"] = max(QUANTIZED_LOGIT_TOLERANCE if quantized else LOGIT_TOLERANCE, passed_on)
-    return tolerances
+def _logit_tolerance(quantized: bool, of_vision: float) -> float:
+    return max(QUANTIZED_LOGIT_TOLERANCE if quantized else LOGIT_TOLERANCE, of_vision)
 
 
 def _decode(
@@ -303,11 +308,11 @@ def _write_reference(directory: Path, vision: dict[str, Floats], answer: _Answer
 
 def _relative_error(found: Floats, expected: Floats) -> float:
     if found.shape != expected.shape:
-        raise ExportError(f"a vision graph gives shape {found.shape}, torch gives {expected.shape}")
+        raise ExportError(f"a vision tower gives shape {found.shape}, torch gives {expected.shape}")
     difference = np.linalg.norm((found - expected).astype(np.float64))
     error = float(difference / np.linalg.norm(expected.astype(np.float64)))
     if not math.isfinite(error):
-        raise NumericError("a vision graph of the bundle computed a NaN or an infinity")
+        raise NumericError("a vision tower of the bundle computed a NaN or an infinity")
     return error
 
 

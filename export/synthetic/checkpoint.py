@@ -23,6 +23,7 @@ from valley2_edge.config import (
     ProjectorConfig,
     ProjectorType,
     SiglipConfig,
+    TokenizeFunction,
 )
 from valley2_edge.errors import CheckpointError
 from valley2_edge.export.checkpoint.tensor_names import Shape, pooling_head_tensors, required_tensors
@@ -54,6 +55,7 @@ def small_config(
     tied: bool = False,
     vocab_size: int = 679,
     stop_tokens: tuple[int, ...] = (645, 643),
+    tokenize_function: TokenizeFunction = "softmax",
 ) -> ModelConfig:
     """A Valley2 for demos and tests: the released head sizes and patch map, hardly any layers.
 
@@ -63,6 +65,7 @@ def small_config(
         tied: Whether the output matrix is the embedding table.
         vocab_size: Rows of the embedding table, at least as many as the tokenizer has entries.
         stop_tokens: Ids of the tokens that end an answer.
+        tokenize_function: How an ovis_conv_adapter makes a token of scores.
     """
     size, siglip = 256, SiglipConfig(hidden_size=144, num_attention_heads=2, num_hidden_layers=2, intermediate_size=272)
     return ModelConfig(
@@ -73,6 +76,7 @@ def small_config(
             mlp_hidden_dim=320,
             output_size=size,
             tokens_per_side=9 if projector == "mlp_pixel_shuffle" else 14,
+            tokenize_function=tokenize_function,
         ),
         eagle=EagleConfig(embed_dim=160, num_heads=2, depth=2, hidden_size=size) if eagle else None,
         decoder=DecoderConfig(
@@ -183,7 +187,7 @@ def released_config(config: ModelConfig) -> dict[str, Any]:
         "only_crop_single_image": picture.only_crop_single_image,
         "pixelshuffle_downsample_ratio": projector.pixelshuffle_downsample_ratio,
         "rope_scaling": None,
-        "tokenize_function": "softmax",
+        "tokenize_function": projector.tokenize_function,
         "torch_dtype": "bfloat16",
         "use_sliding_window": False,
         "use_special_start_end_token": picture.use_special_start_end_token,

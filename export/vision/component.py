@@ -1,14 +1,12 @@
-"""Exports a vision component to an ONNX graph or a native tower, and compares the result with torch."""
+"""Exports a vision component to a native tower, and compares it with torch."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeGuard
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -17,36 +15,21 @@ from valley2_edge.config import EagleConfig, ModelConfig
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.tensor_names import (
-    PICTURE_CHANNELS,
     eagle_tensors,
     projector_tensors,
     siglip_tensors,
 )
 from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.control import Progress, no_progress
-from valley2_edge.export.onnx.graph import data_path
-from valley2_edge.export.onnx.session import open_session
 from valley2_edge.export.vision.native_eagle import write_native_eagle
-from valley2_edge.export.vision.native_file import TowerPrecision
-from valley2_edge.export.vision.native_projector import NATIVE_PROJECTOR, write_native_projector
+from valley2_edge.export.vision.native_file import precision_beside_int8
+from valley2_edge.export.vision.native_projector import write_native_projector
 from valley2_edge.export.vision.native_siglip import write_native_siglip
-from valley2_edge.export.vision.onnx_eagle import write_eagle
-from valley2_edge.export.vision.onnx_projector import write_projector
-from valley2_edge.export.vision.onnx_siglip import write_siglip
-from valley2_edge.precisions import VisionPrecision
+from valley2_edge.export.vision.sample_inputs import Inputs, random_inputs
+from valley2_edge.precisions import LARGEST_VISION_ERROR, VisionPrecision
+from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.core.vision_engine import NATIVE_SUFFIX, ComponentName
-from valley2_edge.runtime.vision.native_engine import NativeEngine
 
-LARGEST_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2, "int8": 1e-1}
-"""Largest relative error that an export accepts: norm of the difference over norm of the reference."""
-TILE_COUNTS = (1, 2)
-"""Numbers of tiles in the inputs of the comparison."""
-EAGLE_GRIDS = ((2, 2), (14, 22))
-"""Rows and columns of patches in the inputs of the comparison: less than one block of queries, and more than one."""
-SEED = 20250905
-"""Seed of the inputs of the comparison."""
-
-Inputs = dict[str, NDArray[Any]]
 Array = NDArray[np.float32]
 
 
@@ -56,55 +39,42 @@ def export_vision(
     directory: Path,
     precision: VisionPrecision,
     progress: Progress | None = None,
-    *,
-    as_graph: bool = False,
 ) -> VisionComponent:
-    """Writes a graph or a native tower into `vision/`, and compares it with torch on random inputs of several shapes.
+    """Writes a native tower into `vision/`, and compares it with torch on random inputs of several shapes.
 
     Memory is bounded by one tensor while writing, and by one float32 copy of the component while checking: torch and
-    ONNX Runtime never hold it at the same time.
+    the core never hold it at the same time.
 
     Args:
         checkpoint: Where the weights come from.
         component: "siglip", "projector" or "eagle".
         directory: The bundle under construction; `vision` is made in it.
-        precision: fp16 and fp32 make graphs for ONNX Runtime, which computes in float32 with both; int8 and bf16 make
-            towers of the native core.
+        precision: Precision of the matrices; a projector is bf16 beside towers in int8.
         progress: Called with the component's stage, the number of finished steps and the number of all steps.
-        as_graph: Whether the projector becomes a graph in exactly this precision; int8 weights then have a scale for
-            each channel.
 
     Returns:
         The component's entry in the manifest.
 
     Raises:
         CheckpointError: A tensor cannot be read.
-        ExportError: The component is not in this model, a weight does not fit the precision, or the error is too large.
-        OSError: The files cannot be written.
+        ExportError: The component is not in this model, a number is not finite, or the error is too large.
+        OSError: The file cannot be written.
     """
     config = checkpoint.config
     if component == "eagle" and config.eagle is None:
         raise ExportError(f"The checkpoint {checkpoint.name} has no Eagle tower to export.")
-    if as_graph and (component != "projector" or precision == "bf16"):
-        raise ExportError(f"There is no graph of {component} in {precision}.")
-    if not as_graph:
-        precision = stored_precision(config, component, precision)
-    native = not as_graph and is_native(precision)
-    path = directory / "vision" / (f"{component}.safetensors" if native else f"{component}.onnx")
+    if component == "projector":
+        precision = precision_beside_int8(precision)
+    path = directory / "vision" / f"{component}{NATIVE_SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     report = progress or no_progress
-    _write(checkpoint, component, path, precision, report, native=native)
-    if not native:
-        onnx.checker.check_model(str(path), full_check=True)
+    _write(checkpoint, component, path, precision, report)
     error = relative_error(checkpoint, component, path, report)
     # Written so that a NaN fails as well.
-    if not error <= LARGEST_ERROR[precision]:
-        raise ExportError(
-            f"{path.name} in {precision} differs from torch by {error:.2e}, more than {LARGEST_ERROR[precision]:.0e}."
-        )
-    written = (path,) if native else (path, data_path(path))
-    files = [file.relative_to(directory).as_posix() for file in written]
-    return VisionComponent(precision=precision, files=files, relative_error=error)
+    largest = LARGEST_VISION_ERROR[precision]
+    if not error <= largest:
+        raise ExportError(f"{path.name} in {precision} differs from torch by {error:.2e}, more than {largest:.0e}.")
+    return VisionComponent(precision=precision, files=[path.relative_to(directory).as_posix()], relative_error=error)
 
 
 def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path, progress: Progress) -> float:
@@ -113,7 +83,7 @@ def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path,
     Args:
         checkpoint: Where the weights of the torch reference come from.
         component: "siglip", "projector" or "eagle".
-        path: The graph or the native tower.
+        path: The tower.
         progress: Called after every run of the reference and of the component.
 
     Returns:
@@ -121,10 +91,9 @@ def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path,
 
     Raises:
         CheckpointError: A tensor cannot be read.
-        ExportError: ONNX Runtime does not take the graph.
         BundleError: The native core does not take the file.
     """
-    cases = list(_cases(checkpoint.config, component))
+    cases = list(random_inputs(checkpoint.config, component))
     steps = 2 * len(cases)
     progress(f"{component}: check", 0, steps)
     expected: list[Array] = []
@@ -132,7 +101,7 @@ def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path,
     for inputs in cases:
         expected.append(reference(inputs))
         progress(f"{component}: check", len(expected), steps)
-    # The reference's weights are freed before ONNX Runtime loads its own.
+    # The reference's weights are freed before the core maps the tower's.
     del reference
     gc.collect()
     run = open_component(path, component, checkpoint.config)
@@ -145,31 +114,11 @@ def relative_error(checkpoint: Checkpoint, component: ComponentName, path: Path,
     return largest
 
 
-def is_native(precision: VisionPrecision) -> TypeGuard[TowerPrecision]:
-    """Whether a component in this precision is a tower of the native core, and not a graph."""
-    return precision in ("int8", "bf16")
-
-
-def stored_precision(config: ModelConfig, component: ComponentName, precision: VisionPrecision) -> VisionPrecision:
-    """The precision in which a component is really stored.
-
-    A native projector is always bf16, and a projector that the native core does not know becomes a graph in fp16.
-
-    Args:
-        config: The architecture.
-        component: "siglip", "projector" or "eagle".
-        precision: The precision that was asked for.
-    """
-    if component != "projector" or not is_native(precision):
-        return precision
-    return "bf16" if config.projector.type == NATIVE_PROJECTOR else "fp16"
-
-
 def open_component(path: Path, component: ComponentName, config: ModelConfig) -> Callable[[Inputs], Array]:
     """Opens a finished component for the exporter's own checks.
 
     Args:
-        path: The graph or the native tower.
+        path: The tower.
         component: "siglip", "projector" or "eagle".
         config: The architecture.
 
@@ -177,40 +126,18 @@ def open_component(path: Path, component: ComponentName, config: ModelConfig) ->
         A function from the inputs by name to the output, float32.
 
     Raises:
-        ExportError: ONNX Runtime does not take the graph.
         BundleError: The native core does not take the file.
     """
-    if path.suffix == NATIVE_SUFFIX:
-        engine = NativeEngine(path, component, config, threads=0)
-        return lambda inputs: engine.run(inputs, None)
-    session = open_session(path)
-    return lambda inputs: np.asarray(session.run(None, inputs)[0], np.float32)
+    tower = Tower(path, component, config)
+    return lambda inputs: tower.run(_values_of(inputs), inputs.get("positions"))
 
 
-def block_positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:
-    """The place of each patch, block after block (docs/valley2.md, "Eagle branch").
-
-    Args:
-        rows: Rows of patches, a multiple of `merge`.
-        columns: Columns of patches, a multiple of `merge`.
-        merge: Rows and columns of the block of patches that becomes one token.
-
-    Returns:
-        (rows * columns, 2): row and column.
-    """
-    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
-    blocks = grid.reshape(rows // merge, merge, columns // merge, merge, 2).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(blocks.reshape(-1, 2), dtype=np.int64)
+def _values_of(inputs: Inputs) -> Array:
+    return next(values for name, values in inputs.items() if name != "positions")
 
 
 def _write(
-    checkpoint: Checkpoint,
-    component: ComponentName,
-    path: Path,
-    precision: VisionPrecision,
-    progress: Progress,
-    *,
-    native: bool,
+    checkpoint: Checkpoint, component: ComponentName, path: Path, precision: VisionPrecision, progress: Progress
 ) -> None:
     config, stage, done = checkpoint.config, f"{component}: weights", 0
     total = _tensor_count(config, component)
@@ -222,23 +149,10 @@ def _write(
         progress(stage, done, total)
 
     weights = Weights(checkpoint, on_tensor)
-    if native and is_native(precision):
-        _write_native(weights, config, component, path, precision)
-    elif component == "siglip":
-        write_siglip(weights, config.siglip, path, precision)
-    elif component == "projector":
-        write_projector(weights, config.projector, config.siglip, path, precision)
-    else:
-        write_eagle(weights, _eagle(config), path, precision)
-
-
-def _write_native(
-    weights: Weights, config: ModelConfig, component: ComponentName, path: Path, precision: TowerPrecision
-) -> None:
     if component == "siglip":
         write_native_siglip(weights, config.siglip, path, precision)
     elif component == "projector":
-        write_native_projector(weights, config.projector, config.siglip, path)
+        write_native_projector(weights, config.projector, config.siglip, path, precision)
     else:
         write_native_eagle(weights, _eagle(config), path, precision)
 
@@ -255,26 +169,6 @@ def _eagle(config: ModelConfig) -> EagleConfig:
     if config.eagle is None:
         raise ExportError("The model has no Eagle tower.")
     return config.eagle
-
-
-def _cases(config: ModelConfig, component: ComponentName) -> Iterator[Inputs]:
-    """Random inputs in the range that pictures have, the same on every machine."""
-    random = np.random.default_rng(SEED)
-    if component == "eagle":
-        eagle = _eagle(config)
-        for rows, columns in EAGLE_GRIDS:
-            patch_size = PICTURE_CHANNELS * eagle.patch_size**2
-            patches = random.standard_normal((rows * columns, patch_size), dtype=np.float32)
-            yield {"patches": patches, "positions": block_positions(rows, columns, eagle.spatial_merge_size)}
-        return
-    side, siglip = config.siglip.image_size, config.siglip
-    for tiles in TILE_COUNTS:
-        if component == "siglip":
-            pixels = random.random((tiles, PICTURE_CHANNELS, side, side), dtype=np.float32)
-            yield {"tiles": 2 * pixels - 1}
-        else:
-            shape = (tiles, siglip.patches_per_side**2, siglip.hidden_size)
-            yield {"features": random.standard_normal(shape, dtype=np.float32)}
 
 
 def _reference(checkpoint: Checkpoint, component: ComponentName) -> Callable[[Inputs], Array]:

@@ -7,8 +7,16 @@ from pathlib import Path
 from valley2_edge.config import EagleConfig
 from valley2_edge.export.checkpoint.tensor_names import EAGLE_PREFIX, PICTURE_CHANNELS
 from valley2_edge.export.checkpoint.weights import Weights
-from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, TowerPrecision, write_tower
+from valley2_edge.export.vision.native_file import (
+    MatrixPlan,
+    Part,
+    Tensors,
+    TowerPrecision,
+    precision_beside_int8,
+    write_tower,
+)
 from valley2_edge.export.vision.native_layers import (
+    LayerNames,
     LayerSource,
     layer_parts,
     norm_plan,
@@ -16,6 +24,8 @@ from valley2_edge.export.vision.native_layers import (
     read_linear,
     read_norm,
 )
+
+_LAYER = LayerNames(norm1="norm1", qkv=("attn.qkv",), output="attn.proj", norm2="norm2", up="mlp.fc1", down="mlp.fc2")
 
 
 def write_native_eagle(weights: Weights, config: EagleConfig, path: Path, precision: TowerPrecision) -> None:
@@ -45,21 +55,21 @@ def eagle_parts(weights: Weights, config: EagleConfig, precision: TowerPrecision
         config: The sizes of the component.
         precision: Precision of the matrices.
     """
-    parts = [_embedding(weights, config)]
+    parts = [_embedding(weights, config, precision)]
     for index in range(config.depth):
-        source = _layer_source(weights, f"{EAGLE_PREFIX}blocks.{index}.")
+        source = LayerSource(weights, f"{EAGLE_PREFIX}blocks.{index}.", _LAYER)
         parts += layer_parts(index, source, config.embed_dim, config.mlp_ratio * config.embed_dim, precision)
     parts += _merger(weights, config, precision)
     return parts
 
 
-def _embedding(weights: Weights, config: EagleConfig) -> Part:
-    """The patch embedding in bf16: its inputs are 8-bit numbers already, and it is a twentieth of a layer.
+def _embedding(weights: Weights, config: EagleConfig, precision: TowerPrecision) -> Part:
+    """The patch embedding, never in int8: its inputs are 8-bit numbers already, and it is a twentieth of a layer.
 
     The temporal slices of a picture are equal, but a sum of their weights would have more digits than bf16 has.
     """
-    patch = PICTURE_CHANNELS * config.patch_size**2
-    matrix = MatrixPlan("patch_embedding", "bf16", config.embed_dim, config.temporal_patch_size * patch, bias=False)
+    columns = config.temporal_patch_size * PICTURE_CHANNELS * config.patch_size**2
+    matrix = MatrixPlan("patch_embedding", precision_beside_int8(precision), config.embed_dim, columns, bias=False)
 
     def make() -> Tensors:
         # (embed, 3, temporal, y, x) to (embed, temporal, 3 * y * x)
@@ -67,17 +77,6 @@ def _embedding(weights: Weights, config: EagleConfig) -> Part:
         return matrix.pack(kernel.reshape(matrix.outputs, matrix.columns), None)
 
     return Part(matrix.tensors(), [matrix], make)
-
-
-def _layer_source(weights: Weights, source: str) -> LayerSource:
-    return LayerSource(
-        norm1=lambda: read_norm(weights, source + "norm1"),
-        qkv=lambda: read_linear(weights, source + "attn.qkv"),
-        output=lambda: read_linear(weights, source + "attn.proj"),
-        norm2=lambda: read_norm(weights, source + "norm2"),
-        up=lambda: read_linear(weights, source + "mlp.fc1"),
-        down=lambda: read_linear(weights, source + "mlp.fc2"),
-    )
 
 
 def _merger(weights: Weights, config: EagleConfig, precision: TowerPrecision) -> list[Part]:

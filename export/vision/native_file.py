@@ -84,6 +84,15 @@ class MatrixPlan:
         }
 
 
+def precision_beside_int8(precision: TowerPrecision) -> TowerPrecision:
+    """The precision of a matrix that stays in bf16 where a tower's layers are int8.
+
+    Args:
+        precision: Precision of the layers' matrices.
+    """
+    return "bf16" if precision == "int8" else precision
+
+
 @dataclass(frozen=True)
 class Part:
     """Tensors of a tower that are made in one go."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,16 +33,34 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class LayerSource:
-    """Functions that read the tensors of one layer of a checkpoint."""
+class LayerNames:
+    """What a checkpoint calls the tensors of a layer, behind the layer's own prefix and before `weight` or `bias`."""
 
-    norm1: Callable[[], Norm]
-    qkv: Callable[[], Linear]
-    """The rows of the queries, then of the keys, then of the values."""
-    output: Callable[[], Linear]
-    norm2: Callable[[], Norm]
-    up: Callable[[], Linear]
-    down: Callable[[], Linear]
+    norm1: str
+    qkv: tuple[str, ...]
+    """The matrix of the queries, keys and values, or those of each of them."""
+    output: str
+    norm2: str
+    up: str
+    down: str
+
+
+@dataclass(frozen=True)
+class LayerSource:
+    """Reads the tensors of one layer of a checkpoint."""
+
+    weights: Weights
+    prefix: str
+    """What the names of the layer's tensors begin with."""
+    names: LayerNames
+
+    def linear(self, *names: str) -> Linear:
+        """A matrix, or the rows of several one below the other."""
+        return read_linear(self.weights, *(self.prefix + name for name in names))
+
+    def norm(self, name: str) -> Norm:
+        """A LayerNorm."""
+        return read_norm(self.weights, self.prefix + name)
 
 
 def read_linear(weights: Weights, *sources: str) -> Linear:
@@ -79,17 +96,17 @@ def layer_parts(index: int, source: LayerSource, width: int, middle: int, precis
         middle: Number of channels inside the MLP.
         precision: Precision of the layer's matrices.
     """
-    name = f"layers.{index}."
+    name, names = f"layers.{index}.", source.names
     qkv = MatrixPlan(name + "qkv", precision, 3 * width, width, bias=True)
     output = MatrixPlan(name + "output", precision, width, width, bias=True)
     up = MatrixPlan(name + "up", precision, middle, width, bias=True)
     down = MatrixPlan(name + "down", precision, width, middle, bias=True)
 
     def attention() -> Tensors:
-        mixing, last = source.qkv(), source.output()
+        mixing, last = source.linear(*names.qkv), source.linear(names.output)
         if precision == "int8":
             mixing, last = _balanced(mixing, last, width)
-        normed, matrix = _normed(source.norm1(), mixing, precision)
+        normed, matrix = _normed(source.norm(names.norm1), mixing, precision)
         return (
             norm_tensors(name + "norm1", normed)
             | qkv.pack(matrix.weight, matrix.bias)
@@ -97,8 +114,8 @@ def layer_parts(index: int, source: LayerSource, width: int, middle: int, precis
         )
 
     def mlp() -> Tensors:
-        normed, matrix = _normed(source.norm2(), source.up(), precision)
-        last = source.down()
+        normed, matrix = _normed(source.norm(names.norm2), source.linear(names.up), precision)
+        last = source.linear(names.down)
         return (
             norm_tensors(name + "norm2", normed)
             | up.pack(matrix.weight, matrix.bias)

@@ -13,16 +13,26 @@ from valley2_edge.export.vision.native_file import (
     Tensors,
     TowerPrecision,
     padded_vector,
+    precision_beside_int8,
     vector_plan,
     write_tower,
 )
 from valley2_edge.export.vision.native_layers import (
+    LayerNames,
     LayerSource,
     layer_parts,
     norm_plan,
     norm_tensors,
-    read_linear,
     read_norm,
+)
+
+_LAYER = LayerNames(
+    norm1="layer_norm1",
+    qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    output="self_attn.out_proj",
+    norm2="layer_norm2",
+    up="mlp.fc1",
+    down="mlp.fc2",
 )
 
 
@@ -51,9 +61,9 @@ def siglip_parts(weights: Weights, config: SiglipConfig, precision: TowerPrecisi
         config: The sizes of the component.
         precision: Precision of the matrices.
     """
-    parts = [_embeddings(weights, config)]
+    parts = [_embeddings(weights, config, precision)]
     for index in range(config.num_hidden_layers):
-        source = _layer_source(weights, f"{SIGLIP_PREFIX}encoder.layers.{index}.")
+        source = LayerSource(weights, f"{SIGLIP_PREFIX}encoder.layers.{index}.", _LAYER)
         parts += layer_parts(index, source, config.hidden_size, config.intermediate_size, precision)
     parts.append(
         Part(
@@ -65,10 +75,11 @@ def siglip_parts(weights: Weights, config: SiglipConfig, precision: TowerPrecisi
     return parts
 
 
-def _embeddings(weights: Weights, config: SiglipConfig) -> Part:
-    """The patch embedding in bf16: its inputs are 8-bit numbers already, and it is a twentieth of a layer."""
+def _embeddings(weights: Weights, config: SiglipConfig, precision: TowerPrecision) -> Part:
+    """The patch embedding, never in int8: its inputs are 8-bit numbers already, and it is a twentieth of a layer."""
     columns, patches = PICTURE_CHANNELS * config.patch_size**2, config.patches_per_side**2
-    matrix = MatrixPlan("patch_embedding", "bf16", config.hidden_size, columns, bias=True)
+    stored = precision_beside_int8(precision)
+    matrix = MatrixPlan("patch_embedding", stored, config.hidden_size, columns, bias=True)
     positions = "position_embedding"
 
     def make() -> Tensors:
@@ -79,15 +90,3 @@ def _embeddings(weights: Weights, config: SiglipConfig) -> Part:
         }
 
     return Part([*matrix.tensors(), vector_plan(positions, patches, config.hidden_size)], [matrix], make)
-
-
-def _layer_source(weights: Weights, source: str) -> LayerSource:
-    attention = source + "self_attn."
-    return LayerSource(
-        norm1=lambda: read_norm(weights, source + "layer_norm1"),
-        qkv=lambda: read_linear(weights, *(f"{attention}{part}_proj" for part in "qkv")),
-        output=lambda: read_linear(weights, attention + "out_proj"),
-        norm2=lambda: read_norm(weights, source + "layer_norm2"),
-        up=lambda: read_linear(weights, source + "mlp.fc1"),
-        down=lambda: read_linear(weights, source + "mlp.fc2"),
-    )

@@ -92,6 +92,11 @@ class ProjectorReference(nn.Module):
         """Computes tokens (tiles, tokens, hidden) of features (tiles, patches, channels)."""
         if self.config.type == "ovis_conv_adapter":
             scores: torch.Tensor = self.mlp(self._convolve(features))
+            if self.config.tokenize_function == "st_argmax":
+                # DIFFERS: the reference multiplies (one-hot - scores) + scores with the embeddings, for the sake of
+                # gradients; that is a one but for its rounding.
+                chosen: torch.Tensor = self.embedding(scores.argmax(dim=-1))
+                return chosen
             return functional.softmax(scores, dim=-1) @ self.embedding.weight
         if self.config.type == "conv_adapter":
             return self._convolve(self.mlp(features))

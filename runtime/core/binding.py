@@ -45,7 +45,6 @@ REUSE_NUMBERS = _numbers_of("v2e_reuse", "V2E_REUSE_")
 DEVICE_NUMBERS = _numbers_of("v2e_device", "V2E_DEVICE_")
 SPECULATION_NUMBERS = _numbers_of("v2e_speculation", "V2E_SPECULATION_")
 COMPONENT_NUMBERS = _numbers_of("v2e_component", "V2E_COMPONENT_")
-TOWER_KIND_NUMBERS = _numbers_of("v2e_tower_kind", "V2E_TOWER_")
 
 
 class Stamp(Protocol):

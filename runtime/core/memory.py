@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from valley2_edge.bundle import TOKENIZER_FILE, Bundle
 from valley2_edge.errors import BudgetError
@@ -35,8 +36,10 @@ Size = tuple[int, int]
 ANY_PICTURE: Size = (3500, 3500)
 """Stands for pictures that nobody has seen yet: a photo of 12 megapixels, which takes all tiles."""
 
-_LIBRARIES_BYTES = 48 << 20
-"""Memory of ONNX Runtime, Pillow and the tokenizer's library, with the pages that their first use touches."""
+_LIBRARIES_BYTES = 16 << 20
+"""Memory of Pillow and the tokenizer's library, with the pages that their first use touches."""
+_ONNX_BYTES = 32 << 20
+"""The same of ONNX Runtime."""
 _TENSORRT_BYTES = 103 << 20
 """Memory of TensorRT-RTX 1.7 once it is imported; what a driver adds to it is not known."""
 _KEPT_BYTES = 8 << 20
@@ -47,14 +50,12 @@ _TOKENIZER_FACTOR = 30
 
 @dataclass(frozen=True)
 class MemorySettings(LoadOptions, SessionOptions):
-    """What the memory of a session depends on, beside its pictures: all options, and where the vision engines are."""
+    """What the memory of a session depends on, beside its pictures: all options, and where the decoder is."""
 
     device: str = "cpu"
     """Where the decoder is to run: cpu, cuda or auto."""
     gpu_memory: int = 0
     """Most bytes of the GPU's memory to use; 0 is what its driver says is free."""
-    vision_device: str = "cpu"
-    """"cuda" when TensorRT computes the vision half on a GPU, else "cpu"."""
     offload_weights: bool = False
     """The decoder's weights leave the GPU while pictures are encoded there."""
 
@@ -128,6 +129,7 @@ def plan_memory(
     conversation: bool = False,
     process_bytes: int | None = None,
     decoder_backend: Backend | None = None,
+    vision_backend: Backend | None = None,
 ) -> MemoryPlan:
     """Plans a question whose context is used up to its end.
 
@@ -139,6 +141,7 @@ def plan_memory(
         conversation: The pictures may come when the context is full; otherwise they come with the first question.
         process_bytes: Memory of the program itself; None takes what `expected_process_bytes` finds.
         decoder_backend: What computes the decoder, asked for its cost alone; None: the core's kernels.
+        vision_backend: What computes the vision half, likewise; None: the core's own towers.
 
     Raises:
         InputError: An option is out of range, or a picture is too thin.
@@ -162,7 +165,7 @@ def plan_memory(
         vision_cache_bytes=unsigned("vision_cache_bytes", settings.vision_cache_bytes, LARGEST_UINT64),
         prefix_cache_bytes=unsigned("prefix_cache_bytes", settings.prefix_cache_bytes, LARGEST_UINT64),
         no_prefix_cache=int(settings.prefix_cache_bytes == 0),
-        process_bytes=expected_process_bytes(bundle, settings.vision_device)
+        process_bytes=expected_process_bytes(bundle, settings.vision_engine)
         if process_bytes is None
         else process_bytes,
         pictures=struct_array("v2e_geometry", structs),
@@ -170,14 +173,18 @@ def plan_memory(
         device=number_of("device", settings.device, DEVICE_NUMBERS),
         gpu_layers=unsigned("gpu_layers", settings.gpu_layers),
         gpu_memory=unsigned("gpu_memory", settings.gpu_memory, LARGEST_UINT64),
-        vision_device=number_of("vision_device", settings.vision_device, DEVICE_NUMBERS),
         offload_weights=int(settings.offload_weights),
-        decoder_backend=None if decoder_backend is None else BackendTable(decoder_backend).struct,
+        decoder_backend=_struct_of(decoder_backend),
+        vision_backend=_struct_of(vision_backend),
     )
     result = new_struct("v2e_memory_plan")
     directory = path_bytes(bundle.directory)
     check(library().v2e_plan_memory(directory, request, result))
     return MemoryPlan(**struct_values(result, [part.name for part in fields(MemoryPlan)]))
+
+
+def _struct_of(backend: Backend | None) -> Any:
+    return None if backend is None else BackendTable(backend).struct
 
 
 def check_positions(bundle: Bundle, sizes: Counter[Size], settings: MemorySettings, *, video: bool) -> None:
@@ -207,15 +214,17 @@ def check_positions(bundle: Bundle, sizes: Counter[Size], settings: MemorySettin
     raise BudgetError(f"The pictures need {needed} positions, but the context holds {context}{fitting}.")
 
 
-def expected_process_bytes(bundle: Bundle, vision_device: str = "cpu") -> int:
+def expected_process_bytes(bundle: Bundle, vision_engine: str = "auto") -> int:
     """Memory of this process once the libraries and the tokenizer are loaded, before any weight is.
 
     Args:
         bundle: The bundle whose tokenizer will be loaded.
-        vision_device: "cuda" when TensorRT is loaded as well.
+        vision_engine: The name of what computes the vision half.
     """
-    libraries = 0 if "onnxruntime" in sys.modules else _LIBRARIES_BYTES
-    if vision_device == "cuda" and not {"tensorrt", "tensorrt_rtx"} & sys.modules.keys():
+    libraries = 0 if "tokenizers" in sys.modules else _LIBRARIES_BYTES
+    if (vision_engine == "onnx" or bundle.manifest.decoder.engine == "onnx") and "onnxruntime" not in sys.modules:
+        libraries += _ONNX_BYTES
+    if vision_engine == "tensorrt" and not {"tensorrt", "tensorrt_rtx"} & sys.modules.keys():
         libraries += _TENSORRT_BYTES
     tokenizer = _TOKENIZER_FACTOR * bundle.manifest.files[TOKENIZER_FILE].size
     return resident_bytes() + libraries + tokenizer + _KEPT_BYTES

@@ -1,4 +1,4 @@
-"""A vision tower that the native core computes, as a Python object (docs/vision.md)."""
+"""A vision tower of the core, computed by its own kernels or by a backend, as a Python object (docs/vision.md)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from valley2_edge.errors import InputError, Valley2Error
+from valley2_edge.config import ModelConfig
+from valley2_edge.errors import BundleError, InputError, Valley2Error
+from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.backend import BackendTable
 from valley2_edge.runtime.core.binding import (
+    COMPONENT_NUMBERS,
     ISA_NUMBERS,
-    TOWER_KIND_NUMBERS,
     EventBridge,
     Stamp,
     array_pointer,
@@ -29,23 +32,25 @@ from valley2_edge.runtime.core.binding import (
 )
 from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.core.native_object import NativeObject
+from valley2_edge.runtime.core.vision_engine import ComponentName, output_shape
 
 OnLayer = Callable[[int, int], bool | None]
 """Called with (layers done, layers in all); returning False cancels."""
 
 Floats = npt.NDArray[np.float32]
 
-_KINDS = {number: kind for kind, number in TOWER_KIND_NUMBERS.items()}
+_COMPONENTS: dict[int, Any] = {number: name for name, number in COMPONENT_NUMBERS.items()}
 
 
 @dataclass(frozen=True)
 class TowerDescription:
     """What a tower is and what it computes with."""
 
-    kind: str
-    """siglip, projector or eagle."""
+    component: ComponentName
     threads: int
+    """0 in a backend."""
     isa: str
+    """Empty in a backend."""
     bf16_arithmetic: bool
     """Whether matrices in bf16 are multiplied as bf16; otherwise they are widened to fp32."""
     input_floats: int
@@ -87,34 +92,45 @@ class VocabularyUse:
         )
 
 
-class NativeTower(NativeObject):
-    """A tower whose weights are mapped from a file; it belongs to one thread at a time.
+class Tower(NativeObject):
+    """A vision component that is ready to compute; it belongs to one thread at a time.
 
     Args:
-        path: A file that an export with `--vision-precision int8` or `bf16` made.
+        path: The file of a native tower, whose weights are mapped; for a backend the bundle's directory.
+        component: What the file must hold, or the backend opens; None: whatever the file holds.
+        architecture: The bundle's architecture, which gives the output its shape; None: the output is flat.
         threads: Number of threads of the tower's own pool; 0 is as many as the process may run on.
+        threads_of: The v2e_model whose threads the tower computes on instead; None: it has its own.
         isa: Instruction set of the kernels, a key of `ISA_NUMBERS`; "auto" is the machine's best.
         dropped_mass: A projector leaves out those entries of the visual vocabulary whose probabilities sum up to no
-            more than this for a token; 0 is 1e-4.
+            more than this for a token; 0 is 1e-4, or nothing where the matrices are fp32.
         whole_vocabulary: A projector leaves out no entry.
         stamp: What the file was when it was checked; None accepts any file.
+        backend: What computes the component; None: the core's own kernels.
 
     Raises:
         BundleError: The file is missing, damaged, not understood, or not the one that was checked.
         InputError: An option means nothing, or the machine lacks the instruction set.
+        Valley2Error: What the backend raises when it opens the component.
     """
 
     def __init__(
         self,
         path: Path,
+        component: ComponentName | None = None,
+        architecture: ModelConfig | None = None,
         *,
         threads: int = 0,
+        threads_of: Any = None,
         isa: str = "auto",
         dropped_mass: float = 0.0,
         whole_vocabulary: bool = False,
         stamp: Stamp | None = None,
+        backend: BackendTable | None = None,
     ) -> None:
         self._lock = threading.Lock()
+        self._architecture = architecture
+        self._backend = backend  # the core calls it until the tower is closed
         options = new_struct(
             "v2e_tower_options",
             threads=unsigned("threads", threads),
@@ -122,19 +138,26 @@ class NativeTower(NativeObject):
             dropped_mass=dropped_mass,
             whole_vocabulary=int(whole_vocabulary),
             stamp=stamp_struct(stamp),
+            threads_of=threads_of,
+            backend=None if backend is None else backend.struct,
+            component=0 if component is None else COMPONENT_NUMBERS[component],
         )
         handle = ffi.new("v2e_tower **")
         check(library().v2e_tower_open(path_bytes(path), options, handle))
         self._handle = handle[0]
         self.description = self._describe()
+        found = self.description.component
+        if component is not None and found != component:
+            self.close()
+            raise BundleError(f"{path} holds the tower {found} instead of {component}.")
 
     def _describe(self) -> TowerDescription:
         struct = new_struct("v2e_tower_description")
         check(library().v2e_tower_describe(self.handle, struct))
         return TowerDescription(
-            kind=_KINDS[struct.kind],
+            component=_COMPONENTS[struct.component],
             threads=struct.threads,
-            isa=text_of(library().v2e_isa_name(struct.isa)),
+            isa="" if struct.isa == 0 else text_of(library().v2e_isa_name(struct.isa)),
             bf16_arithmetic=bool(struct.bf16_arithmetic),
             input_floats=struct.input_floats,
             mapped_bytes=struct.mapped_bytes,
@@ -171,6 +194,27 @@ class NativeTower(NativeObject):
         check(library().v2e_tower_vocabulary_of(self.handle, struct))
         return VocabularyUse(**struct_values(struct, [field.name for field in fields(VocabularyUse)]))
 
+    def compute(
+        self, values: Floats, positions: npt.NDArray[np.int64] | None = None, cancel: CancelToken | None = None
+    ) -> Floats:
+        """Computes as `run` does, so that a cancel of the token and Ctrl-C are heard.
+
+        Args:
+            values: As in `run`.
+            positions: As in `run`.
+            cancel: Stops it.
+
+        Raises:
+            Cancelled: The token was set.
+            InputError, NumericError, BudgetError: As in `run`.
+        """
+        with (cancel or CancelToken()).stopping(self.cancel):
+            try:
+                output: Floats = run_interruptibly(lambda: self.run(values, positions), self.cancel)
+            finally:
+                self.resume()
+        return output
+
     def run(
         self,
         values: npt.NDArray[np.float32],
@@ -185,18 +229,19 @@ class NativeTower(NativeObject):
             on_layer: Called between the layers, on the calling thread.
 
         Returns:
-            (output floats,) float32, for the caller to shape.
+            float32, as `output_shape` says; flat where the architecture is not known.
 
         Raises:
             InputError: The input has another shape.
             Cancelled: `cancel` was called or on_layer returned False.
             NumericError: A NaN or an infinity; the text names the stage.
             BudgetError: The memory does not suffice.
+            Valley2Error: What the backend raises.
         """
         dense = np.require(values, np.float32, ["C", "A"])
         if dense.ndim < 2 or dense[0].size != self.description.input_floats:
             raise InputError(
-                f"The {self.description.kind} tower takes {self.description.input_floats} numbers for each of its "
+                f"The {self.description.component} tower takes {self.description.input_floats} numbers for each of its "
                 f"inputs, not {list(dense.shape)}."
             )
         places = None if positions is None else np.require(positions, np.int64, ["C", "A"])
@@ -213,10 +258,15 @@ class NativeTower(NativeObject):
         with self._lock:
             status = library().v2e_tower_run(self.handle, struct, array_pointer(output), bridge.function, ffi.NULL)
         bridge.finish(status)
-        return output
+        if self._architecture is None:
+            return output
+        return output.reshape(output_shape(self.description.component, self._architecture, len(dense)))
 
     def cancel(self) -> None:
-        """Stops the running call, or else the next ones, within some milliseconds; legal from every thread."""
+        """Stops the running call, or else the next ones; legal from every thread.
+
+        The core's kernels stop within some milliseconds, a backend when it can.
+        """
         if self._handle is not None:
             library().v2e_tower_cancel(self._handle)
 
@@ -226,7 +276,7 @@ class NativeTower(NativeObject):
             library().v2e_tower_resume(self._handle)
 
     def close(self) -> None:
-        """Gives the weights and the threads back."""
+        """Gives the weights back, and threads of its own."""
         with self._lock:
             if self._handle is not None:
                 handle, self._handle = self._handle, None

@@ -1,65 +1,73 @@
-"""What the vision encoder asks of an engine, whoever computes it."""
+"""The components of the vision half: their names, and the shapes of what goes in and comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from valley2_edge.bundle import VisionComponent
-from valley2_edge.errors import InputError
-from valley2_edge.option_checks import check_choice
-from valley2_edge.options import VisionEngineName
-from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.config import ModelConfig
 
 Array = NDArray[np.float32]
 EngineInputs = dict[str, NDArray[Any]]
+"""`tiles`, `features`, or `patches` and `positions`."""
 ComponentName = Literal["siglip", "projector", "eagle"]
 
 NATIVE_SUFFIX = ".safetensors"
 
+NATIVE = "native"
+"""The core's own towers, where the name of a backend is asked for."""
+TENSORRT = "TensorRT"
+"""The name of the backend that computes in fp16 on a GPU."""
 
-class VisionEngine(Protocol):
-    """One tower of a bundle, loaded."""
-
-    @property
-    def providers(self) -> list[str]:
-        """What computes it: ONNX Runtime's providers, the core's instruction set, or TensorRT."""
-
-    def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
-        """Computes one call.
-
-        Args:
-            inputs: `tiles`, `features`, or `patches` and `positions`.
-            cancel: Stops it.
-
-        Raises:
-            Cancelled: The token was set.
-            NumericError: A NaN or an infinity.
-            BudgetError: The memory does not suffice.
-        """
-
-    def close(self) -> None:
-        """Gives the weights back."""
+_CHANNELS = 3
 
 
-def is_native(component: VisionComponent) -> bool:
-    """Whether a component is a tower of the native core and not an ONNX graph."""
-    return component.files[0].endswith(NATIVE_SUFFIX)
+def input_shape(component: ComponentName, architecture: ModelConfig, count: int) -> tuple[int, ...]:
+    """The shape of the values that a component takes.
 
-
-def check_engine(wanted: VisionEngineName, components: Sequence[VisionComponent | None]) -> None:
-    """Fails where a bundle has not what the caller wants.
-
-    Raises:
-        InputError: The name means nothing, or the bundle lacks it; the text says how to get it.
+    Args:
+        component: siglip, projector or eagle.
+        architecture: The bundle's architecture.
+        count: Number of tiles, features or patches.
     """
-    check_choice("vision_engine", wanted, get_args(VisionEngineName))
-    kinds = {is_native(component) for component in components if component is not None}
-    if wanted == "native" and kinds == {False}:
-        raise InputError("The bundle has no native vision towers: export it with --vision-precision int8 or bf16.")
-    if wanted in ("onnx", "tensorrt") and True in kinds:
-        title = "ONNX Runtime" if wanted == "onnx" else "TensorRT"
-        raise InputError(f"The bundle has native vision towers: export it with --vision-precision fp16 for {title}.")
+    siglip, eagle = architecture.siglip, architecture.eagle
+    if component == "siglip":
+        return count, _CHANNELS, siglip.image_size, siglip.image_size
+    if component == "projector":
+        return count, siglip.patches_per_side**2, siglip.hidden_size
+    return count, 0 if eagle is None else _CHANNELS * eagle.patch_size**2
+
+
+def inputs_of(
+    component: ComponentName, architecture: ModelConfig, values: Array, positions: NDArray[np.int64] | None
+) -> EngineInputs:
+    """The inputs of an ONNX graph by their names.
+
+    Args:
+        component: siglip, projector or eagle.
+        architecture: The bundle's architecture.
+        values: (count, numbers in one of them): tiles, features or patches.
+        positions: (count, 2): row and column of each patch; Eagle only.
+    """
+    shaped = values.reshape(input_shape(component, architecture, len(values)))
+    if component == "eagle" and positions is not None:
+        return {"patches": shaped, "positions": positions}
+    return {"tiles" if component == "siglip" else "features": shaped}
+
+
+def output_shape(component: ComponentName, architecture: ModelConfig, count: int) -> tuple[int, ...]:
+    """The shape of what a component computes.
+
+    Args:
+        component: siglip, projector or eagle.
+        architecture: The bundle's architecture.
+        count: Number of tiles, features or patches.
+    """
+    siglip, projector, eagle = architecture.siglip, architecture.projector, architecture.eagle
+    if component == "siglip":
+        return count, siglip.patches_per_side**2, siglip.hidden_size
+    if component == "projector":
+        return count, projector.tokens_per_side**2, projector.output_size
+    return (0, 0) if eagle is None else (count // eagle.spatial_merge_size**2, eagle.hidden_size)

@@ -21,6 +21,7 @@ from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
 from valley2_edge.runtime.devices.checked import DeviceEngine, require_right
 from valley2_edge.runtime.devices.comparison import Array, compare_relative
 from valley2_edge.runtime.onnx.engine import OnnxEngine
+from valley2_edge.runtime.onnx.graph_files import graph_to_open
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime
 from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, CUDA_PROVIDER
 from valley2_edge.selftest import SELFTEST_FILE, read_self_test
@@ -53,33 +54,37 @@ def check_provider(bundle: Bundle, name: ComponentName, engine: OnnxEngine, thre
     provider = engine.providers[0]
     if provider == CPU_PROVIDER:
         return
-    files = getattr(bundle.manifest, name).files
-    key = _on_provider(name, provider, _digest(bundle, files))
-    require_right(
-        key, VISION_BOUND, lambda: vision_distance(bundle, name, lambda inputs: engine.run(inputs, None), threads)
-    )
+    key = _on_provider(name, provider, _digest(bundle, getattr(bundle.manifest, name).files))
+
+    def exact(inputs: EngineInputs) -> Array:
+        architecture = bundle.manifest.architecture
+        with graph_to_open(bundle, name) as path:
+            cpu = OnnxEngine(path, name, architecture, threads=threads, providers=[CPU_PROVIDER])
+        with contextlib.closing(cpu):
+            return cpu.compute(inputs)
+
+    require_right(key, VISION_BOUND, lambda: vision_distance(bundle, name, engine.compute, exact))
 
 
 def vision_distance(
-    bundle: Bundle, name: ComponentName, run: Callable[[EngineInputs], Array], threads: int = 0
+    bundle: Bundle,
+    name: ComponentName,
+    run: Callable[[EngineInputs], Array],
+    exact: Callable[[EngineInputs], Array] | None = None,
 ) -> float:
-    """How far a device's vision engine is from ONNX Runtime on the CPU, for the self-test's picture.
+    """How far a device's vision engine is from the CPU, for the self-test's picture.
 
     Args:
-        bundle: Whose graph it is.
+        bundle: Whose component it is.
         name: siglip, projector or eagle.
         run: Computes it on the device.
-        threads: Number of threads of the CPU.
+        exact: Computes it on the CPU; None: the bundle's native tower does.
     """
-    from valley2_edge.runtime.devices.samples import sample_inputs
+    from valley2_edge.runtime.devices.samples import native_tower, sample_inputs
 
-    (inputs,) = sample_inputs(bundle, name, threads=threads)
+    (inputs,) = sample_inputs(bundle, name)
     found = run(inputs)
-    cpu = OnnxEngine(_graph(bundle, name), name, threads=threads, providers=[CPU_PROVIDER])
-    try:
-        expected = cpu.run(inputs, None)
-    finally:
-        cpu.close()
+    expected = native_tower(bundle, name, inputs) if exact is None else exact(inputs)
     return compare_relative("", name, found, expected).error
 
 
@@ -198,10 +203,6 @@ def _vulkan_drivers() -> str:
             found.append(f"{path} {status.st_size} {status.st_mtime_ns}")
     named = [f"{name}={os.environ.get(name)}" for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")]
     return hashlib.sha256("\n".join(found + named).encode()).hexdigest()[:16] if found else ""
-
-
-def _graph(bundle: Bundle, name: ComponentName) -> Path:
-    return bundle.path(getattr(bundle.manifest, name).files[0])
 
 
 def _digest(bundle: Bundle, files: Sequence[str]) -> str:

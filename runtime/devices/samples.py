@@ -1,4 +1,4 @@
-"""Inputs of the vision graphs with which fp16's overflow is looked for: the bundle's own picture, and the caller's."""
+"""Inputs of the vision components with which engines are tried: the bundle's own picture, and the caller's."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from valley2_edge.bundle import Bundle
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
-from valley2_edge.runtime.core.vision_engine import ComponentName
+from valley2_edge.runtime.core.tower import Tower
+from valley2_edge.runtime.core.vision_engine import Array, ComponentName, EngineInputs
 from valley2_edge.runtime.media.images import ImageSource, load_picture
-from valley2_edge.runtime.onnx.engine import OnnxEngine
-from valley2_edge.runtime.onnx.providers import CPU_PROVIDER
 from valley2_edge.selftest import SELFTEST_PICTURE
 
 _TILES = 2
@@ -23,20 +22,17 @@ _TILES = 2
 Feed = dict[str, NDArray[Any]]
 
 
-def sample_inputs(
-    bundle: Bundle, component: ComponentName, pictures: Sequence[ImageSource] = (), threads: int = 0
-) -> list[Feed]:
-    """Inputs of one graph, one for each picture.
+def sample_inputs(bundle: Bundle, component: ComponentName, pictures: Sequence[ImageSource] = ()) -> list[Feed]:
+    """Inputs of one component, one for each picture.
 
     Args:
         bundle: Whose self-test has a picture.
         component: "siglip", "projector" or "eagle".
         pictures: More of them, like those that questions will be about.
-        threads: Number of CPU threads that run SigLIP for the projector's inputs; 0 takes all.
 
     Raises:
         InputError: A picture cannot be read.
-        BundleError: A graph cannot be loaded.
+        BundleError: A tower cannot be opened.
     """
     architecture = bundle.manifest.architecture
     prepared = [
@@ -48,13 +44,25 @@ def sample_inputs(
     tiles = [_some_tiles(picture) for picture in prepared]
     if component == "siglip":
         return [{"tiles": some} for some in tiles]
-    files = bundle.manifest.siglip.files
-    with bundle.unchanged(*files):
-        siglip = OnnxEngine(bundle.path(files[0]), "siglip", threads=threads, providers=[CPU_PROVIDER])
-    try:
-        return [{"features": siglip.run({"tiles": some}, None)} for some in tiles]
-    finally:
-        siglip.close()
+    return [{"features": native_tower(bundle, "siglip", {"tiles": some})} for some in tiles]
+
+
+def native_tower(bundle: Bundle, component: ComponentName, inputs: EngineInputs) -> Array:
+    """What the bundle's native tower makes of the inputs.
+
+    Args:
+        bundle: Whose tower it is.
+        component: siglip, projector or eagle.
+        inputs: By name, as graphs have them.
+
+    Raises:
+        BundleError: The tower cannot be opened.
+    """
+    file = getattr(bundle.manifest, component).files[0]
+    stamp, architecture = bundle.stamp(file), bundle.manifest.architecture
+    with Tower(bundle.path(file), component, architecture, stamp=stamp) as tower:
+        values = next(values for name, values in inputs.items() if name != "positions")
+        return tower.run(values, inputs.get("positions"))
 
 
 def _some_tiles(picture: PreparedPicture) -> NDArray[np.float32]:

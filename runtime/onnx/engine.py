@@ -1,4 +1,4 @@
-"""A vision engine in ONNX Runtime."""
+"""A vision component in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from valley2_edge.errors import BundleError, Cancelled, NumericError, Valley2Warning
+from valley2_edge.config import ModelConfig
+from valley2_edge.errors import BundleError, Cancelled, Valley2Warning
 from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
-from valley2_edge.runtime.core.vision_engine import Array, ComponentName, EngineInputs
+from valley2_edge.runtime.core.backend import BackendRun
+from valley2_edge.runtime.core.vision_engine import Array, ComponentName, EngineInputs, inputs_of, output_shape
 from valley2_edge.runtime.onnx.onnx_runtime import import_onnxruntime, open_graph
 from valley2_edge.runtime.onnx.providers import first_line, translated, with_options
 
@@ -22,11 +24,12 @@ _OUTPUTS = {"siglip": "features", "projector": "tokens", "eagle": "tokens"}
 
 
 class OnnxEngine:
-    """A graph of a bundle.
+    """A graph of a vision component; what a backend opens.
 
     Args:
         path: The graph.
         name: siglip, projector or eagle.
+        architecture: The bundle's architecture.
         threads: Number of CPU threads.
         providers: ONNX Runtime's execution providers in order of preference.
 
@@ -38,11 +41,15 @@ class OnnxEngine:
         self,
         path: Path,
         name: ComponentName,
+        architecture: ModelConfig,
         *,
         threads: int,
         providers: Sequence[str],
     ) -> None:
         self._name = name
+        self._architecture = architecture
+        self._cancel = CancelToken()
+        """Of the run that is going on, or else of the next one."""
         try:
             wanted = with_options(providers)
             self._session = open_graph(path, session_options(threads), wanted)
@@ -55,11 +62,44 @@ class OnnxEngine:
             message = f"The {name} engine runs on {self.providers[0]}: {providers[0]} could not be used."
             warnings.warn(message, Valley2Warning, stacklevel=2)
 
-    def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
-        """Computes one call, as `VisionEngine.run` says.
+    def run(self, call: BackendRun) -> None:
+        """Computes into `call.output`.
+
+        A cancelled run is left behind (`compute`), so that it works on copies of what belongs to the core.
+
+        Raises:
+            Cancelled: `cancel` was called.
+            BudgetError: The memory does not suffice.
+            BundleError: The graph computes something of another size.
+        """
+        inputs = inputs_of(self._name, self._architecture, call.values, call.positions)
+        copies = {name: values.copy() for name, values in inputs.items()}
+        try:
+            result = self.compute(copies, self._cancel)
+        finally:
+            self._cancel = CancelToken()
+        expected = output_shape(self._name, self._architecture, len(call.values))
+        if result.shape != expected:
+            raise BundleError(f"The {self._name} graph computes {list(result.shape)} instead of {list(expected)}.")
+        call.output[:] = result.reshape(-1)
+
+    def cancel(self) -> None:
+        """Makes `run` end."""
+        self._cancel.cancel()
+
+    def compute(self, inputs: EngineInputs, cancel: CancelToken | None = None) -> Array:
+        """Computes the graph.
 
         ONNX Runtime stops between two nodes of a graph only, and one node of a large picture's attention takes
         seconds. So a cancelled run is left behind: it ends after its node, while the caller goes on.
+
+        Args:
+            inputs: By name; they are used until the run ends.
+            cancel: Ends the wait for it.
+
+        Raises:
+            Cancelled: The token was set.
+            BudgetError: The memory does not suffice.
         """
         run_options = import_onnxruntime().RunOptions()
         run_options.log_severity_level = 4  # a terminated run is no error to write about
@@ -78,9 +118,7 @@ class OnnxEngine:
         # onnxruntime's exceptions have no common base of their own.
         except Exception as error:
             raise translated(self._name, error) from error
-        if not np.isfinite(result).all():
-            raise NumericError(f"The {self._name} engine computed a NaN or an infinity.")
-        return result
+        return np.asarray(result, np.float32)
 
     def close(self) -> None:
         """Gives the weights back."""

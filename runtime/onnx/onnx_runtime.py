@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from valley2_edge.errors import InputError
 from valley2_edge.telemetry import switch_off_telemetry
 
 if TYPE_CHECKING:
@@ -14,11 +15,22 @@ if TYPE_CHECKING:
 _CPU = [("CPUExecutionProvider", dict[str, str]())]
 
 
-def import_onnxruntime() -> Any:
-    """The module `onnxruntime`, which sends and writes nothing about its use."""
-    switch_off_telemetry()
-    import onnxruntime
+NOT_INSTALLED = (
+    "ONNX Runtime is not installed: run `pip install 'valley2-edge[onnx]'`, or 'valley2-edge[gpu]' for an NVIDIA GPU."
+)
 
+
+def import_onnxruntime() -> Any:
+    """The module `onnxruntime`, which sends and writes nothing about its use.
+
+    Raises:
+        InputError: It is not installed; the sentence says how to get it.
+    """
+    switch_off_telemetry()
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise InputError(NOT_INSTALLED) from error
     return onnxruntime
 
 

@@ -115,11 +115,13 @@ def _watch_body(graph: onnx.GraphProto, scan: onnx.NodeProto) -> dict[str, str]:
 
 
 def _weight_ranges(model: onnx.ModelProto, path: Path) -> dict[str, float]:
+    """The largest magnitude of every weight, by the name of its float32 value."""
+    widened = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Cast"}
     ranges = {}
     for tensor in model.graph.initializer:
-        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            values = onnx.numpy_helper.to_array(tensor, str(path.parent))
-            ranges[tensor.name] = float(np.abs(values).max(initial=0.0))
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.BFLOAT16):
+            values = onnx.numpy_helper.to_array(tensor, str(path.parent)).astype(np.float32)
+            ranges[widened.get(tensor.name, tensor.name)] = float(np.abs(values).max(initial=0.0))
     return ranges
 
 

@@ -14,9 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import stat
-import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
@@ -24,15 +21,21 @@ from typing import BinaryIO
 from valley2_edge.bundle import Bundle
 from valley2_edge.runtime.core.vision_engine import ComponentName
 from valley2_edge.runtime.devices.cuda_driver import Gpu
-from valley2_edge.user_data import data_directory, open_own_file, own_directory, write_own_file
+from valley2_edge.runtime.onnx.graph_files import graph_key, own_graph
+from valley2_edge.user_data import (
+    data_directory,
+    open_own_file,
+    own_directory,
+    remove_abandoned,
+    remove_directory,
+    write_own_file,
+)
 
 SUFFIX = ".engine"
 KERNELS_SUFFIX = ".kernels"
 _MAGIC = b"valley2 engine 1\n"
 _MOST_HEAD_BYTES = 4096
-_ABANDONED_SECONDS = 3600
-"""After so long nobody writes a temporary file any more: its writer was killed."""
-RECIPE = 1
+RECIPE = 2
 """Version of the changes that a graph undergoes before it is built; a new one makes older engines stale."""
 
 
@@ -42,7 +45,7 @@ class EngineKey:
 
     component: ComponentName
     graph: str
-    """SHA-256 of the graph's files and the recipe."""
+    """`graph_digest` of the component."""
     precision: str
     most_rows: int
     """Tiles, or Eagle patches, of the largest input."""
@@ -82,9 +85,17 @@ class Entry:
 
 
 def graph_digest(bundle: Bundle, component: ComponentName) -> str:
-    """The sha256 of a graph's files, as the manifest has them, and of the recipe."""
-    files = getattr(bundle.manifest, component).files
-    return _digest([RECIPE, *(bundle.manifest.files[file].sha256 for file in files)], length=64)
+    """What an engine's numbers come from: the bundle's own graph, else the tower and the code that makes its graph.
+
+    It is known before there is a graph.
+
+    Args:
+        bundle: An opened bundle that has the component.
+        component: siglip, projector or eagle.
+    """
+    key, own = graph_key(bundle, component), own_graph(bundle, component)
+    source = [asdict(key)] if key is not None and not own else [bundle.manifest.files[file].sha256 for file in own]
+    return _digest([RECIPE, *source], length=64)
 
 
 class EngineCache:
@@ -138,11 +149,7 @@ class EngineCache:
         Raises:
             OSError: Something cannot be removed.
         """
-        statuses = [path.lstat() for path in self.directory.rglob("*")]
-        files = [status for status in statuses if not stat.S_ISDIR(status.st_mode)]
-        if self.directory.is_dir():
-            shutil.rmtree(self.directory)
-        return len(files), sum(status.st_size for status in files)
+        return remove_directory(self.directory)
 
     def kernels(self, key: EngineKey, gpu: Gpu) -> bytes:
         """What TensorRT-RTX compiled for a GPU when it ran the engine before; empty: nothing."""
@@ -199,10 +206,7 @@ def _digest(content: object, length: int = 16) -> str:
 def _write(path: Path, key: EngineKey, content: bytes) -> None:
     """Writes an engine or kernels, and removes what writers have left behind that were killed."""
     directory = own_directory("engines")
-    for left in directory.glob(".*"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.lstat().st_mtime > _ABANDONED_SECONDS:
-                left.unlink()
+    remove_abandoned(directory)
     head = {**asdict(key), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     write_own_file(path, _MAGIC, json.dumps(head).encode() + b"\n", content)
 

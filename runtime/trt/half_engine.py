@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def build_half_engine(
 
     Args:
         trt: From `load_tensorrt`.
-        path: A vision graph of a bundle, its weights beside it.
+        path: A vision graph, its weights beside it.
         profile: The shapes that it shall take.
         samples: Inputs with which the overflow is looked for, as `nodes_beyond_half` does.
         compute_capability: As in `build_engine`.
@@ -37,20 +36,14 @@ def build_half_engine(
         EngineError: TensorRT refuses the graph, the profile or the target, or the graph in fp16 cannot be written.
     """
     kept = nodes_beyond_half(path, samples)
-    half = to_half(onnx.load(str(path), load_external_data=False), kept, str(path.parent))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         try:
-            for name in _data_files(half):
-                shutil.copyfile(path.parent / name, file.parent / name)  # ONNX refuses weights behind links
-            onnx.save(half, str(file), save_as_external_data=True, location=f"{path.name}.half")
+            half = to_half(
+                onnx.load(str(path), load_external_data=False), kept, path.parent, file.with_name(f"{path.name}.half")
+            )
+            onnx.save(half, str(file))
         except OSError as error:
             raise EngineError(f"its graph in fp16 cannot be written: {error}") from error
         del half
         return build_engine(trt, file, profile, compute_capability, progress)
-
-
-def _data_files(model: onnx.ModelProto) -> set[str]:
-    """Files beside the graph where weights have stayed."""
-    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-    return {entry.value for entry in entries if entry.key == "location"}

@@ -1,4 +1,4 @@
-"""A vision engine in TensorRT: taken from the cache, or built first."""
+"""A vision component in TensorRT: its engine is taken from the cache, or built first."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 from valley2_edge.bundle import Bundle
 from valley2_edge.errors import Cancelled, EngineError, Valley2Warning
 from valley2_edge.policy import EAGLE_CAPS
-from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
-from valley2_edge.runtime.core.vision_engine import Array, ComponentName, EngineInputs
+from valley2_edge.runtime.core.backend import BackendRun
+from valley2_edge.runtime.core.vision_engine import Array, ComponentName, EngineInputs, inputs_of
 from valley2_edge.runtime.devices.check import HALF_BOUND, vision_distance
 from valley2_edge.runtime.devices.checked import DeviceEngine, require_right
 from valley2_edge.runtime.devices.samples import Feed, sample_inputs
+from valley2_edge.runtime.onnx.graph_files import graph_to_open
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
 from valley2_edge.runtime.trt.api import TITLES, Flavour, TensorRt
 from valley2_edge.runtime.trt.build import MOST_TILES, Progress, build_engine, vision_profile
@@ -29,7 +30,7 @@ USUAL_EAGLE_TOKENS = EAGLE_CAPS["balanced"]
 
 
 class TensorRtTower:
-    """One component of a bundle on the GPU.
+    """One component of a bundle on the GPU; what a backend opens.
 
     Args:
         platform: The GPU and TensorRT.
@@ -44,11 +45,6 @@ class TensorRtTower:
         self._cache = EngineCache()
         self._key: EngineKey | None = None
         self._engine: LoadedEngine | None = None
-
-    @property
-    def providers(self) -> list[str]:
-        """TensorRT and its version."""
-        return [self._platform.title]
 
     def prepare(
         self,
@@ -97,20 +93,23 @@ class TensorRtTower:
             warnings.warn(message, Valley2Warning, stacklevel=2)
         self._require_right(key, self._load(key, engine))
 
-    def run(self, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
-        """Computes one call, as `VisionEngine.run` says; a run that has begun is not stopped.
+    def run(self, call: BackendRun) -> None:
+        """Computes into `call.output`; a run that has begun is not stopped.
 
         Raises:
             EngineError: It cannot be computed here; the text is a part of a sentence.
         """
-        self.prepare(len(next(iter(inputs.values()))))
-        engine, token = self._engine, cancel or CancelToken()
-        if engine is None:
+        self.prepare(len(call.values))
+        if self._engine is None:
             raise EngineError("it is closed")
-        token.check()
-        result = run_interruptibly(lambda: _finite(engine.run(inputs)), lambda: None)
-        token.check()
-        return result
+        inputs = inputs_of(self._name, self._bundle.manifest.architecture, call.values, call.positions)
+        result = _finite(self._engine.run(inputs))
+        if result.size != call.output.size:
+            raise EngineError(f"it computes {list(result.shape)}, which is not the size of its tokens")
+        call.output[:] = result.reshape(-1)
+
+    def cancel(self) -> None:
+        """Does nothing: a run takes some milliseconds."""
 
     def close(self) -> None:
         """Gives the GPU's memory back, and keeps what TensorRT-RTX compiled."""
@@ -201,8 +200,6 @@ def build_for(
         EngineError: The engine cannot be built; the text is a part of a sentence.
         Cancelled: The progress ended the build.
     """
-    files: list[str] = getattr(bundle.manifest, key.component).files
-    path = bundle.path(files[0])
     architecture = bundle.manifest.architecture
     merged = 1 if architecture.eagle is None else architecture.eagle.spatial_merge_size**2
     tokens = key.most_rows // merged if key.component == "eagle" else 1
@@ -210,7 +207,7 @@ def build_for(
     target = key.capability if key.flavour == "tensorrt_rtx" else None
     watch = _Watch(progress)
     try:
-        with bundle.unchanged(*files):
+        with graph_to_open(bundle, key.component) as path:
             if key.precision == "fp32":
                 return build_engine(trt, path, profile, target, watch)
             if find_spec("onnx") is None:

@@ -133,10 +133,15 @@ class VisionCache:
             self._used_bytes -= tokens.nbytes
 
 
-def engines_of(manifest: Manifest) -> str:
-    """Tells a bundle's vision engines from all others: the hashes and the precision of their files."""
-    parts = []
+def engines_of(manifest: Manifest, engine: str) -> str:
+    """Tells what computes a bundle's vision half from all others: the engine, and the hashes of the towers.
+
+    Args:
+        manifest: The bundle's manifest.
+        engine: The name of what computes.
+    """
+    parts = [engine]
     for component in (manifest.siglip, manifest.projector, manifest.eagle):
         if component is not None:
-            parts += [component.precision, *(manifest.files[name].sha256 for name in component.files)]
+            parts += [manifest.files[name].sha256 for name in component.files]
     return " ".join(parts)

@@ -1,4 +1,4 @@
-"""The vision engines: SigLIP, its projector and Eagle, native, in ONNX Runtime or in TensorRT."""
+"""The vision half of a bundle: SigLIP, its projector and Eagle, in the core's own towers or in a backend."""
 
 from __future__ import annotations
 
@@ -8,36 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from valley2_edge.bundle import Bundle
-from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
-from valley2_edge.options import VisionEngineName
+from valley2_edge.errors import BundleError, EngineError, Valley2Warning
+from valley2_edge.options import LoadOptions
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly, run_until_cancelled
+from valley2_edge.runtime.core.backend import BackendTable
 from valley2_edge.runtime.core.pixels import stitch_tiles
 from valley2_edge.runtime.core.preprocess import PreparedPicture
-from valley2_edge.runtime.core.tower import VocabularyUse
-from valley2_edge.runtime.core.vision_engine import (
-    Array,
-    ComponentName,
-    EngineInputs,
-    VisionEngine,
-    check_engine,
-    is_native,
-)
-from valley2_edge.runtime.devices.check import check_provider
-from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
-from valley2_edge.runtime.onnx.engine import OnnxEngine
-from valley2_edge.runtime.onnx.providers import CPU_PROVIDER, choose_providers
+from valley2_edge.runtime.core.tower import Tower, VocabularyUse
+from valley2_edge.runtime.core.vision_engine import NATIVE, Array, ComponentName
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.vision.native_engine import NativeEngine
-
-if TYPE_CHECKING:
-    from valley2_edge.runtime.trt.platform import Platform
-    from valley2_edge.runtime.trt.tower import TensorRtTower
+from valley2_edge.runtime.vision.engine_choice import check_vision_engine, vision_backend
 
 _LOCK_WAIT_SECONDS = 0.05
 
@@ -74,21 +60,22 @@ class EncodedPictures:
 
 
 class VisionEncoder:
-    """The three engines of one bundle, loaded when they are needed and one turn at a time.
+    """The three components of one bundle, loaded when they are needed and one turn at a time.
 
     Args:
-        bundle: Where the graphs are.
+        bundle: Where the towers are.
         threads: Number of CPU threads; the decoder's own number, so that both share one budget.
+        model: The decoder's v2e_model, on whose threads native towers compute; None: they have threads of their own.
         providers: ONNX Runtime's execution providers in order of preference; None: those of this machine that run
             locally without building an engine first.
-        keep: Hold the engines between turns, which costs their weights in memory; otherwise each goes after its use.
-        trim: Called when engines come or went, unless they are kept: what it gives back makes room for the next ones.
-        engine: "native" or "onnx" where the bundle must have that; "auto": whichever it has. "tensorrt": its graphs in
-            TensorRT on a GPU; what cannot run there runs in ONNX Runtime, after a warning that says why.
+        keep: Hold the towers between turns, which costs their weights in memory; otherwise each goes after its use.
+        trim: Called when towers come or went, unless they are kept: what it gives back makes room for the next ones.
+        engine: A name that `LoadOptions.vision_engine` takes. What another engine than the core cannot compute here,
+            the core's towers do, after a warning that says why.
         isa: Instruction set of the native towers.
 
     Raises:
-        InputError: A provider is unknown to this ONNX Runtime, or the bundle has not the engine.
+        InputError: The installation or the bundle lacks the engine; the text says how to get it.
     """
 
     def __init__(
@@ -96,35 +83,30 @@ class VisionEncoder:
         bundle: Bundle,
         *,
         threads: int,
+        model: Any = None,
         providers: Sequence[str] | None = None,
         keep: bool = False,
         trim: Callable[[], None] = lambda: None,
-        engine: VisionEngineName = "auto",
+        engine: str = "auto",
         isa: str = "auto",
     ) -> None:
         self._bundle = bundle
         self._threads = threads
-        manifest = bundle.manifest
-        components = [manifest.siglip, manifest.projector, manifest.eagle]
-        check_engine(engine, components)
+        self._model = model
+        options = LoadOptions(threads=threads, providers=providers, vision_engine=engine)
+        check_vision_engine(bundle, options)
+        self._backend = vision_backend(bundle, options)
+        self._table = None if self._backend is None else BackendTable(self._backend)
+        self._failed: set[ComponentName] = set()
+        """The components that the backend could not compute."""
         self._isa = isa
-        has_graphs = any(component is not None and not is_native(component) for component in components)
-        self._wanted = choose_providers(providers) if has_graphs or providers is not None else []
-        """Names, in order of preference."""
-        self._named = providers is not None
         self._keep = keep
         self._trim = trim
-        self._engines: dict[str, VisionEngine] = {}
-        self._tensorrt = engine == "tensorrt"
-        self._platform: Platform | None = None
-        self._towers: dict[ComponentName, TensorRtTower] = {}
-        """The engines that are TensorRT's."""
-        self._failed: set[ComponentName] = set()
-        """The components that TensorRT could not compute."""
+        self._towers: dict[ComponentName, Tower] = {}
         self._lock = Lock()
         self.providers: dict[str, list[str]] = {}
-        """What computes each engine that was loaded so far: ONNX Runtime's providers, the core's instruction set, or
-        TensorRT."""
+        """What computes each component that was loaded so far: the core's instruction set, ONNX Runtime's providers,
+        or a backend by its name."""
 
     def encode(
         self, pictures: Sequence[PreparedPicture], cancel: CancelToken, on_progress: ProgressCallback = ignore_progress
@@ -141,7 +123,7 @@ class VisionEncoder:
 
         Raises:
             Cancelled: The token was set.
-            BundleError: A graph cannot be loaded.
+            BundleError: A tower or a graph cannot be loaded.
             NumericError: An engine computed a NaN or an infinity.
             BudgetError: The memory does not suffice.
         """
@@ -162,25 +144,25 @@ class VisionEncoder:
 
     def siglip(self, tiles: Array, cancel: CancelToken | None = None) -> Array:
         """Features (T, 729, channels) of tiles (T, 3, size, size)."""
-        return self._run("siglip", {"tiles": tiles}, cancel)
+        return self._run("siglip", tiles, None, cancel)
 
     def project(self, features: Array, cancel: CancelToken | None = None) -> Array:
         """Tokens (T, side * side, hidden_size) of SigLIP features (T, 729, channels)."""
-        return self._run("projector", {"features": features}, cancel)
+        return self._run("projector", features, None, cancel)
 
     def eagle(self, patches: Array, positions: NDArray[np.int64], cancel: CancelToken | None = None) -> Array:
         """Tokens (P / 4, hidden_size) of one picture's patches (P, 588) at positions (P, 2)."""
-        return self._run("eagle", {"patches": patches, "positions": positions}, cancel)
+        return self._run("eagle", patches, positions, cancel)
 
     @property
     def loaded(self) -> frozenset[str]:
-        """The engines that are in memory now."""
-        return frozenset(self._engines)
+        """The components that are in memory now."""
+        return frozenset(self._towers)
 
     @property
-    def in_tensorrt(self) -> bool:
-        """Whether TensorRT is to compute the engines; False once there is no GPU for it."""
-        return self._tensorrt
+    def engine(self) -> str:
+        """The name of what computes: "native", or that of the backend, unless it cannot compute here."""
+        return NATIVE if self._backend is None else self._backend.name
 
     @property
     def keeps(self) -> bool:
@@ -192,14 +174,12 @@ class VisionEncoder:
         self._keep = False
 
     def release(self) -> None:
-        """Unloads the engines; the next call loads them again."""
-        for engine in self._engines.values():
-            engine.close()
-        self._engines.clear()
+        """Unloads the towers; the next call loads them again."""
+        for tower in self._towers.values():
+            tower.close()
         self._towers.clear()
-        if self._platform is not None:
-            self._platform.close()
-            self._platform = None
+        if self._backend is not None:
+            self._backend.stop()
 
     def _encode_siglip(
         self,
@@ -233,9 +213,8 @@ class VisionEncoder:
         return encoded
 
     def _note_vocabulary(self, result: EncodedPictures) -> None:
-        engine = self._engines["projector"]
-        if isinstance(engine, NativeEngine):
-            use = engine.vocabulary
+        if "projector" in self._failed or self._backend is None:
+            use = self._towers["projector"].vocabulary
             result.vocabulary = use if result.vocabulary is None else result.vocabulary.joined(use)
 
     def _encode_eagle(
@@ -265,99 +244,95 @@ class VisionEncoder:
         self, name: ComponentName, times: VisionTimes, rows: int, cancel: CancelToken, report: ProgressCallback
     ) -> None:
         with times.measured("load"):
-            self._engine(name, rows, cancel, report)
+            self._tower(name, rows, cancel, report)
 
-    def _run(self, name: ComponentName, inputs: EngineInputs, cancel: CancelToken | None) -> Array:
-        engine = self._engine(name, len(next(iter(inputs.values()))), cancel)
+    def _run(
+        self, name: ComponentName, values: Array, positions: NDArray[np.int64] | None, cancel: CancelToken | None
+    ) -> Array:
+        tower = self._tower(name, len(values), cancel)
         try:
-            return engine.run(inputs, cancel)
+            return tower.compute(values, positions, cancel)
         except EngineError as error:
             self._fall_back(name, error)
-            return self._engine(name).run(inputs, cancel)
+            return self._tower(name, len(values), cancel).compute(values, positions, cancel)
 
-    def _engine(
+    def _tower(
         self,
         name: ComponentName,
-        rows: int = 1,
+        rows: int,
         cancel: CancelToken | None = None,
         report: ProgressCallback = ignore_progress,
-    ) -> VisionEngine:
-        """The engine, loaded for inputs of so many rows; a TensorRT engine may have to be built for that."""
-        if name not in self._engines:
-            # A graph takes seconds to load and cannot be told to stop. TensorRT's platform must not be opened twice.
-            if self._tensorrt:
-                self._engines[name] = run_interruptibly(lambda: self._open(name), lambda: None)
-            else:
-                self._engines[name] = run_until_cancelled(
-                    lambda: self._open(name), cancel or CancelToken(), lambda: None
-                )
-        if name in self._towers:
-            tower, stop = self._towers[name], CancelToken()
-
-            def stopped() -> bool:
-                return stop.cancelled or (cancel is not None and cancel.cancelled)
-
+    ) -> Tower:
+        """The component, loaded for inputs of so many rows; an engine may have to be built for that."""
+        token = cancel or CancelToken()
+        if name not in self._towers:
             try:
-                run_interruptibly(lambda: tower.prepare(rows, report, stopped), stop.cancel)
+                self._start()
+                # A graph takes seconds to load and cannot be told to stop.
+                self._towers[name] = run_until_cancelled(lambda: self._open(name), token, lambda: None)
             except EngineError as error:
                 self._fall_back(name, error)
-                return self._engine(name)
-        self.providers[name] = self._engines[name].providers
-        return self._engines[name]
-
-    def _open(self, name: ComponentName) -> VisionEngine:
-        component = getattr(self._bundle.manifest, name)
-        if component is None:
-            raise BundleError(f"{self._bundle.directory} has no {name} engine.")
-        path = self._bundle.path(component.files[0])
-        if is_native(component):
-            architecture = self._bundle.manifest.architecture
-            stamp = self._bundle.stamp(component.files[0])
-            return NativeEngine(path, name, architecture, threads=self._threads, isa=self._isa, stamp=stamp)
-        tower = self._open_tower(name) if self._tensorrt and name not in self._failed else None
-        if tower is not None:
-            return tower
-        return self._open_graph(name, component.files)
-
-    def _open_graph(self, name: ComponentName, files: Sequence[str]) -> OnnxEngine:
-        """A graph in ONNX Runtime; a provider that nobody named is left for the CPU where it computes wrong."""
-        path = self._bundle.path(files[0])
-        if self._wanted != [CPU_PROVIDER]:
-            keep_driver_caches()
-        with self._bundle.unchanged(*files):
-            engine = OnnxEngine(path, name, threads=self._threads, providers=self._wanted)
-        try:
-            check_provider(self._bundle, name, engine, self._threads)
-        except EngineError as error:
-            engine.close()
-            if self._named:
-                raise InputError(f"The {name} engine is not left to a device that computes wrong: {error}.") from error
-            _warn(f"The {name} engine runs on the CPU: {error}.")
-            with self._bundle.unchanged(*files):
-                return OnnxEngine(path, name, threads=self._threads, providers=[CPU_PROVIDER])
-        return engine
-
-    def _open_tower(self, name: ComponentName) -> TensorRtTower | None:
-        """None, after a warning, where there is no GPU or no TensorRT."""
-        from valley2_edge.runtime.trt.platform import open_platform
-        from valley2_edge.runtime.trt.tower import TensorRtTower
-
-        if self._platform is None:
+                return self._tower(name, rows, cancel, report)
+        if self._in_backend(name):
             try:
-                self._platform = open_platform()
+                self._prepare(name, rows, token, report)
             except EngineError as error:
-                self._tensorrt = False
-                _warn(f"The vision engines run in ONNX Runtime instead of TensorRT: {error}.")
-                return None
-        self._towers[name] = TensorRtTower(self._platform, self._bundle, name)
+                self._fall_back(name, error)
+                return self._tower(name, rows, cancel, report)
         return self._towers[name]
 
+    def _in_backend(self, name: ComponentName) -> bool:
+        return self._backend is not None and name not in self._failed
+
+    def _start(self) -> None:
+        """Finds what the backend needs; where that is missing, the core computes everything."""
+        if self._backend is None:
+            return
+        try:
+            run_interruptibly(self._backend.start, lambda: None)
+        except EngineError as error:
+            _warn(f"The vision engines run in the core instead of {self._backend.name}: {error}.")
+            self._backend = self._table = None
+
+    def _open(self, name: ComponentName) -> Tower:
+        component = getattr(self._bundle.manifest, name)
+        if component is None:
+            raise BundleError(f"{self._bundle.directory} has no {name} tower.")
+        architecture = self._bundle.manifest.architecture
+        if self._in_backend(name):
+            return Tower(self._bundle.directory, name, architecture, backend=self._table)
+        (file,) = component.files
+        tower = Tower(
+            self._bundle.path(file),
+            name,
+            architecture,
+            threads=self._threads,
+            threads_of=self._model,
+            isa=self._isa,
+            stamp=self._bundle.stamp(file),
+        )
+        self.providers[name] = [f"{NATIVE} {tower.description.isa}"]
+        return tower
+
+    def _prepare(self, name: ComponentName, rows: int, cancel: CancelToken, report: ProgressCallback) -> None:
+        backend, stop = self._backend, CancelToken()
+        if backend is None:
+            return
+
+        def stopped() -> bool:
+            return stop.cancelled or cancel.cancelled
+
+        run_interruptibly(lambda: backend.prepare(name, rows, report, stopped), stop.cancel)
+        self.providers[name] = backend.computed_by(name)
+
     def _fall_back(self, name: ComponentName, error: EngineError) -> None:
-        """Lets ONNX Runtime compute this component from now on."""
+        """Lets the core compute this component from now on."""
+        if not self._in_backend(name):
+            raise error
         self._failed.add(name)
-        self._towers.pop(name)
-        self._engines.pop(name).close()
-        _warn(f"The {name} engine runs in ONNX Runtime instead of TensorRT: {error}.")
+        if name in self._towers:
+            self._towers.pop(name).close()
+        _warn(f"The {name} engine runs in the core instead of {self.engine}: {error}.")
 
     @contextmanager
     def _turn(self, cancel: CancelToken) -> Iterator[None]:

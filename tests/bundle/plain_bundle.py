@@ -11,31 +11,34 @@ from valley2_edge.bundle_files import MANIFEST_NAME
 from valley2_edge.config import ModelConfig
 
 FILES = {
+    "vision/siglip.safetensors": b"siglip weights",
+    "vision/projector.safetensors": b"projector weights",
+    "vision/eagle.safetensors": b"eagle weights",
     # The protobuf of a graph that says who made it, and nothing else.
     "vision/siglip.onnx": b"\x12\x06siglip",
-    "vision/projector.onnx": b"\x12\x09projector",
-    "vision/eagle.onnx": b"\x12\x05eagle",
+    "vision/siglip.onnx.data": b"weights of a graph",
     "decoder/decoder.safetensors": b"decoder weights",
     "decoder/embeddings.safetensors": b"embeddings",
     "tokenizer/tokenizer.json": b"{}",
 }
 
 
-DAMAGED_EAGLE = b"\x12\x05eaqle"
+DAMAGED_EAGLE = b"eaqle weights"
 
 
 def vision(name: str) -> dict[str, Any]:
-    return {"precision": "fp32", "files": [f"vision/{name}.onnx"], "relative_error": 1e-6}
+    return {"precision": "fp32", "files": [f"vision/{name}.safetensors"], "relative_error": 1e-6}
 
 
 def write_manifest(directory: Path, **changes: Any) -> None:
     content: dict[str, Any] = {
         "format": "valley2-bundle",
-        "format_version": 1,
+        "format_version": 2,
         "architecture": ModelConfig().model_dump(mode="json"),
         "siglip": vision("siglip"),
         "projector": vision("projector"),
         "eagle": vision("eagle"),
+        "graphs": {"siglip": ["vision/siglip.onnx", "vision/siglip.onnx.data"]},
         "decoder": {
             "precision": "int4",
             "lm_head_precision": "int8",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from plain_bundle import DAMAGED_EAGLE, FILES, vision, with_file, write_manifest
+from plain_bundle import DAMAGED_EAGLE, FILES, with_file, write_manifest
 
 from valley2_edge.bundle import open_bundle, read_manifest
 from valley2_edge.bundle_files import MANIFEST_NAME
 from valley2_edge.errors import BundleError
+from valley2_edge.runtime.core.memory import MemorySettings, plan_memory
 
 
 def test_good_bundle_opens(directory: Path) -> None:
@@ -19,7 +21,7 @@ def test_good_bundle_opens(directory: Path) -> None:
     assert bundle.directory == directory
     assert bundle.manifest.decoder.precision == "int4"
     assert bundle.size == sum(len(data) for data in FILES.values())
-    assert bundle.path("vision/siglip.onnx").read_bytes() == FILES["vision/siglip.onnx"]
+    assert bundle.path("vision/siglip.safetensors").read_bytes() == FILES["vision/siglip.safetensors"]
 
 
 def test_unlisted_name_has_no_path(directory: Path) -> None:
@@ -44,7 +46,7 @@ def test_full_check_hashes_always(directory: Path, hashed: list[str]) -> None:
 def test_sizes_hashes_nothing_but_misses_no_file(directory: Path, hashed: list[str]) -> None:
     open_bundle(directory, check="sizes")
     assert hashed == []
-    (directory / "vision/siglip.onnx").unlink()
+    (directory / "vision/siglip.safetensors").unlink()
     with pytest.raises(BundleError, match="missing"):
         open_bundle(directory, check="sizes")
 
@@ -61,16 +63,16 @@ def test_flipped_byte_is_found_after_a_good_opening(directory: Path) -> None:
 
 def test_flipped_byte_with_the_old_time_is_found(directory: Path) -> None:
     open_bundle(directory)
-    file = directory / "vision/eagle.onnx"
+    file = directory / "vision/eagle.safetensors"
     before = file.stat()
     file.write_bytes(DAMAGED_EAGLE)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(BundleError, match=r"eagle\.onnx is damaged"):
+    with pytest.raises(BundleError, match=r"eagle\.safetensors is damaged"):
         open_bundle(directory)
 
 
 def test_damaged_file_is_not_remembered_as_good(directory: Path) -> None:
-    (directory / "vision/eagle.onnx").write_bytes(DAMAGED_EAGLE)
+    (directory / "vision/eagle.safetensors").write_bytes(DAMAGED_EAGLE)
     for _ in range(2):
         with pytest.raises(BundleError, match="damaged"):
             open_bundle(directory)
@@ -82,7 +84,7 @@ def test_what_was_checked_before_a_damaged_file_stays_remembered(directory: Path
         open_bundle(directory)
     with pytest.raises(BundleError, match="damaged"):
         open_bundle(directory)
-    assert hashed.count("siglip.onnx") == 1
+    assert hashed.count("siglip.safetensors") == 1
     assert hashed.count("tokenizer.json") == 2
 
 
@@ -102,14 +104,14 @@ def test_missing_file_is_named(directory: Path, missing: str) -> None:
 
 
 def test_wrong_size_is_named(directory: Path) -> None:
-    (directory / "vision/siglip.onnx").write_bytes(b"short")
-    with pytest.raises(BundleError, match=r"siglip\.onnx has 5 bytes instead of 8"):
+    (directory / "vision/siglip.safetensors").write_bytes(b"short")
+    with pytest.raises(BundleError, match=r"siglip\.safetensors has 5 bytes instead of 14"):
         open_bundle(directory)
 
 
 def test_directory_in_place_of_a_file(directory: Path) -> None:
-    (directory / "vision/siglip.onnx").unlink()
-    (directory / "vision/siglip.onnx").mkdir()
+    (directory / "vision/siglip.safetensors").unlink()
+    (directory / "vision/siglip.safetensors").mkdir()
     with pytest.raises(BundleError, match="is a directory, not a file"):
         open_bundle(directory)
 
@@ -139,9 +141,9 @@ def test_path_outside_the_bundle_is_refused(directory: Path, name: str) -> None:
 
 
 def test_link_out_of_the_bundle_is_refused(directory: Path, tmp_path: Path) -> None:
-    (tmp_path / "outside").write_bytes(FILES["vision/siglip.onnx"])
-    (directory / "vision/siglip.onnx").unlink()
-    (directory / "vision/siglip.onnx").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside").write_bytes(FILES["vision/siglip.safetensors"])
+    (directory / "vision/siglip.safetensors").unlink()
+    (directory / "vision/siglip.safetensors").symlink_to(tmp_path / "outside")
     with pytest.raises(BundleError, match="leads out of the bundle"):
         open_bundle(directory)
 
@@ -158,10 +160,25 @@ def test_bundle_behind_a_link_opens(directory: Path, tmp_path: Path) -> None:
     assert open_bundle(tmp_path / "link").directory == directory
 
 
-def test_future_version_is_refused_before_its_fields_are_read(directory: Path) -> None:
-    (directory / MANIFEST_NAME).write_text('{"format": "valley2-bundle", "format_version": 2, "new": 1}')
-    with pytest.raises(BundleError, match=r"format version 2, this release .* reads up to 1; install a newer"):
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        (1, "has format version 1 and was made by an older release: export it again."),
+        (3, "has format version 3 and was made by a newer release: install a newer valley2-edge."),
+    ],
+)
+def test_another_version_is_refused_before_its_fields_are_read_by_the_same_words_everywhere(
+    directory: Path, version: int, sentence: str
+) -> None:
+    (directory / MANIFEST_NAME).write_text(f'{{"format": "valley2-bundle", "format_version": {version}, "new": 1}}')
+    with pytest.raises(BundleError) as in_python:
         open_bundle(directory)
+    write_manifest(directory)
+    checked = open_bundle(directory)
+    write_manifest(directory, format_version=version)
+    with pytest.raises(BundleError) as in_core:
+        plan_memory(checked, [], MemorySettings(), process_bytes=0)
+    assert str(in_python.value) == str(in_core.value) == f"{directory} {sentence}"
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", 1.0, None, True])
@@ -199,9 +216,12 @@ def test_missing_field_is_named(directory: Path) -> None:
         read_manifest(directory)
 
 
-def test_used_file_must_be_listed(directory: Path) -> None:
-    write_manifest(directory, siglip={**vision("siglip"), "files": ["vision/siglip.onnx", "vision/siglip.onnx.data"]})
-    with pytest.raises(BundleError, match=r"vision/siglip\.onnx\.data is used but not listed"):
+@pytest.mark.parametrize("used", ["vision/eagle.safetensors", "vision/siglip.onnx.data", "tokenizer/tokenizer.json"])
+def test_used_file_must_be_listed(directory: Path, used: str) -> None:
+    files = json.loads((directory / MANIFEST_NAME).read_text())["files"]
+    files.pop(used)
+    write_manifest(directory, files=files)
+    with pytest.raises(BundleError, match=f"{used} is used but not listed"):
         open_bundle(directory)
 
 

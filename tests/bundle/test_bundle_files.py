@@ -35,13 +35,47 @@ def test_manifest_without_any_decoder_file_is_refused(directory: Path) -> None:
             open_bundle(directory, check=check)
 
 
+TOWER, GRAPH, WEIGHTS = "vision/siglip.safetensors", "vision/siglip.onnx", "vision/siglip.onnx.data"
+
+
 @pytest.mark.parametrize(
-    "files", [[], ["decoder/decoder.safetensors"], ["vision/siglip.onnx", "x"], ["vision/eagle.onnx"]]
+    "files",
+    [[], ["decoder/decoder.safetensors"], [TOWER, "x"], ["vision/eagle.safetensors"], [GRAPH], [GRAPH, WEIGHTS]],
 )
-def test_vision_component_has_its_own_files(directory: Path, files: list[str]) -> None:
+def test_vision_component_has_its_own_tower_and_no_other_file(directory: Path, files: list[str]) -> None:
     write_manifest(directory, siglip={**vision("siglip"), "files": files})
-    with pytest.raises(BundleError, match=r"siglip\.files must be vision/siglip\.safetensors, or"):
+    with pytest.raises(BundleError, match=r"siglip\.files must be vision/siglip\.safetensors alone"):
         open_bundle(directory)
+
+
+@pytest.mark.parametrize(
+    "files", [[], [GRAPH], [WEIGHTS, GRAPH], [TOWER], [GRAPH, WEIGHTS, TOWER], ["vision/eagle.onnx", WEIGHTS]]
+)
+def test_graph_of_a_vision_component_has_its_own_weights(directory: Path, files: list[str]) -> None:
+    write_manifest(directory, graphs={"siglip": files})
+    with pytest.raises(BundleError, match=r"graphs\.siglip must be vision/siglip\.onnx and vision/siglip\.onnx\.data"):
+        open_bundle(directory)
+
+
+@pytest.mark.parametrize("name", ["decoder", "", "../siglip", "a\x1b"])
+def test_graph_of_what_is_no_vision_component_is_refused(directory: Path, name: str) -> None:
+    write_manifest(directory, graphs={name: [GRAPH, WEIGHTS]})
+    with pytest.raises(BundleError, match="which is no vision component of the bundle"):
+        open_bundle(directory)
+
+
+def test_bundle_without_eagle_has_no_graph_of_it(directory: Path) -> None:
+    architecture = {**ModelConfig().model_dump(mode="json"), "eagle": None}
+    graphs = {"eagle": ["vision/eagle.onnx", "vision/eagle.onnx.data"]}
+    write_manifest(directory, architecture=architecture, eagle=None, graphs=graphs)
+    with pytest.raises(BundleError, match="graphs names 'eagle', which is no vision component of the bundle"):
+        open_bundle(directory)
+
+
+def test_bundle_may_have_no_graphs(directory: Path) -> None:
+    for graphs in (None, {}):
+        write_manifest(directory, graphs=graphs)
+        assert not open_bundle(directory).manifest.graphs
 
 
 def test_onnx_decoder_has_all_its_graphs(directory: Path) -> None:
@@ -66,9 +100,9 @@ def graph_with_weights_in(location: str) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("location", ["siglip.onnx.data", "../secret", "/etc/hostname", "eagle.onnx.data", "", "a\x1b"])
+@pytest.mark.parametrize("location", ["other.data", "../secret", "/etc/hostname", "eagle.onnx.data", "", "a\x1b"])
 def test_weights_of_a_graph_must_be_listed(directory: Path, location: str) -> None:
-    (directory / "vision/siglip.onnx.data").write_bytes(b"unlisted")
+    (directory / "vision/other.data").write_bytes(b"unlisted")
     content = graph_with_weights_in(location)
     write_manifest(directory, files=replace_file(directory, "vision/siglip.onnx", content))
     with pytest.raises(BundleError, match=r"vision/siglip\.onnx (has weights in|is not acceptable: )"):
@@ -76,7 +110,6 @@ def test_weights_of_a_graph_must_be_listed(directory: Path, location: str) -> No
 
 
 def test_listed_weights_of_a_graph_are_let_through(directory: Path) -> None:
-    write_manifest(directory, files=replace_file(directory, "vision/siglip.onnx.data", b"weights"))
     files = replace_file(directory, "vision/siglip.onnx", graph_with_weights_in("siglip.onnx.data"))
     write_manifest(directory, files=files)
     assert open_bundle(directory).size
@@ -108,9 +141,9 @@ def test_file_that_is_swapped_after_the_check_is_not_read(directory: Path) -> No
 
 def test_file_that_is_swapped_while_a_library_opens_it_is_noticed(directory: Path) -> None:
     bundle = open_bundle(directory)
-    name = "vision/siglip.onnx"
+    name = "vision/siglip.safetensors"
     (directory / "other").write_bytes(FILES[name])
-    with pytest.raises(BundleError, match=r"siglip\.onnx has changed"), bundle.unchanged(name):
+    with pytest.raises(BundleError, match=r"siglip\.safetensors has changed"), bundle.unchanged(name):
         (directory / "other").replace(directory / name)
 
 
@@ -143,9 +176,9 @@ def test_device_and_pipe_in_place_of_a_manifest_are_refused(directory: Path) -> 
 
 
 def test_pipe_in_place_of_a_file_is_refused(directory: Path) -> None:
-    (directory / "vision/siglip.onnx").unlink()
-    os.mkfifo(directory / "vision/siglip.onnx")
-    with pytest.raises(BundleError, match=r"siglip\.onnx is a pipe, not a file"):
+    (directory / "vision/siglip.safetensors").unlink()
+    os.mkfifo(directory / "vision/siglip.safetensors")
+    with pytest.raises(BundleError, match=r"siglip\.safetensors is a pipe, not a file"):
         open_bundle(directory)
 
 

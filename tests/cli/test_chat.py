@@ -29,11 +29,18 @@ def test_answer_is_what_the_api_gives_and_alone_on_stdout(run, fp32_bundle: Path
 
 
 def test_engines_are_shown_with_the_statistics_or_when_they_are_not_what_was_asked_for(
-    run, fp32_bundle: Path, picture: Path
+    run, graph_bundle: Path, picture: Path
 ) -> None:
-    words = ("chat", picture, "What?", "--bundle", fp32_bundle, "--max-new-tokens", 2)
+    words = ("chat", picture, "What?", "--bundle", graph_bundle, "--max-new-tokens", 2)
+    assert "vision engines: siglip on native" in run(*words, "--stats").stderr
+    words += ("--vision-engine", "onnx")
     assert "vision engines: siglip on CPUExecutionProvider" in run(*words, "--stats").stderr
     assert run(*words, "--provider", "CPUExecutionProvider").stderr == ""
+
+
+def test_provider_that_nothing_would_use_is_refused(run, fp32_bundle: Path, picture: Path) -> None:
+    outcome = run("chat", picture, "What?", "--bundle", fp32_bundle, "--provider", "CPUExecutionProvider")
+    assert outcome.code == 2 and "choose the vision_engine onnx" in outcome.stderr
 
 
 def test_options_change_the_answer_as_in_the_api(run, fp32_bundle: Path, picture: Path) -> None:

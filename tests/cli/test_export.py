@@ -37,7 +37,6 @@ def test_released_checkpoint_is_the_default(run, given: dict[str, Any]) -> None:
     assert run("export").code == 0
     assert given["checkpoint"] == "bytedance-research/Valley2-DPO"
     assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int4", None, 128)
-    assert given["projector_precision"] is None
     assert (given["output"], given["revision"], given["overwrite"]) == (None, None, False)
 
 
@@ -47,27 +46,28 @@ def test_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
     assert (given["checkpoint"], given["output"], given["revision"]) == ("someone/model", Path("out"), "main")
     assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int8", "fp32", 64)
     assert (given["symmetric"], given["lm_head_precision"], given["overwrite"]) == (True, "fp16", True)
+    assert run("export", "someone/model", "--graphs", "onnx").code == 0 and given["graphs"] == "onnx"
 
 
 @pytest.mark.slow
-def test_projector_has_its_own_precision(run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "int8", "fp32"])
+def test_bundle_with_towers_of_any_precision_passes_its_self_test(run, tmp_path: Path, precision: str) -> None:
     bundle = tmp_path / "bundle"
-    words = ("--vision-precision", "bf16", "--projector-precision", "int8", "--output", bundle)
-    assert run("export", CHECKPOINT, *words).code == 0
+    assert run("export", CHECKPOINT, "--vision-precision", precision, "--output", bundle).code == 0
     rows = json.loads(run("inspect", bundle, "--json").stdout)["components"]
-    assert {row["name"]: row["precision"] for row in rows if row["name"] in ("siglip", "projector")} == {
-        "siglip": "bf16",
-        "projector": "int8",
+    found = {row["name"]: row["precision"] for row in rows if row["name"] in ("siglip", "projector", "eagle")}
+    assert found == {
+        "siglip": precision,
+        "projector": "bf16" if precision == "int8" else precision,
+        "eagle": precision,
     }
-    assert (bundle / "vision" / "projector.onnx").is_file()
     assert run("verify", bundle).code == 0
 
 
-@pytest.mark.parametrize("precision", ["int4", "bf16"])
-def test_projector_precision_without_a_graph_is_refused(run, tmp_path: Path, precision: str) -> None:
-    outcome = run("export", CHECKPOINT, "--projector-precision", precision, "--output", tmp_path / "bundle")
+def test_vision_precision_that_towers_do_not_have_is_refused(run, tmp_path: Path) -> None:
+    outcome = run("export", CHECKPOINT, "--vision-precision", "fp16", "--output", tmp_path / "bundle")
     assert outcome.code == 2
-    assert precision in outcome.error
+    assert "fp16" in outcome.error
     assert not (tmp_path / "bundle").exists()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / "tests" / "golden" / "ckpt" / "eagle_ovis"
 SWITCHES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 # A library may keep quiet in the tests and on build machines, and not at its user's.
 UNSET = (*SWITCHES, "CI", "DO_NOT_TRACK", "DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "VALLEY2_DATA_DIR", "TMPDIR")
@@ -31,7 +32,7 @@ def confinement() -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["demo", "chat", "verify", "verify with an ONNX decoder"])
+@pytest.mark.parametrize("command", ["demo", "chat", "export", "verify", "verify with an ONNX decoder"])
 def test_commands_ask_no_network_and_write_nothing_elsewhere(
     command: str, confinement: list[str], tmp_path: Path, request: pytest.FixtureRequest, picture: Path
 ) -> None:
@@ -40,6 +41,7 @@ def test_commands_ask_no_network_and_write_nothing_elsewhere(
     words = {
         "demo": ["demo"],
         "chat": ["chat", picture, "What is this?", "--bundle", bundle, "--max-new-tokens", "2"],
+        "export": ["export", CHECKPOINT, "--output", tmp_path / "bundle", "--decoder-engine", "onnx"],
     }.get(command, ["verify", bundle])
     home, scratch, trace = tmp_path / "home", tmp_path / "scratch", tmp_path / "trace"
     home.mkdir()

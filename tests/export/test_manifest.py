@@ -15,7 +15,7 @@ from valley2_edge.export.plan import make_plan
 SOURCE = Source(checkpoint="tiny", revision=None, tool_version="0", created="now")
 FILES = {"decoder/decoder.safetensors": FileEntry(size=1, sha256="0" * 64)}
 VISION: dict[str, dict[str, Any]] = {
-    name: {"precision": "fp16", "files": [f"vision/{name}.onnx"], "relative_error": 1e-3}
+    name: {"precision": "bf16", "files": [f"vision/{name}.safetensors"], "relative_error": 1e-3}
     for name in ("siglip", "projector", "eagle")
 }
 DECODER: dict[str, Any] = {
@@ -56,6 +56,12 @@ def test_an_onnx_decoder_names_its_own_files() -> None:
     facts = {**VISION, "decoder": DECODER, "onnx decoder": {"files": ["decoder/decoder.onnx.data"]}}
     manifest = make_manifest(ModelConfig(), make_plan(ExportOptions(decoder_engine="onnx")), SOURCE, facts, {})
     assert (manifest.decoder.engine, manifest.decoder.files) == ("onnx", ["decoder/decoder.onnx.data"])
+
+
+def test_graphs_are_named_where_there_are_any() -> None:
+    plan, files = make_plan(ExportOptions()), {"siglip": ["vision/siglip.onnx", "vision/siglip.onnx.data"]}
+    assert make_manifest(ModelConfig(), plan, SOURCE, VISION, {}).graphs is None
+    assert make_manifest(ModelConfig(), plan, SOURCE, {**VISION, "graphs": {"files": files}}, {}).graphs == files
 
 
 def test_measured_quality_stands_beside_the_errors() -> None:

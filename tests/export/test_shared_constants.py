@@ -1,4 +1,4 @@
-"""Numbers that the exporter and the native core must agree about, read out of the core's sources."""
+"""Numbers that the exporter must share with the native core, read out of the core's sources, or with the run time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 
 from valley2_edge.export.bundle import safetensors_stream
 from valley2_edge.export.decoder_onnx import graph
-from valley2_edge.export.vision import native_panels, onnx_eagle, onnx_siglip
+from valley2_edge.export.vision import native_panels, onnx_eagle, onnx_siglip, tower_reader
 from valley2_edge.quantize import descent, gptq, packing
 from valley2_edge.quantize.matrix_format import GROUP_SIZES
+from valley2_edge.runtime.onnx import vision_cost
 
 SOURCES = Path(__file__).parents[2] / "runtime" / "native" / "src"
 
@@ -27,15 +28,18 @@ def _numbers_in_core(pattern: str) -> set[int]:
     [
         (r"^constexpr size_t PANEL = (\d+)", packing.PANEL),
         (r"^constexpr size_t VISION_PANEL = (\d+)", native_panels.PANEL),
+        (r"^constexpr size_t VISION_PANEL = (\d+)", tower_reader.PANEL),
         (r"^constexpr size_t ALIGNMENT = (\d+)", safetensors_stream.ALIGNMENT),
-        (r"^constexpr uint64_t SIGLIP_BLOCK = (\d+)", onnx_siglip.LARGEST_BLOCK),
-        (r"^constexpr uint64_t EAGLE_BLOCK = (\d+)", onnx_eagle.BLOCK),
         (r"\bmin<Saturating>\(vocabulary, (\d+)\)", graph.HEAD_ROWS),
     ],
-    ids=["decoder panel", "vision panel", "alignment", "SigLIP block", "Eagle block", "ONNX head rows"],
+    ids=["decoder panel", "vision panel", "vision panel that is read", "alignment", "ONNX head rows"],
 )
 def test_the_core_has_the_same_number(pattern: str, number: int) -> None:
     assert _numbers_in_core(pattern) == {number}
+
+
+def test_cost_of_a_graph_counts_with_its_blocks_of_queries() -> None:
+    assert (vision_cost._SIGLIP_BLOCK, vision_cost._EAGLE_BLOCK) == (onnx_siglip.LARGEST_BLOCK, onnx_eagle.BLOCK)
 
 
 def test_blocks_of_the_solvers_fit_every_group_size() -> None:

@@ -12,18 +12,20 @@ import torch
 from valley2_edge.bundle import DecoderComponent, FileEntry, Manifest, Source, VisionComponent, sha256_of_file
 from valley2_edge.config import DecoderConfig, EagleConfig, ModelConfig, PictureConfig, ProjectorConfig, SiglipConfig
 from valley2_edge.export.checkpoint.tensor_names import eagle_tensors, projector_tensors, siglip_tensors
-from valley2_edge.export.vision.onnx_eagle import write_eagle
-from valley2_edge.export.vision.onnx_projector import write_projector
-from valley2_edge.export.vision.onnx_siglip import write_siglip
-from valley2_edge.precisions import ProjectorPrecision, VisionPrecision
+from valley2_edge.export.checkpoint.weights import Weights
+from valley2_edge.export.vision.native_eagle import write_native_eagle
+from valley2_edge.export.vision.native_file import precision_beside_int8
+from valley2_edge.export.vision.native_projector import write_native_projector
+from valley2_edge.export.vision.native_siglip import write_native_siglip
+from valley2_edge.precisions import VisionPrecision
 
 TOKENIZER = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 PANEL = 64
 
 
-class _BlankWeights:
-    """Stands for `export.onnx_blocks.Weights`."""
+class _BlankWeights(Weights):
+    """Tensors of a checkpoint that all have the same number everywhere."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         self._shapes = shapes
@@ -51,29 +53,23 @@ def blank_config(*, hidden: int = 1024, layers: int = 6) -> ModelConfig:
     )
 
 
-def write_blank_bundle(
-    directory: Path,
-    config: ModelConfig,
-    vision_precision: VisionPrecision,
-    projector_precision: ProjectorPrecision | None = None,
-) -> Path:
+def write_blank_bundle(directory: Path, config: ModelConfig, vision_precision: VisionPrecision) -> Path:
     """Writes a bundle that loads and answers, with an fp16 decoder."""
     for folder in ("vision", "decoder", "tokenizer"):
         (directory / folder).mkdir(parents=True)
     assert config.eagle is not None
-    vision = directory / "vision"
+    vision, projector_precision = directory / "vision", precision_beside_int8(vision_precision)
     weights = _BlankWeights(siglip_tensors(config.siglip))
-    write_siglip(weights, config.siglip, vision / "siglip.onnx", vision_precision)  # type: ignore[arg-type]
-    own = projector_precision or vision_precision
+    write_native_siglip(weights, config.siglip, vision / "siglip.safetensors", vision_precision)
     weights = _BlankWeights(projector_tensors(config.projector))
-    path = vision / "projector.onnx"
-    write_projector(weights, config.projector, config.siglip, path, own)  # type: ignore[arg-type]
+    path = vision / "projector.safetensors"
+    write_native_projector(weights, config.projector, config.siglip, path, projector_precision)
     weights = _BlankWeights(eagle_tensors(config.eagle))
-    write_eagle(weights, config.eagle, vision / "eagle.onnx", vision_precision)  # type: ignore[arg-type]
+    write_native_eagle(weights, config.eagle, vision / "eagle.safetensors", vision_precision)
     _write_decoder(directory / "decoder", config.decoder)
     for name in TOKENIZER_FILES:
         shutil.copyfile(TOKENIZER / name, directory / "tokenizer" / name)
-    _write_manifest(directory, config, vision_precision, own)
+    _write_manifest(directory, config, vision_precision)
     return directory
 
 
@@ -122,9 +118,7 @@ def _write_zeros(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]], me
         stream.truncate(8 + len(text) + end)
 
 
-def _write_manifest(
-    directory: Path, config: ModelConfig, vision_precision: VisionPrecision, projector_precision: VisionPrecision
-) -> None:
+def _write_manifest(directory: Path, config: ModelConfig, vision_precision: VisionPrecision) -> None:
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     files = {
         path.relative_to(directory).as_posix(): FileEntry(size=path.stat().st_size, sha256=sha256_of_file(path))
@@ -132,8 +126,7 @@ def _write_manifest(
     }
 
     def component(name: str, precision: VisionPrecision = vision_precision) -> VisionComponent:
-        graph = f"vision/{name}.onnx"
-        return VisionComponent(precision=precision, files=[graph, graph + ".data"], relative_error=0.0)
+        return VisionComponent(precision=precision, files=[f"vision/{name}.safetensors"], relative_error=0.0)
 
     decoder = DecoderComponent(
         precision="fp16",
@@ -146,7 +139,7 @@ def _write_manifest(
     manifest = Manifest(
         architecture=config,
         siglip=component("siglip"),
-        projector=component("projector", projector_precision),
+        projector=component("projector", precision_beside_int8(vision_precision)),
         eagle=component("eagle"),
         decoder=decoder,
         files=files,

@@ -17,8 +17,11 @@ from valley2_edge.bundle import (
     Source,
     VisionComponent,
 )
-from valley2_edge.config import DecoderConfig, EagleConfig, ModelConfig, PictureConfig, ProjectorConfig, SiglipConfig
-from valley2_edge.export.checkpoint.tensor_names import eagle_tensors, projector_tensors, siglip_tensors
+from valley2_edge.config import DecoderConfig, ModelConfig, PictureConfig
+from valley2_edge.export.checkpoint.weights import Weights
+from valley2_edge.export.vision.native_eagle import eagle_parts
+from valley2_edge.export.vision.native_projector import projector_parts
+from valley2_edge.export.vision.native_siglip import siglip_parts
 
 NORMS = ("input_norm", "post_attention_norm")
 BYTES = {"U8": 1, "F16": 2, "BF16": 2, "F32": 4}
@@ -26,23 +29,19 @@ CANVASES = tuple((384 * width, 384 * height) for width in (1, 2, 3) for height i
 
 
 def write_released_size(directory: Path) -> Bundle:
-    """The default export: int4 with zero points in groups of 128, the head in int8, vision in fp16."""
+    """The default export: int4 with zero points in groups of 128, the head in int8, vision in bf16."""
     (directory / "decoder").mkdir(parents=True)
     config = ModelConfig(picture=PictureConfig(canvases=CANVASES))
     _write_decoder(directory / "decoder", config.decoder)
-    shapes = {
-        "siglip": siglip_tensors(SiglipConfig()),
-        "projector": projector_tensors(ProjectorConfig()),
-        "eagle": eagle_tensors(EagleConfig()),
-    }
+    _write_towers(directory / "vision", config)
     files = {"decoder/decoder.safetensors": 0, "decoder/embeddings.safetensors": 0, TOKENIZER_FILE: 4 << 20}
     components = {}
-    for name, tensors in shapes.items():
-        path = f"vision/{name}.onnx"
-        files[path] = sum(prod(shape) for shape in tensors.values()) * BYTES["F16"]
-        components[name] = VisionComponent(precision="fp16", files=[path], relative_error=0.0)
+    for name in ("siglip", "projector", "eagle"):
+        path = f"vision/{name}.safetensors"
+        files[path] = 0
+        components[name] = VisionComponent(precision="bf16", files=[path], relative_error=0.0)
     for path in files:
-        if path.startswith("decoder/"):
+        if path != TOKENIZER_FILE:
             files[path] = (directory / path).stat().st_size
     decoder = DecoderComponent(
         precision="int4",
@@ -86,13 +85,34 @@ def _write_decoder(directory: Path, config: DecoderConfig) -> None:
     table = {"embeddings.weight": ("BF16", (config.vocab_size, config.hidden_size))}
     for name, what, more in (("decoder", tensors, metadata), ("embeddings", table, {})):
         about = {"format": f"valley2-{name}", "format_version": "1", **more}
-        header: dict[str, object] = {"__metadata__": about}
-        end = 0
-        for tensor, (dtype, shape) in what.items():
-            begin, end = end, end + prod(shape) * BYTES[dtype]
-            header[tensor] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-        text = json.dumps(header).encode()
-        text += b" " * (-(len(text) + 8) % 64)
-        with (directory / f"{name}.safetensors").open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            stream.truncate(8 + len(text) + end)  # a hole: no disk
+        _write_hollow(directory / f"{name}.safetensors", what, about)
+
+
+def _write_towers(directory: Path, config: ModelConfig) -> None:
+    directory.mkdir()
+    weights = Weights(None, lambda: None)  # type: ignore[arg-type]
+    projector = {**config.projector.model_dump(), "patches_per_side": config.siglip.patches_per_side}
+    assert config.eagle is not None
+    for name, plain, parts in (
+        ("siglip", config.siglip.model_dump(), siglip_parts(weights, config.siglip, "bf16")),
+        ("projector", projector, projector_parts(weights, config.projector, "bf16")),
+        ("eagle", config.eagle.model_dump(), eagle_parts(weights, config.eagle, "bf16")),
+    ):
+        matrices = {matrix.name: matrix.entry() for part in parts for matrix in part.matrices}
+        about = {"format": "valley2-tower", "format_version": "1", "tower": name}
+        about |= {"config": json.dumps(plain), "matrices": json.dumps(matrices)}
+        tensors = {tensor.name: (tensor.dtype, tensor.shape) for part in parts for tensor in part.tensors}
+        _write_hollow(directory / f"{name}.safetensors", tensors, about)
+
+
+def _write_hollow(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]], about: dict[str, str]) -> None:
+    header: dict[str, object] = {"__metadata__": about}
+    end = 0
+    for tensor, (dtype, shape) in tensors.items():
+        begin, end = end, end + prod(shape) * BYTES[dtype]
+        header[tensor] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % 64)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + end)  # a hole: no disk

@@ -28,7 +28,7 @@ from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.library import library_path
 from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture
-from valley2_edge.runtime.core.tower import NativeTower
+from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.vision.cache import VisionCache
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 
@@ -200,7 +200,7 @@ def bundle(int8_vision_bundle: Path) -> Bundle:
 @pytest.mark.parametrize("kind", ["siglip", "projector", "eagle"])
 def test_tower_cancelled_anywhere_computes_the_same_afterwards(bundle: Bundle, kind: str) -> None:
     component = getattr(bundle.manifest, kind)
-    with NativeTower(bundle.path(component.files[0]), threads=THREADS) as tower:
+    with Tower(bundle.path(component.files[0]), threads=THREADS) as tower:
         count = 64 if kind == "eagle" else 2
         values = np.random.default_rng(0).standard_normal((count, tower.description.input_floats), np.float32)
         places = np.stack(np.divmod(np.arange(count), 8), axis=1) if kind == "eagle" else None

@@ -16,10 +16,11 @@ from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.memory import ANY_PICTURE, MemoryPlan, MemorySettings, plan_memory
 from valley2_edge.runtime.decoder_choice import place, settings_for_gpu, with_layers
 from valley2_edge.runtime.gpu_budget import GpuChoice, fit_gpu
+from valley2_edge.runtime.planning import plan_bundle
 
 GB = 10**9
 PICTURE = (1280, 720)
-BOTH = MemorySettings(context_length=4096, device="cuda", vision_device="cuda", gpu_memory=100 * GB)
+BOTH = MemorySettings(context_length=4096, device="cuda", vision_engine="tensorrt", gpu_memory=100 * GB)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def plan(bundle: Bundle, settings: MemorySettings = BOTH, conversation: bool = False) -> MemoryPlan:
-    return plan_memory(bundle, [PICTURE], settings, process_bytes=0, conversation=conversation)
+    return plan_bundle(bundle, [PICTURE], settings, process_bytes=0, conversation=conversation)
 
 
 def fit(bundle: Bundle, memory: float, conversation: bool = False, **changes: Any) -> GpuChoice:
@@ -98,7 +99,7 @@ def test_parts_make_the_phases(bundle: Bundle) -> None:
 def test_weights_are_those_of_the_files_in_fp16(bundle: Bundle) -> None:
     found = plan(bundle)
     for name, layers in (("siglip", 27), ("projector", 1), ("eagle", 32)):
-        size = bundle.manifest.files[f"vision/{name}.onnx"].size
+        size = bundle.manifest.files[f"vision/{name}.safetensors"].size
         assert getattr(found, f"gpu_{name}_bytes") == size + layers * (3 << 20)  # and what TensorRT adds
     assert found.siglip_work_bytes == found.gpu_siglip_bytes  # in the process's memory while it is loaded
     assert found.eagle_work_bytes == found.gpu_eagle_bytes
@@ -113,9 +114,9 @@ def test_vision_alone_on_the_gpu(bundle: Bundle) -> None:
 
 
 def test_without_vision_the_layers_that_fit(bundle: Bundle) -> None:
-    whole = plan(bundle, replace(BOTH, vision_device="cpu", gpu_memory=int(6.5 * GB)))
+    whole = plan(bundle, replace(BOTH, vision_engine="native", gpu_memory=int(6.5 * GB)))
     assert whole.gpu_layers == 28 and 3.9 * GB < whole.gpu_weight_bytes < whole.gpu_bytes < 6.5 * GB
-    part = plan(bundle, replace(BOTH, vision_device="cpu", gpu_memory=int(3.5 * GB)))
+    part = plan(bundle, replace(BOTH, vision_engine="native", gpu_memory=int(3.5 * GB)))
     assert 5 < part.gpu_layers < 28 and part.gpu_bytes < 3.5 * GB
     assert part.siglip_bytes > 0 == part.gpu_siglip_bytes
 
@@ -128,7 +129,7 @@ def test_auto_leaves_the_decoder_with_the_cpu_before_it_refuses(bundle: Bundle) 
     with pytest.raises(BudgetError, match="and a layer of the decoder"):
         fit(bundle, memory, **wide)
     alone = replace(BOTH, device="cpu")
-    memory = plan_memory(bundle, [ANY_PICTURE], alone, process_bytes=0, conversation=True).gpu_bytes
+    memory = plan_bundle(bundle, [ANY_PICTURE], alone, process_bytes=0, conversation=True).gpu_bytes
     wanted = replace(alone, device="auto", gpu_memory=memory, kv_precision="fp32", prefill_chunk=8192)
     settings, found = settings_for_gpu(bundle, wanted)
     assert found is not None and found.text.startswith("the decoder on the CPU")

@@ -12,7 +12,7 @@ from decoder_files import TinyConfig, random_weights, write_decoder
 
 from valley2_edge.errors import BundleError
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.core.tower import NativeTower
+from valley2_edge.runtime.core.tower import Tower
 
 CONFIG = TinyConfig(num_hidden_layers=1)
 Header = dict[str, Any]
@@ -106,13 +106,13 @@ def test_tower_of_sizes_that_none_has_is_refused(tmp_path: Path) -> None:
         "layer_norm_eps": 1e-6,
     }
     with pytest.raises(BundleError, match=r"lacks the tensor 'layers\.0"):
-        NativeTower(write("siglip", siglip))  # with these sizes only the tensors are missing
+        Tower(write("siglip", siglip))  # with these sizes only the tensors are missing
     for name in siglip.keys() - {"layer_norm_eps"}:
         for value in (0, 10**9, 2**64, -4, 0.5):
             with pytest.raises(BundleError, match=name):
-                NativeTower(write("siglip", siglip | {name: value}))
+                Tower(write("siglip", siglip | {name: value}))
     for value in (-1, 1e300, "1e-6"):
         with pytest.raises(BundleError, match="layer_norm_eps"):
-            NativeTower(write("siglip", siglip | {"layer_norm_eps": value}))
+            Tower(write("siglip", siglip | {"layer_norm_eps": value}))
     with pytest.raises(BundleError, match=r"the tower '\?\[2Jnone', which is unknown"):
-        NativeTower(write("\x1b[2Jnone", siglip))
+        Tower(write("\x1b[2Jnone", siglip))

@@ -17,7 +17,7 @@ from valley2_edge.options import EaglePreset
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.core.probe import LimitName
-from valley2_edge.runtime.core.vision_engine import is_native
+from valley2_edge.runtime.core.vision_engine import NATIVE, TENSORRT
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.runtime.stats import Statistics
 
@@ -124,9 +124,9 @@ class _Run:
 
 def _limit(component: VisionComponent, model: Valley2) -> LimitName:
     """Graphs compute in fp32, in TensorRT fp16, and towers in bf16 in fp32 where the machine does not multiply it."""
-    if model.engines.vision.in_tensorrt:
+    if model.engines.vision.engine == TENSORRT:
         return "fp16"
-    return "int8" if component.precision == "int8" and is_native(component) else "fp32"
+    return "int8" if component.precision == "int8" and model.engines.vision.engine == NATIVE else "fp32"
 
 
 def _measure(model: Valley2, run: _Run, plan: Plan, limits: Limits, done: Repeated) -> Measurement:

@@ -66,7 +66,8 @@ def projector_operations(config: ProjectorConfig, siglip: SiglipConfig) -> int:
     tokens, patches = config.tokens_per_side**2, siglip.patches_per_side**2
     inputs, middle, outputs = config.input_size, config.mlp_hidden_dim, config.output_size
     if config.type == "ovis_conv_adapter":
-        return 2 * tokens * (_CONVOLUTION_TAPS * inputs**2 + inputs * middle + middle * outputs)
+        mixture = middle * outputs if config.tokenize_function == "softmax" else 0
+        return 2 * tokens * (_CONVOLUTION_TAPS * inputs**2 + inputs * middle + mixture)
     if config.type == "conv_adapter":
         return 2 * (patches * (inputs + outputs) * middle + tokens * _CONVOLUTION_TAPS * outputs**2)
     joined = config.pixelshuffle_downsample_ratio**2 * inputs

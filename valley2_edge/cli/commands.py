@@ -20,7 +20,7 @@ COMMANDS = {
     "bench": "Measure prefill, decode, the vision engines and the time to the first token.",
     "eval": "Measure how good a bundle's answers are.",
     "convert": "Turn a bundle's decoder into a GPTQ checkpoint, or a GPTQ checkpoint into a bundle.",
-    "engines": "Build, list and remove TensorRT engines of vision graphs.",
+    "engines": "Make vision graphs and TensorRT engines on this machine, list and remove them.",
 }
 """The commands in the order of the list, each with the line there: the first of its own help page."""
 

@@ -1,4 +1,7 @@
-"""`valley2-edge engines`: TensorRT's engines of vision graphs, which the user's data directory keeps."""
+"""`valley2-edge engines`: what this machine makes of a bundle's towers for other engines, and keeps for the user.
+
+ONNX graphs are made of the towers themselves, TensorRT's engines of the graphs.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import typer
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.bundle_argument import BundleArgument
+from valley2_edge.cli.graph_packages import require_graph_packages
 from valley2_edge.cli.help_page import HelpfulCommand, HelpfulGroup, examples
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import EngineError, InputError
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from valley2_edge.bundle import Bundle
     from valley2_edge.runtime.core.vision_engine import ComponentName
     from valley2_edge.runtime.devices.samples import Feed
+    from valley2_edge.runtime.onnx.graph_cache import GraphKey
     from valley2_edge.runtime.trt.api import Flavour, TensorRt
     from valley2_edge.runtime.trt.cache import EngineKey
 
@@ -32,9 +37,26 @@ app = typer.Typer(cls=HelpfulGroup, add_completion=False, rich_markup_mode=None)
 
 @app.callback(invoke_without_command=True)
 def engines(context: typer.Context) -> None:
-    """Build, list and remove TensorRT engines of vision graphs."""
+    """Make vision graphs and TensorRT engines on this machine, list and remove them."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@app.command(
+    cls=HelpfulCommand,
+    epilog=examples("valley2-edge engines onnx my-bundle"),
+)
+def onnx(
+    bundle: BundleArgument = None,
+    component: Annotated[Component | None, typer.Option(help="Make only this one's graph.")] = None,
+) -> None:
+    """Make ONNX graphs of a bundle's vision towers, for ONNX Runtime and TensorRT; those that are there stay."""
+    require_graph_packages()
+    opened = _open(bundle)
+    console = error_console()
+    for name in _components(opened, component):
+        if not _make_missing_graph(opened, name):
+            print_line(console, f"{name}: is there already")
 
 
 @app.command(
@@ -75,36 +97,40 @@ def build(
         ),
     ] = None,
 ) -> None:
-    """Build a bundle's engines now instead of at the first question; those that are there stay."""
-    from valley2_edge.bundle import open_bundle
-    from valley2_edge.runtime.core.vision_engine import check_engine
+    """Build a bundle's TensorRT engines now instead of at the first question, and its graphs where it has none.
 
-    opened = open_bundle(resolve_bundle(bundle), check="sizes")
-    manifest = opened.manifest
-    check_engine("tensorrt", [manifest.siglip, manifest.projector, manifest.eagle])
-    wanted: tuple[ComponentName, ...] = get_args(Component) if component is None else (component,)
-    names = [name for name in wanted if getattr(manifest, name) is not None]
-    if not names:
-        raise InputError(f"{opened.directory} has no Eagle branch")
+    Engines that are there stay.
+    """
+    opened = _open(bundle)
+    names = _components(opened, component)
     _build(opened, names, compute_capability, precision, eagle_max_tokens, image or [])
 
 
 @app.command("list", cls=HelpfulCommand, epilog=examples("valley2-edge engines list"))
 def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False) -> None:
-    """Show the engines that are kept, and for which GPU, driver and TensorRT each is."""
+    """Show the graphs and the engines that are kept, and for which GPU, driver and TensorRT each engine is."""
+    from valley2_edge.runtime.onnx.graph_cache import GraphCache
     from valley2_edge.runtime.trt.api import TITLES
     from valley2_edge.runtime.trt.cache import EngineCache
 
-    cache = EngineCache()
-    entries = cache.entries()
+    engine_cache, graph_cache = EngineCache(), GraphCache()
+    entries, graphs = engine_cache.entries(), graph_cache.entries()
     if as_json:
-        found = [{**dataclasses.asdict(one.key), "path": str(one.path), "bytes": one.size} for one in entries]
+        found = {
+            "graphs": [_as_json(one.key, one.path, one.size) for one in graphs],
+            "engines": [_as_json(one.key, one.path, one.size) for one in entries],
+        }
         typer.echo(json.dumps(found, indent=2))
         return
     console, titles = output_console(), {str(name): title for name, title in TITLES.items()}
-    if entries:
-        from rich.table import Table
+    from rich.table import Table
 
+    if graphs:
+        table = Table("graph", "tower", "size")
+        for graph in graphs:
+            table.add_row(graph.key.component, graph.key.tower[:8], format_bytes(graph.size))
+        console.print(table)
+    if entries:
         table = Table("engine", "rows", "GPU", "driver", "built by", "graph", "size")
         for entry in entries:
             key = entry.key
@@ -114,17 +140,55 @@ def list_engines(as_json: Annotated[bool, typer.Option("--json", help="Print the
             cells = (name, str(key.most_rows), gpu, key.driver or "any", title, key.graph[:8])
             table.add_row(*cells, format_bytes(entry.size))
         console.print(table)
-    print_line(console, f"{cache.directory}: {len(entries)} engines")
+    print_line(console, f"{graph_cache.directory}: {len(graphs)} graphs")
+    print_line(console, f"{engine_cache.directory}: {len(entries)} engines")
 
 
 @app.command(cls=HelpfulCommand, epilog=examples("valley2-edge engines clear"))
 def clear() -> None:
-    """Remove all engines; they are built again when needed."""
+    """Remove all graphs and engines that this machine has made; `onnx` and `build` make them again."""
+    from valley2_edge.runtime.onnx.graph_cache import GraphCache
     from valley2_edge.runtime.trt.cache import EngineCache
 
-    cache = EngineCache()
-    files, size = cache.clear()
-    print_line(output_console(), f"{cache.directory}: {files} files removed, {format_bytes(size)}")
+    for cache in (GraphCache(), EngineCache()):
+        files, size = cache.clear()
+        print_line(output_console(), f"{cache.directory}: {files} files removed, {format_bytes(size)}")
+
+
+def _open(bundle: Path | None) -> Bundle:
+    """The bundle, its files hashed: what is made of them is kept under these hashes."""
+    from valley2_edge.bundle import open_bundle
+
+    with stage_progress(error_console()) as progress:
+        return open_bundle(resolve_bundle(bundle), progress=lambda done, total: progress("checking files", done, total))
+
+
+def _components(bundle: Bundle, component: Component | None) -> list[ComponentName]:
+    wanted: tuple[ComponentName, ...] = get_args(Component) if component is None else (component,)
+    names = [name for name in wanted if getattr(bundle.manifest, name) is not None]
+    if not names:
+        raise InputError(f"{bundle.directory} has no Eagle branch")
+    return names
+
+
+def _make_missing_graph(bundle: Bundle, name: ComponentName) -> bool:
+    """Makes the graph of a component, unless there is one; returns whether it was made."""
+    from valley2_edge.runtime.onnx.graph_files import graph_files
+
+    if graph_files(bundle, name) is not None:
+        return False
+    require_graph_packages()
+    from valley2_edge.export.vision.local_graphs import make_local_graph
+
+    with stage_progress(error_console()) as progress:
+        path = make_local_graph(bundle, name, progress)
+    size = sum(file.stat().st_size for file in path.parent.iterdir())
+    print_line(output_console(), f"{path}: {format_bytes(size)}")
+    return True
+
+
+def _as_json(key: EngineKey | GraphKey, path: Path, size: int) -> dict[str, object]:
+    return {**dataclasses.asdict(key), "path": str(path), "bytes": size}
 
 
 def _build(
@@ -178,6 +242,7 @@ def _build_missing(trt: TensorRt, bundle: Bundle, keys: list[EngineKey], picture
         if cache.find(key) is not None:
             print_line(console, f"{key.component}: is there already")
             continue
+        _make_missing_graph(bundle, key.component)
         with stage_progress(console) as progress:
 
             def show(phase: str, done: int, total: int, name: str = key.component) -> None:

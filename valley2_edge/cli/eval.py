@@ -42,7 +42,7 @@ Seed = Annotated[int, typer.Option(help="Random seed that the built-in questions
 Tasks = Annotated[
     str | None, typer.Option(metavar="TASK,...", help="Tasks to ask about, separated by commas. By default all tasks.")
 ]
-Load = Annotated[LoadOptions, Only(("threads", "activations", "providers"))]
+Load = Annotated[LoadOptions, Only(("threads", "activations", "providers", "vision_engine"))]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -13,13 +13,14 @@ import typer
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.chosen_bundle import remember_bundle
 from valley2_edge.cli.flags import with_flags
+from valley2_edge.cli.graph_packages import require_graph_packages
 from valley2_edge.cli.help_page import examples
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
 from valley2_edge.cli.rounding_flags import RoundingFlags, make_rounding_options
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.checkpoint.local import DEFAULT_CHECKPOINT, local_checkpoint
-from valley2_edge.precisions import DecoderEngine, DecoderPrecision, ProjectorPrecision, VisionPrecision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, GraphFormat, VisionPrecision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,11 +63,12 @@ class PrecisionFlags:
     ] = None
     vision_precision: Annotated[
         VisionPrecision | None,
-        typer.Option(help="Precision of the vision weights. By default fp16, or fp32 with --precision fp32."),
+        typer.Option(help="Precision of the vision weights. By default bf16, or fp32 with --precision fp32."),
     ] = None
-    projector_precision: Annotated[
-        ProjectorPrecision | None,
-        typer.Option(help="Precision of the projector's weights. By default what --vision-precision makes of it."),
+
+    graphs: Annotated[
+        GraphFormat | None,
+        typer.Option(help="Graphs of the vision towers beside them, for ONNX Runtime and TensorRT. By default none."),
     ] = None
 
 
@@ -118,6 +120,8 @@ def export(
     )
     _check_paths(checkpoint, revision, decoder, output, overwrite)
     require_build_time_packages()
+    if precisions.graphs is not None:
+        require_graph_packages()
     from valley2_edge.export.options import ExportOptions
 
     _run(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.cli.flags import Flag
 from valley2_edge.errors import InputError
-from valley2_edge.options import Activations, Device, Isa, KvPrecision, Speculation
+from valley2_edge.options import Activations, Device, Isa, KvPrecision, Speculation, VisionEngineName
 
 _MODEL = "Model and machine"
 _CONTEXT = "Context"
@@ -50,7 +50,7 @@ FLAGS: dict[str, Flag] = {
         metavar="NAME",
         note="Give the flag once for each.",
     ),
-    "vision_engine": Flag(_MODEL),
+    "vision_engine": Flag(_MODEL, kind=VisionEngineName),
     "keep_vision": Flag(_MODEL),
     "vision_cache_bytes": Flag(
         _MODEL,

@@ -54,14 +54,13 @@ def plan(
     from valley2_edge.bundle import open_bundle
     from valley2_edge.cli.plan_view import plan_as_json, print_gpu, print_plan
     from valley2_edge.runtime.core.memory import MemorySettings, check_positions
-    from valley2_edge.runtime.core.vision_engine import check_engine
     from valley2_edge.runtime.decoder_choice import place, with_layers
+    from valley2_edge.runtime.vision.engine_choice import check_vision_engine
 
     settings, limit = MemorySettings.of(load, session), size_bytes(load.memory) or None
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     about: dict[str, Any] = {"video": video is not None, "conversation": conversation}
-    manifest = opened.manifest
-    check_engine(load.vision_engine, [manifest.siglip, manifest.projector, manifest.eagle])
+    check_vision_engine(opened, load)
     check_positions(opened, pictures, settings, video=video is not None)
     sizes = list(pictures.elements())
     elsewhere = load.device == "cuda" and load.gpu_memory is not None
@@ -86,7 +85,7 @@ def _choose(
 
     if limit is None:
         return MemoryChoice(settings, plan_bundle(bundle, sizes, settings, **about), ())
-    return MemoryBudget(bundle, limit, settings.vision_device).choose(settings, sizes, **about)
+    return MemoryBudget(bundle, limit, settings).choose(settings, sizes, **about)
 
 
 def _picture_sizes(images: list[str], video: str | None, frames: int) -> Counter[tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,15 @@ import numpy.typing as npt
 
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
+from valley2_edge.precisions import LARGEST_ROW_ERROR, LARGEST_VISION_ERROR, VisionPrecision
 from valley2_edge.prompt import PICTURE_ID, Layout, build_conversation, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.preprocess import PreparedPicture, black_picture, prepare_pictures
 from valley2_edge.runtime.devices.comparison import (
+    LOGIT_TOLERANCE,
+    RELATIVE_TOLERANCE,
     Row,
     compare_absolute,
     compare_exact,
@@ -33,13 +36,36 @@ from valley2_edge.verify.golden import GoldenCase, patches_from_bytes, tiles_fro
 Array = npt.NDArray[Any]
 
 
-def check_case(case: GoldenCase, engines: Engines, policy: Policy) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Tolerances:
+    """How far the stages of a case may be from the reference's."""
+
+    relative: float
+    """For features and embeddings: norm of the difference over norm of the reference."""
+    rows: float
+    """The same for the embedding of every position alone."""
+    absolute: float
+    """For logits."""
+
+
+EXACT = Tolerances(RELATIVE_TOLERANCE, RELATIVE_TOLERANCE, LOGIT_TOLERANCE)
+"""For towers in fp32, and for questions without a picture."""
+TOLERANCES: dict[VisionPrecision, Tolerances] = {
+    "fp32": EXACT,
+    "bf16": Tolerances(LARGEST_VISION_ERROR["bf16"], LARGEST_ROW_ERROR["bf16"], 0.5),
+    "int8": Tolerances(LARGEST_VISION_ERROR["int8"], LARGEST_ROW_ERROR["int8"], 2.0),
+}
+"""By the precision of the towers; a rounded decoder exceeds those on logits."""
+
+
+def check_case(case: GoldenCase, engines: Engines, policy: Policy, tolerances: Tolerances) -> Iterator[Row]:
     """Runs one case and yields a row for each stage that the reference's outputs cover.
 
     Args:
         case: What went in and what has to come out.
         engines: The bundle's engines.
         policy: The policy that the reference ran with.
+        tolerances: What the bundle's towers may make of a case with pictures.
 
     Raises:
         InputError: The case is not complete.
@@ -63,8 +89,10 @@ def check_case(case: GoldenCase, engines: Engines, policy: Policy) -> Iterator[R
     yield compare_exact(case.name, "input_ids", np.array(ids), expected_ids)
     if prepared:
         yield from _check_preprocessing(case, prepared, architecture.picture.anyres)
-        yield from _check_vision(case, prepared, engines.vision)
-    yield from _check_decoder(case, ids, prepared, engines)
+        yield from _check_vision(case, prepared, engines.vision, tolerances)
+    else:
+        tolerances = EXACT
+    yield from _check_decoder(case, ids, prepared, engines, tolerances)
 
 
 def _check_preprocessing(case: GoldenCase, prepared: list[PreparedPicture], anyres: bool) -> Iterator[Row]:
@@ -116,7 +144,9 @@ def _tiles_of(stored: Array, stored_counts: Array, counts: Array) -> Array:
     return stored
 
 
-def _check_vision(case: GoldenCase, prepared: list[PreparedPicture], vision: VisionEncoder) -> Iterator[Row]:
+def _check_vision(
+    case: GoldenCase, prepared: list[PreparedPicture], vision: VisionEncoder, tolerances: Tolerances
+) -> Iterator[Row]:
     name, expected = case.name, case.forward
     if "siglip_features" in expected or "projector_out" in expected:
         features, tokens = [], []
@@ -124,19 +154,18 @@ def _check_vision(case: GoldenCase, prepared: list[PreparedPicture], vision: Vis
             for tile in picture.tiles():
                 features.append(vision.siglip(tile[None]))  # (1, 729, C)
                 tokens.append(vision.project(features[-1]))  # (1, side * side, hidden)
-        if "siglip_features" in expected:
-            yield compare_relative(name, "siglip_features", np.concatenate(features), expected["siglip_features"])
-        if "projector_out" in expected:
-            yield compare_relative(name, "projector_out", np.concatenate(tokens), expected["projector_out"])
+        for stage, found in (("siglip_features", features), ("projector_out", tokens)):
+            if stage in expected:
+                yield compare_relative(name, stage, np.concatenate(found), expected[stage], tolerances.relative)
     if "eagle_features" in expected:
         eagle = np.concatenate([vision.eagle(*picture.patches()) for picture in prepared])  # (P / 4, hidden)
-        yield compare_relative(name, "eagle_features", eagle, expected["eagle_features"])
+        yield compare_relative(name, "eagle_features", eagle, expected["eagle_features"], tolerances.relative)
 
 
 def _check_decoder(
-    case: GoldenCase, ids: list[int], prepared: list[PreparedPicture], engines: Engines
+    case: GoldenCase, ids: list[int], prepared: list[PreparedPicture], engines: Engines, tolerances: Tolerances
 ) -> Iterator[Row]:
-    name, expected = case.name, case.forward
+    name, expected, allowed = case.name, case.forward, tolerances.relative
     encoded = engines.vision.encode(prepared, CancelToken()).tokens if prepared else []
     segments = prompt_segments(ids, encoded)
     embeddings = engines.embeddings(segments)  # (L, hidden)
@@ -144,30 +173,32 @@ def _check_decoder(
     if len(embeddings) != case.record["prefill_len"]:
         return
     if "inputs_embeds" in expected:
-        yield compare_relative(name, "inputs_embeds", embeddings, expected["inputs_embeds"])
+        yield compare_relative(name, "inputs_embeds", embeddings, expected["inputs_embeds"], allowed)
     if "inputs_embeds_sample" in expected:
         sample = embeddings[expected["inputs_embeds_rows"]]
-        yield compare_relative(name, "inputs_embeds sample", sample, expected["inputs_embeds_sample"])
+        yield compare_relative(name, "inputs_embeds sample", sample, expected["inputs_embeds_sample"], allowed)
     if "inputs_embeds_row_sum" in expected:
         sums, norms = expected["inputs_embeds_row_sum"], expected["inputs_embeds_row_norm"]
-        yield compare_rows(name, "inputs_embeds rows", embeddings, sums, norms)
+        yield compare_rows(name, "inputs_embeds rows", embeddings, sums, norms, tolerances.rows)
     session = engines.decoder.session(kv_precision=engines.decoder.finest_kv_precision)
     try:
-        yield from _check_logits(case, session, segments, len(embeddings))
+        yield from _check_logits(case, session, segments, len(embeddings), tolerances.absolute)
     finally:
         session.close()
 
 
-def _check_logits(case: GoldenCase, session: DecoderSession, segments: list[Array], length: int) -> Iterator[Row]:
+def _check_logits(
+    case: GoldenCase, session: DecoderSession, segments: list[Array], length: int, allowed: float
+) -> Iterator[Row]:
     name, expected = case.name, case.forward
     stored = {stage: expected[stage] for stage in ("logits_all", "logits_last") if stage in expected}
     rows = max((len(logits) for logits in stored.values()), default=1)
     session.prefill(segments, logit_rows=min(rows, length))
     for stage, logits in stored.items():
-        yield compare_absolute(name, stage, session.logits(min(len(logits), length)), logits)
+        yield compare_absolute(name, stage, session.logits(min(len(logits), length)), logits, allowed)
     scores, tokens = _stored(case, "scores"), [int(token) for token in _stored(case, "greedy_tokens")]
     found_scores, found_tokens = _decode(session, tokens)
-    row = compare_absolute(name, "scores", found_scores[: len(scores)], scores)
+    row = compare_absolute(name, "scores", found_scores[: len(scores)], scores, allowed)
     yield row
     yield compare_tokens(name, "tokens", found_tokens, tokens, _recorded(case, "greedy_margins"), row.error)
 

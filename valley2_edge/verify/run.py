@@ -14,13 +14,14 @@ from valley2_edge.policy import Policy
 from valley2_edge.prompt import Layout, build_first_turn, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.preprocess import prepare_pictures
+from valley2_edge.runtime.core.vision_engine import TENSORRT
 from valley2_edge.runtime.devices.comparison import Array, Row, compare_relative, compare_rows, compare_values
 from valley2_edge.runtime.engines import Engines, prompt_segments
 from valley2_edge.runtime.media.images import load_picture
 from valley2_edge.runtime.model import Valley2
 from valley2_edge.selftest import MAX_SELFTEST_BYTES, SELFTEST_PICTURE, SelfTest, read_self_test
 from valley2_edge.verify.golden import Golden
-from valley2_edge.verify.golden_check import check_case
+from valley2_edge.verify.golden_check import TOLERANCES, check_case
 from valley2_edge.verify.golden_geometry import check_geometry
 
 SELF_TEST = "self-test"
@@ -59,9 +60,10 @@ def verify_golden(
     if table:
         yield check_geometry(table)
     with Valley2.load(bundle.directory, load, keep_vision=True) as model:
+        tolerances = TOLERANCES[bundle.manifest.siglip.precision]
         engines = dataclasses.replace(model.engines, architecture=architecture or model.engines.architecture)
         for name in names:
-            yield from check_case(golden.case(variant, name, policy), engines, Policy.of_reference(policy))
+            yield from check_case(golden.case(variant, name, policy), engines, Policy.of_reference(policy), tolerances)
 
 
 def self_test(
@@ -82,7 +84,7 @@ def self_test(
     """
     test, reference = read_self_test(bundle)
     with Valley2.load(bundle.directory, load, activations=test.activations, keep_vision=True) as model:
-        if model.engines.vision.in_tensorrt:
+        if model.engines.vision.engine == TENSORRT:
             test = test.model_copy(
                 update={"tolerances": {stage: max(HALF_TOLERANCE, value) for stage, value in test.tolerances.items()}}
             )

@@ -86,10 +86,12 @@ void write_decoders(const Seeds &seeds, const std::string &bundle) {
 }
 
 void write_towers(const Seeds &seeds, const std::string &scratch) {
-    for (const char *precision : {"int8", "bf16"})
-        for (const auto &[name, header] : {std::pair("siglip", fuzz::siglip_header(precision)),
-                                           std::pair("projector", fuzz::projector_header(precision)),
-                                           std::pair("eagle", fuzz::eagle_header(precision))}) {
+    for (const char *precision : {"int8", "bf16", "fp32"}) {
+        std::vector<std::pair<std::string, std::string>> towers = {{"siglip", fuzz::siglip_header(precision)},
+                                                                   {"eagle", fuzz::eagle_header(precision)}};
+        for (const char *kind : {"softmax", "st_argmax", "conv_adapter", "mlp_pixel_shuffle"})
+            towers.emplace_back(std::string("projector-") + kind, fuzz::projector_header(kind, precision));
+        for (const auto &[name, header] : towers) {
             fuzz::write_file(scratch, fuzz::safetensors(header, ""));
             v2e_tower_options options{};
             options.struct_size = sizeof options;
@@ -99,9 +101,10 @@ void write_towers(const Seeds &seeds, const std::string &scratch) {
                 fuzz::stop(__FILE__, __LINE__, v2e_last_error());
             v2e_tower_close(tower);
             for (const char isa : {0, 1})
-                seeds.write("tower", std::string(name) + "-" + precision + (isa == 0 ? "" : "-portable"),
+                seeds.write("tower", name + "-" + precision + (isa == 0 ? "" : "-portable"),
                             std::string(1, isa) + std::string(1, '\0') + "\x04" + header + "\n");
         }
+    }
 }
 
 // A saved session with the question that the target asks, with keys and values that nothing has computed.

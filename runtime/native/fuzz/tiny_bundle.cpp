@@ -66,13 +66,16 @@ struct NamedMatrix {
     std::string name;
     size_t rows, columns;
     bool bias;
+    bool floats = false; // bf16 where the others are int8
 };
 
-std::string matrices_json(const std::vector<NamedMatrix> &matrices, const std::string &entry) {
+// entry(matrix): what the entry of a matrix says beside its sizes.
+template <class Entry>
+std::string matrices_json(const std::vector<NamedMatrix> &matrices, Entry &&entry) {
     std::string text = "{";
     for (const NamedMatrix &matrix : matrices)
-        text += (text.size() > 1 ? "," : "") + quoted(matrix.name) + ":{" + entry + ",\"rows\":" + number(matrix.rows) +
-                ",\"columns\":" + number(matrix.columns) + "}";
+        text += (text.size() > 1 ? "," : "") + quoted(matrix.name) + ":{" + entry(matrix) +
+                ",\"rows\":" + number(matrix.rows) + ",\"columns\":" + number(matrix.columns) + "}";
     return text + "}";
 }
 
@@ -109,32 +112,35 @@ void add_decoder_matrix(Header &header, const NamedMatrix &matrix, const std::st
         header.tensor(matrix.name + ".bias", "F32", 4, {matrix.rows});
 }
 
+void add_tower_matrix(Header &header, const NamedMatrix &matrix, const std::string &precision) {
+    const size_t panels = (matrix.rows + VISION_PANEL - 1) / VISION_PANEL, padded = panels * VISION_PANEL;
+    if (precision == "int8") {
+        header.tensor(matrix.name + ".weight", "U8", 1, {panels, (matrix.columns + 3) / 4, VISION_PANEL, 4});
+        header.tensor(matrix.name + ".scales", "F32", 4, {padded});
+        header.tensor(matrix.name + ".sums", "I32", 4, {padded});
+    } else if (precision == "bf16") {
+        header.tensor(matrix.name + ".weight", "BF16", 2, {panels, (matrix.columns + 1) / 2, VISION_PANEL, 2});
+    } else {
+        header.tensor(matrix.name + ".weight", "F32", 4, {panels, matrix.columns, VISION_PANEL, 1});
+    }
+    if (matrix.bias)
+        header.tensor(matrix.name + ".bias", "F32", 4, {padded});
+}
+
 // Vision towers: matrices in panels of 32, vectors padded to 32.
 std::string tower_header(const char *tower, const std::string &config, const std::vector<NamedMatrix> &matrices,
                          const std::vector<std::pair<std::string, Shape>> &vectors, const std::string &precision) {
-    std::string entries = matrices_json(matrices, "\"precision\":" + quoted(precision));
-    const bool integers = precision == "int8";
-    const auto is_mixture = [](const NamedMatrix &matrix) { return matrix.name == "mixture"; };
-    constexpr std::string_view MIXTURE = "\"mixture\":{\"precision\":\""; // bf16 in every tower
-    if (const size_t at = entries.find(MIXTURE); at != std::string::npos)
-        entries.replace(at + MIXTURE.size(), 4, "bf16");
+    const auto own_precision = [&](const NamedMatrix &matrix) {
+        return matrix.floats && precision == "int8" ? "bf16" : precision;
+    };
+    const auto entry = [&](const NamedMatrix &matrix) { return "\"precision\":" + quoted(own_precision(matrix)); };
     Header header({{"format", "valley2-tower"},
                    {"format_version", "1"},
                    {"tower", tower},
                    {"config", config},
-                   {"matrices", entries}});
-    for (const NamedMatrix &matrix : matrices) {
-        const size_t panels = (matrix.rows + VISION_PANEL - 1) / VISION_PANEL, padded = panels * VISION_PANEL;
-        if (integers && !is_mixture(matrix)) {
-            header.tensor(matrix.name + ".weight", "U8", 1, {panels, (matrix.columns + 3) / 4, VISION_PANEL, 4});
-            header.tensor(matrix.name + ".scales", "F32", 4, {padded});
-            header.tensor(matrix.name + ".sums", "I32", 4, {padded});
-        } else {
-            header.tensor(matrix.name + ".weight", "BF16", 2, {panels, (matrix.columns + 1) / 2, VISION_PANEL, 2});
-        }
-        if (matrix.bias)
-            header.tensor(matrix.name + ".bias", "F32", 4, {padded});
-    }
+                   {"matrices", matrices_json(matrices, entry)}});
+    for (const NamedMatrix &matrix : matrices)
+        add_tower_matrix(header, matrix, own_precision(matrix));
     for (const auto &[name, shape] : vectors)
         header.tensor(name, "F32", 4, shape);
     return header.text();
@@ -198,10 +204,11 @@ std::string decoder_header(const std::string &precision) {
                                ",\"rms_norm_eps\":1e-06,\"rope_theta\":10000.0,\"head_size\":16,"
                                "\"tie_word_embeddings\":false,\"max_position_embeddings\":" +
                                number(CONTEXT) + "}";
-    Header header({{"format", "valley2-decoder"},
-                   {"format_version", "1"},
-                   {"config", config},
-                   {"matrices", matrices_json(DECODER_MATRICES, decoder_entry(precision))}});
+    Header header(
+        {{"format", "valley2-decoder"},
+         {"format_version", "1"},
+         {"config", config},
+         {"matrices", matrices_json(DECODER_MATRICES, [&](const NamedMatrix &) { return decoder_entry(precision); })}});
     for (const char *norm : {"layers.0.input_norm", "layers.0.post_attention_norm", "norm"})
         header.tensor(norm, "F32", 4, {HIDDEN});
     for (const NamedMatrix &matrix : DECODER_MATRICES)
@@ -226,12 +233,22 @@ std::string siglip_header(const std::string &precision) {
                         matrices, vectors, precision);
 }
 
-std::string projector_header(const std::string &precision) {
-    return tower_header("projector",
-                        "{\"type\":\"ovis_conv_adapter\",\"input_size\":8,\"mlp_hidden_dim\":32,\"output_size\":32,"
-                        "\"tokens_per_side\":2,\"patches_per_side\":3}",
-                        {{"convolution", 8, 72, true}, {"vocabulary", 32, 8, false}, {"mixture", 32, 32, false}},
-                        norms({"vocabulary_norm"}, 32), precision);
+std::string projector_header(const std::string &kind, const std::string &precision) {
+    const bool vocabulary = kind == "softmax" || kind == "st_argmax", shuffled = kind == "mlp_pixel_shuffle";
+    const std::string config = "{\"type\":" + quoted(vocabulary ? "ovis_conv_adapter" : kind) +
+                               ",\"tokenize_function\":" + quoted(vocabulary ? kind : "softmax") +
+                               ",\"input_size\":8,\"mlp_hidden_dim\":32,\"output_size\":32,"
+                               "\"pixelshuffle_downsample_ratio\":3,\"tokens_per_side\":" +
+                               number(shuffled ? 1 : 2) + ",\"patches_per_side\":3}";
+    if (vocabulary)
+        return tower_header(
+            "projector", config,
+            {{"convolution", 8, 72, true}, {"vocabulary", 32, 8, false}, {"mixture", 32, 32, false, true}},
+            norms({"vocabulary_norm"}, 32), precision);
+    std::vector<NamedMatrix> matrices = {{"inner", 32, shuffled ? 72u : 8u, true}, {"outer", 32, 32, true}};
+    if (!shuffled)
+        matrices.push_back({"convolution", 32, 288, true, true});
+    return tower_header("projector", config, matrices, {}, precision);
 }
 
 std::string eagle_header(const std::string &precision) {
@@ -254,7 +271,7 @@ std::string manifest(bool native_towers, bool onnx_decoder) {
                       "\",\"files\":[\"" + path + "\"]}";
         files += "\"" + path + "\":{\"size\":65536},";
     }
-    return "{\"format\":\"valley2-bundle\",\"format_version\":1,\"architecture\":{"
+    return "{\"format\":\"valley2-bundle\",\"format_version\":2,\"architecture\":{"
            "\"siglip\":{\"hidden_size\":32,\"num_attention_heads\":2,\"num_hidden_layers\":1,\"intermediate_size\":32,"
            "\"image_size\":6,\"patch_size\":2},"
            "\"projector\":{\"type\":\"ovis_conv_adapter\",\"mlp_hidden_dim\":32,\"output_size\":32,"
@@ -271,7 +288,7 @@ void write_bundle(const std::string &directory, const std::string &decoder_preci
     write_file(directory + "/decoder/decoder.safetensors", safetensors(decoder_header(decoder_precision), ""));
     write_file(directory + "/decoder/embeddings.safetensors", safetensors(embeddings_header(), ""));
     write_file(directory + "/vision/siglip.safetensors", safetensors(siglip_header("int8"), ""));
-    write_file(directory + "/vision/projector.safetensors", safetensors(projector_header("int8"), ""));
+    write_file(directory + "/vision/projector.safetensors", safetensors(projector_header("softmax", "int8"), ""));
     write_file(directory + "/vision/eagle.safetensors", safetensors(eagle_header("int8"), ""));
 }
 

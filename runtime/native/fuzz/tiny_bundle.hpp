@@ -15,9 +15,10 @@ constexpr size_t HIDDEN = 32;
 // Headers of safetensors files, on one line. precision: "fp32", "fp16", "int8", "int4", "int4-zeros", "nf4".
 std::string decoder_header(const std::string &precision);
 std::string embeddings_header();
-// precision: "int8" or "bf16".
+// precision: "int8", "bf16" or "fp32".
 std::string siglip_header(const std::string &precision);
-std::string projector_header(const std::string &precision);
+// kind: "softmax" or "st_argmax" of an ovis_conv_adapter, or another type of projector.
+std::string projector_header(const std::string &kind, const std::string &precision);
 std::string eagle_header(const std::string &precision);
 // native_towers: vision/*.safetensors, else graphs of ONNX.
 std::string manifest(bool native_towers, bool onnx_decoder);

@@ -222,7 +222,8 @@ typedef struct v2e_backend {
     /* Asked before anything is opened, too. */
     v2e_status (*cost)(void *user_data, const v2e_backend_shape *shape, v2e_backend_cost *cost);
     v2e_status (*run)(void *engine, const v2e_backend_run *run);
-    /* Makes a running `run` return V2E_ERROR_CANCELLED soon; from any thread. NULL: a run is waited for. */
+    /* Makes `run`, which is running or about to, return V2E_ERROR_CANCELLED soon; from any thread. NULL: a run is
+     * waited for. */
     void (*cancel)(void *engine);
     void (*close)(void *engine);
 } v2e_backend;
@@ -461,15 +462,9 @@ V2E_API void v2e_session_cancel(v2e_session *session);
 V2E_API void v2e_session_resume(v2e_session *session);
 
 /* ---------------------------------------------------------------- vision towers
- * SigLIP, its projector and Eagle on the processor, from the files that an export with --vision-precision int8 or bf16
- * makes (docs/vision.md). A tower belongs to one thread at a time; only v2e_tower_cancel may come from another one.
- * The result does not depend on the number of threads. */
-
-typedef enum v2e_tower_kind {
-    V2E_TOWER_SIGLIP = 1,    /* tiles (count, 3, size, size) to features (count, patches, channels) */
-    V2E_TOWER_PROJECTOR = 2, /* features (count, patches, channels) to tokens (count, side * side, hidden_size) */
-    V2E_TOWER_EAGLE = 3      /* patches (count, 3 * 14 * 14) of one picture to tokens (count / 4, hidden_size) */
-} v2e_tower_kind;
+ * SigLIP, its projector and Eagle: from the files of a bundle (docs/vision.md), computed on the processor, or in a
+ * backend. A tower belongs to one thread at a time; only v2e_tower_cancel may come from another one. The result of a
+ * file's tower does not depend on the number of threads. */
 
 typedef struct v2e_tower_options {
     size_t struct_size;
@@ -480,12 +475,17 @@ typedef struct v2e_tower_options {
     float dropped_mass;
     uint32_t whole_vocabulary;   /* Projector: 1: no entry is left out */
     const v2e_file_stamp *stamp; /* what the file must be; NULL: any file */
+    /* The tower computes on the threads of this model, which may be closed before it; NULL: on threads of its own. What
+     * both compute at the same time they share these threads for. */
+    const v2e_model *threads_of;
+    const v2e_backend *backend; /* what computes the tower; NULL: the core itself. It must outlive the tower. */
+    uint32_t component;         /* v2e_component, for a backend; a file says what it is */
 } v2e_tower_options;
 
 typedef struct v2e_tower_description {
     size_t struct_size;
-    uint32_t kind; /* v2e_tower_kind */
-    uint32_t threads;
+    uint32_t component;       /* v2e_component */
+    uint32_t threads;         /* this and the following are 0 for a backend's tower, but for input_floats */
     uint32_t isa;             /* v2e_isa, the one in use */
     uint32_t bf16_arithmetic; /* 1: matrices in bf16 are multiplied as bf16; 0: widened to fp32 */
     uint64_t input_floats;    /* numbers in one tile or patch */
@@ -496,8 +496,8 @@ typedef struct v2e_tower_description {
 typedef struct v2e_tower_cost {
     size_t struct_size;
     uint64_t output_floats;
-    uint64_t scratch_bytes; /* memory that is kept until the tower is closed */
-    double operations;      /* an addition and its multiplication are two */
+    uint64_t scratch_bytes; /* memory that is kept until the tower is closed; of a backend, its work_bytes */
+    double operations;      /* an addition and its multiplication are two; 0: a backend does not say */
 } v2e_tower_cost;
 
 typedef struct v2e_tower_input {
@@ -518,7 +518,8 @@ typedef struct v2e_tower_vocabulary {
 
 typedef struct v2e_tower v2e_tower;
 
-/* The file is mapped, not read. path: UTF-8. */
+/* path: of a file, which is mapped, not read; for a backend, of the bundle's directory, whose manifest has the sizes.
+ * UTF-8. */
 V2E_API v2e_status v2e_tower_open(const char *path, const v2e_tower_options *options, v2e_tower **tower);
 V2E_API v2e_status v2e_tower_describe(const v2e_tower *tower, v2e_tower_description *description);
 V2E_API v2e_status v2e_tower_plan(const v2e_tower *tower, size_t count, v2e_tower_cost *cost);
@@ -527,7 +528,7 @@ V2E_API v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input,
                                  v2e_event_callback callback, void *user_data);
 V2E_API v2e_status v2e_tower_vocabulary_of(const v2e_tower *tower, v2e_tower_vocabulary *vocabulary);
 /* Stops the running call, or else the next ones, with V2E_ERROR_CANCELLED, at the next piece of work of each thread:
- * some milliseconds. Stays in force until v2e_tower_resume. */
+ * some milliseconds, or as soon as its backend does. Stays in force until v2e_tower_resume. */
 V2E_API void v2e_tower_cancel(v2e_tower *tower);
 V2E_API void v2e_tower_resume(v2e_tower *tower);
 /* NULL is allowed. */
@@ -535,7 +536,7 @@ V2E_API void v2e_tower_close(v2e_tower *tower);
 
 /* ---------------------------------------------------------------- memory
  * What a question about pictures will cost, before anything is loaded: only the manifest and the headers of the
- * decoder's files are read. docs/memory.md says what is counted. */
+ * bundle's files are read. docs/memory.md says what is counted. */
 
 typedef struct v2e_memory_options {
     size_t struct_size;
@@ -555,9 +556,9 @@ typedef struct v2e_memory_options {
     uint32_t device;             /* v2e_device of the decoder */
     uint32_t gpu_layers;         /* the first ones, on the GPU; 0: as many as fit */
     uint64_t gpu_memory;         /* bytes of the GPU's memory; 0: what its driver says is free */
-    uint32_t vision_device;   /* v2e_device of the vision engines: AUTO is the CPU, CUDA TensorRT with fp16 weights */
-    uint32_t offload_weights; /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
+    uint32_t offload_weights;    /* as in v2e_model_options: the decoder's weights go while pictures are encoded */
     const v2e_backend *decoder_backend; /* computes the decoder and says what it takes; NULL: the core does */
+    const v2e_backend *vision_backend;  /* the same of the vision components */
 } v2e_memory_options;
 
 typedef struct v2e_memory_plan {
@@ -585,7 +586,7 @@ typedef struct v2e_memory_plan {
     uint64_t gpu_weight_bytes;   /* weights of these layers, and of the head when these are all */
     uint64_t gpu_kv_bytes;
     uint64_t gpu_scratch_bytes; /* activations, logits */
-    uint64_t gpu_context_bytes; /* the driver's own, the kernels, and TensorRT's */
+    uint64_t gpu_context_bytes; /* the driver's own, the kernels, and those of a vision backend */
     uint64_t gpu_bytes;         /* memory of the GPU in its largest phase */
     uint64_t gpu_siglip_bytes;  /* weights of vision engines on the GPU; the parts above are then the CPU's share */
     uint64_t gpu_projector_bytes;

@@ -106,6 +106,11 @@ def test_synthetic_checkpoint_reads_back_as_its_config(tmp_path: Path, projector
     assert Checkpoint.open(make_checkpoint(tmp_path / "c", config)).config == config
 
 
+def test_synthetic_checkpoint_says_how_a_token_is_chosen(tmp_path: Path) -> None:
+    config = small_config(tokenize_function="st_argmax")
+    assert Checkpoint.open(make_checkpoint(tmp_path / "c", config)).config == config
+
+
 def test_shards_hold_the_same_weights_as_one_file(tmp_path: Path) -> None:
     one = Checkpoint.open(make_checkpoint(tmp_path / "one"))
     sharded = Checkpoint.open(make_checkpoint(tmp_path / "sharded", shard_bytes=1_000_000))

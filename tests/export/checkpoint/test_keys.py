@@ -124,6 +124,29 @@ def test_key_that_changes_the_arithmetic_is_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("function", ["softmax", "st_argmax"])
+def test_function_of_the_visual_vocabulary_is_read(directory: Path, function: str) -> None:
+    assert read_with(directory, tokenize_function=function).projector.tokenize_function == function
+
+
+def test_visual_vocabulary_is_mixed_by_softmax_unless_the_config_says_otherwise(directory: Path) -> None:
+    assert read_with(directory, tokenize_function=REMOVE).projector.tokenize_function == "softmax"
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("gumbel_argmax", "'gumbel_argmax' is not supported: the reference itself fails on it"),
+        ("argmax", "tokenize_function is 'argmax'; supported are softmax and st_argmax"),
+        (None, "tokenize_function is None"),
+        (["softmax"], r"tokenize_function is \['softmax'\]"),
+    ],
+)
+def test_other_functions_of_the_visual_vocabulary_are_refused(directory: Path, function: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_with(directory, tokenize_function=function)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

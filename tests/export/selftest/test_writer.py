@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
+from valley2_edge.bundle import open_bundle
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.selftest.picture import draw_picture
+from valley2_edge.precisions import VisionPrecision
+from valley2_edge.runtime.core.binding import isa_available
 from valley2_edge.runtime.core.decoder import Decoder
+from valley2_edge.runtime.vision.native_engine import NativeEngine
 from valley2_edge.selftest import SELFTEST_FILE, SELFTEST_PICTURE, SELFTEST_REFERENCE, SelfTest
+from valley2_edge.verify.run import self_test
+
+CHECKPOINT = Path(__file__).parents[2] / "golden" / "ckpt" / "eagle_ovis"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +66,7 @@ def test_the_reference_has_every_stage(selftest: SelfTest, reference: dict[str, 
     assert all(np.isfinite(tensor).all() for tensor in reference.values())
 
 
-def test_tolerances_cover_what_the_bundles_own_graphs_lose(selftest: SelfTest) -> None:
+def test_tolerances_cover_what_the_bundles_own_towers_lose(selftest: SelfTest) -> None:
     assert set(selftest.tolerances) == {
         "siglip_features",
         "projector_tokens",
@@ -65,7 +74,7 @@ def test_tolerances_cover_what_the_bundles_own_graphs_lose(selftest: SelfTest) -
         "input_embeddings",
         "logits",
     }
-    assert all(1e-4 <= tolerance <= 5e-3 for tolerance in selftest.tolerances.values())
+    assert all(1e-4 <= tolerance <= 0.1 for tolerance in selftest.tolerances.values())
 
 
 def _text_error(bundle: Path, selftest: SelfTest, reference: dict[str, NDArray[np.float32]], noise: float) -> float:
@@ -85,4 +94,21 @@ def test_the_text_rows_are_the_native_decoders_own_embeddings(
 ) -> None:
     tolerance = selftest.tolerances["input_embeddings"]
     assert _text_error(int4_bundle, selftest, reference, noise=0) < tolerance
-    assert _text_error(int4_bundle, selftest, reference, noise=1e-3) > tolerance
+    assert _text_error(int4_bundle, selftest, reference, noise=2 * tolerance) > tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_test_that_was_written_where_bf16_is_widened_passes_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: VisionPrecision
+) -> None:
+    """The core may multiply bf16 as such here, which the exporter's machine did not foresee."""
+    from valley2_edge.export.pipeline import export_bundle
+    from valley2_edge.export.vision import component
+
+    isa = next(name for name in ("avx2", "neon", "portable") if isa_available(name))
+    with monkeypatch.context() as exporter:
+        exporter.setattr(component, "NativeEngine", partial(NativeEngine, isa=isa))
+        bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(vision_precision=precision))
+    rows = list(self_test(open_bundle(bundle)))
+    assert [row.stage for row in rows if not row.passed] == []

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from valley2_edge.config import EagleConfig
-from valley2_edge.errors import BundleError, Cancelled, ExportError, InputError, NumericError
+from valley2_edge.errors import BundleError, Cancelled, InputError, NumericError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
-from valley2_edge.export.synthetic.checkpoint import small_config, write_synthetic_checkpoint
-from valley2_edge.export.vision.component import block_positions, export_vision
+from valley2_edge.export.vision.component import export_vision
 from valley2_edge.export.vision.native_panels import pack_floats, pack_int8, round_activations, round_matrix
+from valley2_edge.export.vision.sample_inputs import block_positions
 from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
 from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
-from valley2_edge.runtime.core.tower import NativeTower
+from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.core.vision_engine import ComponentName
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 GOLDEN = Path(__file__).parents[2] / "golden"
 ISAS = [isa for isa in ISA_NUMBERS if isa != "auto" and isa_available(isa)]
 COMPONENTS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
-PRECISIONS: tuple[VisionPrecision, ...] = ("int8", "bf16")
+PRECISIONS: tuple[VisionPrecision, ...] = ("int8", "bf16", "fp32")
 SHAPES = {"siglip": (-1, 729, 144), "projector": (-1, 196, 256), "eagle": (-1, 256)}
 
 Array = NDArray[np.float32]
@@ -76,7 +76,7 @@ def inputs(golden: dict[str, Array]) -> dict[str, Array]:
 
 def run(path: Path, component: str, values: Array, *, threads: int = 2, isa: str = "auto") -> Array:
     positions = block_positions(32, len(values) // 32, 2) if component == "eagle" else None
-    with NativeTower(path / "vision" / f"{component}.safetensors", threads=threads, isa=isa) as tower:
+    with Tower(path / "vision" / f"{component}.safetensors", threads=threads, isa=isa) as tower:
         return tower.run(values, positions).reshape(SHAPES[component])
 
 
@@ -86,10 +86,10 @@ def test_towers_equal_the_goldens(
     exported: dict[str, Path], golden: dict[str, Array], inputs: dict[str, Array], precision: str, isa: str
 ) -> None:
     # bf16 weights are the checkpoint's own: without bf16 arithmetic only the order of additions differs
-    with NativeTower(exported["bf16"] / "vision" / "siglip.safetensors", threads=1, isa=isa) as tower:
+    with Tower(exported["bf16"] / "vision" / "siglip.safetensors", threads=1, isa=isa) as tower:
         rounds = tower.description.bf16_arithmetic
     # The projector makes 3e-2 of the 1.6e-2 that SigLIP loses in int8
-    limit = {"int8": 5e-2, "bf16": 1e-2 if rounds else 1e-5}[precision]
+    limit = {"int8": 5e-2, "bf16": 1e-2 if rounds else 1e-5, "fp32": 1e-5}[precision]
     directory = exported[precision]
     features = run(directory, "siglip", inputs["siglip"], isa=isa)
     assert relative_error(features[:, ::9], golden["siglip_features"]) < limit
@@ -121,7 +121,7 @@ def test_any_number_of_patches(checkpoint: Checkpoint, exported: dict[str, Path]
 
     assert checkpoint.config.eagle is not None
     patches = np.random.default_rng(0).standard_normal((grid[0] * grid[1], 588), dtype=np.float32)
-    with NativeTower(exported["bf16"] / "vision" / "eagle.safetensors") as tower:
+    with Tower(exported["bf16"] / "vision" / "eagle.safetensors") as tower:
         tokens = tower.run(patches, block_positions(*grid, 2)).reshape(-1, 256)
     with torch.inference_mode():
         expected = load_eagle(checkpoint, checkpoint.config.eagle)(torch.from_numpy(patches), *grid).numpy()
@@ -131,13 +131,13 @@ def test_any_number_of_patches(checkpoint: Checkpoint, exported: dict[str, Path]
 def test_projector_keeps_its_bound_on_what_it_drops(exported: dict[str, Path]) -> None:
     features = np.random.default_rng(3).standard_normal((1, 729, 144), dtype=np.float32)
     path = exported["bf16"] / "vision" / "projector.safetensors"
-    with NativeTower(path, whole_vocabulary=True) as tower:
+    with Tower(path, whole_vocabulary=True) as tower:
         whole = tower.run(features).reshape(196, 256)
         assert tower.vocabulary.dropped_mass == 0
         assert tower.vocabulary.multiplied == 196 * 320
     largest = np.linalg.norm(load_embedding(), axis=1).max()
     for dropped_mass in (1e-3, 0.1, 0.4):
-        with NativeTower(path, dropped_mass=dropped_mass) as tower:
+        with Tower(path, dropped_mass=dropped_mass) as tower:
             part = tower.run(features).reshape(196, 256)
             use = tower.vocabulary
         assert use.tokens == 196
@@ -167,7 +167,7 @@ def test_projector_of_few_loud_entries_multiplies_few(tmp_path: Path) -> None:
     with Checkpoint.open(tmp_path / "c") as opened:
         assert export_vision(opened, "projector", tmp_path, "bf16").relative_error < 5e-2
     features = np.random.default_rng(3).standard_normal((1, 729, 144), dtype=np.float32)
-    with NativeTower(tmp_path / "vision" / "projector.safetensors", dropped_mass=1e-2) as tower:
+    with Tower(tmp_path / "vision" / "projector.safetensors", dropped_mass=1e-2) as tower:
         tower.run(features)
         use = tower.vocabulary
     assert use.entries < 196 * 320 / 10
@@ -175,7 +175,7 @@ def test_projector_of_few_loud_entries_multiplies_few(tmp_path: Path) -> None:
 
 
 def test_cancelling_stops_within_a_layer(exported: dict[str, Path], inputs: dict[str, Array]) -> None:
-    with NativeTower(exported["int8"] / "vision" / "siglip.safetensors") as tower:
+    with Tower(exported["int8"] / "vision" / "siglip.safetensors") as tower:
         seen: list[tuple[int, int]] = []
         tower.run(inputs["siglip"], on_layer=lambda done, total: seen.append((done, total)))
         assert seen == [(0, 2), (1, 2), (2, 2)]
@@ -206,7 +206,7 @@ def test_infinity_inside_names_its_layer(exported: dict[str, Path], inputs: dict
 
 
 def test_input_of_another_shape_is_refused(exported: dict[str, Path]) -> None:
-    with NativeTower(exported["int8"] / "vision" / "eagle.safetensors") as tower:
+    with Tower(exported["int8"] / "vision" / "eagle.safetensors") as tower:
         patches = np.zeros((6, 588), np.float32)
         with pytest.raises(InputError, match="588 numbers"):
             tower.run(patches[:, :10])
@@ -219,7 +219,7 @@ def test_input_of_another_shape_is_refused(exported: dict[str, Path]) -> None:
         with pytest.raises(InputError, match="position -1"):
             tower.run(patches[:4], np.full((4, 2), -1, np.int64))
     with pytest.raises(InputError, match="dropped_mass"):
-        NativeTower(exported["int8"] / "vision" / "projector.safetensors", dropped_mass=0.7)
+        Tower(exported["int8"] / "vision" / "projector.safetensors", dropped_mass=0.7)
 
 
 def edit_header(source: Path, target: Path, edit: tuple[str, str]) -> Path:
@@ -264,39 +264,16 @@ def test_damaged_towers_are_refused(
 ) -> None:
     path = edit_header(exported["int8"], tmp_path, edit)
     with pytest.raises(BundleError, match=words):
-        NativeTower(path)
+        Tower(path)
 
 
 def test_truncated_towers_are_refused(exported: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "siglip.safetensors"
     path.write_bytes((exported["int8"] / "vision" / "siglip.safetensors").read_bytes()[:-64])
     with pytest.raises(BundleError, match="truncated"):
-        NativeTower(path)
+        Tower(path)
     with pytest.raises(BundleError):
-        NativeTower(tmp_path / "missing.safetensors")
-
-
-def test_projector_without_a_native_form_becomes_a_graph(tmp_path: Path) -> None:
-    write_synthetic_checkpoint(tmp_path / "c", small_config("conv_adapter"), GOLDEN / "ckpt" / "eagle_ovis")
-    with Checkpoint.open(tmp_path / "c") as opened:
-        component = export_vision(opened, "projector", tmp_path, "int8")
-    assert component.precision == "fp16"
-    assert component.files[0] == "vision/projector.onnx"
-
-
-def test_not_a_number_in_a_weight_names_its_matrix(tmp_path: Path) -> None:
-    from safetensors.torch import load_file as load_torch
-    from safetensors.torch import save_file
-
-    shutil.copytree(GOLDEN / "ckpt" / "eagle_ovis", tmp_path / "c")
-    for shard in (tmp_path / "c").glob("*.safetensors"):
-        tensors = load_torch(shard)
-        name = "model.qwen2vl_vision_tower.blocks.1.mlp.fc2.weight"
-        if name in tensors:
-            tensors[name].view(-1)[0] = float("nan")
-            save_file(tensors, shard)
-    with Checkpoint.open(tmp_path / "c") as opened, pytest.raises(ExportError, match=r"layers\.1\.down holds a NaN"):
-        export_vision(opened, "eagle", tmp_path, "int8")
+        Tower(tmp_path / "missing.safetensors")
 
 
 def test_smoothing_changes_nothing_before_rounding_and_helps_after() -> None:
@@ -347,4 +324,4 @@ def test_eagle_of_odd_heads_is_refused(checkpoint: Checkpoint, exported: dict[st
     path = tmp_path / "eagle.safetensors"
     path.write_bytes(content.replace(b'\\"num_heads\\": 2', b'\\"num_heads\\": 3', 1))
     with pytest.raises(BundleError, match="heads"):
-        NativeTower(path)
+        Tower(path)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from valley2_edge.runtime.devices.cuda_driver import Gpu
-from valley2_edge.runtime.trt import cache as module
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey
+from valley2_edge.user_data import ABANDONED_SECONDS
 
 KEY = EngineKey("siglip", "graph", "fp16", 9, "8.6", "tensorrt_rtx", "1.7.1", "GeForce", "580.1")
 GPU = Gpu("GeForce", "8.6", "580.1")
@@ -139,7 +139,7 @@ def test_writer_that_is_killed_leaves_the_old_engine_and_its_rest_goes(data: Pat
     assert cache.find(KEY) == ENGINE and len(cache.entries()) == 1
     cache.store(KEY, ENGINE)
     assert rest.exists()  # it may be another process that is still writing
-    long_ago = time.time() - 2 * module._ABANDONED_SECONDS
+    long_ago = time.time() - 2 * ABANDONED_SECONDS
     os.utime(rest, (long_ago, long_ago))
     cache.store(KEY, ENGINE)
     assert not rest.exists() and cache.find(KEY) == ENGINE

@@ -19,11 +19,14 @@ from fake_tensorrt import FakeTensorRt
 from valley2_edge import Valley2
 from valley2_edge.bundle import Bundle, open_bundle
 from valley2_edge.errors import Cancelled, EngineError, InputError, Valley2Warning
+from valley2_edge.export.vision.local_graphs import make_local_graph
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.core.memory import ANY_PICTURE, MemorySettings, plan_memory
+from valley2_edge.runtime.core.memory import ANY_PICTURE, MemorySettings
 from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.devices.cuda_driver import Gpu
+from valley2_edge.runtime.onnx.graph_cache import GraphCache
+from valley2_edge.runtime.planning import plan_bundle
 from valley2_edge.runtime.trt.cache import EngineCache, EngineKey
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 
@@ -62,8 +65,8 @@ def rtx(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
 
 
 @pytest.fixture(scope="module")
-def bundle(int4_bundle: Path) -> Bundle:
-    return open_bundle(int4_bundle)
+def bundle(graph_bundle: Path) -> Bundle:
+    return open_bundle(graph_bundle)
 
 
 @pytest.fixture
@@ -88,8 +91,8 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def expected(int4_bundle: Path) -> np.ndarray:
-    return encode(open_bundle(int4_bundle), "onnx")
+def expected(graph_bundle: Path) -> np.ndarray:
+    return encode(open_bundle(graph_bundle), "onnx")
 
 
 @pytest.mark.usefixtures("silence")
@@ -147,7 +150,10 @@ def test_whatever_an_engine_depends_on_builds_it_anew(
 
 
 def test_key_names_the_graph_and_the_gpu(bundle: Bundle, fp32_bundle: Path, rtx: FakeTensorRt) -> None:
-    for one in (bundle, open_bundle(fp32_bundle)):
+    exact = open_bundle(fp32_bundle)
+    for component in ("siglip", "projector", "eagle"):
+        make_local_graph(exact, component)
+    for one in (bundle, exact):
         encode(one, "tensorrt")
     keys = [entry.key for entry in EngineCache().entries()]
     assert len({key.graph for key in keys}) == 6
@@ -178,7 +184,7 @@ def test_pictures_beyond_the_usual_cap_get_an_engine_of_their_own(bundle: Bundle
 
 
 @pytest.mark.parametrize("trouble", ["build", "load", "run", "nan", "wrong"])
-def test_what_tensorrt_cannot_do_onnx_runtime_does_and_one_line_says_so(
+def test_what_tensorrt_cannot_do_the_core_does_and_one_line_says_so(
     bundle: Bundle, trt: FakeTensorRt, expected: np.ndarray, trouble: str
 ) -> None:
     said = {
@@ -200,8 +206,8 @@ def test_what_tensorrt_cannot_do_onnx_runtime_does_and_one_line_says_so(
     broken = ["eagle"] if trouble in ("build", "run") else ["siglip", "projector", "eagle"]
     for name, warning in zip(broken, caught, strict=True):
         text = str(warning.message)
-        assert text.startswith(f"The {name} engine runs in ONNX Runtime instead of TensorRT: ") and said in text
-        assert encoder.providers[name] == ["CPUExecutionProvider"]
+        assert text.startswith(f"The {name} engine runs in the core instead of TensorRT: ") and said in text
+        assert encoder.providers[name][0].startswith("native ")
     assert ("TensorRT" in encoder.providers["siglip"][0]) == (broken == ["eagle"])
     with warnings.catch_warnings():
         warnings.simplefilter("error", Valley2Warning)  # once is enough
@@ -224,14 +230,14 @@ def test_engine_that_computes_wrong_is_not_built_again_each_time(bundle: Bundle,
     rtx.fails = "wrong"
     for builds in (3, 0):
         rtx.events.clear()
-        with pytest.warns(Valley2Warning, match="runs in ONNX Runtime instead of TensorRT"):
+        with pytest.warns(Valley2Warning, match="runs in the core instead of TensorRT"):
             encode(bundle, "tensorrt")
         assert len([event for event in rtx.events if event.startswith("build")]) == builds
 
 
 def test_gpu_without_enough_memory_falls_back(bundle: Bundle, rtx: FakeTensorRt, gpu: FakeGpu) -> None:
     gpu.set(memory=1 << 20)
-    with pytest.warns(Valley2Warning, match="siglip engine runs in ONNX Runtime.*: the GPU has not enough memory"):
+    with pytest.warns(Valley2Warning, match="siglip engine runs in the core.*: the GPU has not enough memory"):
         encode(bundle, "tensorrt")
 
 
@@ -242,7 +248,7 @@ def test_full_disk_while_building_falls_back(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("valley2_edge.runtime.trt.half_engine.shutil.copyfile", refuse)
-    with pytest.warns(Valley2Warning, match="siglip engine runs in ONNX Runtime.*cannot be written.*No space left"):
+    with pytest.warns(Valley2Warning, match="siglip engine runs in the core.*cannot be written.*No space left"):
         found = encode(bundle, "tensorrt")
     assert difference(found, expected) < 3e-3
 
@@ -260,7 +266,7 @@ def test_missing_gpu_and_missing_tensorrt_are_said_once(
         reasons.append(str(warning.message))
         gpu.set(devices=0)
     assert "valley2-edge[trt-rtx]" in reasons[0] and "valley2-edge[trt]" in reasons[0]
-    assert reasons[1] == "The vision engines run in ONNX Runtime instead of TensorRT: the NVIDIA driver finds no GPU."
+    assert reasons[1] == "The vision engines run in the core instead of TensorRT: the NVIDIA driver finds no GPU."
 
 
 def test_damaged_engine_is_built_anew(bundle: Bundle, rtx: FakeTensorRt, expected: np.ndarray) -> None:
@@ -318,19 +324,26 @@ def test_build_reports_and_can_be_cancelled(bundle: Bundle, rtx: FakeTensorRt) -
     assert rtx.events == ["target 86", "build siglip"] and EngineCache().entries() == []
 
 
-def test_whole_model_answers_with_it(int4_bundle: Path, rtx: FakeTensorRt) -> None:
-    with Valley2.load(int4_bundle, threads=1, vision_engine="tensorrt") as model:
+def test_whole_model_answers_with_it(graph_bundle: Path, rtx: FakeTensorRt) -> None:
+    with Valley2.load(graph_bundle, threads=1, vision_engine="tensorrt") as model:
         session = model.session()
         assert "".join(session.ask("What is this?", images=[PICTURE], max_new_tokens=3))
         assert session.statistics.providers["eagle"] == ["TensorRT-RTX 1.7.1"]
 
 
-def test_native_towers_have_no_graph_for_it(bundle: Bundle, tmp_path: Path) -> None:
-    from valley2_edge.runtime.core.vision_engine import check_engine
-
-    native = bundle.manifest.siglip.model_copy(update={"files": ["vision/siglip.safetensors"]})
-    with pytest.raises(InputError, match="--vision-precision fp16 for TensorRT"):
-        check_engine("tensorrt", [native])
+def test_engines_that_were_built_need_no_graph(
+    bundle: Bundle, rtx: FakeTensorRt, int4_bundle: Path, expected: np.ndarray
+) -> None:
+    plain = open_bundle(int4_bundle)
+    with pytest.raises(InputError, match="run `valley2-edge engines onnx"):
+        encode(plain, "tensorrt")
+    for component in ("siglip", "projector", "eagle"):
+        make_local_graph(plain, component)
+    assert difference(encode(plain, "tensorrt"), expected) < 1e-2
+    GraphCache().clear()
+    rtx.events.clear()
+    encode(plain, "tensorrt")
+    assert not [event for event in rtx.events if event.startswith("build")]
 
 
 def test_older_drivers_are_refused_by_name(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,21 +359,22 @@ def test_older_drivers_are_refused_by_name(gpu: FakeGpu, monkeypatch: pytest.Mon
 
 
 def test_decoder_and_vision_share_the_gpu(
-    int4_bundle: Path, rtx: FakeTensorRt, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph_bundle: Path, rtx: FakeTensorRt, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers are the same with the weights on the GPU all the time and with them away while pictures are encoded."""
     (tmp_path / "valley2.fatbin").write_bytes(FATBIN)
     monkeypatch.setenv("VALLEY2_CUDA_KERNELS", str(tmp_path))
-    longest = open_bundle(int4_bundle).manifest.architecture.decoder.max_position_embeddings
-    wanted = MemorySettings(context_length=min(4096, longest), device="cuda", vision_device="cuda", gpu_memory=1 << 40)
-    apart = plan_memory(
-        open_bundle(int4_bundle), [ANY_PICTURE], replace(wanted, offload_weights=True), conversation=True
+    opened = open_bundle(graph_bundle)
+    longest = opened.manifest.architecture.decoder.max_position_embeddings
+    wanted = MemorySettings(
+        context_length=min(4096, longest), device="cuda", vision_engine="tensorrt", gpu_memory=1 << 40
     )
+    apart = plan_bundle(opened, [ANY_PICTURE], replace(wanted, offload_weights=True), conversation=True)
     gpu.set(memory=1 << 40)
     answers = []
     for memory, text in ((1 << 40, "everything stays"), (apart.gpu_bytes, "the decoder leaves")):
         loading = Valley2.load(
-            int4_bundle, threads=1, device="cuda", vision_engine="tensorrt", gpu_memory=memory, vision_cache_bytes=0
+            graph_bundle, threads=1, device="cuda", vision_engine="tensorrt", gpu_memory=memory, vision_cache_bytes=0
         )
         with loading as model:
             assert model.gpu_choice is not None and text in model.gpu_choice.text

@@ -11,14 +11,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
+from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import EngineError, InputError
 from valley2_edge.export.onnx.graph import Graph
-from valley2_edge.export.vision.component import block_positions
+from valley2_edge.export.vision.graphs import write_graph
+from valley2_edge.export.vision.sample_inputs import block_positions
 from valley2_edge.runtime.core.vision_engine import ComponentName
 from valley2_edge.runtime.trt.activation_ranges import nodes_beyond_half
 from valley2_edge.runtime.trt.api import load_tensorrt
@@ -27,18 +28,34 @@ from valley2_edge.runtime.trt.half_engine import build_half_engine
 from valley2_edge.runtime.trt.half_precision import to_half
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+COMPONENTS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 PROFILE = {"x": ((1, 8), (2, 8), (4, 8))}
 SAMPLE = {"x": np.full((2, 8), 10, np.float32)}
 
 
-def _write_graph(path: Path, weight: float) -> Path:
+@pytest.fixture(scope="module")
+def graphs(int4_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with graphs of a bundle's towers, whose matrices are in bf16."""
+    folder = tmp_path_factory.mktemp("graphs")
+    for component in COMPONENTS:
+        write_graph(int4_bundle / "vision" / f"{component}.safetensors", component, folder / f"{component}.onnx")
+    return folder
+
+
+def _bits(value: float) -> NDArray[np.uint16]:
+    """A matrix (8, 8) of one value in bf16."""
+    return np.full((8, 8), np.float32(value).view(np.uint32) >> 16, np.uint16)
+
+
+def _write_graph(path: Path, weight: float, narrow: float = 2.0**-10) -> Path:
     """x (n, 8) times a matrix of one value, Gelu, and back to small numbers."""
-    with Graph("small", path, "fp16") as graph:
+    with Graph("small", path) as graph:
         x = graph.input("x", TensorProto.FLOAT, ("n", 8))
-        wide = graph.node("MatMul", [x, graph.matrix("up.weight", torch.full((8, 8), weight))], "up")
+        wide = graph.node("MatMul", [x, graph.matrix("up.weight", _bits(weight))], "up")
         wide = graph.node("Gelu", [wide], "gelu", approximate="tanh")
-        narrow = graph.node("MatMul", [wide, graph.matrix("down.weight", torch.full((8, 8), 1e-3))], "down")
-        graph.output(graph.node("Add", [narrow, graph.vector("bias", torch.ones(8))], "sum"), "y", ("n", 8))
+        narrowed = graph.node("MatMul", [wide, graph.matrix("down.weight", _bits(narrow))], "down")
+        ones = np.ones(8, np.float32)
+        graph.output(graph.node("Add", [narrowed, graph.vector("bias", ones)], "sum"), "y", ("n", 8))
         graph.save()
     return path
 
@@ -65,9 +82,9 @@ def _feeds(config: Any, component: ComponentName) -> dict[str, Any]:
     return {"patches": random.standard_normal((14 * 22, 588), np.float32), "positions": block_positions(14, 22, 2)}
 
 
-@pytest.mark.parametrize("component", ["siglip", "projector", "eagle"])
-def test_half_graph_computes_what_the_bundles_own_does(int4_bundle: Path, component: ComponentName) -> None:
-    path = int4_bundle / "vision" / f"{component}.onnx"
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_half_graph_computes_what_the_graph_does(int4_bundle: Path, graphs: Path, component: ComponentName) -> None:
+    path = graphs / f"{component}.onnx"
     feed = _feeds(open_bundle(int4_bundle).manifest.architecture, component)
     assert nodes_beyond_half(path, [feed]) == set()
     model = onnx.load(str(path))
@@ -76,6 +93,26 @@ def test_half_graph_computes_what_the_bundles_own_does(int4_bundle: Path, compon
     expected, found = _run(model, feed), _run(half, feed)
     assert found.dtype == np.float32
     assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 2e-3
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_half_graph_has_the_graphs_weights_in_fp16_in_one_file(
+    graphs: Path, tmp_path: Path, component: ComponentName
+) -> None:
+    path = graphs / f"{component}.onnx"
+    model = onnx.load(str(path), load_external_data=False)
+    half = to_half(model, set(), graphs, tmp_path / "half.data")
+    onnx.save(half, str(tmp_path / "half.onnx"))
+    stored = {tensor.name: tensor for tensor in onnx.load(str(tmp_path / "half.onnx")).graph.initializer}
+    assert TensorProto.BFLOAT16 not in {tensor.data_type for tensor in stored.values()}
+    wide = [tensor for tensor in onnx.load(str(path)).graph.initializer if tensor.data_type == TensorProto.BFLOAT16]
+    assert wide
+    for tensor in wide:
+        bits = np.frombuffer(tensor.raw_data, np.uint16).astype(np.uint32) << 16
+        narrow = np.frombuffer(stored[f"{tensor.name.removesuffix('.bf16')}.half"].raw_data, np.float16)
+        np.testing.assert_array_equal(narrow, bits.view(np.float32).astype(np.float16))
+    in_memory = to_half(onnx.load(str(path)), set())
+    assert {tensor.name for tensor in in_memory.graph.initializer} == set(stored)
 
 
 def test_planted_outlier_overflows_and_is_kept_in_float32(tmp_path: Path) -> None:
@@ -88,15 +125,27 @@ def test_planted_outlier_overflows_and_is_kept_in_float32(tmp_path: Path) -> Non
     assert np.allclose(_run_as_typed(to_half(model, kept), SAMPLE), expected, rtol=2e-3)
 
 
+def test_weight_beyond_half_stays_in_float32_with_those_who_take_it(tmp_path: Path) -> None:
+    path = _write_graph(tmp_path / "small.onnx", 2.0**-20, narrow=2.0**17)
+    model = onnx.load(str(path))
+    kept = nodes_beyond_half(path, [SAMPLE])
+    assert kept == {"down.weight", "down"}
+    half = to_half(model, kept)
+    kinds = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    assert kinds["down.weight.bf16"] == TensorProto.BFLOAT16 and kinds["up.weight.half"] == TensorProto.FLOAT16
+    assert "up.weight.bf16" not in kinds and "down.weight.half" not in kinds
+    assert np.allclose(_run_as_typed(half, SAMPLE), _run(model, SAMPLE), rtol=2e-3)
+
+
 def test_margin_leaves_room_for_other_pictures(tmp_path: Path) -> None:
     path = _write_graph(tmp_path / "small.onnx", 300.0)  # 24000 fits fp16, but not eight times
     assert "up" in nodes_beyond_half(path, [SAMPLE])
     assert nodes_beyond_half(path, [SAMPLE], margin=1.0) == set()
 
 
-def test_scores_inside_attention_are_watched(int4_bundle: Path, tmp_path: Path) -> None:
+def test_scores_inside_attention_are_watched(int4_bundle: Path, graphs: Path, tmp_path: Path) -> None:
     config = open_bundle(int4_bundle).manifest.architecture
-    model = onnx.load(str(int4_bundle / "vision" / "siglip.onnx"))
+    model = onnx.load(str(graphs / "siglip.onnx"))
     scale = next(tensor for tensor in model.graph.initializer if tensor.name.startswith("scalar.0.1"))
     assert scale.data_type == TensorProto.FLOAT
     huge = onnx.numpy_helper.to_array(scale) * np.float32(1e7)  # queries, and with them the scores
@@ -122,7 +171,7 @@ def test_profiles_follow_the_caps(int4_bundle: Path) -> None:
 
 @needs_rtx
 @pytest.mark.parametrize("target", ["7.5", "8.6", "8.9"])
-def test_engines_build_without_a_gpu(int4_bundle: Path, target: str) -> None:
+def test_engines_build_without_a_gpu(int4_bundle: Path, graphs: Path, target: str) -> None:
     trt = load_tensorrt("tensorrt_rtx")
     config = open_bundle(int4_bundle).manifest.architecture
     phases: list[tuple[str, int, int]] = []
@@ -130,7 +179,7 @@ def test_engines_build_without_a_gpu(int4_bundle: Path, target: str) -> None:
     def progress(phase: str, done: int, total: int) -> None:
         phases.append((phase, done, total))
 
-    path = int4_bundle / "vision" / "projector.onnx"
+    path = graphs / "projector.onnx"
     feeds = [_feeds(config, "projector")]
     profile = vision_profile(config, "projector", 729)
     engine = build_half_engine(trt, path, profile, feeds, target, progress)
@@ -141,19 +190,26 @@ def test_engines_build_without_a_gpu(int4_bundle: Path, target: str) -> None:
 @pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize("component", ["siglip", "eagle"])
-def test_towers_build_for_8_6(int4_bundle: Path, component: ComponentName) -> None:
+def test_towers_build_for_8_6(int4_bundle: Path, graphs: Path, component: ComponentName) -> None:
     trt = load_tensorrt("tensorrt_rtx")
     config = open_bundle(int4_bundle).manifest.architecture
-    path, profile = int4_bundle / "vision" / f"{component}.onnx", vision_profile(config, component, 256)
+    path, profile = graphs / f"{component}.onnx", vision_profile(config, component, 256)
     assert len(build_half_engine(trt, path, profile, [_feeds(config, component)], "8.6")) > 1_000_000
+
+
+@needs_rtx
+def test_graph_of_a_tower_builds_as_it_is(int4_bundle: Path, graphs: Path) -> None:
+    trt = load_tensorrt("tensorrt_rtx")
+    profile = vision_profile(open_bundle(int4_bundle).manifest.architecture, "projector", 729)
+    assert len(build_engine(trt, graphs / "projector.onnx", profile, "8.6")) > 100_000
 
 
 @needs_rtx
 def test_failed_builds_say_why(tmp_path: Path) -> None:
     trt = load_tensorrt("tensorrt_rtx")
     path = _write_graph(tmp_path / "small.onnx", 1.0)
-    with pytest.raises(EngineError, match=r"small.onnx: .*(FP32|SM75|Turing|7\.5)"):
-        build_engine(trt, path, PROFILE, "7.5")  # Turing has no float32 products
+    with pytest.raises(EngineError, match=r"small.onnx: .*(sm75|SM75|Turing)"):
+        build_engine(trt, path, PROFILE, "7.5")  # Turing has no bf16
     with pytest.raises(EngineError, match=r"no target 9\.0"):
         build_engine(trt, path, PROFILE, "9.0")
     (tmp_path / "broken.onnx").write_bytes(b"no graph")

@@ -1,20 +1,22 @@
-"""The vision engines: results, providers, memory, cancellation."""
+"""The vision half of a bundle: results, memory, threads, cancellation."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
-import warnings
+import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 
 from valley2_edge.bundle import Bundle, open_bundle
-from valley2_edge.errors import BundleError, Cancelled, InputError, NumericError, Valley2Warning
+from valley2_edge.errors import BundleError, Cancelled, NumericError
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 
@@ -35,6 +37,12 @@ def prepared(bundle: Bundle, policy: Policy, *sizes: tuple[int, int]) -> list[Pr
     numbers = np.random.default_rng(3)
     pictures = [numbers.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in sizes]
     return prepare_pictures(pictures, bundle.manifest.architecture, policy)
+
+
+def decode(decoder: Decoder) -> np.ndarray:
+    with decoder.session() as session:
+        session.prefill([np.arange(1, 40, dtype=np.int32)])
+        return session.logits(1)
 
 
 def test_recorded_features(bundle: Bundle, encoder: VisionEncoder) -> None:
@@ -161,32 +169,89 @@ def test_nan_names_the_stage(encoder: VisionEncoder) -> None:
         encoder.siglip(np.full((1, 3, 384, 384), np.nan, np.float32))
 
 
-def test_default_providers_are_local(encoder: VisionEncoder) -> None:
-    encoder.siglip(np.zeros((1, 3, 384, 384), np.float32))
-    assert encoder.providers["siglip"][-1] == "CPUExecutionProvider"
-    assert "AzureExecutionProvider" not in encoder.providers["siglip"]
+def has_threads(count: int) -> bool:
+    """Whether this process has so many threads, once those that are ending have ended."""
+    deadline = time.monotonic() + 10
+    while (found := threads_of_this_process()) != count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found == count
 
 
-def test_unknown_provider_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(InputError, match="NoSuchProvider"):
-        VisionEncoder(bundle, threads=1, providers=["NoSuchProvider"])
+def threads_of_this_process() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
-def test_fallback_is_said_aloud(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    offered = ["ROCMExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
-    encoder = VisionEncoder(bundle, threads=1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        encoder.project(np.zeros((1, 729, 144), np.float32))
-    said = [str(warning.message) for warning in caught if warning.category is Valley2Warning]
-    assert said == ["The projector engine runs on CPUExecutionProvider: ROCMExecutionProvider could not be used."]
-    assert encoder.providers["projector"] == ["CPUExecutionProvider"]
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc/self/task")
+def test_towers_compute_on_the_decoders_threads(bundle: Bundle) -> None:
+    count = 5
+    with Decoder(bundle.directory / "decoder", threads=count) as decoder:
+        decode(decoder)
+        before = threads_of_this_process()
+        encoder = VisionEncoder(bundle, threads=count, model=decoder.handle, keep=True)
+        encoder.encode(prepared(bundle, Policy(), (60, 40)), CancelToken())
+        assert encoder.loaded == {"siglip", "projector", "eagle"}
+        assert has_threads(before)
+        encoder.release()
+        alone = VisionEncoder(bundle, threads=count, keep=True)
+        alone.encode(prepared(bundle, Policy(eagle=False), (60, 40)), CancelToken())
+        assert has_threads(before + 2 * (count - 1))
+        alone.release()
 
 
-def test_broken_graph_is_a_bundle_error(bundle: Bundle, tmp_path: Path) -> None:
+def test_towers_outlive_the_decoder_whose_threads_they_use(bundle: Bundle) -> None:
+    pictures = prepared(bundle, Policy(), (60, 40))
+    expected = VisionEncoder(bundle, threads=2).encode(pictures, CancelToken()).tokens[0]
+    decoder = Decoder(bundle.directory / "decoder", threads=3)
+    encoder = VisionEncoder(bundle, threads=3, model=decoder.handle, keep=True)
+    encoder.encode(pictures, CancelToken())
+    decoder.close()
+    assert np.array_equal(encoder.encode(pictures, CancelToken()).tokens[0], expected)
+    encoder.release()
+
+
+@pytest.mark.slow
+def test_one_session_decodes_while_another_encodes(bundle: Bundle) -> None:
+    pictures = prepared(bundle, Policy(), (400, 300))
+    expected = VisionEncoder(bundle, threads=2).encode(pictures, CancelToken()).tokens[0]
+    done = threading.Event()
+    steps = []
+    with Decoder(bundle.directory / "decoder", threads=3) as decoder:
+        alone = decode(decoder)
+
+        def encode() -> None:
+            try:
+                encoder = VisionEncoder(bundle, threads=3, model=decoder.handle)
+                found.append(encoder.encode(pictures, CancelToken()).tokens[0])
+            finally:
+                done.set()
+
+        found: list[np.ndarray] = []
+        other = threading.Thread(target=encode)
+        other.start()
+        while not done.is_set():
+            steps.append(decode(decoder))
+        other.join()
+    assert np.array_equal(found[0], expected)
+    assert steps and all(np.array_equal(step, alone) for step in steps)
+
+
+def test_a_question_about_a_picture_needs_no_onnx_runtime(int4_bundle: Path, tmp_path: Path) -> None:
+    ask = (
+        "import sys, numpy; from valley2_edge import Valley2\n"
+        "with Valley2.load(sys.argv[1], threads=1) as model:\n"
+        "    pixels = numpy.zeros((40, 60, 3), numpy.uint8)\n"
+        "    assert ''.join(model.chat('What?', images=[pixels], max_new_tokens=2))\n"
+        "print([name for name in ('onnxruntime', 'onnx', 'cv2', 'torch') if name in sys.modules])"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", ask, str(int4_bundle)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert finished.stdout == "[]\n", finished.stderr
+
+
+def test_broken_tower_is_a_bundle_error(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "vision").mkdir()
-    (tmp_path / "vision" / "siglip.onnx").write_bytes(b"no graph")
+    (tmp_path / "vision" / "siglip.safetensors").write_bytes(b"no tower")
     encoder = VisionEncoder(Bundle(tmp_path, bundle.manifest), threads=1)
-    with pytest.raises(BundleError, match=r"siglip\.onnx cannot be loaded"):
+    with pytest.raises(BundleError, match=r"siglip\.safetensors"):
         encoder.siglip(np.zeros((1, 3, 384, 384), np.float32))

@@ -1,4 +1,4 @@
-"""A bundle whose vision half the native core computes: from the export to an answer."""
+"""A bundle whose vision half the core's own towers compute: from the export to an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from valley2_edge.bundle import Bundle, open_bundle
-from valley2_edge.errors import BundleError, Cancelled, InputError
+from valley2_edge.errors import BundleError, Cancelled
 from valley2_edge.options import LoadOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
@@ -39,19 +39,18 @@ def test_manifest_says_what_each_tower_is(bundle: Bundle) -> None:
     )
     assert manifest.siglip.files == ["vision/siglip.safetensors"]
     assert 1e-3 < manifest.siglip.relative_error < 3e-2
-    assert not list((bundle.directory / "vision").glob("*.onnx*"))
 
 
-def test_native_towers_agree_with_graphs(bundle: Bundle, fp32_bundle: Path) -> None:
+def test_towers_in_int8_agree_with_towers_in_fp32(bundle: Bundle, fp32_bundle: Path) -> None:
     prepared = [picture(bundle)]
-    native = VisionEncoder(bundle, threads=2).encode(prepared, CancelToken())
-    graphs = VisionEncoder(open_bundle(fp32_bundle), threads=2).encode(prepared, CancelToken())
-    difference = np.linalg.norm(native.tokens[0] - graphs.tokens[0]) / np.linalg.norm(graphs.tokens[0])
+    rounded = VisionEncoder(bundle, threads=2).encode(prepared, CancelToken())
+    exact = VisionEncoder(open_bundle(fp32_bundle), threads=2).encode(prepared, CancelToken())
+    difference = np.linalg.norm(rounded.tokens[0] - exact.tokens[0]) / np.linalg.norm(exact.tokens[0])
     assert 0 < difference < 5e-2
-    assert graphs.vocabulary is None
-    assert native.vocabulary is not None
-    assert native.vocabulary.tokens == 196 * prepared[0].geometry.tile_count
-    assert native.vocabulary.dropped_mass <= 1e-4
+    assert exact.vocabulary is not None and exact.vocabulary.dropped_mass == 0
+    assert rounded.vocabulary is not None
+    assert rounded.vocabulary.tokens == 196 * prepared[0].geometry.tile_count
+    assert rounded.vocabulary.dropped_mass <= 1e-4
 
 
 def test_answer_says_what_computed_it(int8_vision_bundle: Path) -> None:
@@ -67,15 +66,6 @@ def test_answer_says_what_computed_it(int8_vision_bundle: Path) -> None:
 
 def test_bundle_proves_itself_on_every_machine(bundle: Bundle) -> None:
     assert [row.stage for row in self_test(bundle, LoadOptions(threads=1)) if not row.passed] == []
-
-
-def test_engine_that_the_bundle_lacks_is_refused(bundle: Bundle, fp32_bundle: Path) -> None:
-    with pytest.raises(InputError, match="--vision-precision fp16"):
-        VisionEncoder(bundle, threads=1, engine="onnx")
-    with pytest.raises(InputError, match="--vision-precision int8"):
-        VisionEncoder(open_bundle(fp32_bundle), threads=1, engine="native")
-    with pytest.raises(InputError, match="auto, native, onnx"):
-        VisionEncoder(bundle, threads=1, engine="fast")  # type: ignore[arg-type]
 
 
 def test_cancelling_ends_a_native_tower(bundle: Bundle) -> None:
@@ -98,12 +88,12 @@ def test_swapped_towers_are_refused(bundle: Bundle, tmp_path: Path) -> None:
         encoder.siglip(np.zeros((1, 3, 384, 384), np.float32))
 
 
-def test_plan_counts_native_towers(bundle: Bundle, fp32_bundle: Path) -> None:
+def test_plan_counts_towers_as_they_are(bundle: Bundle, fp32_bundle: Path) -> None:
     settings = MemorySettings(context_length=4096, threads=1)
-    native = plan_memory(bundle, [(1280, 720)], settings)
-    assert native.siglip_bytes == bundle.manifest.files["vision/siglip.safetensors"].size
-    graphs = plan_memory(open_bundle(fp32_bundle), [(1280, 720)], settings)
-    assert native.siglip_bytes < graphs.siglip_bytes
+    rounded = plan_memory(bundle, [(1280, 720)], settings)
+    assert rounded.siglip_bytes == bundle.manifest.files["vision/siglip.safetensors"].size
+    exact = plan_memory(open_bundle(fp32_bundle), [(1280, 720)], settings)
+    assert rounded.siglip_bytes < exact.siglip_bytes
     more = plan_memory(bundle, [(1280, 720)], MemorySettings(context_length=4096, threads=4))
-    assert more.siglip_work_bytes > native.siglip_work_bytes > 0
-    assert native.eagle_work_bytes > 0
+    assert more.siglip_work_bytes > rounded.siglip_work_bytes > 0
+    assert rounded.eagle_work_bytes > 0

@@ -1,5 +1,6 @@
 // The functions of valley2.h about models and sessions.
 #include "api/arguments.hpp"
+#include "api/model_threads.hpp"
 #include "base/digest.hpp"
 #include "base/error.hpp"
 #include "base/platform.hpp"
@@ -87,6 +88,10 @@ v2e_session_options merged_options(v2e_session_options options, const SessionFil
 }
 
 } // namespace
+
+std::shared_ptr<ThreadPool> v2e::threads_of(const v2e_model *model) {
+    return model == nullptr ? nullptr : model->decoder->threads();
+}
 
 v2e_status v2e_model_open(const char *decoder_directory, const v2e_model_options *options, v2e_model **model) {
     return guard([&] {

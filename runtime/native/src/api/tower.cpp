@@ -1,6 +1,8 @@
 // The functions of valley2.h about the vision towers.
 #include "api/arguments.hpp"
+#include "api/model_threads.hpp"
 #include "valley2.h"
+#include "vision/backend_tower.hpp"
 #include "vision/open_tower.hpp"
 #include "vision/vocabulary.hpp"
 
@@ -18,12 +20,6 @@ namespace {
 constexpr size_t MOST_COUNT = 1 << 20;             // tiles or patches of a run
 constexpr uint64_t MOST_BYTES = uint64_t{1} << 45; // memory of a run: below it no size that is part of it wraps
 
-uint32_t kind_of(const std::string &name) {
-    if (name == "siglip")
-        return V2E_TOWER_SIGLIP;
-    return name == "projector" ? V2E_TOWER_PROJECTOR : V2E_TOWER_EAGLE;
-}
-
 // What a run of so many tiles or patches takes.
 v2e_tower_cost cost_of(const Tower &tower, size_t count) {
     if (count == 0 || count > MOST_COUNT)
@@ -37,6 +33,12 @@ v2e_tower_cost cost_of(const Tower &tower, size_t count) {
     if (values * sizeof(float) + cost.scratch_bytes > Saturating(MOST_BYTES))
         fail(V2E_ERROR_BUDGET, "%zu tiles or patches at once take more memory than any machine has.", count);
     return cost;
+}
+
+std::unique_ptr<Tower> open(const char *path, const v2e_tower_options &options) {
+    if (options.backend != nullptr)
+        return std::make_unique<BackendTower>(path, options.backend, options.component);
+    return open_tower(path, TowerOptions(options, threads_of(options.threads_of)));
 }
 
 // What a run tells its caller.
@@ -71,22 +73,14 @@ v2e_status v2e_tower_open(const char *path, const v2e_tower_options *options, v2
         require(path, "path");
         require(tower, "tower");
         *tower = nullptr;
-        *tower = new v2e_tower{open_tower(path, read_options(options))};
+        *tower = new v2e_tower{open(path, read_options(options))};
     });
 }
 
 v2e_status v2e_tower_describe(const v2e_tower *tower, v2e_tower_description *description) {
     return guard([&] {
         require(tower, "tower");
-        const Tower &opened = *tower->tower;
-        v2e_tower_description result{};
-        result.kind = kind_of(opened.file().tower());
-        result.threads = opened.engine().threads();
-        result.isa = opened.engine().isa();
-        result.bf16_arithmetic = opened.engine().kernels().multiplies_bf16 ? 1 : 0;
-        result.input_floats = opened.input_floats();
-        result.mapped_bytes = opened.file().mapped_bytes();
-        write_struct(result, description, "description");
+        write_struct(tower->tower->describe(), description, "description");
     });
 }
 
@@ -108,14 +102,14 @@ v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input, float *
         require(output, "output");
         cost_of(*tower->tower, given.count);
         Tower &opened = *tower->tower;
-        opened.engine().stop().begin_call();
+        opened.stop().begin_call();
         try {
             opened.run({given.values, given.positions, given.count, output, Reporter(callback, user_data)});
         } catch (const Failure &) {
-            opened.file().require_intact();
+            opened.require_intact();
             throw;
         }
-        opened.file().require_intact();
+        opened.require_intact();
     });
 }
 
@@ -135,7 +129,7 @@ v2e_status v2e_tower_vocabulary_of(const v2e_tower *tower, v2e_tower_vocabulary 
 
 void v2e_tower_cancel(v2e_tower *tower) {
     if (tower != nullptr)
-        tower->tower->engine().stop().set();
+        tower->tower->cancel();
 }
 
 // Not in valley2.h: for tests, as of sessions.
@@ -145,16 +139,16 @@ V2E_API uint64_t v2e_private_tower_looks(v2e_tower *tower);
 }
 
 void v2e_private_tower_cancel_at(v2e_tower *tower, uint64_t look) {
-    tower->tower->engine().stop().set_at_look(look);
+    tower->tower->stop().set_at_look(look);
 }
 
 uint64_t v2e_private_tower_looks(v2e_tower *tower) {
-    return tower->tower->engine().stop().looks();
+    return tower->tower->stop().looks();
 }
 
 void v2e_tower_resume(v2e_tower *tower) {
     if (tower != nullptr)
-        tower->tower->engine().stop().clear();
+        tower->tower->stop().clear();
 }
 
 void v2e_tower_close(v2e_tower *tower) {

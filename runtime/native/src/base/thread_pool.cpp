@@ -81,30 +81,55 @@ void ThreadPool::run_region(size_t tasks, Call call, void *context) {
             call(context, task);
         return;
     }
-    const std::lock_guard<std::mutex> turn(callers_);
-    call_ = call;
-    context_ = context;
-    tasks_ = tasks;
-    next_.store(0, std::memory_order_relaxed);
-    gate_.store(OPEN, std::memory_order_release);
+    Region *region = nullptr;
+    const std::unique_lock<std::mutex> mine = take_region(region);
+    region->call = call;
+    region->context = context;
+    region->tasks = tasks;
+    region->next.store(0, std::memory_order_relaxed);
+    region->gate.store(Region::OPEN, std::memory_order_release);
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
+    region->claim_tasks();
+    region->wait_for_workers();
+}
+
+std::unique_lock<std::mutex> ThreadPool::take_region(Region *&region) {
+    for (Region &one : regions_) {
+        std::unique_lock<std::mutex> mine(one.caller, std::try_to_lock);
+        if (mine.owns_lock()) {
+            region = &one;
+            return mine;
+        }
+    }
+    region = regions_.data();
+    return std::unique_lock<std::mutex>(region->caller);
+}
+
+void ThreadPool::Region::claim_tasks() {
+    for (size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+        call(context, task);
+}
+
+void ThreadPool::Region::help() {
+    uint32_t seen = gate.load(std::memory_order_acquire);
+    bool inside = false;
+    while (!inside && (seen & OPEN) != 0)
+        inside = gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel);
+    if (!inside)
+        return;
     claim_tasks();
-    wait_for_workers();
+    if (gate.fetch_sub(1, std::memory_order_acq_rel) == 1) // the caller has closed the gate and may sleep
+        gate.notify_all();
 }
 
-void ThreadPool::claim_tasks() {
-    for (size_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;)
-        call_(context_, task);
-}
-
-void ThreadPool::wait_for_workers() {
-    uint32_t gate = gate_.fetch_and(~OPEN, std::memory_order_acq_rel) & ~OPEN;
-    const auto all_left = [&] { return (gate = gate_.load(std::memory_order_acquire)) == 0; };
-    if (gate == 0 || spin_until(all_left))
+void ThreadPool::Region::wait_for_workers() {
+    uint32_t seen = gate.fetch_and(~OPEN, std::memory_order_acq_rel) & ~OPEN;
+    const auto all_left = [&] { return (seen = gate.load(std::memory_order_acquire)) == 0; };
+    if (seen == 0 || spin_until(all_left))
         return;
     while (!all_left())
-        gate_.wait(gate, std::memory_order_acquire);
+        gate.wait(seen, std::memory_order_acquire);
 }
 
 void ThreadPool::wait_for_epoch(uint32_t seen) {
@@ -120,15 +145,8 @@ void ThreadPool::work() {
         seen = epoch_.load(std::memory_order_acquire);
         if (stopping_.load())
             return;
-        uint32_t gate = gate_.load(std::memory_order_acquire);
-        bool inside = false;
-        while (!inside && (gate & OPEN) != 0)
-            inside = gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel);
-        if (!inside)
-            continue;
-        claim_tasks();
-        if (gate_.fetch_sub(1, std::memory_order_acq_rel) == 1) // the caller has closed the gate and may sleep
-            gate_.notify_all();
+        for (Region &region : regions_)
+            region.help();
     }
 }
 

@@ -4,6 +4,7 @@
 #include "base/stop_flag.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +19,8 @@ namespace v2e {
 unsigned chosen_threads(uint32_t threads);
 
 // The caller of a region takes part in it. Between regions the workers spin for some tens of microseconds, so that the
-// next layer finds them awake, and then sleep. Several callers take turns.
+// next layer finds them awake, and then sleep. Several callers share the workers: each computes its own region, and a
+// worker that has done what it could in one looks for another. So no region waits for the end of a longer one.
 class ThreadPool {
   public:
     explicit ThreadPool(unsigned threads); // the caller's own included; at least 1
@@ -53,23 +55,34 @@ class ThreadPool {
   private:
     using Call = void (*)(void *context, size_t task);
 
+    // What one caller wants done.
+    struct Region {
+        // gate: OPEN while the region takes helpers, plus the number of workers that are inside. A worker that comes
+        // too late finds it closed and goes on, so a region never waits for a worker that did nothing.
+        static constexpr uint32_t OPEN = uint32_t{1} << 31;
+
+        std::mutex caller; // held by the one that the region belongs to
+        Call call = nullptr;
+        void *context = nullptr;
+        size_t tasks = 0;
+        alignas(64) std::atomic<size_t> next{0};
+        alignas(64) std::atomic<uint32_t> gate{0};
+
+        void claim_tasks();
+        void help();
+        void wait_for_workers();
+    };
+
+    // Callers that compute at the same time; more of them wait for one of these.
+    static constexpr size_t REGIONS = 4;
+
     void run_region(size_t tasks, Call call, void *context);
-    void claim_tasks();
+    std::unique_lock<std::mutex> take_region(Region *&region);
     void work();
     void wait_for_epoch(uint32_t seen);
-    void wait_for_workers();
     void stop();
 
-    // gate_: OPEN while a region takes helpers, plus the number of workers that are inside. A worker that wakes too
-    // late finds it closed and goes back to sleep, so a region never waits for a worker that did nothing.
-    static constexpr uint32_t OPEN = uint32_t{1} << 31;
-
-    std::mutex callers_;
-    Call call_ = nullptr;
-    void *context_ = nullptr;
-    size_t tasks_ = 0;
-    alignas(64) std::atomic<size_t> next_{0};
-    alignas(64) std::atomic<uint32_t> gate_{0};
+    std::array<Region, REGIONS> regions_;
     alignas(64) std::atomic<uint32_t> epoch_{0}; // counts regions; workers sleep on it
     std::atomic<bool> stopping_{false};
     std::vector<std::thread> workers_;

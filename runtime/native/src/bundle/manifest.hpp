@@ -1,25 +1,29 @@
-// The manifest of a bundle, valley2.json (docs/bundle.md).
+// A bundle's manifest, as far as the core reads it (docs/bundle.md, "Manifest").
 #pragma once
 
 #include "base/json.hpp"
+#include "base/saturating.hpp"
 
 #include <string>
 
 namespace v2e {
 
-// All failures are V2E_ERROR_BUNDLE and name the file.
 class Manifest {
   public:
-    // Refuses another format, and a version that this release does not read.
-    explicit Manifest(const std::string &bundle_directory);
+    // directory: UTF-8. Fails with V2E_ERROR_BUNDLE when it holds no manifest of this format version.
+    explicit Manifest(const std::string &directory);
 
-    const std::string &directory() const { return directory_; }
-    Json at(const char *key) const { return content_.at(key); }
-    Json architecture() const { return content_.at("architecture"); }
+    Json architecture() const { return manifest_.at("architecture"); }
+    // The path of the native tower of "siglip", "projector" or "eagle".
+    std::string tower_path(const char *component) const;
+    Saturating file_bytes(const char *path) const;
 
   private:
     std::string directory_;
-    Json content_;
+    Json manifest_;
 };
+
+// A size of the architecture. Fails with V2E_ERROR_BUNDLE when it is out of range.
+Saturating size_of(const Json &object, const char *key);
 
 } // namespace v2e

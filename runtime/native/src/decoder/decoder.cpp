@@ -45,7 +45,7 @@ Decoder::Decoder(const std::string &directory, const v2e_model_options &options,
     inverse_frequencies_ = make_inverse_frequencies(config_.rope_theta, config_.head_size);
     elementwise_ = &elementwise_kernels(isa);
     attention_ = &attention_kernels(isa);
-    pool_ = std::make_unique<ThreadPool>(threads);
+    pool_ = std::make_shared<ThreadPool>(threads);
     linear_ = std::make_unique<Linear>(isa, static_cast<v2e_activations>(options.activations), *pool_);
     open_device(options, backend);
 }

@@ -45,6 +45,7 @@ class Decoder {
     const std::vector<float> &inverse_frequencies() const { return inverse_frequencies_; } // (head_size / 2,)
 
     ThreadPool &pool() const { return *pool_; }
+    const std::shared_ptr<ThreadPool> &shared_pool() const { return pool_; }
     const Linear &linear() const { return *linear_; }
     const ElementwiseKernels &elementwise() const { return *elementwise_; }
     const AttentionKernels &attention() const { return *attention_; }
@@ -80,7 +81,7 @@ class Decoder {
     const float *norm_ = nullptr;
     Matrix head_;
     std::vector<float> inverse_frequencies_;
-    std::unique_ptr<ThreadPool> pool_;
+    std::shared_ptr<ThreadPool> pool_;
     std::unique_ptr<Linear> linear_;
     const ElementwiseKernels *elementwise_ = nullptr;
     const AttentionKernels *attention_ = nullptr;

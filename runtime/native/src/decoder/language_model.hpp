@@ -1,6 +1,7 @@
 // What a session needs of a decoder, whoever computes it.
 #pragma once
 
+#include "base/thread_pool.hpp"
 #include "decoder/decoder_sizes.hpp"
 #include "decoder/embedding_table.hpp"
 #include "decoder/executor.hpp"
@@ -23,6 +24,8 @@ class LanguageModel {
     virtual const DecoderSizes &sizes() const = 0;
     virtual const EmbeddingTable &embeddings() const = 0;
     virtual v2e_model_description describe() const = 0;
+    // On which it computes; null: a backend has its own.
+    virtual std::shared_ptr<ThreadPool> threads() const = 0;
     // For a session of at most `context_length` positions, whose keys and values are in a v2e_kv_precision. The model
     // must outlive it. Fails with V2E_ERROR_INPUT for a precision that cannot be had.
     virtual std::unique_ptr<Executor> make_executor(uint32_t kv_precision, size_t context_length) const = 0;

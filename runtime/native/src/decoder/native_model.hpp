@@ -23,6 +23,7 @@ class NativeModel final : public LanguageModel {
     const DecoderSizes &sizes() const override { return decoder_.config(); }
     const EmbeddingTable &embeddings() const override { return embeddings_; }
     v2e_model_description describe() const override;
+    std::shared_ptr<ThreadPool> threads() const override { return decoder_.shared_pool(); }
     std::unique_ptr<Executor> make_executor(uint32_t kv_precision, size_t context_length) const override;
     void require_savable() const override;
     void require_intact() const override;

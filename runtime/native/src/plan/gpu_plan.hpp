@@ -1,4 +1,5 @@
-// What a question takes of a GPU's memory, phase by phase: the decoder's layers, and vision engines of TensorRT.
+// What a question takes of a GPU's memory, phase by phase: the decoder's layers, and what a backend holds there
+// of the vision components.
 #pragma once
 
 #include "decoder/backend.hpp"
@@ -9,7 +10,7 @@
 
 namespace v2e {
 
-// Memory of the vision engines on the GPU; all 0 when they are with the CPU, or when there are no pictures.
+// Memory of the vision components on the GPU; all 0 when they are with the CPU, or when there are no pictures.
 struct GpuVision {
     uint64_t siglip = 0, projector = 0, eagle = 0; // weights
     uint64_t siglip_work = 0, eagle_work = 0;
@@ -17,7 +18,7 @@ struct GpuVision {
 
 struct GpuPlan {
     DevicePlan decoder{}; // has no layers when the decoder is with the CPU
-    uint64_t context = 0; // the driver's, the kernels' and TensorRT's own
+    uint64_t context = 0; // the driver's, the kernels' and the vision backend's own
     uint64_t tiles = 0, eagle = 0, answer = 0;
     uint64_t memory = 0; // that may be used; 0: there is no GPU to ask
 

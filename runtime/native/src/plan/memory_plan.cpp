@@ -1,5 +1,6 @@
 #include "plan/memory_plan.hpp"
 
+#include "base/backend_table.hpp"
 #include "base/error.hpp"
 #include "base/json.hpp"
 #include "base/saturating.hpp"
@@ -19,119 +20,48 @@
 #include <algorithm>
 #include <memory>
 #include <string>
-#include <string_view>
 
 namespace v2e {
 namespace {
 
 constexpr uint64_t FLOAT_BYTES = 4;
 constexpr uint64_t CHANNELS = 3;
-// ONNX Runtime's arena takes more than what is in use at once: it grows by steps and cannot move anything.
-constexpr uint64_t ARENA_PERCENT = 150;
-// Queries that a block of attention holds scores for: export/vision/onnx_siglip.py, export/vision/onnx_eagle.py.
-constexpr uint64_t SIGLIP_BLOCK = 243;
-constexpr uint64_t EAGLE_BLOCK = 128;
 // Linux maps this much around a page that is touched; a text's tokens lie anywhere in the embedding table.
 constexpr uint64_t TOUCHED_BYTES = 64 << 10;
-// What the engines that TensorRT-RTX 1.7 builds are larger than their weights in fp16, for each layer: 2.6 to 2.9 MB
-// were measured of Eagle's, 0.5 MB of SigLIP's.
-constexpr uint64_t ENGINE_LAYER_BYTES = uint64_t{3} << 20;
 // A sampling candidate, and the token ids.
 constexpr uint64_t SAMPLING_BYTES = 8;
 
-struct Component {
-    uint64_t expansion; // factor of a graph whose weights become fp32 when it is loaded: 2 for fp16, 4 for int8; else 1
-    Saturating weight_bytes; // as its engine holds them
-    std::string tower;       // path of the native tower's file; empty for a graph
+// What a vision component takes.
+struct VisionCost {
+    Saturating weights, work;         // of the process's memory
+    Saturating gpu_weights, gpu_work; // of a GPU's
 };
-
-struct Transformer {
-    Saturating width, heads, mlp;
-};
-
-class ManifestReader {
-  public:
-    explicit ManifestReader(const std::string &directory) : directory_(directory), manifest_(directory) {}
-
-    Json architecture() const { return manifest_.architecture(); }
-
-    // Weights in fp16 and int8 are mostly matrices, which take two and four times their file once they are fp32.
-    Component component(const char *name) const {
-        const Json &entry = manifest_.at(name);
-        const std::string &precision = entry.at("precision").string();
-        Saturating bytes;
-        std::string tower;
-        for (const Json &path : entry.at("files").items()) {
-            if (path.string().ends_with(".safetensors"))
-                tower = directory_ + "/" + path.string();
-            bytes += manifest_.at("files").at(path.string()).at("size").unsigned_integer();
-        }
-        const uint64_t expansion = !tower.empty() ? 1 : precision == "fp16" ? 2 : precision == "int8" ? 4 : 1;
-        return {expansion, expansion * bytes, tower};
-    }
-
-    Saturating file_bytes(const char *path) const {
-        return manifest_.at("files").at(path).at("size").unsigned_integer();
-    }
-
-  private:
-    std::string directory_;
-    Manifest manifest_;
-};
-
-Saturating size_of(const Json &object, const char *key) {
-    const uint64_t size = object.at(key).unsigned_integer();
-    if (size == 0 || size > (uint64_t{1} << 30))
-        fail(V2E_ERROR_BUNDLE, "The manifest's %s is out of range.", key);
-    return size;
-}
-
-// The floats of one token at the two widest points of a layer: attention holds the residual, queries, keys, values, the
-// result so far, and scores and probabilities of one block; the MLP holds the residual and its middle twice.
-Saturating layer_floats(const Transformer &tower, uint64_t block) {
-    return std::max(5 * tower.width + 2 * tower.heads * block, tower.width + 2 * tower.mlp);
-}
-
-Saturating in_arena(Saturating bytes) {
-    return bytes * ARENA_PERCENT / 100;
-}
-
-// Reading a graph makes both forms of its largest tensor before the first is freed; int8 has one between them, the
-// levels in fp32.
-Saturating loading_bytes(const Component &component, Saturating largest_tensor) {
-    if (component.expansion == 1)
-        return {};
-    const uint64_t stored = FLOAT_BYTES / component.expansion;
-    return largest_tensor * (stored + FLOAT_BYTES * (component.expansion == 4 ? 2 : 1));
-}
-
-// What a native tower allocates for so many tiles or patches at once, and what it returns.
-Saturating tower_work_bytes(const std::string &path, uint32_t threads, Saturating count) {
-    v2e_tower_options options{};
-    options.struct_size = sizeof options;
-    options.threads = threads;
-    const std::unique_ptr<Tower> tower = open_tower(path, options);
-    return tower->scratch_bytes(count) + tower->output_floats(count) * FLOAT_BYTES;
-}
 
 // What the pictures need, by engine.
 class VisionPlan {
   public:
-    VisionPlan(const ManifestReader &manifest, const v2e_memory_options &options) {
-        const Json &architecture = manifest.architecture();
-        const Saturating hidden = size_of(architecture.at("decoder"), "hidden_size");
-        plan_pictures(architecture, options, hidden);
+    VisionPlan(const Manifest &manifest, const v2e_memory_options &options) {
+        const Json architecture = manifest.architecture();
+        plan_pictures(architecture, options, size_of(architecture.at("decoder"), "hidden_size"));
         if (options.picture_count == 0)
             return;
-        threads_ = options.threads;
-        plan_siglip(manifest, architecture);
-        if (patches_ > 0)
-            plan_eagle(manifest, architecture.at("eagle"), hidden);
-        if (options.vision_device > V2E_DEVICE_CUDA)
-            fail(V2E_ERROR_INPUT, "vision_device is %u, which is no v2e_device.",
-                 static_cast<unsigned>(options.vision_device));
-        if (options.vision_device == V2E_DEVICE_CUDA)
-            move_to_gpu(manifest);
+        const VisionCost siglip = cost_of(manifest, options, V2E_COMPONENT_SIGLIP, 1);
+        const VisionCost projector = cost_of(manifest, options, V2E_COMPONENT_PROJECTOR, 1);
+        siglip_ = siglip.weights;
+        projector_ = projector.weights;
+        // They take turns, but a native tower keeps what it works in, and so does an engine on a GPU.
+        const bool keeps = options.vision_backend == nullptr;
+        siglip_work_ = keeps ? siglip.work + projector.work : std::max(siglip.work, projector.work);
+        gpu_.siglip = siglip.gpu_weights.value();
+        gpu_.projector = projector.gpu_weights.value();
+        gpu_.siglip_work = (siglip.gpu_work + projector.gpu_work).value();
+        if (patches_ == Saturating())
+            return;
+        const VisionCost eagle = cost_of(manifest, options, V2E_COMPONENT_EAGLE, patches_);
+        eagle_ = eagle.weights;
+        eagle_work_ = eagle.work;
+        gpu_.eagle = eagle.gpu_weights.value();
+        gpu_.eagle_work = eagle.gpu_work.value();
     }
 
     void write(v2e_memory_plan &plan) const {
@@ -170,76 +100,26 @@ class VisionPlan {
         embeddings_ = 2 * tokens_ * hidden * FLOAT_BYTES; // by engine, then joined
     }
 
-    void plan_siglip(const ManifestReader &manifest, const Json &architecture) {
-        const Json &siglip = architecture.at("siglip"), &projector = architecture.at("projector");
-        const Transformer tower{size_of(siglip, "hidden_size"), size_of(siglip, "num_attention_heads"),
-                                size_of(siglip, "intermediate_size")};
-        const Saturating side = size_of(siglip, "image_size") / size_of(siglip, "patch_size");
-        const Saturating output = size_of(projector, "output_size"), vocabulary = size_of(projector, "mlp_hidden_dim");
-        const bool soft = projector.at("type").string() == "ovis_conv_adapter";
-        const Saturating tile_side = size_of(projector, "tokens_per_side");
-        const Saturating rows = projector.at("type").string() == "conv_adapter" ? side * side : tile_side * tile_side;
-        const Saturating middle = soft ? vocabulary : output;
-
-        const Component tower_files = manifest.component("siglip"), adapter_files = manifest.component("projector");
-        siglip_ = tower_files.weight_bytes;
-        projector_ = adapter_files.weight_bytes;
-        const Saturating siglip_run = side * side * layer_floats(tower, SIGLIP_BLOCK) * FLOAT_BYTES;
-        const Saturating projector_run = (2 * rows * middle + 2 * side * side * tower.width) * FLOAT_BYTES;
-        siglip_run_ = siglip_run + projector_run;
-        const Saturating matrix = tower.width * std::max(tower.mlp, 3 * tower.width);
-        const Saturating adapter_matrix = std::max(middle, 9 * tower.width) * std::max(output, tower.width);
-        const Saturating tower_work = std::max(in_arena(siglip_run), loading_bytes(tower_files, matrix));
-        const Saturating adapter_work = std::max(in_arena(projector_run), loading_bytes(adapter_files, adapter_matrix));
-        // Graphs give back what a run took; a native tower keeps it while it is loaded.
-        if (tower_files.tower.empty() && adapter_files.tower.empty())
-            siglip_work_ = std::max(tower_work, adapter_work);
-        else
-            siglip_work_ = native_or(tower_files, 1, tower_work) + native_or(adapter_files, 1, adapter_work);
-    }
-
-    void plan_eagle(const ManifestReader &manifest, const Json &eagle, Saturating hidden) {
-        const Saturating width = size_of(eagle, "embed_dim"), merge = size_of(eagle, "spatial_merge_size");
-        const Transformer tower{width, size_of(eagle, "num_heads"), width * size_of(eagle, "mlp_ratio")};
-        const Component files = manifest.component("eagle");
-        eagle_ = files.weight_bytes;
-        const Saturating joined = width * merge * merge;
-        const Saturating run = patches_ * layer_floats(tower, EAGLE_BLOCK) * FLOAT_BYTES;
-        eagle_run_ = run;
-        eagle_work_ = native_or(files, patches_,
-                                std::max(in_arena(run), loading_bytes(files, joined * std::max(joined, hidden))));
-    }
-
-    // TensorRT holds matrices in fp16, and activations that are counted as fp32 although most are not. While an engine
-    // is loaded, its file is in the process's memory.
-    void move_to_gpu(const ManifestReader &manifest) {
-        for (const char *name : {"siglip", "projector", "eagle"})
-            if ((name != std::string_view("eagle") || patches_ > 0) && !manifest.component(name).tower.empty())
-                fail(V2E_ERROR_INPUT, "The bundle's %s is a native tower, which runs on the CPU alone.", name);
-        const Json &architecture = manifest.architecture();
-        const Saturating siglip_layers = size_of(architecture.at("siglip"), "num_hidden_layers");
-        gpu_.siglip = (siglip_ / 2 + siglip_layers * ENGINE_LAYER_BYTES).value();
-        gpu_.projector = (projector_ / 2 + ENGINE_LAYER_BYTES).value();
-        gpu_.siglip_work = (siglip_run_ + inputs_).value();
-        if (patches_ > 0) {
-            gpu_.eagle = (eagle_ / 2 + size_of(architecture.at("eagle"), "depth") * ENGINE_LAYER_BYTES).value();
-            gpu_.eagle_work = (eagle_run_ + inputs_).value();
+    // For runs of so many tiles or patches.
+    static VisionCost cost_of(const Manifest &manifest, const v2e_memory_options &options, v2e_component component,
+                              Saturating count) {
+        if (options.vision_backend != nullptr) {
+            const BackendTable table(options.vision_backend, "vision_backend");
+            const v2e_backend_cost cost = table.cost(component, count.value(), 0);
+            return {cost.weight_bytes, cost.work_bytes, cost.gpu_weight_bytes, cost.gpu_work_bytes};
         }
-        siglip_work_ = std::max(gpu_.siglip, gpu_.projector);
-        eagle_work_ = gpu_.eagle;
-        siglip_ = projector_ = eagle_ = Saturating();
+        v2e_tower_options tower_options{};
+        tower_options.struct_size = sizeof tower_options;
+        tower_options.threads = options.threads;
+        const std::unique_ptr<NativeTower> tower =
+            open_tower(manifest.tower_path(component_name(component)), TowerOptions(tower_options, nullptr));
+        return {tower->mapped_bytes(), tower->scratch_bytes(count) + tower->output_floats(count) * FLOAT_BYTES, {}, {}};
     }
 
-    Saturating native_or(const Component &component, Saturating count, Saturating graph_bytes) const {
-        return component.tower.empty() ? graph_bytes : tower_work_bytes(component.tower, threads_, count);
-    }
-
-    uint32_t threads_ = 0;
     Saturating tokens_, patches_;
     Saturating pixels_, inputs_, embeddings_;
     Saturating siglip_, projector_, eagle_;
     Saturating siglip_work_, eagle_work_;
-    Saturating siglip_run_, eagle_run_; // activations of one run
     GpuVision gpu_;
 };
 
@@ -327,8 +207,8 @@ DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_o
 }
 
 // What the backend says of itself, and the embeddings and logits that the core has beside it.
-DecoderPlan plan_backend_decoder(const ManifestReader &manifest, const v2e_memory_options &options,
-                                 const GpuVision &vision, const Backend &backend) {
+DecoderPlan plan_backend_decoder(const Manifest &manifest, const v2e_memory_options &options, const GpuVision &vision,
+                                 const Backend &backend) {
     const BackendTable table(options.decoder_backend, "decoder_backend");
     require_own_precision(table, options.kv_precision);
     const DecoderSizes sizes = read_decoder_sizes(manifest.architecture().at("decoder"), "The manifest's decoder");
@@ -392,7 +272,7 @@ v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memor
                             const Backend &backend) {
     if (options.picture_count > 0 && options.pictures == nullptr)
         fail(V2E_ERROR_INPUT, "picture_count is %zu but pictures is NULL.", options.picture_count);
-    const ManifestReader manifest(bundle_directory);
+    const Manifest manifest(bundle_directory);
     const VisionPlan vision(manifest, options);
     const DecoderPlan decoder =
         options.decoder_backend != nullptr

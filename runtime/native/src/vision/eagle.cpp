@@ -1,7 +1,5 @@
 #include "vision/eagle.hpp"
 
-#include "base/error.hpp"
-
 #include <algorithm>
 #include <cmath>
 
@@ -12,7 +10,6 @@ constexpr size_t CHANNELS = 3;
 constexpr size_t MOST_WIDTH = 1 << 14;
 constexpr size_t MOST_LAYERS = 1024;
 constexpr size_t MOST_SIDE = 256;
-constexpr int64_t MOST_POSITION = 1 << 20; // exact in a float
 
 TransformerShape read_shape(const TowerFile &file) {
     const size_t width = file.size("embed_dim", MOST_WIDTH);
@@ -26,8 +23,8 @@ TransformerShape read_shape(const TowerFile &file) {
 
 } // namespace
 
-Eagle::Eagle(TowerFile file, const v2e_tower_options &options)
-    : Tower(std::move(file), options), layers_(file_, read_shape(file_)),
+Eagle::Eagle(TowerFile file, const TowerOptions &options)
+    : NativeTower(std::move(file), options), layers_(file_, read_shape(file_)),
       output_(file_.size("hidden_size", MOST_WIDTH * 4)), theta_(file_.number("rope_theta", 1, 1e12)) {
     const size_t patch = file_.size("patch_size", MOST_SIDE), merge = file_.size("spatial_merge_size", 16);
     patch_floats_ = CHANNELS * patch * patch;
@@ -43,7 +40,7 @@ Eagle::Eagle(TowerFile file, const v2e_tower_options &options)
 }
 
 void Eagle::run(const TowerCall &call) {
-    check_positions(call);
+    check_patches(call, merged_);
     const size_t steps = layers_.shape().layers + 1;
     hidden_.reserve(call.count * layers_.shape().stride() + VISION_PANEL);
     report(call, 0, steps);
@@ -57,16 +54,6 @@ void Eagle::run(const TowerCall &call) {
     report(call, steps - 1, steps);
     merge(call);
     report(call, steps, steps);
-}
-
-void Eagle::check_positions(const TowerCall &call) const {
-    if (call.positions == nullptr)
-        fail(V2E_ERROR_INPUT, "The eagle tower needs the positions of its patches.");
-    if (call.count % merged_ != 0)
-        fail(V2E_ERROR_INPUT, "The eagle tower takes multiples of %zu patches, not %zu.", merged_, call.count);
-    for (size_t i = 0; i < 2 * call.count; ++i)
-        if (call.positions[i] < 0 || call.positions[i] > MOST_POSITION)
-            fail(V2E_ERROR_INPUT, "A patch lies at position %lld.", static_cast<long long>(call.positions[i]));
 }
 
 // The row's angles, then the column's, in float32 as transformers has them.

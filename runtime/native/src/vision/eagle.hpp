@@ -5,9 +5,9 @@
 
 namespace v2e {
 
-class Eagle final : public Tower {
+class Eagle final : public NativeTower {
   public:
-    Eagle(TowerFile file, const v2e_tower_options &options);
+    Eagle(TowerFile file, const TowerOptions &options);
 
     void run(const TowerCall &call) override;
     size_t input_floats() const override { return patch_floats_; }
@@ -17,7 +17,6 @@ class Eagle final : public Tower {
 
   private:
     size_t merged_width() const { return merged_ * layers_.shape().width; }
-    void check_positions(const TowerCall &call) const;
     void make_rotation(const TowerCall &call);
     void embed(const TowerCall &call);
     void merge(const TowerCall &call);

@@ -1,44 +1,38 @@
-// The projector of the type ovis_conv_adapter (docs/valley2.md, "Projector"): features of patches to tokens.
+// What all projectors are (docs/valley2.md, "Projector"): a tile's square of patches becomes a square of tokens.
 #pragma once
 
-#include "vision/vocabulary.hpp"
+#include "vision/tower.hpp"
+
+#include <cstddef>
 
 namespace v2e {
 
-class Projector final : public Tower {
+constexpr size_t KERNEL_SIDE = 3; // rows and columns of a projector's convolution
+constexpr size_t TAPS = KERNEL_SIDE * KERNEL_SIDE;
+constexpr size_t OUTSIDE = static_cast<size_t>(-1); // no patch of the tile
+
+class Projector : public NativeTower {
   public:
-    Projector(TowerFile file, const v2e_tower_options &options);
-
-    void run(const TowerCall &call) override;
-    size_t input_floats() const override { return side_ * side_ * channels_; }
+    size_t input_floats() const override { return patches() * channels_; }
     Saturating output_floats(Saturating tiles) const override { return tiles * tokens() * output_; }
-    double operations(size_t tiles) const override;
-    Saturating scratch_bytes(Saturating tiles) const override;
-    const VocabularyCounters *vocabulary() const override { return &counters_; }
 
-  private:
-    // The memory of one worker.
-    struct Worker {
-        RowBlock block;
-        AlignedBuffer<float> rows; // patches around a token, then what the convolution makes of them
-        VocabularyBlock vocabulary;
-        AlignedBuffer<float> output;
-    };
+  protected:
+    static constexpr size_t MOST_WIDTH = 1 << 16;
+    static constexpr size_t MOST_ENTRIES = 1 << 20; // of a vocabulary, or of a layer in the middle
 
-    size_t token_side() const { return (side_ + 1) / 2; }
-    size_t tokens() const { return token_side() * token_side(); }
-    size_t window() const { return 9 * channels_; }
-    void copy_window(const float *tile, size_t token, float *row) const;
-    void project(Worker &worker, const TowerCall &call, size_t first, size_t count, StageCheck &check);
+    Projector(TowerFile file, const TowerOptions &options);
 
-    size_t side_, channels_, entries_, output_;
-    TowerMatrix convolution_; // (channels, 3 * 3 * channels): y, x, channel
-    TowerMatrix scores_;      // (entries, channels)
-    TowerNorm norm_;
-    TowerMatrix mixture_; // (output, entries)
-    float dropped_mass_;
-    VocabularyCounters counters_;
-    std::vector<Worker> workers_;
+    size_t patches() const { return side_ * side_; }
+    size_t tokens() const { return token_side_ * token_side_; }
+    // The patch under a tap (y, x) of a convolution with a stride of two and zeros around the tile.
+    size_t patch_under(size_t token, size_t tap) const;
+    // Copies the first values of a token to their place in the output; false when one is not finite.
+    static bool copy_token(const float *values, size_t count, float *output);
+
+    size_t side_; // patches of a row
+    size_t
+        token_side_; // tokens of a row: as a convolution with a stride of two makes them, unless a type says otherwise
+    size_t channels_, output_;
 };
 
 } // namespace v2e

@@ -21,8 +21,8 @@ TransformerShape read_shape(const TowerFile &file) {
 
 } // namespace
 
-Siglip::Siglip(TowerFile file, const v2e_tower_options &options)
-    : Tower(std::move(file), options), image_(file_.size("image_size", MOST_PIXELS)),
+Siglip::Siglip(TowerFile file, const TowerOptions &options)
+    : NativeTower(std::move(file), options), image_(file_.size("image_size", MOST_PIXELS)),
       patch_(file_.size("patch_size", image_)), side_(image_ / patch_), layers_(file_, read_shape(file_)) {
     const size_t width = layers_.shape().width;
     embedding_ = file_.matrix("patch_embedding", width, patch_floats());

@@ -5,9 +5,9 @@
 
 namespace v2e {
 
-class Siglip final : public Tower {
+class Siglip final : public NativeTower {
   public:
-    Siglip(TowerFile file, const v2e_tower_options &options);
+    Siglip(TowerFile file, const TowerOptions &options);
 
     void run(const TowerCall &call) override;
     size_t input_floats() const override { return CHANNELS * image_ * image_; }

@@ -1,4 +1,4 @@
-// A vision tower: mapped weights, and the threads and memory that it computes with.
+// A vision tower: what computes a component, be it the core's own kernels (native towers) or another engine.
 #pragma once
 
 #include "base/platform.hpp"
@@ -19,26 +19,32 @@
 
 namespace v2e {
 
-// What computes: kernels, threads, and whether to stop.
+// What a caller chooses, and the threads that compute it.
+struct TowerOptions : v2e_tower_options {
+    // threads: the pool of a model; null: threads of the tower's own, as many as the options say.
+    TowerOptions(const v2e_tower_options &options, std::shared_ptr<ThreadPool> threads);
+
+    std::shared_ptr<ThreadPool> pool;
+};
+
+// What native towers compute with: kernels, threads, and whether to stop.
 class TowerEngine {
   public:
-    explicit TowerEngine(const v2e_tower_options &options)
-        : isa_(chosen_isa_of(options)), kernels_(vision_kernels(isa_)), pool_(chosen_threads(options.threads)) {}
+    TowerEngine(const TowerOptions &options, const StopFlag &stop)
+        : isa_(chosen_isa_of(options)), kernels_(vision_kernels(isa_)), pool_(options.pool), stop_(stop) {}
 
     v2e_isa isa() const { return isa_; }
     const VisionKernels &kernels() const { return kernels_; }
-    unsigned threads() const { return pool_.threads(); }
+    unsigned threads() const { return pool_->threads(); }
     const VisionArithmetic &arithmetic(const TowerMatrix &matrix) const {
         return kernels_.arithmetic(matrix.precision);
     }
-
-    StopFlag &stop() { return stop_; }
     const StopFlag &stop() const { return stop_; }
 
     // body(worker, task) for every task in [0, tasks); a worker does one at a time. Fails with V2E_ERROR_CANCELLED.
     template <class Body>
     void run(size_t tasks, Body &&body) {
-        pool_.run_workers(pool_.threads(), tasks, &stop_, std::forward<Body>(body));
+        pool_->run_workers(pool_->threads(), tasks, &stop_, std::forward<Body>(body));
     }
 
   private:
@@ -46,8 +52,8 @@ class TowerEngine {
 
     v2e_isa isa_;
     const VisionKernels &kernels_;
-    ThreadPool pool_;
-    StopFlag stop_;
+    std::shared_ptr<ThreadPool> pool_;
+    const StopFlag &stop_; // the tower's
 };
 
 // A NaN or an infinity, noticed on any thread; of several stages the first counts.
@@ -99,28 +105,51 @@ class Tower {
     Tower &operator=(const Tower &) = delete;
 
     virtual void run(const TowerCall &call) = 0;
+    // Makes a running `run` fail with V2E_ERROR_CANCELLED, or else the next one; from any thread.
+    virtual void cancel() { stop_.set(); }
+    virtual v2e_tower_description describe() const = 0;
     // Input values of one tile or patch.
     virtual size_t input_floats() const = 0;
     virtual Saturating output_floats(Saturating count) const = 0;
-    // Multiplications and additions in matrices and attention.
+    // Multiplications and additions in matrices and attention; 0: not known.
     virtual double operations(size_t count) const = 0;
     // Bytes that a run allocates and the tower keeps.
     virtual Saturating scratch_bytes(Saturating count) const = 0;
     // What the last run left out of a visual vocabulary; null where there is none.
     virtual const VocabularyCounters *vocabulary() const { return nullptr; }
+    // Fails when what it computes with is not any more what it was when it was opened.
+    virtual void require_intact() const {}
 
-    TowerEngine &engine() { return engine_; }
-    const TowerEngine &engine() const { return engine_; }
-    const TowerFile &file() const { return file_; }
+    StopFlag &stop() { return stop_; }
 
   protected:
-    Tower(TowerFile file, const v2e_tower_options &options) : file_(std::move(file)), engine_(options) {}
+    Tower() = default;
 
     // Fails with V2E_ERROR_CANCELLED when the tower or the caller is to stop.
     void report(const TowerCall &call, size_t done, size_t total) const;
 
+    StopFlag stop_;
+};
+
+// A tower of the core's own kernels, with the mapped weights of a file.
+class NativeTower : public Tower {
+  public:
+    v2e_tower_description describe() const override;
+    void require_intact() const override { file_.require_intact(); }
+
+    size_t mapped_bytes() const { return file_.mapped_bytes(); }
+
+  protected:
+    NativeTower(TowerFile file, const TowerOptions &options) : file_(std::move(file)), engine_(options, stop_) {}
+
     TowerFile file_;
     TowerEngine engine_;
 };
+
+// "siglip", "projector" or "eagle".
+const char *component_name(v2e_component component);
+
+// Fails with V2E_ERROR_INPUT unless Eagle can make tokens of so many patches at their positions.
+void check_patches(const TowerCall &call, size_t patches_of_a_token);
 
 } // namespace v2e

@@ -1,15 +1,30 @@
 #include "vision/vocabulary.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
 namespace v2e {
 namespace {
 
+constexpr float NORM_EPSILON = 1e-5f;
 constexpr float FIRST_STEP = 4.0f;
 constexpr int MOST_STEPS = 16;
 constexpr size_t PADDING = 2 * VISION_PANEL;
+constexpr int BF16_SHIFT = 16; // bf16 is the upper half of a float
+
+// One column of a matrix in bf16 or fp32.
+void copy_column(const TowerMatrix &matrix, size_t column, float *output) {
+    const size_t per_word = values_in_word(matrix.precision), words = (matrix.columns + per_word - 1) / per_word;
+    const auto *stored = reinterpret_cast<const uint32_t *>(matrix.panels.weight);
+    const auto shift = static_cast<int>(column % per_word) * BF16_SHIFT;
+    for (size_t row = 0; row < matrix.outputs; ++row) {
+        const size_t panel = row / VISION_PANEL, lane = row % VISION_PANEL;
+        const uint32_t word = stored[(panel * words + column / per_word) * VISION_PANEL + lane];
+        output[row] = std::bit_cast<float>(per_word == 1 ? word : word >> shift << BF16_SHIFT);
+    }
+}
 
 } // namespace
 
@@ -27,9 +42,11 @@ void VocabularyCounters::add(double dropped, size_t kept, size_t multiplied) {
     multiplied_.fetch_add(multiplied, std::memory_order_relaxed);
 }
 
-void VocabularyBlock::reserve(size_t entries) {
+void VocabularyBlock::reserve(size_t entries, TokenizeFunction function) {
     const size_t padded = round_up(entries, PADDING), rows = round_up(ROWS, VISION_MOST_ROWS);
     scores_.reserve(rows * stride(entries) + PADDING);
+    if (function == TokenizeFunction::st_argmax)
+        return;
     words_.reserve(rows * padded);
     picks_.reserve(padded);
     wanted_.reserve(padded);
@@ -37,9 +54,12 @@ void VocabularyBlock::reserve(size_t entries) {
     scratch_.reserve(VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
-size_t VocabularyBlock::bytes(size_t entries) {
+size_t VocabularyBlock::bytes(size_t entries, TokenizeFunction function) {
     const size_t padded = round_up(entries, PADDING), rows = round_up(ROWS, VISION_MOST_ROWS);
-    return sizeof(float) * (padded * (2 * rows + 3) + VISION_BLOCK_WORDS * VISION_PANEL);
+    const size_t scores = sizeof(float) * (rows * stride(entries) + PADDING);
+    if (function == TokenizeFunction::st_argmax)
+        return scores;
+    return scores + padded + sizeof(float) * (padded * (rows + 2) + PADDING + VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
 // The largest of some limits below which the probabilities sum up to no more than may be dropped. The smallest one
@@ -57,20 +77,51 @@ float VocabularyBlock::choose_limit(const VisionKernels &kernels, const float *r
     return limit;
 }
 
-bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, float epsilon, const TowerMatrix &mixture,
-                          size_t count, float dropped_mass, float *output, VocabularyCounters &counters) {
+bool VocabularyBlock::make_tokens(const TowerEngine &engine, const Vocabulary &vocabulary, size_t count, float *output,
+                                  VocabularyCounters &counters) {
+    return vocabulary.function == TokenizeFunction::softmax ? mix(engine, vocabulary, count, output, counters)
+                                                            : choose(engine, vocabulary, count, output, counters);
+}
+
+float *VocabularyBlock::normed_row(const TowerEngine &engine, const Vocabulary &vocabulary, size_t row) {
+    const size_t entries = vocabulary.mixture.columns;
+    const TowerNorm &norm = vocabulary.norm;
+    float *scores = scores_.data() + row * stride(entries);
+    return engine.kernels().layer_norm(scores, entries, norm.weight, norm.bias, NORM_EPSILON, scores) ? scores
+                                                                                                      : nullptr;
+}
+
+// The straight-through estimator (Bengio et al. 2013, arXiv 1308.3432) without its gradient. The reference multiplies
+// (one-hot - scores) + scores with all entries, which is this entry up to the rounding of a one.
+bool VocabularyBlock::choose(const TowerEngine &engine, const Vocabulary &vocabulary, size_t count, float *output,
+                             VocabularyCounters &counters) {
+    const TowerMatrix &mixture = vocabulary.mixture;
+    for (size_t row = 0; row < count && !engine.stop().stops(); ++row) {
+        const float *scores = normed_row(engine, vocabulary, row);
+        if (scores == nullptr)
+            return false;
+        const auto entry = static_cast<size_t>(std::max_element(scores, scores + mixture.columns) - scores);
+        copy_column(mixture, entry, output + row * mixture.padded_outputs());
+        counters.add(0, 1, 1);
+    }
+    return true;
+}
+
+bool VocabularyBlock::mix(const TowerEngine &engine, const Vocabulary &vocabulary, size_t count, float *output,
+                          VocabularyCounters &counters) {
     const VisionKernels &kernels = engine.kernels();
+    const TowerMatrix &mixture = vocabulary.mixture;
     const VisionArithmetic &arithmetic = engine.arithmetic(mixture);
     const size_t per_word = values_in_word(mixture.precision), entries = mixture.columns, row_stride = stride(entries),
                  words = (entries + per_word - 1) / per_word;
     std::memset(wanted_.data(), 0, words);
     float limits[ROWS], totals[ROWS];
     for (size_t row = 0; row < count && !engine.stop().stops(); ++row) {
-        float *scores = scores_.data() + row * row_stride;
-        if (!kernels.layer_norm(scores, entries, norm.weight, norm.bias, epsilon, scores))
+        float *scores = normed_row(engine, vocabulary, row);
+        if (scores == nullptr)
             return false;
         totals[row] = kernels.soften_row(scores, entries);
-        limits[row] = choose_limit(kernels, scores, entries, totals[row], dropped_mass);
+        limits[row] = choose_limit(kernels, scores, entries, totals[row], vocabulary.dropped_mass);
         for (size_t entry = 0; entry < entries; ++entry)
             wanted_[entry / per_word] |= static_cast<uint8_t>(scores[entry] >= limits[row]);
     }

@@ -1,4 +1,5 @@
-// The visual vocabulary of the ovis projector: scores to a mixture of its entries, without those that cannot matter.
+// The visual vocabulary of the ovis projector: scores become a mixture of its entries, without those that cannot
+// matter, or one of its entries.
 #pragma once
 
 #include "vision/row_block.hpp"
@@ -9,6 +10,19 @@
 #include <vector>
 
 namespace v2e {
+
+// How the scores of a token choose among the entries (docs/valley2.md, "Projector").
+enum class TokenizeFunction {
+    softmax,  // all of them, by their probabilities
+    st_argmax // the one with the largest score, the first of several
+};
+
+struct Vocabulary {
+    TokenizeFunction function;
+    TowerNorm norm;      // (entries,), of the scores
+    TowerMatrix mixture; // (output, entries), bf16 or fp32
+    float dropped_mass;  // most probability that softmax may leave out of a token
+};
 
 // What mixing has left out; of all rows since `reset`.
 class VocabularyCounters {
@@ -32,23 +46,31 @@ class VocabularyBlock {
   public:
     static constexpr size_t ROWS = 48; // at most
 
-    void reserve(size_t entries);
-    static size_t bytes(size_t entries);
+    void reserve(size_t entries, TokenizeFunction function);
+    static size_t bytes(size_t entries, TokenizeFunction function);
 
     float *scores() { return scores_.data(); } // (ROWS, padded entries)
     static size_t stride(size_t entries) { return round_up(entries, VISION_PANEL); }
 
-    // LayerNorm, softmax, and the mixture: scores (count, entries) to output (count, padded outputs of the matrix).
-    // In each row entries are left out whose probabilities sum up to `dropped_mass` at most. False when a row is not
-    // finite.
-    bool mix(const TowerEngine &engine, const TowerNorm &norm, float epsilon, const TowerMatrix &mixture, size_t count,
-             float dropped_mass, float *output, VocabularyCounters &counters);
+    // LayerNorm of the scores (count, entries), and the tokens that they choose: (count, padded outputs of the matrix).
+    // False when a row is not finite.
+    bool make_tokens(const TowerEngine &engine, const Vocabulary &vocabulary, size_t count, float *output,
+                     VocabularyCounters &counters);
 
   private:
+    // Softmax, and the mixture. In each row entries are left out whose probabilities sum up to `dropped_mass` at most.
+    bool mix(const TowerEngine &engine, const Vocabulary &vocabulary, size_t count, float *output,
+             VocabularyCounters &counters);
+    // The one entry of each row, as it is in the file.
+    bool choose(const TowerEngine &engine, const Vocabulary &vocabulary, size_t count, float *output,
+                VocabularyCounters &counters);
+    // A row of scores after its LayerNorm; null when it is not finite.
+    float *normed_row(const TowerEngine &engine, const Vocabulary &vocabulary, size_t row);
     float choose_limit(const VisionKernels &kernels, const float *row, size_t entries, float total,
                        float dropped_mass) const;
 
     AlignedBuffer<float> scores_;
+    // The others are for softmax alone.
     AlignedBuffer<uint32_t> words_;   // the rows' probabilities of the picked words
     AlignedBuffer<uint32_t> picks_;   // words of the vocabulary that are multiplied
     AlignedBuffer<uint8_t> wanted_;   // by word: some row needs it

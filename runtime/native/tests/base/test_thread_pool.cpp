@@ -58,7 +58,7 @@ TEST_CASE("a thread pool wakes workers that fell asleep") {
     }
 }
 
-TEST_CASE("a thread pool serves callers in turn") {
+TEST_CASE("a thread pool serves several callers") {
     ThreadPool pool(2);
     std::vector<std::thread> callers;
     std::atomic<size_t> total{0};
@@ -106,4 +106,43 @@ TEST_CASE("a region without a stop flag runs every task once") {
     });
     for (const std::atomic<int> &count : counts)
         CHECK(count.load() == 1);
+}
+
+TEST_CASE("a short region ends while another caller's long one goes on") {
+    ThreadPool pool(2);
+    std::atomic<int> inside{0};
+    std::atomic<bool> over{false};
+    const auto wait_for = [](auto &&ready) {
+        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+        while (!ready() && std::chrono::steady_clock::now() < deadline)
+            std::this_thread::yield();
+        return ready();
+    };
+    std::thread other([&] {
+        pool.run(2, [&](size_t) {
+            inside.fetch_add(1);
+            wait_for([&] { return over.load(); });
+        });
+    });
+    CHECK(wait_for([&] { return inside.load() == 2; })); // every thread of the pool is in it
+    std::atomic<size_t> sum{0};
+    pool.run(5, [&](size_t task) { sum.fetch_add(task); });
+    CHECK(sum.load() == 10);
+    CHECK(!over.load());
+    over.store(true);
+    other.join();
+}
+
+TEST_CASE("more callers than a thread pool has regions are all served") {
+    ThreadPool pool(3);
+    std::vector<std::thread> callers;
+    std::atomic<size_t> total{0};
+    for (size_t caller = 0; caller < 9; ++caller)
+        callers.emplace_back([&] {
+            for (int round = 0; round < 200; ++round)
+                pool.run(7, [&](size_t) { total.fetch_add(1); });
+        });
+    for (std::thread &caller : callers)
+        caller.join();
+    CHECK(total.load() == 9 * 200 * 7);
 }
