@@ -91,7 +91,7 @@ def test_gpu_memory_counts_without_weights_too(bundle: Bundle) -> None:
 
 
 def test_weights_of_a_backend_do_not_leave_a_gpu(bundle: Bundle) -> None:
-    settings = replace(SETTINGS, device="cuda", gpu_memory=10**10, vision_device="cpu")
+    settings = replace(SETTINGS, device="cuda", gpu_memory=10**10)
     stays, leaves = (plan(bundle, ON_GPU, replace(settings, offload_weights=one)) for one in (False, True))
     assert stays == leaves
 
