@@ -18,9 +18,9 @@ from valley2_edge.errors import BundleError, Cancelled, ExportError, NumericErro
 from valley2_edge.export.bundle_size import _projector_bytes
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.tensor_names import PROJECTOR_PREFIX, projector_tensors
-from valley2_edge.export.vision.native_file import TowerPrecision
 from valley2_edge.export.vision.native_projector import write_native_projector
 from valley2_edge.export.vision.torch_reference import ProjectorReference, load_siglip
+from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.tower import Tower
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASE = "tiny30x20"
 ISAS = [isa for isa in ISA_NUMBERS if isa != "auto" and isa_available(isa)]
-PRECISIONS: tuple[TowerPrecision, ...] = ("fp32", "bf16")
+PRECISIONS: tuple[VisionPrecision, ...] = ("fp32", "bf16")
 EXACT = 1e-5
 """Largest relative error where only the order of additions differs."""
 ROUNDED = 1e-2
@@ -64,7 +64,7 @@ def random_weights(config: ProjectorConfig) -> Tensors:
 
 
 def write(
-    path: Path, config: ProjectorConfig, weights: Tensors, side: int = 27, precision: TowerPrecision = "fp32"
+    path: Path, config: ProjectorConfig, weights: Tensors, side: int = 27, precision: VisionPrecision = "fp32"
 ) -> Path:
     siglip = SiglipConfig(image_size=14 * side)
     write_native_projector(StoredWeights(weights), config, siglip, path, precision)  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ def features() -> Iterator[Array]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("variant", "kind"), [("eagle_conv", "conv_adapter"), ("eagle_pxshuf3", "mlp_pixel_shuffle")])
 def test_projectors_equal_the_goldens(
-    features: Array, tmp_path: Path, variant: str, kind: ProjectorType, precision: TowerPrecision, isa: str
+    features: Array, tmp_path: Path, variant: str, kind: ProjectorType, precision: VisionPrecision, isa: str
 ) -> None:
     weights = load_file(GOLDEN / "vision" / f"{variant}_{CASE}.safetensors")
     golden = weights.pop("projector_out").numpy()  # every 4th token
@@ -141,7 +141,7 @@ def test_projectors_equal_the_goldens(
     ],
 )
 def test_every_size_agrees_with_torch(
-    tmp_path: Path, kind: str, precision: TowerPrecision, side: int, ratio: int, sizes: tuple[int, int, int]
+    tmp_path: Path, kind: str, precision: VisionPrecision, side: int, ratio: int, sizes: tuple[int, int, int]
 ) -> None:
     config = configuration(kind, *sizes, ratio=ratio)
     weights, values = random_weights(config), random_features(config, side)
@@ -153,7 +153,7 @@ def test_every_size_agrees_with_torch(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_st_argmax_is_what_the_reference_multiplies(tmp_path: Path, precision: TowerPrecision) -> None:
+def test_st_argmax_is_what_the_reference_multiplies(tmp_path: Path, precision: VisionPrecision) -> None:
     config = configuration("st_argmax", 144, 320, 256)
     weights, values = random_weights(config), random_features(config, 27)
     of = {name.removeprefix(PROJECTOR_PREFIX): value.float() for name, value in weights.items()}
@@ -202,7 +202,7 @@ def test_mixture_in_fp32_is_exact_when_entries_are_left_out(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["st_argmax", "conv_adapter", "mlp_pixel_shuffle"])
-def test_result_depends_on_neither_threads_nor_tiles(tmp_path: Path, kind: str, precision: TowerPrecision) -> None:
+def test_result_depends_on_neither_threads_nor_tiles(tmp_path: Path, kind: str, precision: VisionPrecision) -> None:
     config = configuration(kind, 40, 70, 300)
     values = random_features(config, 27, tiles=3)
     path = write(tmp_path / "p.safetensors", config, random_weights(config), precision=precision)
