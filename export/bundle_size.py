@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from valley2_edge.config import ProjectorConfig
 from valley2_edge.export.bundle.safetensors_stream import dtype_name, file_size
 from valley2_edge.export.bundle.tokenizer_files import tokenizer_files
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.tensor_names import (
     EMBEDDINGS,
+    PROJECTOR_PREFIX,
     Shape,
     eagle_tensors,
     projector_tensors,
@@ -52,14 +54,25 @@ def bundle_size(
         towers.append(eagle_tensors(config.eagle))
     item_bytes = _ITEM_BYTES[vision_precision]
     vision = sum(_weight_bytes(shapes, item_bytes) + _TOWER_BYTES for shapes in towers)
-    projector_bytes = _ITEM_BYTES[precision_beside_int8(vision_precision)]
+    exact = config.projector.tokenize_function == "st_argmax"  # most of it is fp32 whatever the precision
+    projector_bytes = _ITEM_BYTES["fp32" if exact else precision_beside_int8(vision_precision)]
     vision += _weight_bytes(projector_tensors(config.projector), projector_bytes) + _TOWER_BYTES
     if graphs:
         vision *= 2
     tokenizer = sum(path.stat().st_size for path in tokenizer_files(checkpoint.path))
     width = config.siglip.hidden_size + 2 * config.decoder.hidden_size
+    vision += _score_bytes(config.projector)
     selftest = 4 * (LOGIT_ROWS * config.decoder.vocab_size + _SELFTEST_ROWS * width)
     return decoder + embeddings + vision + tokenizer + selftest
+
+
+def _score_bytes(config: ProjectorConfig) -> int:
+    """What the matrices in front of a choice take beyond bf16: they are fp32 in every bundle."""
+    if (config.type, config.tokenize_function) != ("ovis_conv_adapter", "st_argmax"):
+        return 0
+    shapes = projector_tensors(config)
+    scores = {name: shapes[PROJECTOR_PREFIX + name] for name in ("conv.weight", "mlp.0.weight")}
+    return _weight_bytes(scores, _ITEM_BYTES["fp32"] - _ITEM_BYTES["bf16"])
 
 
 def _weight_bytes(shapes: Mapping[str, Shape], item_bytes: int) -> int:

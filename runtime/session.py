@@ -286,7 +286,7 @@ class Session:
         statistics.siglip_seconds = encoded.times.siglip
         statistics.projector_seconds = encoded.times.projector
         statistics.eagle_seconds = encoded.times.eagle
-        if encoded.vocabulary is not None:
+        if encoded.vocabulary is not None and encoded.vocabulary.tokens > 0:
             entries = self._engines.architecture.projector.mlp_hidden_dim * encoded.vocabulary.tokens
             statistics.dropped_mass = encoded.vocabulary.dropped_mass
             statistics.vocabulary_share = encoded.vocabulary.multiplied / entries

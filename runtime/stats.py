@@ -43,7 +43,7 @@ class Statistics:
     dropped_mass: float = 0.0
     """Probability that a native projector left out of a token of the visual vocabulary at most."""
     vocabulary_share: float | None = None
-    """Share of the visual vocabulary that was multiplied; None when no native projector ran."""
+    """Share of the visual vocabulary that was multiplied; None when no native projector ran, or one without such."""
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     """Inside the core; the time in which the caller looks at the pieces is not counted."""

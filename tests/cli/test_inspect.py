@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+
+from valley2_edge.bundle import read_manifest
+from valley2_edge.cli.inspect import component_rows
 
 
 def test_table_names_components_and_source(run, int4_bundle: Path) -> None:
@@ -43,3 +47,16 @@ def test_directory_that_is_no_bundle(run, tmp_path: Path) -> None:
     outcome = run("inspect", tmp_path)
     assert outcome.code == 2
     assert "is not a bundle" in outcome.error
+
+
+def test_graphs_beside_the_towers_have_a_row_of_their_own(run, int4_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(int4_bundle, tmp_path / "bundle")
+    manifest = json.loads((bundle / "valley2.json").read_text())
+    manifest["graphs"] = {"siglip": ["vision/siglip.onnx", "vision/siglip.onnx.data"]}
+    for name in manifest["graphs"]["siglip"]:
+        (bundle / name).write_bytes(b"1234")
+        manifest["files"][name] = {"size": 4, "sha256": "0" * 64}
+    (bundle / "valley2.json").write_text(json.dumps(manifest))
+    (row,) = [row for row in component_rows(read_manifest(bundle)) if row.name == "graphs"]
+    assert (row.precision, row.bytes) == ("ONNX, of siglip", 8)
+    assert "ONNX, of siglip" in run("inspect", bundle).stdout

@@ -60,7 +60,7 @@ def test_export_keeps_what_is_finished_and_goes_on(run, tmp_path: Path, int4_bun
     outcome = run("export", CHECKPOINT, "--output", output)
     assert outcome.code == 0 and "siglip: weights" not in outcome.stderr
     assert {path.name for path in tmp_path.iterdir()} == {output.name}
-    for name in ("decoder/decoder.safetensors", "vision/siglip.onnx.data"):
+    for name in ("decoder/decoder.safetensors", "vision/siglip.safetensors"):
         assert (output / name).read_bytes() == (int4_bundle / name).read_bytes()
 
 

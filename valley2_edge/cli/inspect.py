@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from valley2_edge.bundle_files import VISION_COMPONENTS
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.cli.bundle_argument import BundleArgument
@@ -55,11 +56,14 @@ def inspect(
 def component_rows(manifest: Manifest) -> list[ComponentRow]:
     """The parts of a bundle in the order in which a picture passes them, then the other files."""
     rows = []
-    for name in ("siglip", "projector", "eagle"):
+    for name in VISION_COMPONENTS:
         component = getattr(manifest, name)
         if component is not None:
             size = _size_of(manifest, component.files)
             rows.append(ComponentRow(name, component.precision, size, component.relative_error))
+    if manifest.graphs:
+        files = [name for graph in manifest.graphs.values() for name in graph]
+        rows.append(ComponentRow("graphs", f"ONNX, of {', '.join(manifest.graphs)}", _size_of(manifest, files), None))
     decoder = manifest.decoder
     precision: str = decoder.precision
     if decoder.precision == "int4":

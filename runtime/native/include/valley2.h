@@ -507,7 +507,7 @@ typedef struct v2e_tower_input {
     const int64_t *positions; /* (count, 2): row and column of each patch; Eagle only */
 } v2e_tower_input;
 
-/* What the last run of a projector left out of the visual vocabulary; zero for the other towers. */
+/* What the last run of a projector left out of its visual vocabulary; zero for towers that have none. */
 typedef struct v2e_tower_vocabulary {
     size_t struct_size;
     double dropped_mass; /* largest probability left out of a token: at most what the options allow */

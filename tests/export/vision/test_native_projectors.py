@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from valley2_edge.config import ProjectorConfig, ProjectorType, SiglipConfig
 from valley2_edge.errors import BundleError, Cancelled, ExportError, NumericError
+from valley2_edge.export.bundle_size import _score_bytes
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.tensor_names import PROJECTOR_PREFIX, projector_tensors
 from valley2_edge.export.vision.native_file import TowerPrecision
@@ -309,3 +310,14 @@ def test_scores_that_choose_are_fp32_beside_a_mixture_in_bf16(tmp_path: Path) ->
         "vocabulary": "fp32",
         "mixture": "bf16",
     }
+
+
+def test_size_of_a_bundle_counts_the_scores_that_choose_as_fp32(tmp_path: Path) -> None:
+    sizes, extra = {}, {}
+    for kind in ("softmax", "st_argmax"):
+        config = configuration(kind, 64, 96, 32)
+        path = write(tmp_path / kind, config, random_weights(config), precision="bf16")
+        sizes[kind], extra[kind] = path.stat().st_size, _score_bytes(config)
+    # Headers differ by a few letters
+    assert sizes["st_argmax"] - sizes["softmax"] == pytest.approx(extra["st_argmax"], abs=128)
+    assert extra["softmax"] == 0
