@@ -43,7 +43,7 @@ def place(
         InputError: There is no GPU, or an option means nothing to the decoder's engine.
     """
     if bundle.manifest.decoder.engine != "native":
-        _refuse_native_options(wanted)
+        _refuse_native_options(wanted, elsewhere)
     placed = replace(wanted, device=_decoder_device(bundle, device))
     if wanted.vision_engine == "tensorrt":
         free = placed.gpu_memory if elsewhere else _free_gpu_bytes(bundle) if _has_tensorrt() else 0
@@ -96,11 +96,12 @@ def _free_gpu_bytes(bundle: Bundle) -> int:
     return plan_bundle(bundle, (), _loading(bundle, MemorySettings(device="auto"))).gpu_memory_bytes
 
 
-def _refuse_native_options(wanted: MemorySettings) -> None:
+def _refuse_native_options(wanted: MemorySettings, elsewhere: bool) -> None:
     """The options of the core's own kernels mean nothing to ONNX Runtime."""
     if wanted.isa != "auto":
         raise InputError(f"isa is {wanted.isa!r}; the bundle's decoder runs in ONNX Runtime, which chooses its own.")
-    named = ["gpu_layers"] if wanted.vision_engine == "tensorrt" else ["gpu_layers", "gpu_memory"]
+    describes_gpu = elsewhere or wanted.vision_engine == "tensorrt"
+    named = ["gpu_layers"] if describes_gpu else ["gpu_layers", "gpu_memory"]
     for name in named:
         if getattr(wanted, name):
             raise InputError(

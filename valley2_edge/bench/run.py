@@ -151,7 +151,7 @@ def _measure(subject: _Subject, options: Options, progress: StageProgress, on_re
         raise InputError("vision in TensorRT is measured against the GPU that the decoder is on: add --device cuda")
     plan = Plan(options.warm_up, options.repetitions)
     # The vision engines are measured against the CPU, wherever the decoder is, unless TensorRT computes them.
-    isa = about.isa if about.isa in ISA_NUMBERS else "auto"  # ONNX Runtime says what it runs on instead
+    isa = about.isa if about.isa in ISA_NUMBERS else "auto"  # a backend has its name there
     with (
         Probe(about.threads, isa) as processor,
         Probe(about.threads, isa, about.device) as probe,

@@ -85,8 +85,13 @@ def test_gpu_memory_is_in_the_phases_of_the_gpu(bundle: Bundle) -> None:
     assert found.gpu_layers == bundle.manifest.architecture.decoder.num_hidden_layers
 
 
+def test_gpu_memory_counts_without_weights_too(bundle: Bundle) -> None:
+    found = plan(bundle, BackendCost(gpu_kv_bytes=10**7), replace(SETTINGS, device="cuda", gpu_memory=10**10))
+    assert found.gpu_bytes == found.gpu_context_bytes + 10**7
+
+
 def test_weights_of_a_backend_do_not_leave_a_gpu(bundle: Bundle) -> None:
-    settings = replace(SETTINGS, device="cuda", gpu_memory=10**10, vision_device="cpu")
+    settings = replace(SETTINGS, device="cuda", gpu_memory=10**10)
     stays, leaves = (plan(bundle, ON_GPU, replace(settings, offload_weights=one)) for one in (False, True))
     assert stays == leaves
 

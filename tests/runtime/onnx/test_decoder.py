@@ -17,11 +17,8 @@ from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import BudgetError, Cancelled, InputError, Valley2Error, Valley2Warning
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
-from valley2_edge.runtime.core.memory import MemorySettings
-from valley2_edge.runtime.memory_budget import MemoryBudget
 from valley2_edge.runtime.onnx.decoder import OnnxDecoderBackend
 from valley2_edge.runtime.onnx.providers import decoder_providers
-from valley2_edge.runtime.planning import plan_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -273,26 +270,6 @@ def test_chat_keeps_pictures_and_turns_in_the_context(onnx_bundle: Path, int4_bu
             second = "".join(chat.ask("And now?", max_new_tokens=8, temperature=0.8, seed=4))
             answers.append((first, second, chat.context_used))
     assert answers[0] == answers[1]
-
-
-def test_plan_counts_the_graphs(onnx_bundle: Path, int4_bundle: Path) -> None:
-    bundle, native = open_bundle(onnx_bundle), open_bundle(int4_bundle)
-    settings = MemorySettings(context_length=4096)
-    plan, other = (plan_bundle(one, [(640, 480)], settings, process_bytes=0) for one in (bundle, native))
-    assert plan.decoder_bytes >= bundle.manifest.files["decoder/decoder.onnx.data"].size
-    assert plan.kv_bytes == 2 * other.kv_bytes  # fp32 instead of fp16
-    assert plan.siglip_bytes == other.siglip_bytes and plan.eagle_phase_bytes > plan.decoder_bytes
-    with pytest.raises(InputError, match="ONNX Runtime keeps keys and values in a precision of its own"):
-        plan_bundle(bundle, [], MemorySettings(kv_precision="int8"))
-
-
-def test_budget_gives_up_context_and_not_the_precision_of_keys(onnx_bundle: Path) -> None:
-    budget = MemoryBudget(open_bundle(onnx_bundle), 1)
-    whole = budget.process_bytes + 300 * (1 << 20)
-    budget.limit_bytes = whole
-    choice = budget.choose(MemorySettings())
-    assert choice.plan.peak_bytes <= whole and choice.settings.kv_precision == "auto"
-    assert choice.settings.context_length < 32768
 
 
 def test_sessions_are_not_saved_in_a_form_that_nobody_reads(onnx_bundle: Path, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ from valley2_edge.runtime.vision.encoder import VisionEncoder
 
 pytestmark = pytest.mark.slow
 
+IN_BF16 = 1e-2
+"""How far the core may be from a graph, where it multiplies in bf16."""
 RANDOM = np.random.default_rng(5)
 PICTURE = RANDOM.integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
@@ -212,7 +214,7 @@ def test_what_tensorrt_cannot_do_the_core_does_and_one_line_says_so(
     with warnings.catch_warnings():
         warnings.simplefilter("error", Valley2Warning)  # once is enough
         second = encoder.encode(prepared(bundle), CancelToken()).tokens[0]
-    assert np.array_equal(first, second) and difference(first, expected) < 3e-3
+    assert np.array_equal(first, second) and difference(first, expected) < IN_BF16
 
 
 @pytest.mark.usefixtures("silence")
@@ -244,13 +246,13 @@ def test_gpu_without_enough_memory_falls_back(bundle: Bundle, rtx: FakeTensorRt,
 def test_full_disk_while_building_falls_back(
     bundle: Bundle, rtx: FakeTensorRt, gpu: FakeGpu, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(source: Path, target: Path) -> None:
+    def refuse(graph: object, path: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("valley2_edge.runtime.trt.half_engine.shutil.copyfile", refuse)
+    monkeypatch.setattr("valley2_edge.runtime.trt.half_engine.onnx.save", refuse)
     with pytest.warns(Valley2Warning, match="siglip engine runs in the core.*cannot be written.*No space left"):
         found = encode(bundle, "tensorrt")
-    assert difference(found, expected) < 3e-3
+    assert difference(found, expected) < IN_BF16
 
 
 def test_missing_gpu_and_missing_tensorrt_are_said_once(
@@ -339,7 +341,7 @@ def test_engines_that_were_built_need_no_graph(
         encode(plain, "tensorrt")
     for component in ("siglip", "projector", "eagle"):
         make_local_graph(plain, component)
-    assert difference(encode(plain, "tensorrt"), expected) < 1e-2
+    assert difference(encode(plain, "tensorrt"), expected) < IN_BF16
     GraphCache().clear()
     rtx.events.clear()
     encode(plain, "tensorrt")

@@ -220,7 +220,7 @@ DecoderPlan plan_backend_decoder(const Manifest &manifest, const v2e_memory_opti
     const uint64_t rows = std::max<uint64_t>(std::min(chunk, context), 1 + DraftPlan::MOST_DRAFTED);
     const v2e_backend_cost cost = table.cost(V2E_COMPONENT_DECODER, rows, context);
     const Saturating own = Saturating(rows) * sizes.hidden_size * FLOAT_BYTES + logits_bytes(sizes);
-    const bool on_gpu = cost.gpu_weight_bytes > 0;
+    const bool on_gpu = cost.gpu_weight_bytes > 0 || cost.gpu_work_bytes > 0 || cost.gpu_kv_bytes > 0;
     const DevicePlan device{on_gpu ? sizes.layers : 0, cost.gpu_weight_bytes, cost.gpu_kv_bytes, cost.gpu_work_bytes};
     v2e_memory_options staying = options;
     staying.offload_weights = 0; // its weights do not leave the GPU
