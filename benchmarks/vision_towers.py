@@ -28,10 +28,11 @@ from valley2_edge.export.checkpoint.tensor_names import Shape, eagle_tensors, pr
 from valley2_edge.export.checkpoint.weights import Weights
 from valley2_edge.export.vision.graphs import write_graph
 from valley2_edge.export.vision.native_eagle import eagle_parts
-from valley2_edge.export.vision.native_file import Part, Tensors, TowerPrecision, precision_beside_int8, write_tower
+from valley2_edge.export.vision.native_file import Part, Tensors, precision_beside_int8, write_tower
 from valley2_edge.export.vision.native_projector import projector_parts
 from valley2_edge.export.vision.native_siglip import siglip_parts
 from valley2_edge.export.vision.sample_inputs import block_positions
+from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.core.probe import LimitName, Probe
 from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
@@ -40,7 +41,7 @@ from valley2_edge.runtime.onnx.engine import OnnxEngine
 TOWERS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 EAGLE_SIDE = 32
 """Patches of the Eagle picture's side: 1024 in all."""
-PRECISIONS: dict[str, TowerPrecision] = {"int8": "int8", "bf16": "bf16", "onnx": "fp32"}
+PRECISIONS: dict[str, VisionPrecision] = {"int8": "int8", "bf16": "bf16", "onnx": "fp32"}
 """The precision of the tower that an engine computes, or whose graph it does."""
 LIMITS: dict[str, LimitName] = {"int8": "int8", "bf16": "fp32", "onnx": "fp32"}
 """What an engine is a share of; there is no probe of bf16."""

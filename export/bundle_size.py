@@ -54,25 +54,24 @@ def bundle_size(
         towers.append(eagle_tensors(config.eagle))
     item_bytes = _ITEM_BYTES[vision_precision]
     vision = sum(_weight_bytes(shapes, item_bytes) + _TOWER_BYTES for shapes in towers)
-    exact = config.projector.tokenize_function == "st_argmax"  # most of it is fp32 whatever the precision
-    projector_bytes = _ITEM_BYTES["fp32" if exact else precision_beside_int8(vision_precision)]
-    vision += _weight_bytes(projector_tensors(config.projector), projector_bytes) + _TOWER_BYTES
+    vision += _projector_bytes(config.projector, vision_precision) + _TOWER_BYTES
     if graphs:
         vision *= 2
     tokenizer = sum(path.stat().st_size for path in tokenizer_files(checkpoint.path))
     width = config.siglip.hidden_size + 2 * config.decoder.hidden_size
-    vision += _score_bytes(config.projector)
     selftest = 4 * (LOGIT_ROWS * config.decoder.vocab_size + _SELFTEST_ROWS * width)
     return decoder + embeddings + vision + tokenizer + selftest
 
 
-def _score_bytes(config: ProjectorConfig) -> int:
-    """What the matrices in front of a choice take beyond bf16: they are fp32 in every bundle."""
-    if (config.type, config.tokenize_function) != ("ovis_conv_adapter", "st_argmax"):
-        return 0
+def _projector_bytes(config: ProjectorConfig, vision_precision: VisionPrecision) -> int:
+    item_bytes = _ITEM_BYTES[precision_beside_int8(vision_precision)]
     shapes = projector_tensors(config)
-    scores = {name: shapes[PROJECTOR_PREFIX + name] for name in ("conv.weight", "mlp.0.weight")}
-    return _weight_bytes(scores, _ITEM_BYTES["fp32"] - _ITEM_BYTES["bf16"])
+    size = _weight_bytes(shapes, item_bytes)
+    if (config.type, config.tokenize_function) == ("ovis_conv_adapter", "st_argmax"):
+        # The matrices in front of a choice are fp32 in every bundle.
+        scores = {name: shapes[PROJECTOR_PREFIX + name] for name in ("conv.weight", "mlp.0.weight")}
+        size += _weight_bytes(scores, _ITEM_BYTES["fp32"] - item_bytes)
+    return size
 
 
 def _weight_bytes(shapes: Mapping[str, Shape], item_bytes: int) -> int:

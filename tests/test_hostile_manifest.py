@@ -47,6 +47,7 @@ HOSTILE: tuple[Any, ...] = (
     [1] * 3000,
     {"x": {"x": {}}},
 )
+GRAPH = ("vision/siglip.onnx", "vision/siglip.onnx.data")
 ROUNDS = 400
 """Mutations of each kind."""
 
@@ -55,7 +56,22 @@ ROUNDS = 400
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("hostile") / "bundle"
     shutil.copytree(NANO, directory)
+    for name in GRAPH:
+        (directory / name).touch()
     return directory
+
+
+def good_manifest() -> dict[str, Any]:
+    """The manifest of a bundle with a graph beside its towers."""
+    manifest: dict[str, Any] = json.loads((NANO / MANIFEST_NAME).read_bytes())
+    manifest["graphs"] = {"siglip": list(GRAPH)}
+    manifest["files"] |= {name: {"size": 0, "sha256": "0" * 64} for name in GRAPH}
+    return manifest
+
+
+def test_the_manifest_that_is_changed_is_good(bundle: Path) -> None:
+    (bundle / MANIFEST_NAME).write_text(json.dumps(good_manifest()))
+    assert open_bundle(bundle, check="sizes").manifest.graphs == {"siglip": list(GRAPH)}
 
 
 def try_manifest(directory: Path, content: bytes) -> None:
@@ -80,7 +96,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def test_hostile_values_in_a_manifest(bundle: Path) -> None:
-    good = json.loads((NANO / MANIFEST_NAME).read_bytes())
+    good = good_manifest()
     chance = random.Random(17)
     for _ in range(ROUNDS):
         manifest = copy.deepcopy(good)
@@ -97,7 +113,7 @@ def test_hostile_values_in_a_manifest(bundle: Path) -> None:
 
 
 def test_damaged_bytes_of_a_manifest(bundle: Path) -> None:
-    good = (NANO / MANIFEST_NAME).read_bytes()
+    good = json.dumps(good_manifest()).encode()
     chance = random.Random(18)
     for _ in range(ROUNDS):
         damaged = bytearray(good)

@@ -73,7 +73,10 @@ def export_vision(
     # Written so that a NaN fails as well.
     largest = LARGEST_VISION_ERROR[precision]
     if not error <= largest:
-        raise ExportError(f"{path.name} in {precision} differs from torch by {error:.2e}, more than {largest:.0e}.")
+        finer = "" if precision == "fp32" else "; choose a finer --vision-precision"
+        raise ExportError(
+            f"{path.name} in {precision} differs from torch by {error:.2e}, more than {largest:.0e}{finer}."
+        )
     return VisionComponent(precision=precision, files=[path.relative_to(directory).as_posix()], relative_error=error)
 
 

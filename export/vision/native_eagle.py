@@ -11,7 +11,6 @@ from valley2_edge.export.vision.native_file import (
     MatrixPlan,
     Part,
     Tensors,
-    TowerPrecision,
     precision_beside_int8,
     write_tower,
 )
@@ -24,11 +23,12 @@ from valley2_edge.export.vision.native_layers import (
     read_linear,
     read_norm,
 )
+from valley2_edge.precisions import VisionPrecision
 
 _LAYER = LayerNames(norm1="norm1", qkv=("attn.qkv",), output="attn.proj", norm2="norm2", up="mlp.fc1", down="mlp.fc2")
 
 
-def write_native_eagle(weights: Weights, config: EagleConfig, path: Path, precision: TowerPrecision) -> None:
+def write_native_eagle(weights: Weights, config: EagleConfig, path: Path, precision: VisionPrecision) -> None:
     """Writes the tower.
 
     It maps `patches` (patches, 588) and `positions` (patches, 2) to `tokens` (patches / 4, hidden).
@@ -47,7 +47,7 @@ def write_native_eagle(weights: Weights, config: EagleConfig, path: Path, precis
     write_tower(path, "eagle", config.model_dump(), eagle_parts(weights, config, precision))
 
 
-def eagle_parts(weights: Weights, config: EagleConfig, precision: TowerPrecision) -> list[Part]:
+def eagle_parts(weights: Weights, config: EagleConfig, precision: VisionPrecision) -> list[Part]:
     """Plans the parts of the tower's file, in their order.
 
     Args:
@@ -63,7 +63,7 @@ def eagle_parts(weights: Weights, config: EagleConfig, precision: TowerPrecision
     return parts
 
 
-def _embedding(weights: Weights, config: EagleConfig, precision: TowerPrecision) -> Part:
+def _embedding(weights: Weights, config: EagleConfig, precision: VisionPrecision) -> Part:
     """The patch embedding, never in int8: its inputs are 8-bit numbers already, and it is a twentieth of a layer.
 
     The temporal slices of a picture are equal, but a sum of their weights would have more digits than bf16 has.
@@ -79,7 +79,7 @@ def _embedding(weights: Weights, config: EagleConfig, precision: TowerPrecision)
     return Part(matrix.tensors(), [matrix], make)
 
 
-def _merger(weights: Weights, config: EagleConfig, precision: TowerPrecision) -> list[Part]:
+def _merger(weights: Weights, config: EagleConfig, precision: VisionPrecision) -> list[Part]:
     source, merged = EAGLE_PREFIX + "merger.", config.embed_dim * config.spatial_merge_size**2
     inner = MatrixPlan("merger.inner", precision, merged, merged, bias=True)
     outer = MatrixPlan("merger.outer", precision, config.hidden_size, merged, bias=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -21,8 +21,8 @@ from valley2_edge.export.vision.native_panels import (
     panel_shape,
     round_matrix,
 )
+from valley2_edge.precisions import VisionPrecision
 
-TowerPrecision = Literal["fp32", "bf16", "int8"]
 Tensors = dict[str, torch.Tensor]
 
 
@@ -31,7 +31,7 @@ class MatrixPlan:
     """One matrix of a tower."""
 
     name: str
-    precision: TowerPrecision
+    precision: VisionPrecision
     outputs: int
     columns: int
     bias: bool
@@ -84,7 +84,7 @@ class MatrixPlan:
         }
 
 
-def precision_beside_int8(precision: TowerPrecision) -> TowerPrecision:
+def precision_beside_int8(precision: VisionPrecision) -> VisionPrecision:
     """The precision of a matrix that stays in bf16 where a tower's layers are int8.
 
     Args:

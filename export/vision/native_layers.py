@@ -8,8 +8,9 @@ import torch
 
 from valley2_edge.export.bundle.safetensors_stream import TensorPlan
 from valley2_edge.export.checkpoint.weights import Weights
-from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, TowerPrecision, padded_vector, vector_plan
+from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, padded_vector, vector_plan
 from valley2_edge.export.vision.smoothing import NormedMatrix, balance, smooth
+from valley2_edge.precisions import VisionPrecision
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_norm(weights: Weights, source: str) -> Norm:
     return Norm(weights.read(f"{source}.weight").float(), weights.read(f"{source}.bias").float())
 
 
-def layer_parts(index: int, source: LayerSource, width: int, middle: int, precision: TowerPrecision) -> list[Part]:
+def layer_parts(index: int, source: LayerSource, width: int, middle: int, precision: VisionPrecision) -> list[Part]:
     """The parts of one layer.
 
     Args:
@@ -151,7 +152,7 @@ def norm_tensors(name: str, norm: Norm) -> Tensors:
     }
 
 
-def _normed(norm: Norm, linear: Linear, precision: TowerPrecision) -> tuple[Norm, Linear]:
+def _normed(norm: Norm, linear: Linear, precision: VisionPrecision) -> tuple[Norm, Linear]:
     if precision != "int8":
         return norm, linear
     smoothed = smooth(NormedMatrix(norm.weight, norm.bias, linear.weight, linear.bias))

@@ -8,12 +8,13 @@ from valley2_edge.config import ProjectorConfig, SiglipConfig
 from valley2_edge.errors import ExportError
 from valley2_edge.export.checkpoint.tensor_names import CONV_SIDE, PROJECTOR_PREFIX
 from valley2_edge.export.checkpoint.weights import Weights
-from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, TowerPrecision, write_tower
+from valley2_edge.export.vision.native_file import MatrixPlan, Part, Tensors, write_tower
 from valley2_edge.export.vision.native_layers import norm_plan, norm_tensors, read_norm
+from valley2_edge.precisions import VisionPrecision
 
 
 def write_native_projector(
-    weights: Weights, config: ProjectorConfig, siglip: SiglipConfig, path: Path, precision: TowerPrecision
+    weights: Weights, config: ProjectorConfig, siglip: SiglipConfig, path: Path, precision: VisionPrecision
 ) -> None:
     """Writes the tower, which maps `features` (tiles, patches, channels) to `tokens` (tiles, side * side, hidden).
 
@@ -38,7 +39,7 @@ def write_native_projector(
     write_tower(path, "projector", settings, projector_parts(weights, config, precision))
 
 
-def projector_parts(weights: Weights, config: ProjectorConfig, precision: TowerPrecision) -> list[Part]:
+def projector_parts(weights: Weights, config: ProjectorConfig, precision: VisionPrecision) -> list[Part]:
     """Plans the parts of the tower's file, in their order.
 
     Args:
@@ -49,14 +50,14 @@ def projector_parts(weights: Weights, config: ProjectorConfig, precision: TowerP
     inputs, outputs = config.input_size, config.output_size
     if config.type == "ovis_conv_adapter":
         # A choice is all or nothing: scores that differ by the rounding of bf16 would choose another entry.
-        scores: TowerPrecision = "fp32" if config.tokenize_function == "st_argmax" else precision
+        scores: VisionPrecision = "fp32" if config.tokenize_function == "st_argmax" else precision
         return [_convolution(weights, inputs, scores), *_vocabulary(weights, config, scores, precision)]
     if config.type == "conv_adapter":
         return [*_mlp(weights, config, inputs, precision), _convolution(weights, outputs, precision)]
     return _mlp(weights, config, inputs * config.pixelshuffle_downsample_ratio**2, precision)
 
 
-def _convolution(weights: Weights, channels: int, precision: TowerPrecision) -> Part:
+def _convolution(weights: Weights, channels: int, precision: VisionPrecision) -> Part:
     plan = MatrixPlan("convolution", precision, channels, CONV_SIDE**2 * channels, bias=True)
 
     def make() -> Tensors:
@@ -68,7 +69,7 @@ def _convolution(weights: Weights, channels: int, precision: TowerPrecision) -> 
 
 
 def _vocabulary(
-    weights: Weights, config: ProjectorConfig, scores_precision: TowerPrecision, precision: TowerPrecision
+    weights: Weights, config: ProjectorConfig, scores_precision: VisionPrecision, precision: VisionPrecision
 ) -> list[Part]:
     entries = config.mlp_hidden_dim
     scores = MatrixPlan("vocabulary", scores_precision, entries, config.input_size, bias=False)
@@ -87,7 +88,7 @@ def _vocabulary(
     ]
 
 
-def _mlp(weights: Weights, config: ProjectorConfig, inputs: int, precision: TowerPrecision) -> list[Part]:
+def _mlp(weights: Weights, config: ProjectorConfig, inputs: int, precision: VisionPrecision) -> list[Part]:
     middle = config.mlp_hidden_dim
     return [
         _linear(weights, MatrixPlan("inner", precision, middle, inputs, bias=True), "mlp.0"),

@@ -11,7 +11,6 @@ from valley2_edge.export.vision.native_file import (
     MatrixPlan,
     Part,
     Tensors,
-    TowerPrecision,
     padded_vector,
     precision_beside_int8,
     vector_plan,
@@ -25,6 +24,7 @@ from valley2_edge.export.vision.native_layers import (
     norm_tensors,
     read_norm,
 )
+from valley2_edge.precisions import VisionPrecision
 
 _LAYER = LayerNames(
     norm1="layer_norm1",
@@ -36,7 +36,7 @@ _LAYER = LayerNames(
 )
 
 
-def write_native_siglip(weights: Weights, config: SiglipConfig, path: Path, precision: TowerPrecision) -> None:
+def write_native_siglip(weights: Weights, config: SiglipConfig, path: Path, precision: VisionPrecision) -> None:
     """Writes the tower, which maps `tiles` (tiles, 3, image, image) to `features` (tiles, patches, hidden).
 
     Args:
@@ -53,7 +53,7 @@ def write_native_siglip(weights: Weights, config: SiglipConfig, path: Path, prec
     write_tower(path, "siglip", config.model_dump(), siglip_parts(weights, config, precision))
 
 
-def siglip_parts(weights: Weights, config: SiglipConfig, precision: TowerPrecision) -> list[Part]:
+def siglip_parts(weights: Weights, config: SiglipConfig, precision: VisionPrecision) -> list[Part]:
     """Plans the parts of the tower's file, in their order.
 
     Args:
@@ -75,7 +75,7 @@ def siglip_parts(weights: Weights, config: SiglipConfig, precision: TowerPrecisi
     return parts
 
 
-def _embeddings(weights: Weights, config: SiglipConfig, precision: TowerPrecision) -> Part:
+def _embeddings(weights: Weights, config: SiglipConfig, precision: VisionPrecision) -> Part:
     """The patch embedding, never in int8: its inputs are 8-bit numbers already, and it is a twentieth of a layer."""
     columns, patches = PICTURE_CHANNELS * config.patch_size**2, config.patches_per_side**2
     stored = precision_beside_int8(precision)

@@ -15,7 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from valley2_edge.bundle import open_bundle
 from valley2_edge.errors import InputError
+from valley2_edge.precisions import LARGEST_VISION_ERROR
 from valley2_edge.runtime.devices.comparison import (
+    LOGIT_TOLERANCE,
+    RELATIVE_TOLERANCE,
     Row,
     compare_absolute,
     compare_exact,
@@ -55,6 +58,21 @@ def change_tensors(path: Path, change: Callable[[dict[str, Any]], None]) -> None
 
 def test_unchanged_outputs_pass(fp32_bundle: Path, golden: Path) -> None:
     assert failed_stages(fp32_bundle, golden) == []
+
+
+def test_towers_may_lose_of_a_picture_what_their_precision_loses_and_nothing_of_a_text(
+    int8_vision_bundle: Path, fp32_bundle: Path
+) -> None:
+    found = {}
+    for bundle in (int8_vision_bundle, fp32_bundle):
+        rows = list(verify_golden(open_bundle(bundle), Golden(GOLDEN), "eagle_ovis", "repo"))
+        assert [row.stage for row in rows if not row.passed] == []
+        found[bundle] = {(row.case, row.stage): row.tolerance for row in rows}
+    int8, fp32 = found[int8_vision_bundle], found[fp32_bundle]
+    assert int8["llm_only", "logits_all"] == fp32["llm_only", "logits_all"] == LOGIT_TOLERANCE
+    assert fp32[CASE, "inputs_embeds"] == RELATIVE_TOLERANCE
+    assert int8[CASE, "inputs_embeds"] == LARGEST_VISION_ERROR["int8"]
+    assert int8[CASE, "logits_last"] > fp32[CASE, "logits_last"] == LOGIT_TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,10 @@ def plan(
     from valley2_edge.cli.plan_view import plan_as_json, print_gpu, print_plan
     from valley2_edge.runtime.core.memory import MemorySettings, check_positions
     from valley2_edge.runtime.decoder_choice import place, with_layers
-    from valley2_edge.runtime.vision.engine_choice import check_vision_engine
 
     settings, limit = MemorySettings.of(load, session), size_bytes(load.memory) or None
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
     about: dict[str, Any] = {"video": video is not None, "conversation": conversation}
-    check_vision_engine(opened, load)
     check_positions(opened, pictures, settings, video=video is not None)
     sizes = list(pictures.elements())
     elsewhere = load.device == "cuda" and load.gpu_memory is not None

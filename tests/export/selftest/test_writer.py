@@ -17,7 +17,7 @@ from valley2_edge.export.selftest.picture import draw_picture
 from valley2_edge.precisions import VisionPrecision
 from valley2_edge.runtime.core.binding import isa_available
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.vision.native_engine import NativeEngine
+from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.selftest import SELFTEST_FILE, SELFTEST_PICTURE, SELFTEST_REFERENCE, SelfTest
 from valley2_edge.verify.run import self_test
 
@@ -108,7 +108,7 @@ def test_a_test_that_was_written_where_bf16_is_widened_passes_on_this_machine(
 
     isa = next(name for name in ("avx2", "neon", "portable") if isa_available(name))
     with monkeypatch.context() as exporter:
-        exporter.setattr(component, "NativeEngine", partial(NativeEngine, isa=isa))
+        exporter.setattr(component, "Tower", partial(Tower, isa=isa))
         bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(vision_precision=precision))
     rows = list(self_test(open_bundle(bundle)))
     assert [row.stage for row in rows if not row.passed] == []
