@@ -31,6 +31,7 @@ void VocabularyBlock::reserve(size_t entries) {
     const size_t padded = round_up(entries, PADDING), rows = round_up(ROWS, VISION_MOST_ROWS);
     scores_.reserve(rows * stride(entries) + PADDING);
     words_.reserve(rows * padded);
+    row_words_.reserve(padded);
     picks_.reserve(padded);
     wanted_.reserve(padded);
     gathered_.reserve(padded + PADDING);
@@ -39,7 +40,7 @@ void VocabularyBlock::reserve(size_t entries) {
 
 size_t VocabularyBlock::bytes(size_t entries) {
     const size_t padded = round_up(entries, PADDING), rows = round_up(ROWS, VISION_MOST_ROWS);
-    return sizeof(float) * (padded * (2 * rows + 3) + VISION_BLOCK_WORDS * VISION_PANEL);
+    return sizeof(float) * (padded * (2 * rows + 4) + VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
 // The largest of some limits below which the probabilities sum up to no more than may be dropped. The smallest one
@@ -83,9 +84,6 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, floa
     if (all)
         picked = words;
 
-    const size_t stride_words = row_words(arithmetic, picked * per_word);
-    const size_t padded_rows = round_up(count, arithmetic.tile_rows);
-    std::memset(words_.data() + count * stride_words, 0, (padded_rows - count) * stride_words * sizeof(uint32_t));
     for (size_t row = 0; row < count; ++row) {
         const float *probabilities = scores_.data() + row * row_stride;
         const float factor = 1.0f / totals[row];
@@ -104,15 +102,15 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, floa
         counters.add(dropped, kept, picked * per_word);
         float scale;
         int32_t zero;
-        if (!arithmetic.pack_row(gathered_.data(), picked * per_word, words_.data() + row * stride_words, &scale,
-                                 &zero))
+        if (!arithmetic.pack_row(gathered_.data(), picked * per_word, row_words_.data(), &scale, &zero))
             return false;
+        place_row(arithmetic, row_words_.data(), picked * per_word, row, count, words_.data());
     }
     VisionPanels panels = mixture.panels;
     panels.picks = all ? nullptr : picks_.data();
     panels.pick_count = picked;
     arithmetic.multiply(panels, 0, mixture.panel_count(),
-                        {words_.data(), stride_words, nullptr, nullptr, count, &engine.stop()},
+                        {words_.data(), 0, nullptr, nullptr, count, &engine.stop()},
                         {output, mixture.padded_outputs(), Finish::store}, scratch_.data());
     return true;
 }
