@@ -1,11 +1,13 @@
-"""Measures the vision towers at the released sizes: native int8 and bf16, and ONNX Runtime in fp32, in turn.
+"""Measures the vision towers at the released sizes: native int8, bf16 and fp32, and ONNX Runtime in fp32, in turn.
 
     python benchmarks/vision_towers.py --directory build/towers --prepare
     python benchmarks/vision_towers.py --directory build/towers
 
 The first call writes towers with random weights, the second one measures them. A round runs every engine once, with the
 machine's limits read before and after; figures are medians of the rounds, shares are of the limit of the same moment.
-With fewer layers than the released towers have, times are scaled to all of them.
+With fewer layers than the released towers have, times are scaled to all of them. An engine can name its instruction set,
+as in `--engines bf16@avx2,bf16,onnx`. On a machine that others use at the same time, `--clock cpu` counts the time that
+the process spent on its processors, by thread, and not the time that passed.
 """
 
 from __future__ import annotations
@@ -42,8 +44,10 @@ from valley2_edge.runtime.vision.native_engine import NativeEngine
 TOWERS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 EAGLE_SIDE = 32
 """Patches of the Eagle picture's side: 1024 in all."""
-LIMITS: dict[str, LimitName] = {"int8": "int8", "bf16": "fp32", "onnx": "fp32"}
+LIMITS: dict[str, LimitName] = {"int8": "int8", "bf16": "fp32", "fp32": "fp32", "onnx": "fp32"}
 """What an engine is a share of; there is no probe of bf16."""
+PRECISIONS: dict[str, TowerPrecision] = {"int8": "int8", "bf16": "bf16", "fp32": "fp32"}
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,13 @@ class Subject:
 
     tower: ComponentName
     engine: str
-    """int8, bf16 or onnx."""
+    """int8, bf16, fp32 or onnx, and perhaps @ and an instruction set."""
     path: Path
+
+    @property
+    def arithmetic(self) -> str:
+        """The engine without its instruction set."""
+        return self.engine.partition("@")[0]
 
 
 class RandomCheckpoint:
@@ -87,7 +96,7 @@ def prepare(subject: Subject, config: ModelConfig) -> None:
     shapes = siglip_tensors(config.siglip) | projector_tensors(config.projector) | eagle_tensors(config.eagle)
     weights = Weights(RandomCheckpoint(shapes), lambda: None)  # type: ignore[arg-type]
     subject.path.parent.mkdir(parents=True, exist_ok=True)
-    if subject.engine == "onnx":
+    if subject.arithmetic == "onnx":
         if subject.tower == "siglip":
             write_siglip(weights, config.siglip, subject.path, "fp32")
         elif subject.tower == "projector":
@@ -95,7 +104,7 @@ def prepare(subject: Subject, config: ModelConfig) -> None:
         else:
             write_eagle(weights, config.eagle, subject.path, "fp32")
         return
-    precision: TowerPrecision = "int8" if subject.engine == "int8" else "bf16"
+    precision = PRECISIONS[subject.arithmetic]
     if subject.tower == "siglip":
         write_tower(
             subject.path, "siglip", config.siglip.model_dump(), _random(siglip_parts(weights, config.siglip, precision))
@@ -130,9 +139,10 @@ def _maker(part: Part) -> Callable[[], Tensors]:
 
 def open_engine(subject: Subject, config: ModelConfig, threads: int) -> VisionEngine:
     """Loads one engine."""
-    if subject.engine == "onnx":
+    if subject.arithmetic == "onnx":
         return OnnxEngine(subject.path, subject.tower, threads=threads, providers=["CPUExecutionProvider"])
-    return NativeEngine(subject.path, subject.tower, config, threads=threads)
+    isa = subject.engine.partition("@")[2] or "auto"
+    return NativeEngine(subject.path, subject.tower, config, threads=threads, isa=isa)
 
 
 def inputs_of(tower: ComponentName) -> EngineInputs:
@@ -158,8 +168,11 @@ def scale_of(tower: ComponentName, config: ModelConfig) -> tuple[float, float]:
     return eagle_operations(eagle, EAGLE_SIDE**2), eagle_operations(EagleConfig(), EAGLE_SIDE**2)
 
 
-def measure(subjects: Sequence[Subject], config: ModelConfig, threads: int, rounds: int) -> Iterator[str]:
+def measure(
+    subjects: Sequence[Subject], config: ModelConfig, threads: int, rounds: int, clock_name: str
+) -> Iterator[str]:
     """Runs every engine once a round and yields the rows of a table."""
+    clock, workers = CLOCKS[clock_name], threads if clock_name == "cpu" else 1
     seconds: dict[Subject, list[float]] = {subject: [] for subject in subjects}
     shares: dict[Subject, list[float]] = {subject: [] for subject in subjects}
     engines = {subject: open_engine(subject, config, threads) for subject in subjects}
@@ -168,16 +181,16 @@ def measure(subjects: Sequence[Subject], config: ModelConfig, threads: int, roun
             engine.run(inputs_of(subject.tower), None)  # warm-up
         for _ in range(rounds):
             for subject, engine in engines.items():
-                inputs, limit = inputs_of(subject.tower), LIMITS[subject.engine]
+                inputs, limit = inputs_of(subject.tower), LIMITS[subject.arithmetic]
                 before = probe.read(limit)
-                begin = time.perf_counter()
+                begin = clock()
                 engine.run(inputs, None)
-                seconds[subject].append(time.perf_counter() - begin)
+                seconds[subject].append((clock() - begin) / workers)
                 peak = (before + probe.read(limit)) / 2
                 shares[subject].append(scale_of(subject.tower, config)[0] / seconds[subject][-1] / peak)
     for engine in engines.values():
         engine.close()
-    yield f"{'tower':<10} {'engine':<6} {'s, all layers':>14} {'GOPS':>8} {'share':>6} of  {'against onnx':>12}"
+    yield f"{'tower':<10} {'engine':<16} {'s, all layers':>14} {'GOPS':>8} {'share':>6} of  {'against onnx':>12}"
     for subject in subjects:
         work, full = scale_of(subject.tower, config)
         median = statistics.median(seconds[subject])
@@ -186,8 +199,8 @@ def measure(subjects: Sequence[Subject], config: ModelConfig, threads: int, roun
         ratio = f"{statistics.median(ratios):.2f}x" if ratios else ""
         share = statistics.median(shares[subject])
         yield (
-            f"{subject.tower:<10} {subject.engine:<6} {median * full / work:>14.3f} {work / median / 1e9:>8.0f} "
-            f"{share:>6.2f} {LIMITS[subject.engine]:<5}{ratio:>11}"
+            f"{subject.tower:<10} {subject.engine:<16} {median * full / work:>14.3f} {work / median / 1e9:>8.0f} "
+            f"{share:>6.2f} {LIMITS[subject.arithmetic]:<5}{ratio:>11}"
         )
 
 
@@ -198,23 +211,26 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="write them, and measure nothing")
     parser.add_argument("--layers", type=int, default=6, help="layers of SigLIP and Eagle")
     parser.add_argument("--towers", default=",".join(TOWERS))
-    parser.add_argument("--engines", default="int8,bf16,onnx")
+    parser.add_argument("--engines", default="int8,bf16,fp32,onnx")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     options = parser.parse_args()
     config = released(options.layers)
     subjects = []
     for tower in options.towers.split(","):
         for engine in options.engines.split(","):
-            if tower == "projector" and engine == "int8":
-                continue  # it is bf16 in both
+            arithmetic = engine.partition("@")[0]
+            if tower == "projector" and arithmetic in ("int8", "fp32"):
+                continue  # it is written in bf16
             suffix = "onnx" if engine == "onnx" else "safetensors"
-            subjects.append(Subject(tower, engine, options.directory / f"{tower}-{engine}-{options.layers}.{suffix}"))
+            path = options.directory / f"{tower}-{arithmetic}-{options.layers}.{suffix}"
+            subjects.append(Subject(tower, engine, path))
     if options.prepare:
         for subject in subjects:
             prepare(subject, config)
         return
-    for line in measure(subjects, config, options.threads, options.rounds):
+    for line in measure(subjects, config, options.threads, options.rounds, options.clock):
         print(line)
 
 
