@@ -1,11 +1,13 @@
-"""Measures the vision towers at the released sizes: native int8 and bf16, and ONNX Runtime in fp32, in turn.
+"""Measures the vision towers at the released sizes: native int8, bf16 and fp32, and ONNX Runtime in fp32, in turn.
 
     python benchmarks/vision_towers.py --directory build/towers --prepare
     python benchmarks/vision_towers.py --directory build/towers
 
 The first call writes towers with random weights, the second one measures them. A round runs every engine once, with the
 machine's limits read before and after; figures are medians of the rounds, shares are of the limit of the same moment.
-With fewer layers than the released towers have, times are scaled to all of them.
+With fewer layers than the released towers have, times are scaled to all of them. An engine can name its instruction set,
+as in `--engines bf16@avx2,bf16,onnx`. On a machine that others use at the same time, `--clock cpu` counts the time that
+the process spent on its processors, by thread, and not the time that passed.
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ from valley2_edge.runtime.onnx.engine import OnnxEngine
 TOWERS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 EAGLE_SIDE = 32
 """Patches of the Eagle picture's side: 1024 in all."""
-PRECISIONS: dict[str, VisionPrecision] = {"int8": "int8", "bf16": "bf16", "onnx": "fp32"}
-"""The precision of the tower that an engine computes, or whose graph it does."""
-LIMITS: dict[str, LimitName] = {"int8": "int8", "bf16": "fp32", "onnx": "fp32"}
+LIMITS: dict[str, LimitName] = {"int8": "int8", "bf16": "fp32", "fp32": "fp32", "onnx": "fp32"}
 """What an engine is a share of; there is no probe of bf16."""
+PRECISIONS: dict[str, VisionPrecision] = {"int8": "int8", "bf16": "bf16", "fp32": "fp32", "onnx": "fp32"}
+"""The precision of the tower that an engine computes, or whose graph it does."""
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,13 @@ class Subject:
 
     tower: ComponentName
     engine: str
-    """int8, bf16 or onnx."""
+    """int8, bf16, fp32 or onnx, and perhaps @ and an instruction set."""
     path: Path
+
+    @property
+    def arithmetic(self) -> str:
+        """The engine without its instruction set."""
+        return self.engine.partition("@")[0]
 
 
 class RandomCheckpoint:
@@ -89,7 +97,7 @@ def prepare(subject: Subject, config: ModelConfig) -> None:
     weights = Weights(RandomCheckpoint(shapes), lambda: None)  # type: ignore[arg-type]
     subject.path.parent.mkdir(parents=True, exist_ok=True)
     source = subject.path.with_suffix(".safetensors")
-    precision = PRECISIONS[subject.engine]
+    precision = PRECISIONS[subject.arithmetic]
     if subject.tower == "siglip":
         write_tower(
             source, "siglip", config.siglip.model_dump(), _random(siglip_parts(weights, config.siglip, precision))
@@ -100,7 +108,7 @@ def prepare(subject: Subject, config: ModelConfig) -> None:
         write_tower(source, "projector", settings, parts)
     else:
         write_tower(source, "eagle", config.eagle.model_dump(), _random(eagle_parts(weights, config.eagle, precision)))
-    if subject.engine == "onnx":
+    if subject.arithmetic == "onnx":
         write_graph(source, subject.tower, subject.path)
         source.unlink()
 
@@ -126,10 +134,11 @@ def _maker(part: Part) -> Callable[[], Tensors]:
 
 def open_engine(subject: Subject, config: ModelConfig, threads: int) -> Callable[[EngineInputs], object]:
     """Loads one engine, which computes what it is called with."""
-    if subject.engine == "onnx":
+    if subject.arithmetic == "onnx":
         engine = OnnxEngine(subject.path, subject.tower, config, threads=threads, providers=["CPUExecutionProvider"])
         return engine.compute
-    tower = Tower(subject.path, subject.tower, config, threads=threads)
+    isa = subject.engine.partition("@")[2] or "auto"
+    tower = Tower(subject.path, subject.tower, config, threads=threads, isa=isa)
     return lambda inputs: tower.run(next(iter(inputs.values())), inputs.get("positions"))
 
 
@@ -156,8 +165,11 @@ def scale_of(tower: ComponentName, config: ModelConfig) -> tuple[float, float]:
     return eagle_operations(eagle, EAGLE_SIDE**2), eagle_operations(EagleConfig(), EAGLE_SIDE**2)
 
 
-def measure(subjects: Sequence[Subject], config: ModelConfig, threads: int, rounds: int) -> Iterator[str]:
+def measure(
+    subjects: Sequence[Subject], config: ModelConfig, threads: int, rounds: int, clock_name: str
+) -> Iterator[str]:
     """Runs every engine once a round and yields the rows of a table."""
+    clock, workers = CLOCKS[clock_name], threads if clock_name == "cpu" else 1
     seconds: dict[Subject, list[float]] = {subject: [] for subject in subjects}
     shares: dict[Subject, list[float]] = {subject: [] for subject in subjects}
     engines = {subject: open_engine(subject, config, threads) for subject in subjects}
@@ -166,14 +178,14 @@ def measure(subjects: Sequence[Subject], config: ModelConfig, threads: int, roun
             engine(inputs_of(subject.tower))  # warm-up
         for _ in range(rounds):
             for subject, engine in engines.items():
-                inputs, limit = inputs_of(subject.tower), LIMITS[subject.engine]
+                inputs, limit = inputs_of(subject.tower), LIMITS[subject.arithmetic]
                 before = probe.read(limit)
-                begin = time.perf_counter()
+                begin = clock()
                 engine(inputs)
-                seconds[subject].append(time.perf_counter() - begin)
+                seconds[subject].append((clock() - begin) / workers)
                 peak = (before + probe.read(limit)) / 2
                 shares[subject].append(scale_of(subject.tower, config)[0] / seconds[subject][-1] / peak)
-    yield f"{'tower':<10} {'engine':<6} {'s, all layers':>14} {'GOPS':>8} {'share':>6} of  {'against onnx':>12}"
+    yield f"{'tower':<10} {'engine':<16} {'s, all layers':>14} {'GOPS':>8} {'share':>6} of  {'against onnx':>12}"
     for subject in subjects:
         work, full = scale_of(subject.tower, config)
         median = statistics.median(seconds[subject])
@@ -182,8 +194,8 @@ def measure(subjects: Sequence[Subject], config: ModelConfig, threads: int, roun
         ratio = f"{statistics.median(ratios):.2f}x" if ratios else ""
         share = statistics.median(shares[subject])
         yield (
-            f"{subject.tower:<10} {subject.engine:<6} {median * full / work:>14.3f} {work / median / 1e9:>8.0f} "
-            f"{share:>6.2f} {LIMITS[subject.engine]:<5}{ratio:>11}"
+            f"{subject.tower:<10} {subject.engine:<16} {median * full / work:>14.3f} {work / median / 1e9:>8.0f} "
+            f"{share:>6.2f} {LIMITS[subject.arithmetic]:<5}{ratio:>11}"
         )
 
 
@@ -194,23 +206,26 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="write them, and measure nothing")
     parser.add_argument("--layers", type=int, default=6, help="layers of SigLIP and Eagle")
     parser.add_argument("--towers", default=",".join(TOWERS))
-    parser.add_argument("--engines", default="int8,bf16,onnx")
+    parser.add_argument("--engines", default="int8,bf16,fp32,onnx")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     options = parser.parse_args()
     config = released(options.layers)
     subjects = []
     for tower in options.towers.split(","):
         for engine in options.engines.split(","):
-            if tower == "projector" and engine == "int8":
-                continue  # it is bf16 in both
+            arithmetic = engine.partition("@")[0]
+            if tower == "projector" and arithmetic in ("int8", "fp32"):
+                continue  # it is written in bf16
             suffix = "onnx" if engine == "onnx" else "safetensors"
-            subjects.append(Subject(tower, engine, options.directory / f"{tower}-{engine}-{options.layers}.{suffix}"))
+            path = options.directory / f"{tower}-{arithmetic}-{options.layers}.{suffix}"
+            subjects.append(Subject(tower, engine, path))
     if options.prepare:
         for subject in subjects:
             prepare(subject, config)
         return
-    for line in measure(subjects, config, options.threads, options.rounds):
+    for line in measure(subjects, config, options.threads, options.rounds, options.clock):
         print(line)
 
 

@@ -9,7 +9,6 @@
 #include "tests/instruction_sets.hpp"
 #include "tests/random_matrix.hpp"
 #include "vision/row_block.hpp"
-#include "vision/vocabulary.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -24,8 +23,7 @@ constexpr size_t NEVER = std::numeric_limits<size_t>::max();
 
 // Sizes of the released model (docs/valley2.md).
 constexpr size_t HIDDEN = 3584, MIDDLE = 18944, VOCABULARY = 152064, QKV = 4608, HEAD = 128;
-constexpr size_t SIGLIP_MIDDLE = 4304, EAGLE_MIDDLE = 5120, EAGLE_MERGED = 5120, EAGLE_HEAD = 80;
-constexpr size_t CONVOLUTION_WINDOW = 9 * 1152, VISUAL_VOCABULARY = 32000;
+constexpr size_t EAGLE_HEAD = 80;
 
 // Kernels that compute nothing and remember the longest piece that they were asked for.
 std::atomic<size_t> longest{0};
@@ -142,24 +140,21 @@ TEST_CASE("attention looks before every segment of keys") {
     });
 }
 
-TEST_CASE("vision products look before every panel") {
-    for (const size_t columns : {SIGLIP_MIDDLE, EAGLE_MIDDLE, EAGLE_MERGED, CONVOLUTION_WINDOW})
-        CHECK(MOST_BLOCK_ROWS * VISION_PANEL * columns <= MOST_PRODUCTS);
-    CHECK(VocabularyBlock::ROWS * VISION_PANEL * VISUAL_VOCABULARY <= MOST_PRODUCTS);
+TEST_CASE("vision products look before every block of a panel") {
+    CHECK(MOST_BLOCK_ROWS * VISION_PANEL * VISION_BLOCK_WORDS * 4 <= MOST_PRODUCTS); // at most four values in a word
     for_each_isa([](v2e_isa isa) {
         const VisionArithmetic &arithmetic = vision_kernels(isa).bf16;
-        constexpr size_t COLUMNS = 64, PANELS = 5, ROWS = 16;
-        const size_t stride = row_words(arithmetic, COLUMNS);
+        constexpr size_t COLUMNS = 4 * VISION_BLOCK_WORDS, PANELS = 5, ROWS = 16;
         AlignedBuffer<std::byte> weight(PANELS * VISION_PANEL * COLUMNS * 2);
         std::memset(weight.data(), 0, PANELS * VISION_PANEL * COLUMNS * 2);
-        std::vector<uint32_t> words(ROWS * stride), scratch(VISION_BLOCK_WORDS * VISION_PANEL);
+        std::vector<uint32_t> words(product_words(arithmetic, COLUMNS, ROWS)), scratch(VISION_BLOCK_WORDS * VISION_PANEL);
         std::vector<float> output(ROWS * PANELS * VISION_PANEL);
         StopFlag stop;
         stop.set_at_look(NEVER);
         arithmetic.multiply({weight.data(), nullptr, nullptr, nullptr, COLUMNS}, 0, PANELS,
-                            {words.data(), stride, nullptr, nullptr, ROWS, &stop},
+                            {words.data(), 0, nullptr, nullptr, ROWS, &stop},
                             {output.data(), PANELS * VISION_PANEL, Finish::store}, scratch.data());
-        CHECK(stop.looks() == PANELS);
+        CHECK(stop.looks() == PANELS * COLUMNS / arithmetic.per_word / VISION_BLOCK_WORDS);
     });
 }
 

@@ -86,7 +86,7 @@ void Eagle::embed(const TowerCall &call) {
     StageCheck check(file_.tower());
     engine_.run(plan.blocks, [&](size_t worker, size_t index) {
         RowBlock &block = blocks_[worker];
-        const size_t first = index * plan.rows, count = std::min(plan.rows, call.count - first);
+        const size_t first = plan.first(index), count = plan.count(index);
         for (size_t row = 0; row < count; ++row)
             for (size_t slice = 0; slice < slices_; ++slice)
                 std::copy_n(call.input + (first + row) * patch_floats_, patch_floats_,
@@ -108,7 +108,7 @@ void Eagle::merge(const TowerCall &call) {
     StageCheck check(file_.tower());
     engine_.run(plan.blocks, [&](size_t worker, size_t index) {
         RowBlock &block = blocks_[worker];
-        const size_t first = index * plan.rows, count = std::min(plan.rows, tokens - first);
+        const size_t first = plan.first(index), count = plan.count(index);
         bool finite = true;
         for (size_t row = 0; row < count; ++row)
             for (size_t part = 0; part < merged_;

@@ -10,12 +10,20 @@ namespace v2e {
 
 constexpr size_t MOST_BLOCK_ROWS = 96; // their activations fit into the second-level cache
 
-// How rows are cut into blocks: it never changes a result.
-struct BlockPlan {
+// How rows are cut into blocks of nearly equal size: it never changes a result.
+class BlockPlan {
+  public:
     size_t rows; // most rows of a block
     size_t blocks;
 
     BlockPlan(size_t count, unsigned threads);
+
+    // The block's first row, and how many it has.
+    size_t first(size_t index) const;
+    size_t count(size_t index) const { return first(index + 1) - first(index); }
+
+  private:
+    size_t count_, tiles_;
 };
 
 // The memory of one worker.
@@ -37,13 +45,15 @@ class RowBlock {
     float *wide() { return wide_.data(); }
 
   private:
-    VisionRows begin(const TowerEngine &engine, const TowerMatrix &matrix, size_t count);
+    void begin(const TowerEngine &engine, size_t count);
+    bool pack_row(const VisionArithmetic &arithmetic, const float *values, size_t columns, size_t row);
 
     VisionRows packed_{};
-    AlignedBuffer<uint32_t> words_;
+    AlignedBuffer<uint32_t> words_; // as place_row puts them
     AlignedBuffer<float> scales_;
     AlignedBuffer<int32_t> zeros_;
     AlignedBuffer<float> row_; // one, after a norm
+    AlignedBuffer<uint32_t> row_words_; // one, before it is put there
     AlignedBuffer<float> wide_;
     AlignedBuffer<uint32_t> scratch_; // converted words of a panel
 };

@@ -63,7 +63,7 @@ void Siglip::embed(const TowerCall &call) {
     StageCheck check(file_.tower());
     engine_.run(plan.blocks, [&](size_t worker, size_t index) {
         RowBlock &block = blocks_[worker];
-        const size_t first = index * plan.rows, count = std::min(plan.rows, rows - first);
+        const size_t first = plan.first(index), count = plan.count(index);
         for (size_t row = first; row < first + count; ++row) {
             copy_patch(call.input + row / patches() * input_floats(), row % patches(),
                        block.wide() + (row - first) * patch_stride);
@@ -82,7 +82,7 @@ void Siglip::normalise(const TowerCall &call) {
     StageCheck check(file_.tower());
     engine_.run(plan.blocks, [&](size_t worker, size_t index) {
         float *row_of = blocks_[worker].wide();
-        const size_t first = index * plan.rows, last = std::min(rows, first + plan.rows);
+        const size_t first = plan.first(index), last = plan.first(index + 1);
         for (size_t row = first; row < last; ++row) {
             check.note(engine_.kernels().layer_norm(hidden_.data() + row * shape.stride(), shape.width, norm_.weight,
                                                     norm_.bias, shape.epsilon, row_of),

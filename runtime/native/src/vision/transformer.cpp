@@ -104,8 +104,7 @@ class Transformer::Pass {
     template <class Body>
     void run_blocks(Body &&body) {
         engine_.run(plan_.blocks, [&](size_t worker, size_t index) {
-            const size_t first = index * plan_.rows;
-            body(model_.blocks_[worker], first, std::min(plan_.rows, input_.rows() - first));
+            body(model_.blocks_[worker], plan_.first(index), plan_.count(index));
         });
         check_.require(stage_name);
     }

@@ -48,6 +48,7 @@ void VocabularyBlock::reserve(size_t entries, TokenizeFunction function) {
     if (function == TokenizeFunction::st_argmax)
         return;
     words_.reserve(rows * padded);
+    row_words_.reserve(padded);
     picks_.reserve(padded);
     wanted_.reserve(padded);
     gathered_.reserve(padded + PADDING);
@@ -59,7 +60,7 @@ size_t VocabularyBlock::bytes(size_t entries, TokenizeFunction function) {
     const size_t scores = sizeof(float) * (rows * stride(entries) + PADDING);
     if (function == TokenizeFunction::st_argmax)
         return scores;
-    return scores + padded + sizeof(float) * (padded * (rows + 2) + PADDING + VISION_BLOCK_WORDS * VISION_PANEL);
+    return scores + padded + sizeof(float) * (padded * (rows + 3) + PADDING + VISION_BLOCK_WORDS * VISION_PANEL);
 }
 
 // The largest of some limits below which the probabilities sum up to no more than may be dropped. The smallest one
@@ -134,9 +135,6 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const Vocabulary &vocabular
     if (all)
         picked = words;
 
-    const size_t stride_words = row_words(arithmetic, picked * per_word);
-    const size_t padded_rows = round_up(count, arithmetic.tile_rows);
-    std::memset(words_.data() + count * stride_words, 0, (padded_rows - count) * stride_words * sizeof(uint32_t));
     for (size_t row = 0; row < count; ++row) {
         const float *probabilities = scores_.data() + row * row_stride;
         const float factor = 1.0f / totals[row];
@@ -155,15 +153,15 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const Vocabulary &vocabular
         counters.add(dropped, kept, picked * per_word);
         float scale;
         int32_t zero;
-        if (!arithmetic.pack_row(gathered_.data(), picked * per_word, words_.data() + row * stride_words, &scale,
-                                 &zero))
+        if (!arithmetic.pack_row(gathered_.data(), picked * per_word, row_words_.data(), &scale, &zero))
             return false;
+        place_row(arithmetic, row_words_.data(), picked * per_word, row, count, words_.data());
     }
     VisionPanels panels = mixture.panels;
     panels.picks = all ? nullptr : picks_.data();
     panels.pick_count = picked;
     arithmetic.multiply(panels, 0, mixture.panel_count(),
-                        {words_.data(), stride_words, nullptr, nullptr, count, &engine.stop()},
+                        {words_.data(), 0, nullptr, nullptr, count, &engine.stop()},
                         {output, mixture.padded_outputs(), Finish::store}, scratch_.data());
     return true;
 }

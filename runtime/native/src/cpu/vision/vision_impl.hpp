@@ -169,10 +169,11 @@ inline void clear(typename Op::Sum (&sums)[TILE_ROWS][Vectors]) {
     }
 }
 
-// sums (ROWS, Vectors * 16) += rows (ROWS, words) * panel (words, Vectors * 16)
+// sums (ROWS, Vectors * 16) += rows (ROWS, words) * panel (words, Vectors * 16). Word w of row r is
+// rows[r * row_stride + w * word_stride].
 template <class Op, int Vectors>
-inline void tile(const uint32_t *rows, size_t stride, const uint32_t *panel, size_t panel_stride, size_t words,
-                 typename Op::Sum (&sums)[TILE_ROWS][Vectors]) {
+inline void tile(const uint32_t *rows, size_t row_stride, size_t word_stride, const uint32_t *panel,
+                 size_t panel_stride, size_t words, typename Op::Sum (&sums)[TILE_ROWS][Vectors]) {
     for (size_t word = 0; word < words; ++word) {
         Words outputs[Vectors];
         V2E_UNROLL
@@ -180,7 +181,7 @@ inline void tile(const uint32_t *rows, size_t stride, const uint32_t *panel, siz
             outputs[v] = load_words(panel + word * panel_stride + static_cast<size_t>(v) * LANES);
         V2E_UNROLL
         for (int r = 0; r < TILE_ROWS; ++r) {
-            const Words value = splat_word(rows[static_cast<size_t>(r) * stride + word]);
+            const Words value = splat_word(rows[static_cast<size_t>(r) * row_stride + word * word_stride]);
             V2E_UNROLL
             for (int v = 0; v < Vectors; ++v)
                 sums[r][v] = Op::dot(sums[r][v], value, outputs[v]);
@@ -190,7 +191,7 @@ inline void tile(const uint32_t *rows, size_t stride, const uint32_t *panel, siz
 
 // The loop of a matrix product in a function of its own: one copy serves every way to finish.
 template <class Op>
-V2E_NOINLINE void matrix_tile(const uint32_t *rows, size_t stride, const uint32_t *panel, size_t words,
+V2E_NOINLINE void matrix_tile(const uint32_t *rows, const uint32_t *panel, size_t words,
                               typename Op::Sum (&totals)[TILE_ROWS][TILE_VECTORS]) {
     typename Op::Sum sums[TILE_ROWS][TILE_VECTORS]; // in registers
     V2E_UNROLL
@@ -199,7 +200,7 @@ V2E_NOINLINE void matrix_tile(const uint32_t *rows, size_t stride, const uint32_
         for (int v = 0; v < TILE_VECTORS; ++v)
             sums[r][v] = totals[r][v];
     }
-    tile<Op, TILE_VECTORS>(rows, stride, panel, VISION_PANEL, words, sums);
+    tile<Op, TILE_VECTORS>(rows, 1, ROWS, panel, VISION_PANEL, words, sums);
     V2E_UNROLL
     for (int r = 0; r < TILE_ROWS; ++r) {
         V2E_UNROLL
@@ -249,65 +250,133 @@ void pick_words(const uint32_t *panel, const uint32_t *picks, size_t count, uint
     }
 }
 
-// `count` words of a panel from word `first` on as they are multiplied: in scratch, unless they lie so in the file.
-template <class Op>
-const uint32_t *panel_words(const VisionPanels &panels, const uint32_t *panel, size_t first, size_t count,
-                            uint32_t *scratch) {
-    constexpr size_t WIDENED = Op::STORED / Op::PER_WORD;
-    if (panels.picks != nullptr) {
-        pick_words<Op>(panel, panels.picks + first / WIDENED, count / WIDENED, scratch);
-        return scratch;
-    }
-    const uint32_t *source = panel + first / WIDENED * VISION_PANEL;
-    if constexpr (Op::CONVERTS) {
-        Op::convert(source, count / WIDENED, scratch);
-        return scratch;
-    } else {
-        return source;
-    }
-}
-
-// The sums of some rows with one panel while its words pass block by block.
+// What a group of panels shares: some rows, whose sums wait here while the words of the panels pass block by block.
 template <class Op>
 struct PanelSums {
+    static constexpr size_t PANELS = 4;
     static constexpr size_t ROW_TILES = 96 / ROWS;
     static constexpr size_t PARTS = VISION_PANEL / (TILE_VECTORS * LANES);
-    typename Op::Sum sums[ROW_TILES][PARTS][TILE_ROWS][TILE_VECTORS];
+    typename Op::Sum sums[PANELS][ROW_TILES][PARTS][TILE_ROWS][TILE_VECTORS];
 };
 
-// A block of a panel's words stays in the first-level cache while all rows pass.
-template <class Op, Finish F>
-void multiply_panel(const VisionPanels &panels, const uint32_t *panel, size_t output, const VisionRows &rows,
-                    const VisionOutput &target, size_t words, uint32_t *scratch) {
-    using Sums = PanelSums<Op>;
-    alignas(64) Sums partial;
-    for (size_t first_row = 0; first_row < rows.count; first_row += Sums::ROW_TILES * ROWS)
-        for (size_t first = 0; first < words; first += VISION_BLOCK_WORDS) {
-            const size_t count = words - first < VISION_BLOCK_WORDS ? words - first : VISION_BLOCK_WORDS;
-            const uint32_t *block = panel_words<Op>(panels, panel, first, count, scratch);
-            size_t row = first_row;
-            for (size_t index = 0; index < Sums::ROW_TILES && row < rows.count; ++index, row += ROWS)
-                for (size_t part = 0; part < Sums::PARTS; ++part) {
-                    auto &sums = partial.sums[index][part];
-                    const size_t lane = part * TILE_VECTORS * LANES;
-                    if (first == 0)
-                        clear<Op, TILE_VECTORS>(sums);
-                    matrix_tile<Op>(rows.words + row * rows.stride + first, rows.stride, block + lane, count, sums);
-                    if (first + count == words)
-                        finish_tile<Op, F>(panels, output + lane, rows, row, target, sums);
-                }
+// The words of a matrix, block by block. `first` and `count` are of words as they are multiplied.
+template <class Op>
+class PanelReader {
+  public:
+    static constexpr size_t WIDENED = Op::STORED / Op::PER_WORD;
+
+    PanelReader(const VisionPanels &panels, uint32_t *scratch)
+        : panels_(panels), groups_((panels.columns + Op::STORED - 1) / Op::STORED),
+          stored_(reinterpret_cast<const uint32_t *>(panels.weight)), scratch_(scratch) {}
+
+    size_t words() const { return (panels_.picks == nullptr ? groups_ : panels_.pick_count) * WIDENED; }
+
+    // In scratch, unless they lie in the file as they are multiplied.
+    const uint32_t *read(size_t panel, size_t first, size_t count) const {
+        if (panels_.picks != nullptr) {
+            pick_words<Op>(place(panel, 0), panels_.picks + first / WIDENED, count / WIDENED, scratch_);
+            return scratch_;
         }
-}
+        if constexpr (Op::CONVERTS) {
+            Op::convert(place(panel, first), count / WIDENED, scratch_);
+            return scratch_;
+        } else {
+            return place(panel, first);
+        }
+    }
+
+    // Begins to fetch a part of a block: the `step`th of `steps`.
+    void fetch(size_t panel, size_t first, size_t count, size_t step, size_t steps) const {
+        constexpr size_t LINE = 64 / sizeof(uint32_t);
+        if (panels_.picks != nullptr)
+            return;
+        const size_t lines = count / WIDENED * VISION_PANEL / LINE;
+        for (size_t line = step * lines / steps; line < (step + 1) * lines / steps; ++line)
+            prefetch(place(panel, first) + line * LINE);
+    }
+
+  private:
+    const uint32_t *place(size_t panel, size_t first) const {
+        return stored_ + (panel * groups_ + first / WIDENED) * VISION_PANEL;
+    }
+
+    const VisionPanels &panels_;
+    size_t groups_;
+    const uint32_t *stored_;
+    uint32_t *scratch_;
+};
+
+// Up to PANELS panels from `panel` on with up to ROW_TILES tiles of rows. A block of a panel's words stays in the
+// first-level cache while all rows pass, those of the rows in the second-level cache while all panels pass; what comes
+// next is fetched meanwhile.
+template <class Op, Finish F>
+class PanelGroup {
+  public:
+    PanelGroup(const VisionPanels &panels, const PanelReader<Op> &reader, size_t panel, size_t last,
+               const VisionRows &rows, size_t row, const VisionOutput &target, PanelSums<Op> &sums)
+        : panels_(panels), reader_(reader), panel_(panel), last_(last), rows_(rows), row_(row), target_(target),
+          sums_(sums) {}
+
+    void multiply() {
+        const size_t words = reader_.words(), most = panel_ + Sums::PANELS, end = last_ < most ? last_ : most;
+        for (size_t first = 0; first < words; first += VISION_BLOCK_WORDS)
+            for (size_t panel = panel_; panel < end && !stops(rows_.stop); ++panel) {
+                Block next{panel + 1, first};
+                if (next.panel == end)
+                    next = first + VISION_BLOCK_WORDS < words ? Block{panel_, first + VISION_BLOCK_WORDS} : Block{end, 0};
+                multiply_block({panel, first}, next);
+            }
+    }
+
+  private:
+    using Sums = PanelSums<Op>;
+    struct Block {
+        size_t panel, first;
+    };
+
+    size_t count(const Block &block) const {
+        const size_t left = reader_.words() - block.first;
+        return left < VISION_BLOCK_WORDS ? left : VISION_BLOCK_WORDS;
+    }
+
+    void multiply_block(const Block &block, const Block &next) {
+        const bool last = block.first + VISION_BLOCK_WORDS >= reader_.words(), fetches = next.panel < last_;
+        const size_t words = count(block), steps = Sums::ROW_TILES * Sums::PARTS;
+        const uint32_t *panel = reader_.read(block.panel, block.first, words);
+        const uint32_t *rows = rows_.words + block.first * round_up(rows_.count, ROWS);
+        size_t row = row_;
+        for (size_t index = 0; index < Sums::ROW_TILES && row < rows_.count; ++index, row += ROWS)
+            for (size_t part = 0; part < Sums::PARTS; ++part) {
+                auto &sums = sums_.sums[block.panel - panel_][index][part];
+                const size_t lane = part * TILE_VECTORS * LANES;
+                if (fetches)
+                    reader_.fetch(next.panel, next.first, count(next), index * Sums::PARTS + part, steps);
+                if (block.first == 0)
+                    clear<Op, TILE_VECTORS>(sums);
+                matrix_tile<Op>(rows + row * VISION_BLOCK_WORDS, panel + lane, words, sums);
+                if (last)
+                    finish_tile<Op, F>(panels_, block.panel * VISION_PANEL + lane, rows_, row, target_, sums);
+            }
+    }
+
+    const VisionPanels &panels_;
+    const PanelReader<Op> &reader_;
+    size_t panel_, last_;
+    const VisionRows &rows_;
+    size_t row_;
+    const VisionOutput &target_;
+    Sums &sums_;
+};
 
 template <class Op, Finish F>
 void multiply_panels(const VisionPanels &panels, size_t first, size_t last, const VisionRows &rows,
                      const VisionOutput &target, uint32_t *scratch) {
-    const size_t groups = (panels.columns + Op::STORED - 1) / Op::STORED;
-    const size_t words = (panels.picks == nullptr ? groups : panels.pick_count) * Op::STORED / Op::PER_WORD;
-    const auto *stored = reinterpret_cast<const uint32_t *>(panels.weight);
-    for (size_t index = first; index < last && !stops(rows.stop); ++index)
-        multiply_panel<Op, F>(panels, stored + index * groups * VISION_PANEL, index * VISION_PANEL, rows, target, words,
-                              scratch);
+    using Sums = PanelSums<Op>;
+    alignas(64) Sums sums;
+    const PanelReader<Op> reader(panels, scratch);
+    for (size_t panel = first; panel < last; panel += Sums::PANELS)
+        for (size_t row = 0; row < rows.count; row += Sums::ROW_TILES * ROWS)
+            PanelGroup<Op, F>(panels, reader, panel, last, rows, row, target, sums).multiply();
 }
 
 template <class Op>
@@ -426,7 +495,7 @@ void score(const VisionRows &queries, const VisionHead &head, float scale, size_
         const uint32_t *panel = head.keys + key / VISION_PANEL * words * VISION_PANEL + key % VISION_PANEL;
         typename Op::Sum sums[TILE_ROWS][TILE_VECTORS];
         clear<Op, TILE_VECTORS>(sums);
-        tile<Op, TILE_VECTORS>(queries.words, queries.stride, panel, VISION_PANEL, words, sums);
+        tile<Op, TILE_VECTORS>(queries.words, queries.stride, 1, panel, VISION_PANEL, words, sums);
         V2E_UNROLL
         for (int v = 0; v < TILE_VECTORS; ++v) {
             const size_t at = key + static_cast<size_t>(v) * LANES;
@@ -490,7 +559,7 @@ void gather(const uint32_t *shares, size_t stride, const uint32_t *panel, size_t
             const Running *running, float *values) {
     typename Op::Sum sums[TILE_ROWS][Vectors];
     clear<Op, Vectors>(sums);
-    tile<Op, Vectors>(shares, stride, panel, width, words, sums);
+    tile<Op, Vectors>(shares, stride, 1, panel, width, words, sums);
     V2E_UNROLL
     for (int r = 0; r < TILE_ROWS; ++r) {
         const auto row = static_cast<size_t>(r);

@@ -16,7 +16,7 @@ namespace v2e {
 constexpr size_t VISION_PANEL = 32;     // outputs of a matrix that lie together
 constexpr size_t VISION_LANES = 16;     // rows of floats are padded to a multiple of them, and may be read up to there
 constexpr size_t VISION_MOST_ROWS = 16; // no register tile has more rows
-constexpr size_t VISION_BLOCK_WORDS = 128; // words of a panel, 16 KiB, that pass through the first-level cache together
+constexpr size_t VISION_BLOCK_WORDS = 64; // words of a panel, 8 KiB, that stay in the first-level cache together
 
 constexpr size_t round_up(size_t value, size_t step) {
     return (value + step - 1) / step * step;
@@ -43,14 +43,17 @@ struct VisionPanels {
     size_t pick_count = 0;
 };
 
-// Rows ready for a product. A value is scale * (element - zero); without integers the element is the value.
+// Rows ready for a product or for attention. A value is scale * (element - zero); without integers the element is the
+// value.
 struct VisionRows {
-    uint32_t *words; // (count rounded up to a register tile, stride)
-    size_t stride;   // words
+    // For a product (blocks, tiles, VISION_BLOCK_WORDS, tile_rows), as place_row puts them: in the order in which a
+    // register tile reads them. For attention (tile_rows, stride).
+    uint32_t *words;
+    size_t stride;   // words from one row to the next; means nothing in a product
     float *scales;   // (count,)
     int32_t *zeros;  // (count,)
     size_t count;
-    // Looked at before each panel and each block of keys; where it stops, the output means nothing.
+    // Looked at before each block of a panel and each block of keys; where it stops, the output means nothing.
     const StopFlag *stop = nullptr;
 };
 
@@ -122,6 +125,16 @@ constexpr size_t vision_attention_floats(size_t head_size) {
 inline size_t row_words(const VisionArithmetic &arithmetic, size_t columns) {
     return round_up(columns, VISION_LANES) / arithmetic.per_word;
 }
+
+// Words that `count` rows of so many columns take in a product.
+inline size_t product_words(const VisionArithmetic &arithmetic, size_t columns, size_t count) {
+    return round_up(count, arithmetic.tile_rows) * round_up(row_words(arithmetic, columns), VISION_BLOCK_WORDS);
+}
+
+// Puts a row that pack_row made, the `index`th of `count`, where a product wants it. A register tile multiplies whole:
+// behind the last row the rest of the tile becomes zeros.
+void place_row(const VisionArithmetic &arithmetic, const uint32_t *row, size_t columns, size_t index, size_t count,
+               uint32_t *words);
 
 // Fails with V2E_ERROR_INPUT where this machine or this build lacks the instruction set.
 const VisionKernels &vision_kernels(v2e_isa isa);

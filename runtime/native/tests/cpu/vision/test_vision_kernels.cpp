@@ -96,12 +96,12 @@ struct TestMatrix {
     size_t panel_count() const { return round_up(outputs, VISION_PANEL) / VISION_PANEL; }
 };
 
-// Rows packed for an arithmetic, and what the elements mean.
+// Rows packed for an arithmetic: row by row for attention, and as a product wants them.
 struct TestRows {
-    AlignedBuffer<uint32_t> words;
+    AlignedBuffer<uint32_t> words, product;
     AlignedBuffer<float> scales;
     AlignedBuffer<int32_t> zeros;
-    VisionRows rows{};
+    VisionRows by_row{}, rows{};
 
     TestRows(const VisionArithmetic &arithmetic, const std::vector<float> &values, size_t count, size_t columns) {
         const size_t stride = row_words(arithmetic, columns), padded = round_up(count, arithmetic.tile_rows);
@@ -109,10 +109,15 @@ struct TestRows {
         scales = AlignedBuffer<float>(count);
         zeros = AlignedBuffer<int32_t>(count);
         std::fill_n(words.data(), padded * stride, 0u);
-        rows = {words.data(), stride, scales.data(), zeros.data(), count};
-        for (size_t row = 0; row < count; ++row)
+        product = AlignedBuffer<uint32_t>(product_words(arithmetic, columns, count));
+        std::fill_n(product.data(), product_words(arithmetic, columns, count), 0x7fc07fc0u); // NaNs, where floats lie
+        for (size_t row = 0; row < count; ++row) {
             CHECK(arithmetic.pack_row(values.data() + row * columns, columns, words.data() + row * stride,
                                       scales.data() + row, zeros.data() + row));
+            place_row(arithmetic, words.data() + row * stride, columns, row, count, product.data());
+        }
+        by_row = {words.data(), stride, scales.data(), zeros.data(), count};
+        rows = {product.data(), 0, scales.data(), zeros.data(), count};
     }
 };
 
@@ -307,7 +312,7 @@ void check_attention(const VisionArithmetic &arithmetic, size_t keys, size_t siz
     queries.resize(queries.size() + PADDING);
     const TestRows packed(arithmetic, queries, count, size);
     std::vector<float> output(count * size), scratch(vision_attention_floats(size));
-    CHECK(arithmetic.attend(packed.rows, head, 0.3f, output.data(), size, scratch.data()));
+    CHECK(arithmetic.attend(packed.by_row, head, 0.3f, output.data(), size, scratch.data()));
     std::vector<double> expected(count * size, 0.0);
     for (size_t row = 0; row < count; ++row) {
         std::vector<double> weights(keys);
