@@ -5,9 +5,9 @@
 
 The first call writes towers with random weights, the second one measures them. A round runs every engine once, with the
 machine's limits read before and after; figures are medians of the rounds, shares are of the limit of the same moment.
-With fewer layers than the released towers have, times are scaled to all of them. An engine can name its instruction set,
-as in `--engines bf16@avx2,bf16,onnx`. On a machine that others use at the same time, `--clock cpu` counts the time that
-the process spent on its processors, by thread, and not the time that passed.
+With fewer layers than the released towers have, times are scaled to all of them. An engine can name its instruction
+set, as in `--engines bf16@avx2,bf16,onnx`. On a machine that others use at the same time, `--clock cpu` counts the time
+that the process spent on its processors, by thread, and not the time that passed.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from valley2_edge.export.vision.native_projector import projector_parts
 from valley2_edge.export.vision.native_siglip import siglip_parts
 from valley2_edge.export.vision.sample_inputs import block_positions
 from valley2_edge.precisions import VisionPrecision
+from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.probe import LimitName, Probe
 from valley2_edge.runtime.core.tower import Tower
 from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
@@ -132,14 +133,26 @@ def _maker(part: Part) -> Callable[[], Tensors]:
     return make
 
 
-def open_engine(subject: Subject, config: ModelConfig, threads: int) -> Callable[[EngineInputs], object]:
-    """Loads one engine, which computes what it is called with."""
+@dataclass(frozen=True)
+class OpenedEngine:
+    """An engine in memory."""
+
+    run: Callable[[EngineInputs, CancelToken | None], object]
+    close: Callable[[], None]
+
+
+def open_engine(subject: Subject, config: ModelConfig, threads: int) -> OpenedEngine:
+    """Loads one engine."""
     if subject.arithmetic == "onnx":
         engine = OnnxEngine(subject.path, subject.tower, config, threads=threads, providers=["CPUExecutionProvider"])
-        return engine.compute
+        return OpenedEngine(engine.compute, engine.close)
     isa = subject.engine.partition("@")[2] or "auto"
     tower = Tower(subject.path, subject.tower, config, threads=threads, isa=isa)
-    return lambda inputs: tower.run(next(iter(inputs.values())), inputs.get("positions"))
+
+    def run(inputs: EngineInputs, cancel: CancelToken | None) -> object:
+        return tower.compute(next(iter(inputs.values())), inputs.get("positions"), cancel)
+
+    return OpenedEngine(run, tower.close)
 
 
 def inputs_of(tower: ComponentName) -> EngineInputs:
@@ -175,16 +188,18 @@ def measure(
     engines = {subject: open_engine(subject, config, threads) for subject in subjects}
     with Probe(threads) as probe:
         for subject, engine in engines.items():
-            engine(inputs_of(subject.tower))  # warm-up
+            engine.run(inputs_of(subject.tower), None)  # warm-up
         for _ in range(rounds):
             for subject, engine in engines.items():
                 inputs, limit = inputs_of(subject.tower), LIMITS[subject.arithmetic]
                 before = probe.read(limit)
                 begin = clock()
-                engine(inputs)
+                engine.run(inputs, None)
                 seconds[subject].append((clock() - begin) / workers)
                 peak = (before + probe.read(limit)) / 2
                 shares[subject].append(scale_of(subject.tower, config)[0] / seconds[subject][-1] / peak)
+    for engine in engines.values():
+        engine.close()
     yield f"{'tower':<10} {'engine':<16} {'s, all layers':>14} {'GOPS':>8} {'share':>6} of  {'against onnx':>12}"
     for subject in subjects:
         work, full = scale_of(subject.tower, config)
