@@ -323,7 +323,8 @@ class PanelGroup {
             for (size_t panel = panel_; panel < end && !stops(rows_.stop); ++panel) {
                 Block next{panel + 1, first};
                 if (next.panel == end)
-                    next = first + VISION_BLOCK_WORDS < words ? Block{panel_, first + VISION_BLOCK_WORDS} : Block{end, 0};
+                    next =
+                        first + VISION_BLOCK_WORDS < words ? Block{panel_, first + VISION_BLOCK_WORDS} : Block{end, 0};
                 multiply_block({panel, first}, next);
             }
     }
