@@ -1,8 +1,8 @@
-// valley2_vision_bench [THREADS] [ISA] [ROUNDS] [NAME]: the products of a layer of SigLIP and Eagle and their attention,
-// each as a share of the fp32 peak; with NAME only those whose name holds it. In every round all of them run once with
-// the peak read in between. The first figure is the median of a round's shares, the second the best run's share of the
-// best peak: where other programs use the machine too, and with them the other half of a core, the second one says
-// more. A thread is timed by the processor time that it took.
+// valley2_vision_bench [THREADS] [ISA] [ROUNDS] [NAME]: the products of a layer of SigLIP and Eagle and their
+// attention, each as a share of the fp32 peak; with NAME only those whose name holds it. In every round all of them run
+// once with the peak read in between. The first figure is the median of a round's shares, the second the best run's
+// share of the best peak: where other programs use the machine too, and with them the other half of a core, the second
+// one says more. A thread is timed by the processor time that it took.
 #include "base/platform.hpp"
 #include "base/thread_pool.hpp"
 #include "cpu/isa.hpp"
@@ -245,7 +245,8 @@ void add_layer(const Layer &layer, const char *name, const VisionKernels &kernel
         subjects.push_back({prefix + shape.name, product->operations(), [product] { return product->run(); }, {}, 0});
     }
     auto attention = std::make_shared<Attention>(arithmetic, layer, pool);
-    subjects.push_back({prefix + "attention", attention->operations(), [attention] { return attention->run(); }, {}, 0});
+    subjects.push_back(
+        {prefix + "attention", attention->operations(), [attention] { return attention->run(); }, {}, 0});
 }
 
 } // namespace

@@ -147,7 +147,8 @@ TEST_CASE("vision products look before every block of a panel") {
         constexpr size_t COLUMNS = 4 * VISION_BLOCK_WORDS, PANELS = 5, ROWS = 16;
         AlignedBuffer<std::byte> weight(PANELS * VISION_PANEL * COLUMNS * 2);
         std::memset(weight.data(), 0, PANELS * VISION_PANEL * COLUMNS * 2);
-        std::vector<uint32_t> words(product_words(arithmetic, COLUMNS, ROWS)), scratch(VISION_BLOCK_WORDS * VISION_PANEL);
+        std::vector<uint32_t> words(product_words(arithmetic, COLUMNS, ROWS)),
+            scratch(VISION_BLOCK_WORDS * VISION_PANEL);
         std::vector<float> output(ROWS * PANELS * VISION_PANEL);
         StopFlag stop;
         stop.set_at_look(NEVER);

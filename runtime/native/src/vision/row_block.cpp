@@ -5,10 +5,10 @@
 namespace v2e {
 namespace {
 
-constexpr size_t TILE = 12;                // a multiple of every register tile's rows
+constexpr size_t TILE = 12; // a multiple of every register tile's rows
 constexpr size_t MOST_TILES = MOST_BLOCK_ROWS / TILE;
-constexpr size_t LEAST_TILES = 4;          // fewer would read the weights too often
-constexpr size_t BLOCKS_PER_THREAD = 3;    // for threads of unequal speed
+constexpr size_t LEAST_TILES = 4;       // fewer would read the weights too often
+constexpr size_t BLOCKS_PER_THREAD = 3; // for threads of unequal speed
 constexpr size_t PADDING = 2 * VISION_PANEL;
 
 } // namespace

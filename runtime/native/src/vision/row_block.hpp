@@ -52,7 +52,7 @@ class RowBlock {
     AlignedBuffer<uint32_t> words_; // as place_row puts them
     AlignedBuffer<float> scales_;
     AlignedBuffer<int32_t> zeros_;
-    AlignedBuffer<float> row_; // one, after a norm
+    AlignedBuffer<float> row_;          // one, after a norm
     AlignedBuffer<uint32_t> row_words_; // one, before it is put there
     AlignedBuffer<float> wide_;
     AlignedBuffer<uint32_t> scratch_; // converted words of a panel

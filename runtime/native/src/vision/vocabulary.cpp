@@ -109,8 +109,7 @@ bool VocabularyBlock::mix(const TowerEngine &engine, const TowerNorm &norm, floa
     VisionPanels panels = mixture.panels;
     panels.picks = all ? nullptr : picks_.data();
     panels.pick_count = picked;
-    arithmetic.multiply(panels, 0, mixture.panel_count(),
-                        {words_.data(), 0, nullptr, nullptr, count, &engine.stop()},
+    arithmetic.multiply(panels, 0, mixture.panel_count(), {words_.data(), 0, nullptr, nullptr, count, &engine.stop()},
                         {output, mixture.padded_outputs(), Finish::store}, scratch_.data());
     return true;
 }

@@ -49,12 +49,12 @@ class VocabularyBlock {
                        float dropped_mass) const;
 
     AlignedBuffer<float> scores_;
-    AlignedBuffer<uint32_t> words_;   // the rows' probabilities of the picked words, as place_row puts them
+    AlignedBuffer<uint32_t> words_;     // the rows' probabilities of the picked words, as place_row puts them
     AlignedBuffer<uint32_t> row_words_; // one row's
-    AlignedBuffer<uint32_t> picks_;   // words of the vocabulary that are multiplied
-    AlignedBuffer<uint8_t> wanted_;   // by word: some row needs it
-    AlignedBuffer<float> gathered_;   // one row's picked probabilities
-    AlignedBuffer<uint32_t> scratch_; // one panel's picked words
+    AlignedBuffer<uint32_t> picks_;     // words of the vocabulary that are multiplied
+    AlignedBuffer<uint8_t> wanted_;     // by word: some row needs it
+    AlignedBuffer<float> gathered_;     // one row's picked probabilities
+    AlignedBuffer<uint32_t> scratch_;   // one panel's picked words
 };
 
 } // namespace v2e

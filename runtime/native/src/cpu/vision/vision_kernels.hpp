@@ -49,9 +49,9 @@ struct VisionRows {
     // For a product (blocks, tiles, VISION_BLOCK_WORDS, tile_rows), as place_row puts them: in the order in which a
     // register tile reads them. For attention (tile_rows, stride).
     uint32_t *words;
-    size_t stride;   // words from one row to the next; means nothing in a product
-    float *scales;   // (count,)
-    int32_t *zeros;  // (count,)
+    size_t stride;  // words from one row to the next; means nothing in a product
+    float *scales;  // (count,)
+    int32_t *zeros; // (count,)
     size_t count;
     // Looked at before each block of a panel and each block of keys; where it stops, the output means nothing.
     const StopFlag *stop = nullptr;
