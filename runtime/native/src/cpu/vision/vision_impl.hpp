@@ -492,11 +492,12 @@ void pack_head(const float *keys, const float *values, size_t stride, const Visi
 template <class Op>
 void score(const VisionRows &queries, const VisionHead &head, float scale, size_t first, size_t last, float *scores) {
     const size_t words = round_up(head.size, LANES) / Op::PER_WORD;
+    const size_t used = (head.size + Op::PER_WORD - 1) / Op::PER_WORD; // the keys' others are zeros
     for (size_t key = first; key < last; key += TILE_VECTORS * LANES) {
         const uint32_t *panel = head.keys + key / VISION_PANEL * words * VISION_PANEL + key % VISION_PANEL;
         typename Op::Sum sums[TILE_ROWS][TILE_VECTORS];
         clear<Op, TILE_VECTORS>(sums);
-        tile<Op, TILE_VECTORS>(queries.words, queries.stride, 1, panel, VISION_PANEL, words, sums);
+        tile<Op, TILE_VECTORS>(queries.words, queries.stride, 1, panel, VISION_PANEL, used, sums);
         V2E_UNROLL
         for (int v = 0; v < TILE_VECTORS; ++v) {
             const size_t at = key + static_cast<size_t>(v) * LANES;
