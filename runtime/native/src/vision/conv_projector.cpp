@@ -1,7 +1,6 @@
 #include "vision/conv_projector.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 namespace v2e {
 namespace {
@@ -30,6 +29,8 @@ ConvProjector::ConvProjector(TowerFile file, const TowerOptions &options)
 
 void ConvProjector::run(const TowerCall &call) {
     mlp_.reserve(patches(), engine_.threads());
+    outside_.reserve(outside_words());
+    std::fill_n(outside_.data(), outside_words(), 0u);
     for (Worker &worker : workers_) {
         worker.words.reserve(worker_words());
         worker.sums.reserve(worker_floats());
@@ -63,7 +64,7 @@ void ConvProjector::convolve(const SharedRows &patches, float *output, StageChec
                         std::min(panel + cut.panels, convolution_.panel_count())};
         for (size_t tap = 0; tap < TAPS && !engine_.stop().stops(); ++tap) {
             gather(worker, patches, task, tap);
-            add_tap(worker, patches, task, tap);
+            add_tap(worker, task, tap);
         }
         const size_t first = task.first_panel * VISION_PANEL;
         const size_t count = std::min(task.last_panel * VISION_PANEL, output_) - first;
@@ -75,21 +76,18 @@ void ConvProjector::convolve(const SharedRows &patches, float *output, StageChec
 }
 
 void ConvProjector::gather(Worker &worker, const SharedRows &patches, const Task &task, size_t tap) const {
-    const size_t stride = patches.stride();
-    for (size_t row = 0; row < round_up(task.tokens, VISION_MOST_ROWS); ++row) {
-        const size_t patch = row < task.tokens ? patch_under(task.first_token + row, tap) : OUTSIDE;
-        uint32_t *target = worker.words.data() + row * stride;
-        if (patch == OUTSIDE)
-            std::memset(target, 0, stride * WORD_BYTES);
-        else
-            std::memcpy(target, patches.words(patch), stride * WORD_BYTES);
+    const VisionArithmetic &arithmetic = engine_.arithmetic(convolution_);
+    for (size_t row = 0; row < task.tokens; ++row) {
+        const size_t patch = patch_under(task.first_token + row, tap);
+        const uint32_t *words = patch == OUTSIDE ? outside_.data() : patches.words(patch);
+        place_row(arithmetic, words, output_, row, task.tokens, worker.words.data());
     }
 }
 
-void ConvProjector::add_tap(Worker &worker, const SharedRows &patches, const Task &task, size_t tap) const {
+void ConvProjector::add_tap(Worker &worker, const Task &task, size_t tap) const {
     const VisionArithmetic &arithmetic = engine_.arithmetic(convolution_);
     const size_t per_word = values_in_word(convolution_.precision), stride = convolution_.padded_outputs();
-    const VisionRows rows{worker.words.data(), patches.stride(), nullptr, nullptr, task.tokens, &engine_.stop()};
+    const VisionRows rows{worker.words.data(), 0, nullptr, nullptr, task.tokens, &engine_.stop()};
     for (size_t panel = task.first_panel; panel < task.last_panel; ++panel) {
         // The columns of one tap lie together in a panel.
         const size_t words = convolution_.columns / per_word * panel + output_ / per_word * tap;
@@ -104,7 +102,7 @@ void ConvProjector::add_tap(Worker &worker, const SharedRows &patches, const Tas
 }
 
 size_t ConvProjector::worker_words() const {
-    return round_up(plan().rows, VISION_MOST_ROWS) * round_up(output_, VISION_LANES);
+    return round_up(plan().rows, VISION_MOST_ROWS) * round_up(output_, VISION_BLOCK_WORDS);
 }
 
 double ConvProjector::operations(size_t tiles) const {
@@ -113,7 +111,7 @@ double ConvProjector::operations(size_t tiles) const {
 }
 
 Saturating ConvProjector::scratch_bytes(Saturating) const {
-    return mlp_.bytes(patches(), engine_.threads()) +
+    return mlp_.bytes(patches(), engine_.threads()) + outside_words() * WORD_BYTES +
            workers_.size() * WORD_BYTES * (Saturating(worker_words()) + worker_floats() + SCRATCH_WORDS);
 }
 

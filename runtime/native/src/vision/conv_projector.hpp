@@ -19,7 +19,7 @@ class ConvProjector final : public Projector {
   private:
     // The memory of one worker.
     struct Worker {
-        AlignedBuffer<uint32_t> words; // the patches under one tap, packed
+        AlignedBuffer<uint32_t> words; // the patches under one tap, as place_row puts them
         AlignedBuffer<float> sums;     // over the taps so far
         AlignedBuffer<uint32_t> scratch;
     };
@@ -31,13 +31,15 @@ class ConvProjector final : public Projector {
 
     ProductPlan plan() const { return {tokens(), convolution_.panel_count(), engine_.threads()}; }
     size_t worker_words() const;
+    size_t outside_words() const { return round_up(output_, VISION_LANES); }
     size_t worker_floats() const { return plan().rows * convolution_.padded_outputs(); }
     void convolve(const SharedRows &patches, float *output, StageCheck &check);
     void gather(Worker &worker, const SharedRows &patches, const Task &task, size_t tap) const;
-    void add_tap(Worker &worker, const SharedRows &patches, const Task &task, size_t tap) const;
+    void add_tap(Worker &worker, const Task &task, size_t tap) const;
 
     ProjectorMlp mlp_;
-    TowerMatrix convolution_; // (output, 3 * 3 * output): y, x, channel
+    TowerMatrix convolution_;         // (output, 3 * 3 * output): y, x, channel
+    AlignedBuffer<uint32_t> outside_; // a packed patch outside of the tile: zeros
     std::vector<Worker> workers_;
 };
 

@@ -3,7 +3,6 @@
 #include "vision/row_block.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 namespace v2e {
 namespace {
@@ -11,6 +10,7 @@ namespace {
 constexpr size_t TASKS_PER_THREAD = 3; // for threads of unequal speed
 constexpr size_t REGISTER_TILE = 12;   // a multiple of the rows of every register tile
 constexpr size_t PADDING = 2 * VISION_PANEL;
+constexpr size_t TASK_ROWS = round_up(MOST_BLOCK_ROWS, VISION_MOST_ROWS);
 constexpr size_t SCRATCH_WORDS = VISION_BLOCK_WORDS * VISION_PANEL;
 
 constexpr size_t parts(size_t size, size_t part) {
@@ -28,27 +28,19 @@ ProductPlan::ProductPlan(size_t row_count, size_t panel_count, unsigned threads)
 }
 
 void SharedRows::reserve(size_t rows, size_t columns, unsigned threads) {
-    const size_t padded = round_up(rows, VISION_MOST_ROWS);
     buffer_floats_ = round_up(columns, PADDING);
-    words_.reserve(padded * round_up(columns, PADDING));
-    scales_.reserve(padded);
-    zeros_.reserve(padded);
+    placed_words_ = TASK_ROWS * buffer_floats_;
+    words_.reserve(rows * buffer_floats_);
+    scales_.reserve(rows);
+    zeros_.reserve(rows);
     buffers_.reserve(threads * buffer_floats_);
+    placed_.reserve(threads * placed_words_);
     scratch_.reserve(threads * SCRATCH_WORDS);
 }
 
 Saturating SharedRows::bytes(Saturating rows, Saturating columns, unsigned threads) {
-    const Saturating padded = (rows + VISION_MOST_ROWS - 1) / VISION_MOST_ROWS * VISION_MOST_ROWS;
     const Saturating width = (columns + PADDING - 1) / PADDING * PADDING;
-    return 4 * (padded * (width + 2) + threads * (width + SCRATCH_WORDS));
-}
-
-void SharedRows::begin(const VisionArithmetic &arithmetic, size_t columns, size_t count) {
-    count_ = count;
-    stride_ = row_words(arithmetic, columns);
-    // A tile multiplies whole: its last rows may hold anything that is a number.
-    const size_t padded = round_up(count, VISION_MOST_ROWS);
-    std::memset(words_.data() + count * stride_, 0, (padded - count) * stride_ * sizeof(uint32_t));
+    return 4 * (rows * (width + 2) + threads * ((1 + TASK_ROWS) * width + SCRATCH_WORDS));
 }
 
 void SharedRows::multiply(TowerEngine &engine, const TowerMatrix &matrix, float *output, size_t stride, Finish finish) {
@@ -56,9 +48,11 @@ void SharedRows::multiply(TowerEngine &engine, const TowerMatrix &matrix, float 
     const ProductPlan plan(count_, matrix.panel_count(), engine.threads());
     engine.run(plan.tasks(), [&](size_t worker, size_t task) {
         const size_t row = task % plan.row_blocks * plan.rows, panel = task / plan.row_blocks * plan.panels;
-        const VisionRows rows{
-            words_.data() + row * stride_,     stride_,       scales_.data() + row, zeros_.data() + row,
-            std::min(plan.rows, count_ - row), &engine.stop()};
+        const size_t count = std::min(plan.rows, count_ - row);
+        uint32_t *placed = placed_.data() + worker * placed_words_;
+        for (size_t index = 0; index < count; ++index)
+            place_row(arithmetic, words(row + index), matrix.columns, index, count, placed);
+        const VisionRows rows{placed, 0, scales_.data() + row, zeros_.data() + row, count, &engine.stop()};
         arithmetic.multiply(matrix.panels, panel, std::min(panel + plan.panels, matrix.panel_count()), rows,
                             {output + row * stride, stride, finish}, scratch_.data() + worker * SCRATCH_WORDS);
     });

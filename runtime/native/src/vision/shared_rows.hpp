@@ -33,7 +33,8 @@ class SharedRows {
     template <class RowOf>
     void pack(TowerEngine &engine, const VisionArithmetic &arithmetic, size_t columns, size_t count, RowOf &&row_of,
               StageCheck &check, int stage) {
-        begin(arithmetic, columns, count);
+        count_ = count;
+        stride_ = row_words(arithmetic, columns);
         engine.run(count, [&](size_t worker, size_t index) {
             const float *row = row_of(buffers_.data() + worker * buffer_floats_, index);
             check.note(arithmetic.pack_row(row, columns, words_.data() + index * stride_, scales_.data() + index,
@@ -44,17 +45,16 @@ class SharedRows {
     // The packed rows times a matrix with as many columns; output: (count, stride).
     void multiply(TowerEngine &engine, const TowerMatrix &matrix, float *output, size_t stride, Finish finish);
 
+    // A packed row, as pack_row made it.
     const uint32_t *words(size_t row) const { return words_.data() + row * stride_; }
-    size_t stride() const { return stride_; } // words
 
   private:
-    void begin(const VisionArithmetic &arithmetic, size_t columns, size_t count);
-
-    size_t count_ = 0, stride_ = 0, buffer_floats_ = 0;
+    size_t count_ = 0, stride_ = 0, buffer_floats_ = 0, placed_words_ = 0;
     AlignedBuffer<uint32_t> words_;
     AlignedBuffer<float> scales_;
     AlignedBuffer<int32_t> zeros_;
     AlignedBuffer<float> buffers_;    // a row for each thread
+    AlignedBuffer<uint32_t> placed_;  // a task's rows for each thread, as place_row puts them
     AlignedBuffer<uint32_t> scratch_; // converted words of a panel for each thread
 };
 
