@@ -5,9 +5,9 @@
 
 The first call writes towers with random weights, the second one measures them. A round runs every engine once, with the
 machine's limits read before and after; figures are medians of the rounds, shares are of the limit of the same moment.
-With fewer layers than the released towers have, times are scaled to all of them. An engine can name its instruction set,
-as in `--engines bf16@avx2,bf16,onnx`. On a machine that others use at the same time, `--clock cpu` counts the time that
-the process spent on its processors, by thread, and not the time that passed.
+With fewer layers than the released towers have, times are scaled to all of them. An engine can name its instruction
+set, as in `--engines bf16@avx2,bf16,onnx`. On a machine that others use at the same time, `--clock cpu` counts the time
+that the process spent on its processors, by thread, and not the time that passed.
 """
 
 from __future__ import annotations
