@@ -48,12 +48,6 @@ struct HeadLayout {
     }
 };
 
-// Attention has the arithmetic of the layers' matrices. Beside bf16 it is fp32: with rounded queries, keys and
-// probabilities trained towers were further off than bf16 may be (docs/vision.md), to save a twelfth of the time.
-const VisionArithmetic &attention_arithmetic(const TowerEngine &engine, const TowerMatrix &matrix) {
-    return matrix.precision == VisionPrecision::bf16 ? engine.kernels().fp32 : engine.arithmetic(matrix);
-}
-
 } // namespace
 
 // One run through the layers.
@@ -82,7 +76,8 @@ class Transformer::Pass {
     }
 
   private:
-    const VisionArithmetic &attention() const { return attention_arithmetic(engine_, model_.layers_.front().qkv); }
+    // Attention has the arithmetic of the layers' matrices.
+    const VisionArithmetic &attention() const { return engine_.arithmetic(model_.layers_.front().qkv); }
     size_t stride() const { return shape_.stride(); }
     float *hidden(size_t row) const { return input_.hidden + row * stride(); }
     float *qkv(size_t row) const { return model_.qkv_.data() + row * shape_.qkv_stride(); }
@@ -225,7 +220,7 @@ double Transformer::operations(size_t pictures, size_t tokens) const {
 }
 
 Saturating Transformer::scratch_bytes(const TowerEngine &engine, Saturating pictures, Saturating tokens) const {
-    const HeadLayout layout(attention_arithmetic(engine, layers_.front().qkv), tokens.value(), shape_.head_size());
+    const HeadLayout layout(engine.arithmetic(layers_.front().qkv), tokens.value(), shape_.head_size());
     const Saturating rows = pictures * tokens * (shape_.qkv_stride() + shape_.stride());
     const Saturating heads = pictures * shape_.heads * layout.words();
     return (rows + heads) * sizeof(float) +
