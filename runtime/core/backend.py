@@ -32,6 +32,8 @@ class BackendCost:
     gpu_weight_bytes: int = 0
     gpu_work_bytes: int = 0
     gpu_kv_bytes: int = 0
+    gpu_library_bytes: int = 0
+    """Of a GPU's memory: the backend's library itself, counted once for all components."""
 
 
 @dataclass(frozen=True)

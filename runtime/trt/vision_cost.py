@@ -10,6 +10,9 @@ _LAYER_BYTES = 3 << 20
 """What the engines that TensorRT-RTX 1.7 builds are larger than their weights in fp16, for each layer: 2.6 to 2.9 MB
 were measured of Eagle's, 0.5 MB of SigLIP's."""
 
+_LIBRARY_BYTES = 128 << 20
+"""What TensorRT has on the device for itself, its kernels and tables: assumed."""
+
 
 def vision_cost(bundle: Bundle, component: BackendComponent, count: int) -> BackendCost:
     """What a component takes.
@@ -28,4 +31,6 @@ def vision_cost(bundle: Bundle, component: BackendComponent, count: int) -> Back
     layers = {"siglip": architecture.siglip.num_hidden_layers, "projector": 1, "eagle": depth}
     weights = weight_bytes(bundle, component) // 2 + layers[component] * _LAYER_BYTES
     work = run_bytes(architecture, component, count) + input_bytes(architecture, component, count)
-    return BackendCost(work_bytes=weights, gpu_weight_bytes=weights, gpu_work_bytes=work)
+    return BackendCost(
+        work_bytes=weights, gpu_weight_bytes=weights, gpu_work_bytes=work, gpu_library_bytes=_LIBRARY_BYTES
+    )

@@ -195,6 +195,7 @@ typedef struct v2e_backend_cost {
     uint64_t gpu_weight_bytes; /* the same three of a GPU's memory */
     uint64_t gpu_work_bytes;
     uint64_t gpu_kv_bytes;
+    uint64_t gpu_library_bytes; /* of a GPU's memory: the backend's library itself, once for all components */
 } v2e_backend_cost;
 
 /* One computation. Input and output are the core's and last until `run` returns. */

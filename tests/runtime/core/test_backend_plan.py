@@ -90,6 +90,13 @@ def test_gpu_memory_counts_without_weights_too(bundle: Bundle) -> None:
     assert found.gpu_bytes == found.gpu_context_bytes + 10**7
 
 
+def test_library_of_a_backend_is_on_the_gpu_beside_the_driver(bundle: Bundle) -> None:
+    settings = replace(SETTINGS, device="cuda", gpu_memory=10**10)
+    found, without = plan(bundle, replace(ON_GPU, gpu_library_bytes=10**8), settings), plan(bundle, ON_GPU, settings)
+    assert found.gpu_context_bytes - without.gpu_context_bytes == 10**8
+    assert found.gpu_bytes - without.gpu_bytes == 10**8
+
+
 def test_weights_of_a_backend_do_not_leave_a_gpu(bundle: Bundle) -> None:
     settings = replace(SETTINGS, device="cuda", gpu_memory=10**10)
     stays, leaves = (plan(bundle, ON_GPU, replace(settings, offload_weights=one)) for one in (False, True))

@@ -9,9 +9,6 @@
 namespace v2e {
 namespace {
 
-// What the library of a vision backend has on the device for itself, its kernels and tables: assumed.
-constexpr uint64_t LIBRARY_BYTES = uint64_t{128} << 20;
-
 uint64_t usable_bytes(const v2e_memory_options &options, const Backend &backend) {
     if (options.gpu_memory != 0)
         return options.gpu_memory;
@@ -25,7 +22,7 @@ uint64_t usable_bytes(const v2e_memory_options &options, const Backend &backend)
 void plan_phases(const v2e_memory_options &options, const GpuVision &vision, uint64_t context_bytes, GpuPlan &plan) {
     const DevicePlan &decoder = plan.decoder;
     const bool on_gpu = decoder.layers > 0, encodes = vision.siglip > 0;
-    plan.context = (on_gpu || encodes ? context_bytes : 0) + (encodes ? LIBRARY_BYTES : 0);
+    plan.context = (on_gpu || encodes ? context_bytes : 0) + vision.library;
     const uint64_t session = decoder.kv_bytes + decoder.scratch_bytes;
     // Engines that stay keep the memory that they work in.
     const uint64_t kept = vision.siglip + vision.projector + vision.eagle + vision.siglip_work + vision.eagle_work;

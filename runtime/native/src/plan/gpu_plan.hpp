@@ -14,11 +14,12 @@ namespace v2e {
 struct GpuVision {
     uint64_t siglip = 0, projector = 0, eagle = 0; // weights
     uint64_t siglip_work = 0, eagle_work = 0;
+    uint64_t library = 0; // the backends' own
 };
 
 struct GpuPlan {
     DevicePlan decoder{}; // has no layers when the decoder is with the CPU
-    uint64_t context = 0; // the driver's, the kernels' and the vision backend's own
+    uint64_t context = 0; // the driver's, the kernels' and the backends' own
     uint64_t tiles = 0, eagle = 0, answer = 0;
     uint64_t memory = 0; // that may be used; 0: there is no GPU to ask
 

@@ -35,6 +35,7 @@ constexpr uint64_t SAMPLING_BYTES = 8;
 struct VisionCost {
     Saturating weights, work;         // of the process's memory
     Saturating gpu_weights, gpu_work; // of a GPU's
+    uint64_t gpu_library = 0;
 };
 
 // What the pictures need, by engine.
@@ -55,6 +56,7 @@ class VisionPlan {
         gpu_.siglip = siglip.gpu_weights.value();
         gpu_.projector = projector.gpu_weights.value();
         gpu_.siglip_work = (siglip.gpu_work + projector.gpu_work).value();
+        gpu_.library = std::max(siglip.gpu_library, projector.gpu_library);
         if (patches_ == Saturating())
             return;
         const VisionCost eagle = cost_of(manifest, options, V2E_COMPONENT_EAGLE, patches_);
@@ -62,6 +64,7 @@ class VisionPlan {
         eagle_work_ = eagle.work;
         gpu_.eagle = eagle.gpu_weights.value();
         gpu_.eagle_work = eagle.gpu_work.value();
+        gpu_.library = std::max(gpu_.library, eagle.gpu_library);
     }
 
     void write(v2e_memory_plan &plan) const {
@@ -106,14 +109,16 @@ class VisionPlan {
         if (options.vision_backend != nullptr) {
             const BackendTable table(options.vision_backend, "vision_backend");
             const v2e_backend_cost cost = table.cost(component, count.value(), 0);
-            return {cost.weight_bytes, cost.work_bytes, cost.gpu_weight_bytes, cost.gpu_work_bytes};
+            return {cost.weight_bytes, cost.work_bytes, cost.gpu_weight_bytes, cost.gpu_work_bytes,
+                    cost.gpu_library_bytes};
         }
         v2e_tower_options tower_options{};
         tower_options.struct_size = sizeof tower_options;
         tower_options.threads = options.threads;
         const std::unique_ptr<NativeTower> tower =
             open_tower(manifest.tower_path(component_name(component)), TowerOptions(tower_options, nullptr));
-        return {tower->mapped_bytes(), tower->scratch_bytes(count) + tower->output_floats(count) * FLOAT_BYTES, {}, {}};
+        return {
+            tower->mapped_bytes(), tower->scratch_bytes(count) + tower->output_floats(count) * FLOAT_BYTES, {}, {}, 0};
     }
 
     Saturating tokens_, patches_;
@@ -222,6 +227,8 @@ DecoderPlan plan_backend_decoder(const Manifest &manifest, const v2e_memory_opti
     const Saturating own = Saturating(rows) * sizes.hidden_size * FLOAT_BYTES + logits_bytes(sizes);
     const bool on_gpu = cost.gpu_weight_bytes > 0 || cost.gpu_work_bytes > 0 || cost.gpu_kv_bytes > 0;
     const DevicePlan device{on_gpu ? sizes.layers : 0, cost.gpu_weight_bytes, cost.gpu_kv_bytes, cost.gpu_work_bytes};
+    GpuVision shared = vision; // one library may serve both
+    shared.library = std::max(shared.library, cost.gpu_library_bytes);
     v2e_memory_options staying = options;
     staying.offload_weights = 0; // its weights do not leave the GPU
     return {context,
@@ -231,7 +238,7 @@ DecoderPlan plan_backend_decoder(const Manifest &manifest, const v2e_memory_opti
             0,
             (own + cost.work_bytes).value(),
             true,
-            plan_gpu(nullptr, device, staying, context, vision, backend)};
+            plan_gpu(nullptr, device, staying, context, shared, backend)};
 }
 
 // What each phase of the question takes at most, from the sizes of its parts.
