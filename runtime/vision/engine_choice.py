@@ -77,7 +77,7 @@ def check_vision_engine(bundle: Bundle, options: LoadOptions) -> None:
         missing = [component for component in missing if graph_digest(bundle, component) not in built]
     if missing:
         raise InputError(
-            f"There is no ONNX graph of {' and '.join(missing)}: run `valley2-edge engines onnx {bundle.directory}`."
+            f"There is no ONNX graph of {', '.join(missing)}: run `valley2-edge engines onnx {bundle.directory}`."
         )
 
 
