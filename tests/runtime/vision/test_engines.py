@@ -159,7 +159,7 @@ def test_what_onnx_runtime_lacks_is_said_with_the_way_to_get_it(
     plain = open_bundle(int4_bundle)
     for engine in ("onnx", "tensorrt"):
         with pytest.raises(
-            InputError, match=f"siglip and projector and eagle: run `valley2-edge engines onnx {int4_bundle}`"
+            InputError, match=f"siglip, projector, eagle: run `valley2-edge engines onnx {int4_bundle}`"
         ):
             VisionEncoder(plain, threads=1, engine=engine)
     real = importlib.util.find_spec
