@@ -5,8 +5,8 @@
 #include "bundle/matrix.hpp"
 #include "cuda/device.hpp"
 #include "cuda/kernels/arguments.hpp"
-#include "decoder/backend.hpp"
 #include "decoder/decoder.hpp"
+#include "decoder/device_kind.hpp"
 #include "valley2.h"
 
 #include <cstddef>

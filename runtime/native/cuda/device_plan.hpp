@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cpu/attention/attention.hpp"
-#include "decoder/backend.hpp"
 #include "decoder/decoder.hpp"
+#include "decoder/device_kind.hpp"
 
 #include <cstddef>
 #include <cstdint>

@@ -4,7 +4,7 @@
 #include "base/digest.hpp"
 #include "base/error.hpp"
 #include "base/platform.hpp"
-#include "cuda/cuda_backend.hpp"
+#include "cuda/cuda_device_kind.hpp"
 #include "decoder/backend_model.hpp"
 #include "decoder/native_model.hpp"
 #include "generation/prefix_cache.hpp"
@@ -47,7 +47,7 @@ std::string bundle_identity(const std::string &decoder_directory) {
 std::unique_ptr<const LanguageModel> open_decoder(const std::string &directory, const v2e_model_options &options) {
     if (options.backend != nullptr)
         return std::make_unique<BackendModel>(directory, options);
-    return std::make_unique<NativeModel>(directory, options, cuda::backend());
+    return std::make_unique<NativeModel>(directory, options, cuda::device_kind());
 }
 
 std::string arithmetic_of(const v2e_model &model) {

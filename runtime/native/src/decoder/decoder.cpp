@@ -33,7 +33,7 @@ bool is_padding(const std::string &tensor) {
 
 } // namespace
 
-Decoder::Decoder(const std::string &directory, const v2e_model_options &options, const Backend &backend)
+Decoder::Decoder(const std::string &directory, const v2e_model_options &options, const DeviceKind &devices)
     : weights_(directory + "/decoder.safetensors", options.decoder_stamp) {
     const unsigned threads = chosen_threads(options.threads);
     if (options.activations > V2E_ACTIVATIONS_INT16)
@@ -47,16 +47,16 @@ Decoder::Decoder(const std::string &directory, const v2e_model_options &options,
     attention_ = &attention_kernels(isa);
     pool_ = std::make_shared<ThreadPool>(threads);
     linear_ = std::make_unique<Linear>(isa, static_cast<v2e_activations>(options.activations), *pool_);
-    open_device(options, backend);
+    open_device(options, devices);
 }
 
-void Decoder::open_device(const v2e_model_options &options, const Backend &backend) {
+void Decoder::open_device(const v2e_model_options &options, const DeviceKind &devices) {
     if (options.device > V2E_DEVICE_CUDA)
         fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(options.device));
     if (options.device == V2E_DEVICE_CPU)
         return;
     try {
-        device_ = backend.open(*this, options, device_reason_);
+        device_ = devices.open(*this, options, device_reason_);
     } catch (const Failure &failure) {
         if (options.device == V2E_DEVICE_CUDA)
             throw;

@@ -7,8 +7,8 @@
 #include "cpu/attention/attention.hpp"
 #include "cpu/elementwise/elementwise.hpp"
 #include "cpu/linear/linear.hpp"
-#include "decoder/backend.hpp"
 #include "decoder/decoder_sizes.hpp"
+#include "decoder/device_kind.hpp"
 #include "valley2.h"
 
 #include <cstddef>
@@ -35,8 +35,8 @@ struct DecoderLayer {
 
 class Decoder {
   public:
-    // The options say whether a device of the backend may compute layers; the backend must outlive the decoder.
-    Decoder(const std::string &directory, const v2e_model_options &options, const Backend &backend);
+    // The options say whether one of the devices may compute layers; their kind must outlive the decoder.
+    Decoder(const std::string &directory, const v2e_model_options &options, const DeviceKind &devices);
 
     const DecoderConfig &config() const { return config_; }
     const std::vector<DecoderLayer> &layers() const { return layers_; }
@@ -69,7 +69,7 @@ class Decoder {
 
   private:
     void load_config();
-    void open_device(const v2e_model_options &options, const Backend &backend);
+    void open_device(const v2e_model_options &options, const DeviceKind &devices);
     void load_weights();
     void check_matrix(const Matrix &matrix, const std::string &name, size_t rows, size_t columns) const;
     const float *load_norm(const std::string &name) const;

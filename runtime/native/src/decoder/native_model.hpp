@@ -14,9 +14,9 @@ KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision);
 
 class NativeModel final : public LanguageModel {
   public:
-    // The options say whether a device of the backend may compute layers; the backend must outlive the model.
-    NativeModel(const std::string &directory, const v2e_model_options &options, const Backend &backend)
-        : decoder_(directory, options, backend), embeddings_(directory, options.embeddings_stamp, decoder_.config()) {}
+    // The options say whether one of the devices may compute layers; their kind must outlive the model.
+    NativeModel(const std::string &directory, const v2e_model_options &options, const DeviceKind &devices)
+        : decoder_(directory, options, devices), embeddings_(directory, options.embeddings_stamp, decoder_.config()) {}
 
     const Decoder &decoder() const { return decoder_; }
 

@@ -9,11 +9,11 @@
 namespace v2e {
 namespace {
 
-uint64_t usable_bytes(const v2e_memory_options &options, const Backend &backend) {
+uint64_t usable_bytes(const v2e_memory_options &options, const DeviceKind &devices) {
     if (options.gpu_memory != 0)
         return options.gpu_memory;
     std::string reason;
-    const uint64_t bytes = backend.free_bytes(reason);
+    const uint64_t bytes = devices.free_bytes(reason);
     if (!reason.empty() && options.device == V2E_DEVICE_CUDA)
         fail(V2E_ERROR_INPUT, "There is no GPU to plan for: %s; say how much memory one has.", reason.c_str());
     return bytes;
@@ -40,15 +40,15 @@ void plan_phases(const v2e_memory_options &options, const GpuVision &vision, uin
 }
 
 GpuPlan plan_layers(const Decoder *decoder, const DevicePlan &fixed, size_t layers, const v2e_memory_options &options,
-                    uint64_t context, const GpuVision &vision, const Backend &backend) {
+                    uint64_t context, const GpuVision &vision, const DeviceKind &devices) {
     GpuPlan plan;
     plan.decoder = fixed;
     if (decoder != nullptr && layers > 0) {
-        const size_t chunk = options.prefill_chunk == 0 ? backend.default_chunk() : options.prefill_chunk;
-        plan.decoder = backend.plan(*decoder, chosen_kv_precision(*decoder, options.kv_precision),
+        const size_t chunk = options.prefill_chunk == 0 ? devices.default_chunk() : options.prefill_chunk;
+        plan.decoder = devices.plan(*decoder, chosen_kv_precision(*decoder, options.kv_precision),
                                     std::min<uint64_t>(chunk, context), context, layers);
     }
-    plan_phases(options, vision, backend.context_bytes(), plan);
+    plan_phases(options, vision, devices.context_bytes(), plan);
     return plan;
 }
 
@@ -77,19 +77,19 @@ void GpuPlan::write(const GpuVision &vision, v2e_memory_plan &plan) const {
 }
 
 GpuPlan plan_gpu(const Decoder *decoder, const DevicePlan &fixed, const v2e_memory_options &options, uint64_t context,
-                 const GpuVision &vision, const Backend &backend) {
+                 const GpuVision &vision, const DeviceKind &devices) {
     if (options.device > V2E_DEVICE_CUDA)
         fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(options.device));
     const bool may_move = options.device != V2E_DEVICE_CPU && decoder != nullptr;
     if (!may_move && fixed.layers == 0 && vision.siglip == 0)
         return {};
-    const uint64_t memory = usable_bytes(options, backend);
+    const uint64_t memory = usable_bytes(options, devices);
     const size_t all = may_move ? decoder->config().layers : 0;
     const bool named = all > 0 && options.gpu_layers > 0;
     size_t layers = named ? std::min<size_t>(options.gpu_layers, all) : all;
-    GpuPlan plan = plan_layers(decoder, fixed, layers, options, context, vision, backend);
+    GpuPlan plan = plan_layers(decoder, fixed, layers, options, context, vision, devices);
     while (!named && layers > 0 && plan.peak() > memory)
-        plan = plan_layers(decoder, fixed, --layers, options, context, vision, backend);
+        plan = plan_layers(decoder, fixed, --layers, options, context, vision, devices);
     plan.memory = memory;
     if (options.device == V2E_DEVICE_CUDA && may_move && layers == 0)
         fail(V2E_ERROR_BUDGET, "Not a single layer with its KV cache of %llu positions fits %llu MiB of the GPU%s.",

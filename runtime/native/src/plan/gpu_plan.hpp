@@ -2,8 +2,8 @@
 // of the vision components.
 #pragma once
 
-#include "decoder/backend.hpp"
 #include "decoder/decoder.hpp"
+#include "decoder/device_kind.hpp"
 #include "valley2.h"
 
 #include <cstdint>
@@ -31,6 +31,6 @@ struct GpuPlan {
 // v2e_backend computes it, which takes `fixed`. Fails with V2E_ERROR_INPUT where there must be a GPU and is none, with
 // V2E_ERROR_BUDGET where nothing fits.
 GpuPlan plan_gpu(const Decoder *decoder, const DevicePlan &fixed, const v2e_memory_options &options, uint64_t context,
-                 const GpuVision &vision, const Backend &backend);
+                 const GpuVision &vision, const DeviceKind &devices);
 
 } // namespace v2e

@@ -180,14 +180,14 @@ void move_to_gpu(const GpuPlan &gpu, uint64_t layers, DecoderPlan &plan) {
 }
 
 DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_options &options,
-                                const GpuVision &vision, const Backend &backend) {
+                                const GpuVision &vision, const DeviceKind &devices) {
     v2e_model_options model_options{};
     model_options.struct_size = sizeof model_options;
     model_options.threads = 1;
     model_options.isa = V2E_ISA_PORTABLE;
     model_options.activations = options.activations;
     model_options.device = V2E_DEVICE_CPU;
-    const NativeModel model(directory, model_options, backend);
+    const NativeModel model(directory, model_options, devices);
     const Decoder &decoder = model.decoder();
     v2e_session_options session_options{};
     session_options.struct_size = sizeof session_options;
@@ -207,13 +207,13 @@ DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_o
                      scratch,
                      false,
                      {}};
-    move_to_gpu(plan_gpu(&decoder, {}, options, context, vision, backend), decoder.config().layers, plan);
+    move_to_gpu(plan_gpu(&decoder, {}, options, context, vision, devices), decoder.config().layers, plan);
     return plan;
 }
 
 // What the backend says of itself, and the embeddings and logits that the core has beside it.
 DecoderPlan plan_backend_decoder(const Manifest &manifest, const v2e_memory_options &options, const GpuVision &vision,
-                                 const Backend &backend) {
+                                 const DeviceKind &devices) {
     const BackendTable table(options.decoder_backend, "decoder_backend");
     require_own_precision(table, options.kv_precision);
     const DecoderSizes sizes = read_decoder_sizes(manifest.architecture().at("decoder"), "The manifest's decoder");
@@ -238,7 +238,7 @@ DecoderPlan plan_backend_decoder(const Manifest &manifest, const v2e_memory_opti
             0,
             (own + cost.work_bytes).value(),
             true,
-            plan_gpu(nullptr, device, staying, context, shared, backend)};
+            plan_gpu(nullptr, device, staying, context, shared, devices)};
 }
 
 // What each phase of the question takes at most, from the sizes of its parts.
@@ -276,15 +276,15 @@ void plan_phases(const v2e_memory_options &options, const VisionPlan &vision, co
 } // namespace
 
 v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memory_options &options,
-                            const Backend &backend) {
+                            const DeviceKind &devices) {
     if (options.picture_count > 0 && options.pictures == nullptr)
         fail(V2E_ERROR_INPUT, "picture_count is %zu but pictures is NULL.", options.picture_count);
     const Manifest manifest(bundle_directory);
     const VisionPlan vision(manifest, options);
     const DecoderPlan decoder =
         options.decoder_backend != nullptr
-            ? plan_backend_decoder(manifest, options, vision.gpu(), backend)
-            : plan_native_decoder(bundle_directory + "/decoder", options, vision.gpu(), backend);
+            ? plan_backend_decoder(manifest, options, vision.gpu(), devices)
+            : plan_native_decoder(bundle_directory + "/decoder", options, vision.gpu(), devices);
     const uint64_t context = decoder.context;
     if (vision.tokens() >= context)
         fail(V2E_ERROR_BUDGET, "The pictures need %llu positions, but the context holds %llu.",

@@ -1,16 +1,16 @@
 // What a question about pictures will cost in memory, before anything is loaded (docs/memory.md).
 #pragma once
 
-#include "decoder/backend.hpp"
+#include "decoder/device_kind.hpp"
 #include "valley2.h"
 
 #include <string>
 
 namespace v2e {
 
-// Reads the manifest and the headers of the decoder's files. The backend says what a GPU holds and has. struct_size of
+// Reads the manifest and the headers of the decoder's files. The devices say what a GPU holds and has. struct_size of
 // the result is the library's.
 v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memory_options &options,
-                            const Backend &backend);
+                            const DeviceKind &devices);
 
 } // namespace v2e

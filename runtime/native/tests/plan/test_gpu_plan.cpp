@@ -1,4 +1,4 @@
-// The plan of a GPU's memory asks its backend and nothing else: here it is one that needs no GPU.
+// The plan of a GPU's memory asks the kind of device and nothing else: here it is one that needs no GPU.
 #include "plan/gpu_plan.hpp"
 #include "tests/check.hpp"
 
@@ -8,9 +8,9 @@ using namespace v2e;
 
 namespace {
 
-class FakeBackend final : public Backend {
+class FakeDevices final : public DeviceKind {
   public:
-    explicit FakeBackend(uint64_t free) : free_(free) {}
+    explicit FakeDevices(uint64_t free) : free_(free) {}
 
     std::unique_ptr<DeviceLayers> open(const Decoder &, const v2e_model_options &, std::string &reason) const override {
         reason = "it holds no layers";
@@ -40,12 +40,12 @@ v2e_memory_options options_for(v2e_device device) {
 
 } // namespace
 
-TEST_CASE("the GPU plan takes the free memory and the context of its backend") {
+TEST_CASE("the GPU plan takes the free memory and the context of its device") {
     GpuVision vision;
     vision.siglip = 1000;
     vision.siglip_work = 200;
     vision.library = 30;
-    const GpuPlan plan = plan_gpu(nullptr, {}, options_for(V2E_DEVICE_AUTO), 4096, vision, FakeBackend(5000));
+    const GpuPlan plan = plan_gpu(nullptr, {}, options_for(V2E_DEVICE_AUTO), 4096, vision, FakeDevices(5000));
     CHECK(plan.memory == 5000);
     CHECK(plan.decoder.layers == 0);
     CHECK(plan.context == 37); // the driver's 7 beside the library's
@@ -54,7 +54,7 @@ TEST_CASE("the GPU plan takes the free memory and the context of its backend") {
 }
 
 TEST_CASE("the GPU plan is empty when nothing may run on a GPU") {
-    const GpuPlan plan = plan_gpu(nullptr, {}, options_for(V2E_DEVICE_CPU), 4096, GpuVision(), FakeBackend(5000));
+    const GpuPlan plan = plan_gpu(nullptr, {}, options_for(V2E_DEVICE_CPU), 4096, GpuVision(), FakeDevices(5000));
     CHECK(plan.memory == 0);
     CHECK(plan.peak() == 0);
 }
@@ -63,5 +63,5 @@ TEST_CASE("the GPU plan says why there is no GPU that must be there") {
     GpuVision vision;
     vision.siglip = 1000;
     CHECK_FAILS(V2E_ERROR_INPUT, "none was plugged in",
-                plan_gpu(nullptr, {}, options_for(V2E_DEVICE_CUDA), 4096, vision, FakeBackend(0)));
+                plan_gpu(nullptr, {}, options_for(V2E_DEVICE_CUDA), 4096, vision, FakeDevices(0)));
 }

@@ -1,5 +1,5 @@
 // The C call of the memory plan refuses what it cannot plan; what it counts is tested from Python, on whole bundles.
-#include "cuda/cuda_backend.hpp"
+#include "cuda/cuda_device_kind.hpp"
 #include "plan/memory_plan.hpp"
 #include "tests/check.hpp"
 
@@ -9,14 +9,14 @@ TEST_CASE("the memory plan refuses a directory without a manifest") {
     v2e_memory_options options{};
     options.struct_size = sizeof options;
     CHECK_FAILS(V2E_ERROR_BUNDLE, "/no/such/bundle/valley2.json",
-                plan_memory("/no/such/bundle", options, cuda::backend()));
+                plan_memory("/no/such/bundle", options, cuda::device_kind()));
 }
 
 TEST_CASE("the memory plan refuses pictures that are not there") {
     v2e_memory_options options{};
     options.struct_size = sizeof options;
     options.picture_count = 1;
-    CHECK_FAILS(V2E_ERROR_INPUT, "pictures is NULL", plan_memory("/no/such/bundle", options, cuda::backend()));
+    CHECK_FAILS(V2E_ERROR_INPUT, "pictures is NULL", plan_memory("/no/such/bundle", options, cuda::device_kind()));
 }
 
 TEST_CASE("the memory plan needs the sizes of its structs") {

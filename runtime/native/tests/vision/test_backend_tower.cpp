@@ -39,7 +39,7 @@ class Directory {
 };
 
 // Writes `value` everywhere, or waits until it is cancelled.
-struct FakeBackend {
+struct FakeDevices {
     float value = 1;
     bool waits = false;
     bool obeys_late = false; // a cancel counts for the next run
@@ -50,12 +50,12 @@ struct FakeBackend {
     v2e_backend_run seen{};
     v2e_backend table{};
 
-    FakeBackend() {
+    FakeDevices() {
         table.struct_size = sizeof table;
         table.name = "fake";
         table.user_data = this;
         table.open = [](void *self, uint32_t component, void **engine) {
-            auto *fake = static_cast<FakeBackend *>(self);
+            auto *fake = static_cast<FakeDevices *>(self);
             ++fake->opened;
             fake->component = component;
             *engine = self;
@@ -67,14 +67,14 @@ struct FakeBackend {
             return V2E_OK;
         };
         table.run = [](void *engine, const v2e_backend_run *run) {
-            return static_cast<FakeBackend *>(engine)->run(*run);
+            return static_cast<FakeDevices *>(engine)->run(*run);
         };
         table.cancel = [](void *engine) {
-            auto *fake = static_cast<FakeBackend *>(engine);
+            auto *fake = static_cast<FakeDevices *>(engine);
             ++fake->told;
             fake->cancelled.store(true);
         };
-        table.close = [](void *engine) { ++static_cast<FakeBackend *>(engine)->closed; };
+        table.close = [](void *engine) { ++static_cast<FakeDevices *>(engine)->closed; };
     }
 
     v2e_status run(const v2e_backend_run &run) {
@@ -92,7 +92,7 @@ struct FakeBackend {
 };
 
 struct OpenedTower {
-    OpenedTower(FakeBackend &backend, uint32_t component) {
+    OpenedTower(FakeDevices &backend, uint32_t component) {
         v2e_tower_options options{};
         options.struct_size = sizeof options;
         options.backend = &backend.table;
@@ -131,7 +131,7 @@ TEST_CASE("a backend's tower has the sizes of the manifest and the costs of the 
     };
     for (const Expected &one : {Expected{V2E_COMPONENT_SIGLIP, 2, 27, 16}, Expected{V2E_COMPONENT_PROJECTOR, 3, 8, 60},
                                 Expected{V2E_COMPONENT_EAGLE, 8, 12, 10}}) {
-        FakeBackend backend;
+        FakeDevices backend;
         {
             OpenedTower opened(backend, one.component);
             REQUIRE(opened.status == V2E_OK);
@@ -160,7 +160,7 @@ TEST_CASE("a backend's tower has the sizes of the manifest and the costs of the 
 }
 
 TEST_CASE("a backend is given no patches that make no tokens") {
-    FakeBackend backend;
+    FakeDevices backend;
     OpenedTower opened(backend, V2E_COMPONENT_EAGLE);
     std::vector<int64_t> positions(16, 0);
     CHECK(opened.run(4, 12, 5) == V2E_ERROR_INPUT);
@@ -174,7 +174,7 @@ TEST_CASE("a backend is given no patches that make no tokens") {
 
 TEST_CASE("what a backend computes must be finite") {
     for (const float wrong : {std::nanf(""), INFINITY}) {
-        FakeBackend backend;
+        FakeDevices backend;
         backend.value = wrong;
         OpenedTower opened(backend, V2E_COMPONENT_PROJECTOR);
         CHECK(opened.run(1, 8, 20) == V2E_ERROR_NUMERIC);
@@ -183,7 +183,7 @@ TEST_CASE("what a backend computes must be finite") {
 }
 
 TEST_CASE("a failure of a backend is the failure of the call") {
-    FakeBackend backend;
+    FakeDevices backend;
     {
         OpenedTower opened(backend, V2E_COMPONENT_SIGLIP);
         backend.fails = V2E_ERROR_BUDGET;
@@ -197,7 +197,7 @@ TEST_CASE("a failure of a backend is the failure of the call") {
 }
 
 TEST_CASE("a tower of no vision component or of half a backend is refused") {
-    FakeBackend backend;
+    FakeDevices backend;
     for (const uint32_t component : {0u, static_cast<unsigned>(V2E_COMPONENT_DECODER), 9u})
         CHECK(OpenedTower(backend, component).status == V2E_ERROR_INPUT);
     backend.table.cost = nullptr;
@@ -206,7 +206,7 @@ TEST_CASE("a tower of no vision component or of half a backend is refused") {
 }
 
 TEST_CASE("a running backend is told to cancel") {
-    FakeBackend backend;
+    FakeDevices backend;
     backend.waits = true;
     OpenedTower opened(backend, V2E_COMPONENT_SIGLIP);
     std::thread other([&] {
@@ -224,7 +224,7 @@ TEST_CASE("a running backend is told to cancel") {
 }
 
 TEST_CASE("a backend that does not run is told nothing") {
-    FakeBackend backend;
+    FakeDevices backend;
     OpenedTower opened(backend, V2E_COMPONENT_SIGLIP);
     v2e_tower_cancel(opened.tower);
     CHECK(opened.run(1, 27, 8) == V2E_ERROR_CANCELLED);
@@ -233,7 +233,7 @@ TEST_CASE("a backend that does not run is told nothing") {
 }
 
 TEST_CASE("a cancel that came when a run was over does not end a later one") {
-    FakeBackend backend;
+    FakeDevices backend;
     backend.obeys_late = true;
     backend.waits = true;
     OpenedTower opened(backend, V2E_COMPONENT_SIGLIP);

@@ -1,5 +1,4 @@
-// What the decoder asks of devices beside the CPU. It knows no kind of them: whoever opens a decoder brings the
-// backend.
+// What the decoder asks of devices beside the CPU. It knows no kind of them: whoever opens a decoder brings one.
 #pragma once
 
 #include "cpu/attention/attention.hpp"
@@ -40,9 +39,9 @@ struct DevicePlan {
 };
 
 // One kind of device.
-class Backend {
+class DeviceKind {
   public:
-    virtual ~Backend() = default;
+    virtual ~DeviceKind() = default;
 
     // Returns null, and sets `reason` to a part of a sentence, when no device is usable.
     virtual std::unique_ptr<DeviceLayers> open(const Decoder &decoder, const v2e_model_options &options,

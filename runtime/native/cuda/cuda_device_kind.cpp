@@ -1,4 +1,4 @@
-#include "cuda/cuda_backend.hpp"
+#include "cuda/cuda_device_kind.hpp"
 
 #include "cuda/cuda_decoder.hpp"
 #include "cuda/device.hpp"
@@ -7,7 +7,7 @@
 namespace v2e::cuda {
 namespace {
 
-class CudaBackend final : public Backend {
+class CudaDevices final : public DeviceKind {
   public:
     std::unique_ptr<DeviceLayers> open(const Decoder &decoder, const v2e_model_options &options,
                                        std::string &reason) const override {
@@ -24,8 +24,8 @@ class CudaBackend final : public Backend {
 
 } // namespace
 
-const Backend &backend() {
-    static const CudaBackend instance;
+const DeviceKind &device_kind() {
+    static const CudaDevices instance;
     return instance;
 }
 
