@@ -101,6 +101,27 @@ def test_import_that_fails_because_it_is_interrupted_is_an_interruption(run, fai
     assert run("inspect").code == 130
 
 
+def test_ctrl_c_in_a_destructor_is_raised_behind_it_and_not_printed() -> None:
+    code = """
+import sys, time
+import valley2_edge.cli.main as m
+
+class Interrupted:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+sys.unraisablehook = m._hear_interrupt
+try:
+    value = Interrupted()
+    del value
+    time.sleep(30)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (finished.stdout, finished.stderr) == ("heard\n", "")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process")
 @pytest.mark.parametrize("words", [["chat", "What?", "--bundle", "nano"], ["verify", "nano"], ["plan", "nano"]])

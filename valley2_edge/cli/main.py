@@ -7,6 +7,8 @@ import contextlib
 import io
 import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -147,9 +149,19 @@ def _say_warnings(debug: bool) -> None:
 def _hear_interrupt(failed: sys.UnraisableHookArgs) -> None:
     """Raises a Ctrl-C again that arrived where Python can only print and forget it, as in `__del__`."""
     if failed.exc_type is KeyboardInterrupt:
-        _thread.interrupt_main()
+        _thread.start_new_thread(_interrupt_soon, ())
     else:
         sys.__unraisablehook__(failed)
+
+
+def _interrupt_soon() -> None:
+    """Interrupts the main thread a moment later: in the midst of the hook it would be printed and forgotten again."""
+    time.sleep(0.01)
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:
+        # Unlike the other, it also ends a call of the system in which the main thread waits.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
