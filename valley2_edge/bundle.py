@@ -288,7 +288,7 @@ def read_manifest(directory: Path) -> Manifest:
     if type(version) is not int or version < 1:
         raise BundleError(f'{where}: "format_version" must be a positive whole number, not {shown(version)}')
     if version != FORMAT_VERSION:
-        # The core says the same (src/plan/memory_plan.cpp).
+        # The core says the same (src/bundle/manifest.cpp).
         other = "an older release: export it again"
         if version > FORMAT_VERSION:
             other = "a newer release: install a newer valley2-edge"

@@ -24,16 +24,16 @@ class BackendCost:
     """What an engine takes of memory, in bytes; the fields of v2e_backend_cost."""
 
     weight_bytes: int = 0
-    """Of the process's memory while the engine is open; the decoder's, for all sessions."""
+    """Memory of the process that an open engine holds; the decoder's is for all sessions together."""
     work_bytes: int = 0
-    """Of the process's memory beside that, while the engine opens or runs, whichever is more."""
+    """Memory of the process that opening or running needs beside that, whichever is more."""
     kv_bytes: int = 0
     """Keys and values of all positions of a session, in the process's memory; the decoder only."""
     gpu_weight_bytes: int = 0
     gpu_work_bytes: int = 0
     gpu_kv_bytes: int = 0
     gpu_library_bytes: int = 0
-    """Of a GPU's memory: the backend's library itself, counted once for all components."""
+    """Memory of a GPU that the backend's library itself holds, counted once for all components."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BackendRun:
     past: int
     """Where the first row stands; what was there and behind it is to be forgotten. The decoder only."""
     logit_rows: int
-    """Of how many of the last rows the logits are wanted. The decoder only."""
+    """Number of last rows whose logits are wanted. The decoder only."""
 
 
 class BackendEngine(Protocol):

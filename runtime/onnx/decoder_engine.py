@@ -34,7 +34,7 @@ class OnnxDecoderEngine:
         self._cache = cache
         self._cancelled = False
         self._run_options: onnxruntime.RunOptions | None = None
-        """Of the graph that runs now."""
+        """The options of the graph that runs now."""
 
     def run(self, call: BackendRun) -> None:
         """Computes the positions behind `call.past` and the logits of the last ones, as `BackendEngine.run` says.

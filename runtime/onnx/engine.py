@@ -49,7 +49,7 @@ class OnnxEngine:
         self._name = name
         self._architecture = architecture
         self._cancel = CancelToken()
-        """Of the run that is going on, or else of the next one."""
+        """Ends the run that is going on, or else the next one."""
         try:
             wanted = with_options(providers)
             self._session = open_graph(path, session_options(threads), wanted)
