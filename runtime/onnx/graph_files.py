@@ -61,8 +61,7 @@ def own_graph(bundle: Bundle, component: ComponentName) -> list[str]:
         bundle: An opened bundle.
         component: siglip, projector or eagle.
     """
-    graphs: dict[str, list[str]] = getattr(bundle.manifest, "graphs", None) or {}
-    return graphs.get(component, [])
+    return (bundle.manifest.graphs or {}).get(component, [])
 
 
 def graph_key(bundle: Bundle, component: ComponentName) -> GraphKey | None:
