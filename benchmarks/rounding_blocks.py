@@ -81,7 +81,7 @@ def main() -> int:
                 seconds = measure(checkpoint, matrix, arguments.tokens)
                 cells = " | ".join(f"{seconds[part]:.3g}" for part in PARTS)
                 print(f"| {matrix.name} | {cells} |", flush=True)
-                # A layer computes gate_up twice: for the inputs of down, and for the layer's output.
+                # Where the inputs of down do not fit into memory, gate_up is computed once more for the layer's output.
                 times = {"forward": 2 if matrix.name.endswith("gate_up") else 1}
                 layer = {part: layer[part] + times.get(part, 1) * seconds[part] for part in PARTS}
     except (Valley2Error, OSError) as error:

@@ -35,10 +35,11 @@ from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.method import rounding_method
 
 RUN = 512
-GROWS_WITH_TOKENS = ("forward", "hessian")
+GROWS_WITH_TOKENS = ("forward", "exact", "hessian")
 WORDS = {
     "forward": "the layers run over the calibration set",
-    "hessian": "second moments of the inputs",
+    "exact": "the unrounded layers run over it as well",
+    "hessian": "second moments of the inputs, and their drift",
     "factor": "their factors",
     "round": "rounding, descent included",
 }

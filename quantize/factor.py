@@ -1,4 +1,4 @@
-"""Computes the triangular factor of an inverse Hessian in place."""
+"""Computes the triangular factor of a Hessian in place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 from valley2_edge.quantize.hessian import Hessian
 
 _BLOCK = 256  # columns that LAPACK factorises at a time
-_PANEL = 2048  # columns of a product; narrow enough to skip most of the triangle that is zero
 _LARGEST_FLOAT64 = 8192  # columns; a larger matrix in float64 would take gigabytes
 
 
@@ -39,31 +38,35 @@ def damped_copy(hessian: Hessian, arrangement: torch.Tensor, added: torch.Tensor
     result = torch.empty(columns, columns, dtype=factor_dtype(columns), device=hessian.device)
     for start in range(0, columns, _BLOCK):
         chosen = arrangement[start : start + _BLOCK]
-        result[start : start + _BLOCK] = hessian.matrix[chosen][:, arrangement]
+        result[start : start + _BLOCK] = hessian.matrix.index_select(0, chosen).index_select(1, arrangement)
     result.diagonal().add_(added[arrangement])
     return result
 
 
-def inverse_root_(matrix: torch.Tensor) -> torch.Tensor:
-    """Computes the lower triangular N with matrix^-1 = N^T N, and writes it over the matrix.
+def unit_factor_(matrix: torch.Tensor) -> torch.Tensor:
+    """Computes L and D of A = L D L^T, L lower with ones on its diagonal, and writes L over the matrix.
 
-    With A = M M^T (Cholesky, M lower), N = M^-1. GPTQ takes the upper factor U of A^-1 = U^T U from three
-    factorisations; in reversed order of the columns U is N, and one factorisation and one triangular inverse suffice.
+    When all positions behind q are rounded and have changed by dW_p, the best weight at q is W_q minus the sum of
+    dW_p L_pq, and an error there costs its square times D_q. GPTQ takes what it needs from the Cholesky factor of the
+    inverse, which is L^-1 with rows of other lengths; L itself needs no inverse, and is the nearest plane algorithm of
+    Babai (arXiv 2507.18553 shows that both round alike).
 
     Args:
-        matrix: (n, n) symmetric, float32 or float64; only its lower triangle is read; overwritten.
+        matrix: A, (n, n) symmetric, float32 or float64; only its lower triangle is read; overwritten by L, whose upper
+            triangle is 0.
 
     Returns:
-        N in the same storage. Memory beyond it: some blocks of n * 256 numbers.
+        The diagonal of D, (n,) in the dtype of the matrix, above 0. Memory beyond it: some blocks of n * 256 numbers.
 
     Raises:
         NotPositiveDefiniteError: The matrix is not positive definite, or holds a NaN.
     """
     _cholesky_(matrix)
-    _invert_triangle_(matrix)
     if not bool(torch.isfinite(matrix.sum())):
         raise NotPositiveDefiniteError
-    return matrix
+    lengths = matrix.diagonal().clone()
+    matrix.div_(lengths)
+    return lengths.square_()
 
 
 def _cholesky_(matrix: torch.Tensor) -> None:
@@ -82,20 +85,3 @@ def _cholesky_(matrix: torch.Tensor) -> None:
             below = matrix[stop:, start:stop]
             below.copy_(torch.linalg.solve_triangular(corner.T, below, upper=True, left=False))
     matrix.tril_()
-
-
-def _invert_triangle_(matrix: torch.Tensor) -> None:
-    """The inverse of a lower triangular matrix, block row by block row from the top."""
-    size = matrix.shape[0]
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
-        identity = torch.eye(stop - start, dtype=matrix.dtype, device=matrix.device)
-        corner = torch.linalg.solve_triangular(matrix[start:stop, start:stop], identity, upper=False)
-        row = torch.empty(stop - start, start, dtype=matrix.dtype, device=matrix.device)
-        for left in range(0, start, _PANEL):
-            right = min(left + _PANEL, start)
-            torch.mm(matrix[start:stop, left:start], matrix[left:start, left:right], out=row[:, left:right])
-        if start:
-            torch.mm(corner, row, out=matrix[start:stop, :start])
-            matrix[start:stop, :start].neg_()
-        matrix[start:stop, start:stop] = corner

@@ -23,12 +23,16 @@ class GptqOptions:
     diagonal of the Hessian, and chooses all scales before anything is rounded. "groups" sorts the groups by their
     largest diagonal, and the columns inside of each, and chooses the scales of a group when the group begins. The
     stored layout is the same for all orders."""
+    follow_unrounded: bool = True
+    """Whether a matrix is fitted to the outputs of the unrounded model, which makes up for what the matrices before it
+    lost; otherwise to its own outputs on the inputs as they are. Needs the unrounded layers to run as well."""
     scale_search: bool = True
     """Whether each scale is chosen by the error of the output; otherwise it covers the group's range."""
-    descent_passes: int = 2
-    """Largest number of passes over the rounded integers (descent.py); each takes twice as long as rounding."""
+    descent_passes: int = 3
+    """Largest number of passes over the rounded integers (descent.py). The first takes twice as long as rounding, where
+    it fits scales; all others are short."""
     scale_refit: bool = True
-    """Whether every pass also fits the scales to the integers."""
+    """Whether the first pass, in int8 the first two, also fits the scales to the integers."""
     block_size: int = 128
     """Number of columns whose effect on all later columns is applied at once; a multiple of the group size."""
 

@@ -10,7 +10,7 @@ from valley2_edge.precisions import DecoderPrecision
 
 GROUP_SIZES = (32, 64, 128)
 """The numbers of columns that may share a scale."""
-DEFAULT_GROUP_SIZE = 128
+DEFAULT_GROUP_SIZE = 64
 """The number of columns that share a scale when the user does not choose."""
 
 Code = Literal["uniform", "nf4"]
@@ -73,7 +73,8 @@ class MatrixFormat:
             ExportError: The columns are not a multiple of the group size.
         """
         if self.quantized and columns % self.group_size:
+            fitting = [str(size) for size in GROUP_SIZES if columns % size == 0]
+            advice = f"choose {' or '.join(fitting)}" if fitting else "choose --precision fp16 or fp32"
             raise ExportError(
-                f"{name} has {columns} columns, not a multiple of the group size {self.group_size}: "
-                "choose a smaller group"
+                f"{name} has {columns} columns, not a multiple of the group size {self.group_size}: {advice}"
             )

@@ -19,11 +19,12 @@ import torch
 
 from valley2_edge.errors import ExportError
 from valley2_edge.precisions import DecoderPrecision
-from valley2_edge.quantize.error import output_energy, ratio_of_norms
+from valley2_edge.quantize.error import estimated_output_energy, output_energy, ratio_of_norms
 from valley2_edge.quantize.factor import NotPositiveDefiniteError
 from valley2_edge.quantize.gptq import DAMPING_SERIES, GptqSolver
 from valley2_edge.quantize.gptq_options import GptqOptions
 from valley2_edge.quantize.hessian import Hessian
+from valley2_edge.quantize.input_drift import InputDrift
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.nf4 import quantize_rows_nf4
 from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows, quantize_rows
@@ -43,9 +44,11 @@ class MatrixRecord:
     weight_error: float
     """Norm of the weight difference over norm of the weight."""
     output_error: float | None
-    """Norm of the output difference over norm of the output on the calibration inputs; None without a Hessian."""
+    """Norm of the output difference over norm of the output on the calibration inputs, the latter estimated from every
+    eighth row of a large matrix; None without a Hessian."""
     output_loss: float | None
-    """tr(dW H dW^T): the mean squared norm of the output difference; None without a Hessian."""
+    """tr(dW H dW^T): the mean squared norm of the output difference; None without a Hessian. Where the target is the
+    output of the unrounded model, dW is the distance from the weights that come nearest to it (input_drift.py)."""
     damping: float | None = None
     """What gptq added to the diagonal of the Hessian, as a share of the diagonal's mean."""
     dead_columns: int = 0
@@ -75,13 +78,20 @@ class Method(Protocol):
     def needs_hessian(self) -> bool:
         """Whether `start` refuses to begin without a Hessian."""
 
-    def start(self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None) -> Rounding:
+    @property
+    def follows_unrounded(self) -> bool:
+        """Whether `start` takes the drift of the inputs from those of the unrounded model."""
+
+    def start(
+        self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None, drift: InputDrift | None = None
+    ) -> Rounding:
         """Begins a matrix.
 
         Args:
             matrix_format: int4 or int8.
             name: The matrix's name, for messages.
             hessian: Hessian of the matrix's inputs, unchanged; rtn and nf4 use it only for the record.
+            drift: How far the inputs have drifted; only a method that follows the unrounded model is given it.
 
         Raises:
             ExportError: The method cannot make this format, or its Hessian is missing or empty.
@@ -142,14 +152,19 @@ class _Sums:
         self.output_loss = 0.0
         self.output_energy = 0.0
 
-    def add(self, exact: torch.Tensor, rows: QuantizedRows, output_loss: float | None) -> None:
-        """Adds rows; `output_loss` is their tr(dW H dW^T) where the method knows it."""
-        change = dequantize_rows(rows, self._format).sub_(exact)
-        self.weight_loss += float(change.square().sum(dtype=torch.float64))
-        self.weight_energy += float(exact.square().sum(dtype=torch.float64))
+    def add(self, exact: torch.Tensor, weight_loss: float, output_loss: float) -> None:
+        """Adds rows.
+
+        Args:
+            exact: The exact weights, (rows, columns) float32.
+            weight_loss: tr(dW dW^T) of these rows.
+            output_loss: tr(dW H dW^T) of these rows; nobody looks at it without a Hessian.
+        """
+        self.weight_loss += weight_loss
+        self.weight_energy += _squared_norm(exact)
         if self._hessian is not None:
-            self.output_loss += output_energy(change, self._hessian) if output_loss is None else output_loss
-            self.output_energy += output_energy(exact, self._hessian)
+            self.output_loss += output_loss
+            self.output_energy += estimated_output_energy(exact, self._hessian)
 
     def record(self, name: str, method: MethodName) -> MatrixRecord:
         measured = self._hessian is not None
@@ -181,6 +196,7 @@ class _DirectRounding:
             hessian.check()
         self._method = method
         self._format = matrix_format
+        self._hessian = hessian
         self._name = name
         self._quantize = quantize
         self._fallback = fallback
@@ -188,7 +204,9 @@ class _DirectRounding:
 
     def quantize(self, weights: torch.Tensor) -> QuantizedRows:
         rows = self._quantize(weights, self._format, self._name)
-        self._sums.add(weights, rows, None)
+        change = dequantize_rows(rows, self._format).sub_(weights)
+        output_loss = 0.0 if self._hessian is None else output_energy(change, self._hessian)
+        self._sums.add(weights, _squared_norm(change), output_loss)
         return rows
 
     def record(self) -> MatrixRecord:
@@ -204,9 +222,10 @@ class _GptqRounding:
         self._sums = _Sums(matrix_format, hessian)
 
     def quantize(self, weights: torch.Tensor) -> QuantizedRows:
-        before = self._solver.squared_error
-        rows = self._solver.quantize(weights)
-        self._sums.add(weights, rows, self._solver.squared_error - before)
+        solver = self._solver
+        weight_loss, output_loss = solver.squared_weight_error, solver.squared_error
+        rows = solver.quantize(weights)
+        self._sums.add(weights, solver.squared_weight_error - weight_loss, solver.squared_error - output_loss)
         return rows
 
     def record(self) -> MatrixRecord:
@@ -219,19 +238,30 @@ class _GptqRounding:
         return replace(record, damping=solver.damping, dead_columns=solver.dead_columns, fallback=fallback)
 
 
+def _squared_norm(matrix: torch.Tensor) -> float:
+    """The sum of the squares, which is added up in float32 within a row and in float64 over the rows."""
+    return float(torch.linalg.vector_norm(matrix, dim=1).to(torch.float64).square_().sum())
+
+
 class _Rtn:
     name: MethodName = "rtn"
     needs_hessian = False
+    follows_unrounded = False
 
-    def start(self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None) -> Rounding:
+    def start(
+        self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None, drift: InputDrift | None = None
+    ) -> Rounding:
         return _DirectRounding("rtn", matrix_format, name, hessian, quantize_rows)
 
 
 class _Nf4:
     name: MethodName = "nf4"
     needs_hessian = False
+    follows_unrounded = False
 
-    def start(self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None) -> Rounding:
+    def start(
+        self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None, drift: InputDrift | None = None
+    ) -> Rounding:
         if matrix_format.precision == "int8":  # lm_head is int8 where the layers are nf4
             return _Rtn().start(matrix_format, name, hessian)
         return _DirectRounding("nf4", matrix_format, name, hessian, quantize_rows_nf4)
@@ -243,12 +273,15 @@ class _Gptq:
 
     def __init__(self, options: GptqOptions) -> None:
         self.options = options
+        self.follows_unrounded = options.follow_unrounded
 
-    def start(self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None) -> Rounding:
+    def start(
+        self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None, drift: InputDrift | None = None
+    ) -> Rounding:
         if hessian is None:
             raise ExportError(f"gptq needs calibration inputs for {name}: give a calibration set or choose rtn")
         try:
-            solver = GptqSolver(hessian, matrix_format, self.options, name)
+            solver = GptqSolver(hessian, matrix_format, self.options, name, drift)
         except NotPositiveDefiniteError:
             highest = self.options.damping * DAMPING_SERIES[-1]
             fallback = f"the Hessian is not positive definite even with a damping of {highest:g}: rounded to nearest"

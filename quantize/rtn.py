@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,22 @@ class QuantizedRows:
     """(rows, columns / group_size) float16."""
     zeros: torch.Tensor | None
     """(rows, columns / group_size) uint8 for asymmetric int4. None means 8 for int4 and 128 for int8."""
+
+
+def join_rows(blocks: Sequence[QuantizedRows]) -> QuantizedRows:
+    """Puts blocks of rows below one another.
+
+    Args:
+        blocks: At least one block; all with zero points, or none.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+    zeros = [block.zeros for block in blocks if block.zeros is not None]
+    return QuantizedRows(
+        torch.cat([block.values for block in blocks]),
+        torch.cat([block.scales for block in blocks]),
+        torch.cat(zeros) if zeros else None,
+    )
 
 
 def quantize_rows(weights: torch.Tensor, matrix_format: MatrixFormat, name: str) -> QuantizedRows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,10 @@ from valley2_edge.runtime.media.video import VideoSource
 from valley2_edge.text_limits import check_text
 
 Array = npt.NDArray[Any]
+Logits = npt.NDArray[np.float32]
+
+LOGIT_ROWS = 64
+"""Most rows of logits that are computed at once: 39 MB with Qwen2.5's vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Inquiry:
             tokens.append(int(self._decoder.logits(1)[0].argmax()))
         return Reply(text, tuple(tokens))
 
-    def logits(self, question: str, tokens: Sequence[int], *, think: bool = False) -> npt.NDArray[np.float32]:
+    def logits(self, question: str, tokens: Sequence[int], *, think: bool = False) -> Logits:
         """The model's logits for each token of a given answer, after the question and the answer's tokens before it.
 
         Args:
@@ -143,11 +147,42 @@ class Inquiry:
             BudgetError: The context or the memory does not suffice.
             NumericError: A NaN or an infinity; the text names the layer.
         """
-        if not tokens:
-            raise InputError("An answer without tokens has no logits.")
-        prompt_ids = self._prompt(question, think)
-        self._prefill([*prompt_ids, *tokens[:-1]], logit_rows=len(tokens))
-        return self._decoder.logits(len(tokens))
+        return np.concatenate(list(self.logit_blocks(question, tokens, think=think)))
+
+    def logit_blocks(self, question: str, tokens: Sequence[int], *, think: bool = False) -> Iterator[Logits]:
+        """The rows of `logits` in order, at most `LOGIT_ROWS` in memory at a time.
+
+        Args:
+            question: As in `logits`.
+            tokens: As in `logits`.
+            think: As in `logits`.
+
+        Yields:
+            (n, vocabulary_size) float32.
+
+        Raises:
+            Valley2Error: As in `logits`.
+        """
+        yield from self._logit_blocks(self._prompt(question, think), tokens)
+
+    def text_logit_blocks(self, before: Sequence[int], tokens: Sequence[int]) -> Iterator[Logits]:
+        """The model's logits for each token of a text that is no conversation, after the tokens before it.
+
+        Args:
+            before: Token ids that the text begins with, at least one.
+            tokens: The ids that follow, at least one.
+
+        Yields:
+            (n, vocabulary_size) float32, n at most `LOGIT_ROWS`; one row for each of `tokens` in all.
+
+        Raises:
+            InputError: There is no token to begin with or none to predict, or one is outside the vocabulary.
+            BudgetError: The context or the memory does not suffice.
+            NumericError: A NaN or an infinity; the text names the layer.
+        """
+        if not before:
+            raise InputError("The first token of a text has nothing to be predicted from.")
+        yield from self._logit_blocks(list(before), tokens)
 
     def close(self) -> None:
         """Frees the KV cache."""
@@ -160,6 +195,14 @@ class Inquiry:
         text = prompt.with_thinking(question) if think else question
         parts = prompt.build_first_turn(text, len(self._pictures), self._system, self._layout)
         return prompt.encode(parts, self._engines.tokenizer)
+
+    def _logit_blocks(self, ids: list[int], tokens: Sequence[int]) -> Iterator[Logits]:
+        if not tokens:
+            raise InputError("An answer without tokens has no logits.")
+        for start in range(0, len(tokens), LOGIT_ROWS):
+            stop = min(start + LOGIT_ROWS, len(tokens))
+            self._prefill([*ids, *tokens[: stop - 1]], logit_rows=stop - start)
+            yield self._decoder.logits(stop - start)
 
     def _prefill(self, ids: list[int], logit_rows: int = 1) -> None:
         """Makes the cache hold `ids`, and keeps the logits of the last rows."""

@@ -9,7 +9,7 @@ from pathlib import Path
 NATIVE = Path(__file__).resolve().parents[2] / "runtime" / "native"
 SUFFIXES = {".cpp", ".hpp", ".cu", ".cuh", ".inc"}
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]*)"', re.MULTILINE)
-PUBLIC = {"valley2.h"}
+PUBLIC = {"valley2.h", "valley2_parts.h"}
 """Headers of include/, which everything may know."""
 
 ALLOWED: Mapping[str, set[str]] = {
@@ -22,14 +22,16 @@ ALLOWED: Mapping[str, set[str]] = {
     "cpu/elementwise": {"base", "cpu", "cpu/simd", "cpu/attention"},
     "cpu/linear": {"base", "bundle", "cpu", "cpu/simd", "cpu/elementwise"},
     "cpu/vision": {"base", "cpu", "cpu/simd"},
+    "cpu/rounding": {"base", "cpu", "cpu/simd"},
     "picture": {"base"},
     "vision": {"base", "bundle", "cpu", "cpu/elementwise", "cpu/vision"},
     "decoder": {"base", "bundle", "cpu", "cpu/attention", "cpu/elementwise", "cpu/linear"},
     "generation": {"base", "bundle", "decoder"},
+    "rounding": {"base", "cpu", "cpu/rounding"},
     "plan": {"base", "bundle", "picture", "vision", "decoder", "generation"},
     "cuda/kernels": set(),
     "cuda": {"base", "bundle", "cpu/attention", "decoder", "cuda/kernels"},
-    "api": {"base", "cpu/probe", "picture", "vision", "decoder", "generation", "plan", "cuda"},
+    "api": {"base", "cpu/probe", "picture", "vision", "decoder", "generation", "rounding", "plan", "cuda"},
 }
 """The folders that a folder may include from, beside itself. Each stands below those that it is named in."""
 

@@ -15,7 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "runtime" / "native"
 BUILD = ROOT / "build" / "native-tests"
 """Kept between runs, so that only what changed is compiled again."""
-HEADER_USER = '#include "valley2.h"\nint main(void) { return v2e_last_error() == 0; }\n'
+HEADER_USERS = {
+    "valley2.h": "v2e_last_error() == 0",
+    "valley2_parts.h": "v2e_rounder_open(1, V2E_ISA_AUTO, 0) == V2E_OK",
+}
+"""What a program asks of each header."""
 
 
 def tool(name: str) -> str:
@@ -31,12 +35,15 @@ def run(*command: str | Path) -> None:
     assert finished.returncode == 0, finished.stdout[-6000:] + finished.stderr[-6000:]
 
 
+@pytest.mark.parametrize("header", HEADER_USERS)
 @pytest.mark.parametrize(
     ("compiler", "standard", "suffix"), [("cc", "c99", ".c"), ("c++", "c++17", ".cpp")], ids=["C99", "C++17"]
 )
-def test_header_compiles_without_a_warning(tmp_path: Path, compiler: str, standard: str, suffix: str) -> None:
+def test_header_compiles_without_a_warning(
+    tmp_path: Path, compiler: str, standard: str, suffix: str, header: str
+) -> None:
     source = tmp_path / f"user{suffix}"
-    source.write_text(HEADER_USER)
+    source.write_text(f'#include "{header}"\nint main(void) {{ return {HEADER_USERS[header]}; }}\n')
     warnings = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
     run(tool(compiler), f"-std={standard}", *warnings, "-I", NATIVE / "include", "-fsyntax-only", source)
 

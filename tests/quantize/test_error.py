@@ -6,7 +6,12 @@ import pytest
 import torch
 from quantize_inputs import correlated, gaussian, hessian_of
 
-from valley2_edge.quantize.error import output_energy, relative_output_error, relative_weight_error
+from valley2_edge.quantize.error import (
+    estimated_output_energy,
+    output_energy,
+    relative_output_error,
+    relative_weight_error,
+)
 
 
 def test_the_energy_is_the_mean_squared_norm_of_the_output() -> None:
@@ -30,3 +35,21 @@ def test_a_matrix_of_zeros_has_no_error() -> None:
     zeros = torch.zeros(3, 64)
     assert relative_weight_error(zeros, zeros) == 0
     assert relative_output_error(zeros, zeros, hessian_of(correlated(10, 64))) == 0
+
+
+def test_the_mirrored_half_of_a_wide_hessian_counts_twice() -> None:
+    weights, inputs = gaussian(3, 2144), correlated(50, 2144)
+    outputs = inputs.double() @ weights.double().T
+    expected = float(outputs.square().sum() / len(inputs))
+    assert output_energy(weights, hessian_of(inputs)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_estimate_is_exact_for_few_rows_and_close_for_many() -> None:
+    hessian = hessian_of(correlated(600, 128))
+    few = gaussian(256, 128)
+    assert estimated_output_energy(few, hessian) == output_energy(few, hessian)
+    many = gaussian(3000, 128) * torch.linspace(0.5, 2, 3000)[:, None]
+    exact = output_energy(many, hessian)
+    assert estimated_output_energy(many, hessian) == pytest.approx(exact, rel=0.1)
+    assert estimated_output_energy(many, hessian) != exact
+    assert estimated_output_energy(torch.zeros(300, 128), hessian) == 0

@@ -1,4 +1,4 @@
-"""Makes the Python binding of the core from its C header: `python make_binding.py valley2.h _header.py`.
+"""Makes the Python binding of the core from its headers: `python make_binding.py valley2.h valley2_parts.h _header.py`.
 
 cffi reads the declarations and writes a module that opens no file and compiles nothing when it is imported. The build
 runs this script; the module lies beside the Python files that use it.
@@ -12,18 +12,18 @@ from pathlib import Path
 import cffi
 
 MODULE = "valley2_edge.runtime.core._header"
-_GUARD = "#ifndef VALLEY2_H"
+_GUARDS = ("#ifndef VALLEY2_H", "#ifndef VALLEY2_PARTS_H")
 
 
 def declarations(header: str) -> str:
-    """The C declarations of the header: without directives, what stands under a condition, and export marks."""
+    """The C declarations of a header: without directives, what stands under a condition, and export marks."""
     lines: list[str] = []
     conditions: list[bool] = []
     """For each open #if, whether it is the guard against a second inclusion, whose content counts."""
     for line in header.splitlines():
         directive = line.strip()
         if directive.startswith("#if"):
-            conditions.append(directive == _GUARD)
+            conditions.append(directive in _GUARDS)
         elif directive.startswith("#endif"):
             conditions.pop()
         elif not directive.startswith("#") and all(conditions):
@@ -31,10 +31,11 @@ def declarations(header: str) -> str:
     return "\n".join(lines)
 
 
-def main(header: str, module: str) -> None:
-    """Writes the module."""
+def main(*paths: str) -> None:
+    """Writes the module, the last path, from the headers before it."""
+    *headers, module = paths
     ffi = cffi.FFI()
-    ffi.cdef(declarations(Path(header).read_text(encoding="utf-8")))
+    ffi.cdef("\n".join(declarations(Path(header).read_text(encoding="utf-8")) for header in headers))
     ffi.set_source(MODULE, None)
     ffi.emit_python_code(module)
     Path(module).touch()  # cffi leaves a file alone that is as it should be, and a build looks at the time

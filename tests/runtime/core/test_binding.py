@@ -20,6 +20,7 @@ from valley2_edge.runtime.core.decoder_description import DecoderDescription, Pr
 from valley2_edge.runtime.core.generation import GenerateOptions, GenerationCounters, StopReason
 from valley2_edge.runtime.core.library import library
 from valley2_edge.runtime.core.memory import MemoryPlan
+from valley2_edge.runtime.core.rounding import NOT_FINITE, SCALE_TOO_LARGE, ColumnBlock, GridFormat, VisitBlock
 from valley2_edge.runtime.core.tower import TowerCost, TowerDescription, VocabularyUse
 
 SAME: dict[str, Any] = {
@@ -52,6 +53,21 @@ def test_options_have_the_fields_of_the_header() -> None:
     negated = {"tiled": "no_tiles", "unpad": "no_unpad", "eagle": "no_eagle"}  # zero is the default in the header
     geometry = {negated.get(field.name, field.name) for field in fields(GeometryOptions)}
     assert geometry | {"canvas_count", "callback", "user_data"} == header_fields("v2e_geometry_options")
+
+
+def test_blocks_of_rounding_have_the_fields_of_the_header() -> None:
+    assert {field.name for field in fields(GridFormat)} == header_fields("v2e_grid")
+    sizes = {"rows", "count", "all_columns"}
+
+    def arrays(kind: str) -> set[str]:
+        return {name for name in header_fields(kind) - sizes if not name.endswith("_stride")}
+
+    # Whether scales are fitted is said by the costs that they are fitted with.
+    assert {field.name for field in fields(ColumnBlock)} | {"fits_groups"} == arrays("v2e_column_block")
+    words = {"fit_scales": "fits_scales", "update_slopes": "updates_slopes"}
+    assert {words.get(field.name, field.name) for field in fields(VisitBlock)} == arrays("v2e_visit_block")
+    faults = ffi.typeof("v2e_rounding_fault").relements
+    assert faults == {"V2E_ROUNDING_NOT_FINITE": NOT_FINITE, "V2E_ROUNDING_SCALE_TOO_LARGE": SCALE_TOO_LARGE}
 
 
 @pytest.mark.parametrize(

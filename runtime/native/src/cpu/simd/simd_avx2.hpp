@@ -108,6 +108,20 @@ inline Vec first_lanes(Vec value, int count, float other) {
     return {_mm256_blendv_ps(fill, value.low, keep_low), _mm256_blendv_ps(fill, value.high, keep_high)};
 }
 
+// yes where a < b, else no.
+inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
+    return {_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),
+            _mm256_blendv_ps(no.high, yes.high, _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ))};
+}
+
+// Whether every lane is 0.
+inline bool is_zero(Vec value) {
+    const __m256 zero = _mm256_setzero_ps();
+    const __m256 other =
+        _mm256_or_ps(_mm256_cmp_ps(value.low, zero, _CMP_NEQ_UQ), _mm256_cmp_ps(value.high, zero, _CMP_NEQ_UQ));
+    return _mm256_movemask_ps(other) == 0;
+}
+
 } // namespace v2e::avx2
 
 #include "cpu/simd/simd_common.hpp"

@@ -94,6 +94,16 @@ inline Vec first_lanes(Vec value, int count, float other) {
     return {_mm512_mask_mov_ps(_mm512_set1_ps(other), keep, value.lanes)};
 }
 
+// yes where a < b, else no.
+inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
+    return {_mm512_mask_mov_ps(no.lanes, _mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_LT_OQ), yes.lanes)};
+}
+
+// Whether every lane is 0.
+inline bool is_zero(Vec value) {
+    return _mm512_cmp_ps_mask(value.lanes, _mm512_setzero_ps(), _CMP_NEQ_UQ) == 0;
+}
+
 } // namespace v2e::avx512
 
 #include "cpu/simd/simd_common.hpp"

@@ -112,6 +112,19 @@ inline Vec first_lanes(Vec value, int count, float other) {
     });
 }
 
+// yes where a < b, else no.
+inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
+    return each([&](int i) { return vbslq_f32(vcltq_f32(a.quarter[i], b.quarter[i]), yes.quarter[i], no.quarter[i]); });
+}
+
+// Whether every lane is 0.
+inline bool is_zero(Vec value) {
+    uint32x4_t zero = vceqzq_f32(value.quarter[0]);
+    for (int i = 1; i < 4; ++i)
+        zero = vandq_u32(zero, vceqzq_f32(value.quarter[i]));
+    return vminvq_u32(zero) != 0;
+}
+
 } // namespace v2e::neon
 
 #include "cpu/simd/simd_common.hpp"

@@ -136,6 +136,19 @@ inline Vec first_lanes(Vec value, int count, float other) {
     return each([&](int i) { return i < count ? value.lane[i] : other; });
 }
 
+// yes where a < b, else no.
+inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
+    return each([&](int i) { return a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i]; });
+}
+
+// Whether every lane is 0.
+inline bool is_zero(Vec value) {
+    bool zero = true;
+    for (int i = 0; i < 16; ++i)
+        zero = zero && value.lane[i] == 0.0f;
+    return zero;
+}
+
 } // namespace v2e::portable
 
 #include "cpu/simd/simd_common.hpp"
