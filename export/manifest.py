@@ -85,6 +85,7 @@ def _decoder_component(plan: ExportPlan, facts: Facts, matrices: list[MatrixErro
         method=method if plan.gptq_decoder is None else plan.gptq_decoder.method,
         engine="native" if onnx is None else "onnx",
         files=[DECODER_FILE, EMBEDDINGS_FILE] if onnx is None else onnx["files"],
+        rotation=plan.rotation,
         matrices=matrices,
     )
 

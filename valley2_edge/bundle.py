@@ -36,6 +36,7 @@ from valley2_edge.outside_files import (
     wait_out_clock,
 )
 from valley2_edge.precisions import DecoderEngine, DecoderPrecision, OnnxArithmetic, VisionPrecision
+from valley2_edge.rotation import Rotation
 from valley2_edge.verified_files import VerifiedFiles
 
 FORMAT: Literal["valley2-bundle"] = "valley2-bundle"
@@ -104,6 +105,8 @@ class DecoderComponent(_Strict):
     method: str
     """Rounding method: "rtn", "gptq", "nf4", or "none" for fp16 and fp32."""
     files: _Files
+    rotation: Rotation | None = None
+    """What all weights have absorbed of a change of basis; None: they are the checkpoint's own."""
     matrices: list[MatrixError] = Field(default_factory=list)
 
 

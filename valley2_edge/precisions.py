@@ -10,6 +10,8 @@ OnnxArithmetic = Literal["int8", "fp32", "fp16"]
 """How an ONNX decoder multiplies: with activations rounded to int8, or with floats of 32 or 16 bits."""
 VisionPrecision = Literal["bf16", "int8", "fp32"]
 """Precision of the matrices of the vision towers."""
+RotationChoice = Literal["hadamard", "none"]
+"""Whether the weights absorb a rotation of the residual stream (rotation.py)."""
 GraphFormat = Literal["onnx"]
 """Format of the graphs that a bundle may have beside its vision towers, for engines other than the core."""
 LARGEST_VISION_ERROR: dict[VisionPrecision, float] = {"fp32": 1e-4, "bf16": 1e-2, "int8": 5e-2}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from valley2_edge.bundle import Bundle, DecoderComponent, Manifest, Source
+from valley2_edge.errors import ExportError
 from valley2_edge.export.bundle.safetensors_stream import dtype_name, file_size
 from valley2_edge.export.bundle.writer import BundleWriter
 from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS
@@ -63,7 +64,9 @@ def bundle_gptq_checkpoint(
     """
     control = control or ExportControl()
     report = cancelling_progress(control, progress or no_progress)
-    conversion = _Conversion(GptqDecoder(directory, vision.manifest.architecture.decoder), vision, report)
+    decoder = GptqDecoder(directory, vision.manifest.architecture.decoder)
+    _check_rotation(decoder, vision)
+    conversion = _Conversion(decoder, vision, report)
     with BundleWriter(output.resolve(), conversion.fingerprint(), overwrite=overwrite, control=control) as writer:
         writer.check_space(conversion.bundle_size())
         writer.component("vision", conversion.copy_shared_files)
@@ -131,6 +134,19 @@ class _Conversion:
         return {}
 
 
+def _check_rotation(decoder: GptqDecoder, vision: Bundle) -> None:
+    """Towers and decoder must speak of the residual stream in the same basis."""
+    ours, theirs = decoder.rotation, vision.manifest.decoder.rotation
+    if ours == theirs:
+        return
+    found, given = (f"rotated ({one})" if one else "not rotated" for one in (ours, theirs))
+    wanted = "hadamard" if ours else "none"
+    raise ExportError(
+        f"{decoder.path} is {found}, {vision.directory} is {given}: name a bundle that was exported with --rotation "
+        f"{wanted}, or export the vision half anew with `valley2-edge export CHECKPOINT --decoder {decoder.path}`"
+    )
+
+
 def _rounded_component(decoder: GptqDecoder) -> DecoderComponent:
     """The manifest's entry of a decoder that comes from a GPTQ checkpoint.
 
@@ -145,6 +161,7 @@ def _rounded_component(decoder: GptqDecoder) -> DecoderComponent:
         symmetric=layers.is_symmetric and lm_head.is_symmetric,
         method=decoder.method,
         files=[DECODER_FILE, EMBEDDINGS_FILE],
+        rotation=decoder.rotation,
     )
 
 

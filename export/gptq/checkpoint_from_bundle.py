@@ -73,7 +73,9 @@ def write_gptq_checkpoint(
             with bundle.unchanged(name):
                 shutil.copyfile(bundle.path(name), partial / PurePosixPath(name).name)
         # The config comes last: a directory with a config is complete.
-        _write_json(partial / CONFIG_FILE, writer.model_config(manifest.architecture, manifest.decoder.method))
+        decoder = manifest.decoder
+        config = writer.model_config(manifest.architecture, decoder.method, decoder.rotation)
+        _write_json(partial / CONFIG_FILE, config)
         replaced = output.with_name(f".{output.name}.replaced")
         with control.finishing():
             if output.exists():

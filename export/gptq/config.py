@@ -22,6 +22,7 @@ from valley2_edge.export.checkpoint.keys import (
 from valley2_edge.export.gptq.name_pattern import NamePattern
 from valley2_edge.outside_files import is_directory, read_json, shown
 from valley2_edge.quantize.gptq_checkpoint import GptqFormat
+from valley2_edge.rotation import Rotation
 
 CONFIG_FILE = "config.json"
 QUANTIZE_CONFIG_FILE = "quantize_config.json"
@@ -30,8 +31,11 @@ _FORMATS = ("gptq", "gptq_v2")
 _MODEL_TYPES = ("qwen2", "valley")
 _MAX_PATTERNS = 256
 _MAX_NAME = 64
+ROTATION_KEY = "valley2_rotation"
+"""Key of config.json: the rotation that the weights have absorbed. It is this project's own; towers and embeddings of a
+bundle can follow it."""
 _UNSUPPORTED = {
-    "rotation": "its weights are rotated, which the vision towers do not know of",
+    "rotation": "its weights are rotated in a way that the vision towers cannot follow",
     "is_marlin_format": "it is laid out for the Marlin kernel",
     "adapter": "it needs an adapter",
 }
@@ -135,7 +139,7 @@ def check_decoder_config(directory: Path, expected: DecoderConfig) -> None:
         raise CheckpointError(f"{path}: model_type is {shown(values.get('model_type'))}, not one of {_MODEL_TYPES}")
     supported = SUPPORTED | GENERATION_SUPPORTED
     supported.pop("quantization_config")
-    check_keys(values, path, supported, READ | IGNORED | GENERATION_IGNORED | {"quantization_config"})
+    check_keys(values, path, supported, READ | IGNORED | GENERATION_IGNORED | {"quantization_config", ROTATION_KEY})
     try:
         decoder = read_decoder_config(values, path)
     except ValidationError as error:
@@ -144,6 +148,28 @@ def check_decoder_config(directory: Path, expected: DecoderConfig) -> None:
         found, wanted = getattr(decoder, key), getattr(expected, key)
         if found != wanted:
             raise CheckpointError(f"{path}: {key} is {found!r}, but the model that the decoder is for has {wanted!r}")
+
+
+def read_rotation(directory: Path) -> Rotation | None:
+    """Reads which rotation the weights of a GPTQ checkpoint have absorbed.
+
+    Args:
+        directory: The checkpoint.
+
+    Returns:
+        The rotation, or None for weights in the model's own basis.
+
+    Raises:
+        CheckpointError: The configuration is malformed, or names a rotation that does not exist.
+    """
+    path = directory / CONFIG_FILE
+    facts = read_json(path, CheckpointError).get(ROTATION_KEY)
+    if facts is None:
+        return None
+    try:
+        return Rotation.model_validate(facts)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {ROTATION_KEY}: {first_problem(error)}") from error
 
 
 def _read_dynamic(path: Path, dynamic: dict[str, Any]) -> tuple[tuple[NamePattern, bool | None], ...]:

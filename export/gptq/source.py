@@ -15,7 +15,13 @@ from valley2_edge.export.checkpoint.tensor_files import TensorFiles
 from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS, OUTPUT_WEIGHT
 from valley2_edge.export.decoder.formats import NamedFormats
 from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, DecoderNorm, decoder_parts
-from valley2_edge.export.gptq.config import CONFIG_FILE, QUANTIZE_CONFIG_FILE, check_decoder_config, read_gptq_config
+from valley2_edge.export.gptq.config import (
+    CONFIG_FILE,
+    QUANTIZE_CONFIG_FILE,
+    check_decoder_config,
+    read_gptq_config,
+    read_rotation,
+)
 from valley2_edge.export.gptq.output_scales import SCALES_FILE, OutputScales
 from valley2_edge.outside_files import MAX_JSON_BYTES, read_bytes
 from valley2_edge.quantize.gptq_checkpoint import (
@@ -46,6 +52,7 @@ class GptqDecoder:
         parts: The decoder's parts in file order, with the names of this checkpoint's tensors.
         formats: How a bundle stores each matrix without a loss.
         method: The rounding method, for a bundle's manifest.
+        rotation: What its weights have absorbed of a change of basis; None: they are in the model's own.
 
     Raises:
         CheckpointError: A file or a tensor is missing, damaged, of another size, or unknown.
@@ -57,6 +64,7 @@ class GptqDecoder:
         self._config = read_gptq_config(directory)
         self.method = self._config.method
         check_decoder_config(directory, config)
+        self.rotation = read_rotation(directory)
         self._files = TensorFiles(directory)
         # A tied model may have an output matrix of its own here, because quantising a decoder unties it.
         own_output = OUTPUT_WEIGHT in self._files or "lm_head.qweight" in self._files

@@ -18,11 +18,13 @@ from valley2_edge.export.checkpoint.tensor_names import EMBEDDINGS, OUTPUT_WEIGH
 from valley2_edge.export.control import Progress, no_progress
 from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, DecoderNorm, decoder_parts
 from valley2_edge.export.decoder.stored_decoder import StoredDecoder
+from valley2_edge.export.gptq.config import ROTATION_KEY
 from valley2_edge.export.gptq.output_scales import SCALES_TENSOR, ZEROS_TENSOR, OutputScales
 from valley2_edge.export.gptq.source import weight_heights
 from valley2_edge.quantize.gptq_checkpoint import ZERO_POINTS, GptqFormat, group_numbers, pack_words, pack_zeros
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.rtn import QuantizedRows, dequantize_rows
+from valley2_edge.rotation import Rotation
 from valley2_edge.version import __version__
 
 Pieces = Iterable[torch.Tensor]
@@ -133,15 +135,19 @@ class GptqWriter:
                 dynamic[f"{'+' if facts else '-'}:{pattern}"] = facts
         return values | {"dynamic": dynamic} if dynamic else values
 
-    def model_config(self, architecture: ModelConfig, method: str) -> dict[str, Any]:
+    def model_config(self, architecture: ModelConfig, method: str, rotation: Rotation | None = None) -> dict[str, Any]:
         """The content of config.json.
 
         Args:
             architecture: The bundle's architecture.
             method: How the bundle's decoder was rounded.
+            rotation: What the bundle's weights have absorbed. The model is whole without knowing it; who joins it to
+                vision towers must.
         """
         stop = architecture.stop_tokens
+        marker = {} if rotation is None else {ROTATION_KEY: rotation.model_dump()}
         return {
+            **marker,
             **self._config.model_dump(),
             "architectures": ["Qwen2ForCausalLM"],
             "attention_dropout": 0.0,

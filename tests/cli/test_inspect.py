@@ -28,6 +28,11 @@ def test_table_names_components_and_source(run, int4_bundle: Path) -> None:
         assert word in outcome.stdout
 
 
+def test_the_rotation_is_named(run, int4_bundle: Path, fp32_bundle: Path) -> None:
+    assert "rotation: hadamard, seed 0" in run("inspect", int4_bundle).stdout.splitlines()
+    assert "rotation: none" in run("inspect", fp32_bundle).stdout.splitlines()
+
+
 def test_json_adds_up(run, int4_bundle: Path) -> None:
     content = json.loads(run("inspect", int4_bundle, "--json").stdout)
     on_disk = sum(

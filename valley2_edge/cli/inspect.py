@@ -105,6 +105,7 @@ def _print_tables(bundle: Bundle, rows: list[ComponentRow]) -> None:
         f"context of {decoder.max_position_embeddings}",
         "projector": manifest.architecture.projector.type,
         "rounding": _rounding(manifest),
+        "rotation": str(manifest.decoder.rotation or "none"),
     }
     if source.calibration_sha256:
         facts["calibration"] = source.calibration_sha256

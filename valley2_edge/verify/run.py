@@ -60,10 +60,11 @@ def verify_golden(
     if table:
         yield check_geometry(table)
     with Valley2.load(bundle.directory, load, keep_vision=True) as model:
-        tolerances = TOLERANCES[bundle.manifest.siglip.precision]
+        tolerances, rotation = TOLERANCES[bundle.manifest.siglip.precision], bundle.manifest.decoder.rotation
         engines = dataclasses.replace(model.engines, architecture=architecture or model.engines.architecture)
         for name in names:
-            yield from check_case(golden.case(variant, name, policy), engines, Policy.of_reference(policy), tolerances)
+            case = golden.case(variant, name, policy)
+            yield from check_case(case, engines, Policy.of_reference(policy), tolerances, rotation)
 
 
 def self_test(

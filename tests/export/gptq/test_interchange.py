@@ -125,7 +125,7 @@ def test_the_format_follows_the_zero_points(
     config = json.loads((_convert(tmp_path / "bundle", tmp_path / "gptq", asked) / "config.json").read_text())
     quantization = config["quantization_config"]
     assert (quantization["checkpoint_format"], quantization["format"]) == (written, written)
-    assert (quantization["bits"], quantization["group_size"], quantization["sym"]) == (4, 128, symmetric)
+    assert (quantization["bits"], quantization["group_size"], quantization["sym"]) == (4, 64, symmetric)
     assert (quantization["desc_act"], quantization["lm_head"]) == (False, False)
 
 
@@ -140,6 +140,7 @@ def test_the_file_is_that_of_a_qwen2_model(tmp_path: Path) -> None:
     assert torch.equal(tensors[f"{LAYER}.self_attn.k_proj.bias"].float(), bias)
     exact = StoredDecoder(tmp_path / "bundle").matrix("lm_head")
     assert tensors["lm_head.weight"].dtype == torch.float32 and torch.equal(tensors["lm_head.weight"], exact)
+    assert "valley2_rotation" not in json.loads((converted / "config.json").read_text())
     shapes = {name: tuple(tensors[f"{LAYER}.mlp.up_proj.{name}"].shape) for name in ("qweight", "qzeros", "scales")}
     assert shapes == {"qweight": (32, 512), "qzeros": (4, 64), "scales": (4, 512)}
     with safe_open(converted / "model.safetensors", "pt") as reader:
@@ -201,6 +202,34 @@ def test_a_bundle_comes_back_whole_and_passes_its_self_test(converted: Path, int
     assert not changed
     assert back.manifest.decoder.method == original.manifest.decoder.method == "rtn"
     assert all(row.passed for row in self_test(back, LoadOptions(threads=1)))
+
+
+def test_a_rotated_decoder_says_so_and_wants_towers_that_are_rotated_alike(
+    converted: Path, int4_bundle: Path, tmp_path: Path
+) -> None:
+    config = json.loads((converted / "config.json").read_text())
+    assert config["valley2_rotation"] == {"kind": "hadamard", "seed": 0}
+    plain = shutil.copytree(converted, tmp_path / "plain")
+    other = shutil.copytree(converted, tmp_path / "other")
+    (other / "config.json").write_text(json.dumps({**config, "valley2_rotation": {"kind": "hadamard", "seed": 1}}))
+    del config["valley2_rotation"]
+    (plain / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ExportError, match=r"plain is not rotated, .* is rotated \(hadamard, seed 0\): .*--rotation none"
+    ):
+        bundle_gptq_checkpoint(plain, tmp_path / "bundle", open_bundle(int4_bundle))
+    with pytest.raises(ExportError, match=r"other is rotated \(hadamard, seed 1\), .* is rotated \(hadamard, seed 0\)"):
+        bundle_gptq_checkpoint(other, tmp_path / "bundle", open_bundle(int4_bundle))
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("marker", ["hadamard", {"kind": "dct"}, {"kind": "hadamard", "seed": 2.5}])
+def test_a_rotation_that_is_not_known_is_refused(converted: Path, tmp_path: Path, marker: object) -> None:
+    directory = shutil.copytree(converted, tmp_path / "other")
+    config = json.loads((converted / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "valley2_rotation": marker}))
+    with Checkpoint.open(CHECKPOINT) as checkpoint, pytest.raises(CheckpointError, match="valley2_rotation: "):
+        GptqDecoder(directory, checkpoint.config.decoder)
 
 
 def test_the_tokenizer_goes_along(converted: Path, int4_bundle: Path) -> None:
