@@ -136,10 +136,9 @@ class SampleEncoder:
     def _tokens(self, question: str, answer: str, picture_count: int) -> tuple[list[int], list[int]]:
         """The ids of the rows, with `PICTURE_ID` for a picture, and the ids of the answer with its stop token."""
         parts = prompt.build_first_turn(question, picture_count, None, self._layout)
-        # The tags of an answer's four steps are control tokens.
-        spoken = self._tokenizer.encode_with_controls(answer)
         ids = prompt.encode(parts, self._tokenizer)
-        return [*ids, *spoken], [*spoken, self._config.stop_tokens[0]]
+        spoken = prompt.encode_answer(answer, self._tokenizer, self._config.stop_tokens[0])
+        return [*ids, *spoken[:-1]], spoken
 
     def _rows(self, ids: Sequence[int], pictures: Sequence[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
         rows: list[Floats] = []

@@ -21,6 +21,10 @@ MOST_BROKEN = 0.05
 """Largest share of broken lines in a set that is used all the same."""
 FRAMES = 8
 """Number of frames that a sample takes from a video."""
+HELD_OUT_EVERY = 8
+"""At most one line in so many is held out."""
+_FEWEST_HELD_OUT = 2
+"""A single line would be held out in vain: it has no interval."""
 _NAMED = 5  # broken lines that a message names
 
 _Word = Annotated[str, Field(strict=True, min_length=1, pattern=r"\S")]
@@ -70,25 +74,58 @@ def read_calibration_file(path: str | os.PathLike[str], count: int | None = None
     Raises:
         InputError: The file is missing or has no sample, or more than 5 % of its lines are broken.
     """
+    return read_and_hold_out(path, count, 0)[0]
+
+
+def read_and_hold_out(
+    path: str | os.PathLike[str], count: int | None, held_out: int
+) -> tuple[CalibrationSet, CalibrationSet | None]:
+    """Reads a file of samples and holds some of them out: a bundle is measured on these and never rounded on them.
+
+    Of n lines at most n / 8 are held out, which then lie evenly in the file; where that is one line or none, none is.
+
+    Args:
+        path: The file.
+        count: As in `read_calibration_file`, of the lines that are not held out.
+        held_out: Largest number of samples to be held out.
+
+    Returns:
+        The samples to be rounded on, and those that are held out, or None.
+
+    Raises:
+        InputError: As in `read_calibration_file`.
+    """
     path = Path(path)
     if not os.path.lexists(path):
         raise InputError(f"There is no calibration file at {path}.")
     numbered = list(text_lines(path, InputError))
-    if count is not None and len(numbered) > count:
-        numbered = [numbered[index * len(numbered) // count] for index in range(count)]
+    apart = _held_out_places(len(numbered), held_out)
+    rest = [place for place in range(len(numbered)) if place not in apart]
+    if count is not None and len(rest) > count:
+        rest = [rest[index * len(rest) // count] for index in range(count)]
     samples: list[Sample] = []
+    kept: list[Sample] = []
     broken: list[str] = []
-    for number, line in numbered:
+    places = sorted({*rest, *apart})
+    for place in places:
+        number, line = numbered[place]
         try:
             sample = _parse(line).to_sample(f"line {number}", path.parent)
             _check_pictures(sample)
         except InputError as error:
             broken.append(f"line {number}: {str(error).rstrip('.')}")
         else:
-            samples.append(sample)
+            (kept if place in apart else samples).append(sample)
     if broken:
-        _report_broken(path, broken, len(numbered))
-    return make_set(path.name, samples, broken)
+        _report_broken(path, broken, len(places))
+    return make_set(path.name, samples, broken), make_set(path.name, kept) if kept else None
+
+
+def _held_out_places(lines: int, most: int) -> frozenset[int]:
+    count = min(most, lines // HELD_OUT_EVERY)
+    if count < _FEWEST_HELD_OUT:
+        return frozenset()
+    return frozenset((2 * index + 1) * lines // (2 * count) for index in range(count))
 
 
 def _report_broken(path: Path, broken: list[str], total: int) -> None:
@@ -101,7 +138,7 @@ def _report_broken(path: Path, broken: list[str], total: int) -> None:
     warnings.warn(
         f"{len(broken)} of the {total} calibration samples of {path} are left out: {named}.",
         Valley2Warning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

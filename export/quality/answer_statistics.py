@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,15 @@ class TopLogits:
         """The distributions at the positions from `start` up to `stop`."""
         rows = slice(start, stop)
         return TopLogits(self.tokens[rows], self.log_probabilities[rows], self.target_log_probabilities[rows])
+
+
+def join_top_logits(parts: Sequence[TopLogits]) -> TopLogits:
+    """The distributions at the positions of all parts, in their order; at least one."""
+    return TopLogits(
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.log_probabilities for part in parts]),
+        torch.cat([part.target_log_probabilities for part in parts]),
+    )
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class SampleQuality:
     """Number of positions at which both models find the same token the likeliest."""
     surprise: float
     """Sum over the positions of the nats by which the true token is less likely than for the reference."""
+    reference_loss: float
+    """Sum over the positions of the nats by which the true token surprises the reference."""
     tail: float
     """Sum over the positions of the reference's probability of tokens that are not kept."""
     characters: int
@@ -53,32 +55,49 @@ class Quality:
     """Number of its answers that were not verified to their end."""
     activations: Activations = "int8"
     """What the bundle's activations were rounded to while it ran."""
+    own_samples: tuple[SampleQuality, ...] = ()
+    """What was found on the held-out lines of the user's own calibration file."""
+    own_name: str = ""
+    """Name of that file."""
+    own_sha256: str = ""
+    """SHA-256 of these lines."""
 
     def figures(self) -> dict[str, Any]:
         """The figures for the manifest's `quality`, with intervals of 95 % from a bootstrap over samples."""
-        positions = [sample.positions for sample in self.samples]
-        surprise = self._ratio([sample.surprise for sample in self.samples], positions)
-        limits = (surprise.value, surprise.low, surprise.high)
-        return {
-            "mean_kl": _facts(self._ratio([sample.kl for sample in self.samples], positions)),
-            "same_top": _facts(self._ratio([sample.same_top for sample in self.samples], positions)),
-            "perplexity_ratio": _facts(Estimate(*(math.exp(limit) for limit in limits))),
+        found = {
+            **_distance(self.samples),
             "character_error_rate": self._against_reference("errors", "reference_errors", "characters"),
             "ecom_vqa": self._against_reference("right", "reference_right", "questions"),
             "held_out": {
                 "sha256": self.sha256,
                 "samples": len(self.samples),
-                "positions": sum(positions),
+                **_positions(self.samples),
                 "activations": self.activations,
                 "kept_logits": KEPT_LOGITS,
-                "mean_tail": _number(sum(sample.tail for sample in self.samples) / sum(positions)),
                 "reference_runs": self.reference_runs,
                 "inexact_answers": self.inexact_answers,
             },
         }
+        if self.own_samples:
+            found["own_text"] = self._own_text()
+        return found
+
+    def _own_text(self) -> dict[str, Any]:
+        own = self.own_samples
+        sizes = [sample.positions for sample in own]
+        reference = sum(sample.reference_loss for sample in own) / sum(sizes)
+        loss = bootstrap_ratio([sample.reference_loss + sample.surprise for sample in own], sizes)
+        return {
+            **_distance(own),
+            "perplexity": {**_facts(_exp(loss)), "reference": _number(math.exp(reference))},
+            "name": self.own_name,
+            "sha256": self.own_sha256,
+            "samples": len(own),
+            **_positions(own),
+        }
 
     def mean_kl(self) -> float:
-        """Mean KL divergence in nats a position."""
+        """Mean KL divergence in nats a position, on the generator's samples."""
         return sum(sample.kl for sample in self.samples) / sum(sample.positions for sample in self.samples)
 
     def _against_reference(self, found: str, reference: str, size: str) -> dict[str, float] | None:
@@ -87,18 +106,33 @@ class Quality:
             return None
         ours = [getattr(sample, found) for sample in self.samples]
         theirs = [getattr(sample, reference) for sample in self.samples]
-        change = self._ratio([a - b for a, b in zip(ours, theirs, strict=True)], sizes)
+        change = bootstrap_ratio([a - b for a, b in zip(ours, theirs, strict=True)], sizes)
         return {
-            **_facts(self._ratio(ours, sizes)),
+            **_facts(bootstrap_ratio(ours, sizes)),
             "reference": _number(sum(theirs) / sum(sizes)),
             "change": _number(change.value),
             "change_low": _number(change.low),
             "change_high": _number(change.high),
         }
 
-    @staticmethod
-    def _ratio(amounts: Sequence[float], sizes: Sequence[float]) -> Estimate:
-        return bootstrap_ratio(amounts, sizes)
+
+def _distance(samples: Sequence[SampleQuality]) -> dict[str, Any]:
+    """How far the bundle is from the unrounded model over the true answers of some samples."""
+    positions = [sample.positions for sample in samples]
+    return {
+        "mean_kl": _facts(bootstrap_ratio([sample.kl for sample in samples], positions)),
+        "same_top": _facts(bootstrap_ratio([sample.same_top for sample in samples], positions)),
+        "perplexity_ratio": _facts(_exp(bootstrap_ratio([sample.surprise for sample in samples], positions))),
+    }
+
+
+def _positions(samples: Sequence[SampleQuality]) -> dict[str, float]:
+    positions = sum(sample.positions for sample in samples)
+    return {"positions": positions, "mean_tail": _number(sum(sample.tail for sample in samples) / positions)}
+
+
+def _exp(estimate: Estimate) -> Estimate:
+    return Estimate(*(math.exp(limit) for limit in (estimate.value, estimate.low, estimate.high)))
 
 
 def _facts(estimate: Estimate) -> dict[str, float]:

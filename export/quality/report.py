@@ -110,7 +110,27 @@ def _quality(quality: Mapping[str, Any]) -> str:
         f"others together, which have a probability of {held_out['mean_tail']:.2g} on average: it is a lower bound. "
         f"The bundle ran natively with {held_out['activations']} activations."
     )
-    return f'<h2>Quality</h2><div class="figures">{"".join(shown)}</div><p class="note">{_escape(note)}</p>'
+    own = _own_text(quality.get("own_text"))
+    return f'<h2>Quality</h2><div class="figures">{"".join(shown)}</div><p class="note">{_escape(note)}</p>{own}'
+
+
+def _own_text(own: Mapping[str, Any] | None) -> str:
+    """The figures on the user's own lines; nothing without them."""
+    if own is None:
+        return ""
+    shown = [
+        _figure("mean KL, nats a token", own["mean_kl"], "{:.4f}"),
+        _figure("same likeliest token", own["same_top"], "{:.1%}"),
+        _figure("perplexity ratio", own["perplexity_ratio"], "{:.4f}"),
+        _figure("perplexity", own["perplexity"], "{:.4g}"),
+    ]
+    note = (
+        f"The same on {own['samples']} lines of {own['name']} with {own['positions']} tokens of answers (sha256 "
+        f"{own['sha256'][:16]}…), which were held out of the calibration; other tokens have a probability of "
+        f"{own['mean_tail']:.2g} on average."
+    )
+    figures = f'<div class="figures">{"".join(shown)}</div>'
+    return f'<h2>Quality on your own text</h2>{figures}<p class="note">{_escape(note)}</p>'
 
 
 def _figure(label: str, facts: Mapping[str, float] | None, pattern: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -14,6 +14,7 @@ from valley2_edge.calibration.encode import Branch, EncodedSample
 from valley2_edge.export.checkpoint.embedding_table import EmbeddingTable
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
+from valley2_edge.runtime.inquiry import LOGIT_ROWS
 
 Tokens = tuple[int, ...]
 Activations = Literal["int8", "int16"]
@@ -39,19 +40,25 @@ class RoundedModel:
         self._session = self._decoder.session()
         self._shown: EncodedSample | None = None
 
-    def logits(self, sample: EncodedSample, branch: Branch) -> torch.Tensor:
-        """The logits of the rows that predict the answer of a branch.
+    def logit_blocks(self, sample: EncodedSample, branch: Branch) -> Iterator[torch.Tensor]:
+        """The logits of the rows that predict the answer of a branch, in order.
 
         Args:
             sample: The sample that has the branch.
             branch: The question and its answer.
 
-        Returns:
-            (len(branch.answer), vocabulary) float32.
+        Yields:
+            (n, vocabulary) float32, n at most `LOGIT_ROWS`; len(branch.answer) rows in all.
         """
-        count = len(branch.answer)
-        self._prefill(sample, branch.tokens, count)
-        return torch.from_numpy(self._session.logits(count))
+        before = branch.prompt_rows - 1  # the rows before the one that predicts the answer's first token
+        for start in range(0, len(branch.answer), LOGIT_ROWS):
+            stop = min(start + LOGIT_ROWS, len(branch.answer))
+            if start == 0:
+                self._prefill(sample, branch.tokens[: before + stop], stop)
+            else:
+                rows = self._embed(branch.tokens[before + start : before + stop])
+                self._session.prefill([rows], logit_rows=stop - start)
+            yield torch.from_numpy(self._session.logits(stop - start))
 
     def answer(self, sample: EncodedSample, branch: Branch, begin: Tokens, limit: int) -> Tokens:
         """The greedy answer to a branch's question.

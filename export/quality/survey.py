@@ -11,6 +11,7 @@ import torch
 from valley2_edge.bundle import Bundle
 from valley2_edge.calibration.encode import EncodedSample
 from valley2_edge.calibration.held_out import held_out_set
+from valley2_edge.calibration.samples import CalibrationSet
 from valley2_edge.errors import ExportError
 from valley2_edge.eval.edit_distance import edit_distance
 from valley2_edge.eval.scoring import ROTATIONS, Outcome, chosen_letter
@@ -40,6 +41,7 @@ def measure_quality(
     in_memory_bytes: int,
     progress: Progress,
     seed: int = 0,
+    own_text: CalibrationSet | None = None,
 ) -> Quality:
     """Measures a bundle.
 
@@ -51,26 +53,34 @@ def measure_quality(
         bundle: The bundle with all its components, finished or being made.
         count: Number of held-out samples.
         scratch: A file for activations, which is made and removed.
-        in_memory_bytes: Activations of the unrounded model up to this size stay in memory.
+        in_memory_bytes: Memory for activations of the unrounded model and a copy; they lie on disk where it is less.
         progress: Called while it runs.
         seed: Seed of the held-out samples.
+        own_text: Lines of the user's own that are measured as well.
 
     Raises:
         NumericError: A stage computed a NaN or an infinity.
     """
-    survey = QualitySurvey(checkpoint, count, scratch, in_memory_bytes, progress, seed)
+    survey = QualitySurvey(checkpoint, count, scratch, in_memory_bytes, progress, seed, own_text)
     return survey.measure(bundle)
 
 
 def measure_before_publishing(
-    checkpoint: Checkpoint, bundle: Bundle, count: int, workspace: Path, budget_bytes: int, progress: Progress
+    checkpoint: Checkpoint,
+    bundle: Bundle,
+    count: int,
+    own_text: CalibrationSet | None,
+    workspace: Path,
+    budget_bytes: int,
+    progress: Progress,
 ) -> Quality | None:
     """Measures a bundle that is about to be published.
 
     Args:
         checkpoint: The unrounded model.
         bundle: The bundle that is being made, with all its components.
-        count: Number of held-out samples; with 0 nothing is measured.
+        count: Number of held-out samples of the generator; with 0 nothing is measured.
+        own_text: Lines of the user's own calibration file that were held out; they are measured as well.
         workspace: A directory for activations that do not fit in memory; made where it does not exist.
         budget_bytes: Memory that the process may take.
         progress: Called while it runs.
@@ -86,11 +96,12 @@ def measure_before_publishing(
     workspace.mkdir(parents=True, exist_ok=True)
     weights = 4 * sum(matrix.rows * matrix.columns for matrix in split_parts(checkpoint.config.decoder)[0][0].matrices)
     free = budget_bytes - resident_bytes() - weights
-    return measure_quality(checkpoint, bundle, count, workspace / _ACTIVATIONS_FILE, max(0, free), progress)
+    scratch = workspace / _ACTIVATIONS_FILE
+    return measure_quality(checkpoint, bundle, count, scratch, max(0, free), progress, own_text=own_text)
 
 
 def check_max_kl(figures: Mapping[str, Any], max_kl: float | None) -> None:
-    """Refuses a bundle that lost more than the user allows.
+    """Refuses a bundle that lost more than the user allows, on the user's own text where there is some.
 
     Args:
         figures: The measured quality, as the manifest's `quality` has it.
@@ -99,10 +110,14 @@ def check_max_kl(figures: Mapping[str, Any], max_kl: float | None) -> None:
     Raises:
         ExportError: The mean KL is above the limit.
     """
-    if max_kl is not None and figures["mean_kl"]["value"] > max_kl:
+    if max_kl is None:
+        return
+    own = figures.get("own_text")
+    where = "" if own is None else f" on the held-out lines of {own['name']}"
+    found = (figures if own is None else own)["mean_kl"]["value"]
+    if found > max_kl:
         raise ExportError(
-            f"the mean KL of the bundle is {figures['mean_kl']['value']:.4g}, more than --max-kl {max_kl:g}: "
-            "nothing was published"
+            f"the mean KL of the bundle{where} is {found:.4g}, more than --max-kl {max_kl:g}: nothing was published"
         )
 
 
@@ -113,9 +128,10 @@ class QualitySurvey:
         checkpoint: The unrounded model.
         count: Number of held-out samples.
         scratch: A file for activations, which is made and removed.
-        in_memory_bytes: Activations of the unrounded model up to this size stay in memory.
+        in_memory_bytes: Memory for activations of the unrounded model and a copy; they lie on disk where it is less.
         progress: Called while it runs.
         seed: Seed of the held-out samples.
+        own_text: Lines of the user's own that are measured as well.
     """
 
     def __init__(
@@ -126,9 +142,10 @@ class QualitySurvey:
         in_memory_bytes: int,
         progress: Progress,
         seed: int = 0,
+        own_text: CalibrationSet | None = None,
     ) -> None:
         self._checkpoint = checkpoint
-        self._held = held_out_set(count, seed)
+        self._held = held_out_set(count, seed, own_text)
         self._unrounded = UnroundedModel(
             checkpoint, scratch, in_memory_bytes, lambda done, total: progress(f"{STAGE}: unrounded model", done, total)
         )
@@ -161,8 +178,18 @@ class QualitySurvey:
                     self._held, shown, self._unrounded, rounded, drafts, self._embed, self._stops
                 )
             found = self._compare_all(rounded, shown, drafts, self._reference)
-        greedy = self._reference.greedy
-        return Quality(found, self._held.sha256, max(1, greedy.runs), greedy.inexact, activations)
+        greedy, own = self._reference.greedy, self._held.own_text
+        drawn = len(found) - (0 if own is None else len(own.samples))
+        return Quality(
+            found[:drawn],
+            self._held.sha256,
+            max(1, greedy.runs),
+            greedy.inexact,
+            activations,
+            own_samples=found[drawn:],
+            own_name="" if own is None else own.name,
+            own_sha256="" if own is None else own.sha256,
+        )
 
     def _compare_all(
         self,
@@ -184,9 +211,11 @@ def _compare(rounded: RoundedModel, sample: EncodedSample, kept: TopLogits) -> l
     differences = []
     start = 0
     for branch in sample.branches:
-        part = kept.part(start, start + len(branch.answer))
-        start += len(branch.answer)
-        differences.append(compare_logits(part, rounded.logits(sample, branch), torch.tensor(branch.answer)))
+        answer = torch.tensor(branch.answer)
+        for logits in rounded.logit_blocks(sample, branch):
+            targets, answer = answer[: len(logits)], answer[len(logits) :]
+            differences.append(compare_logits(kept.part(start, start + len(logits)), logits, targets))
+            start += len(logits)
     return differences
 
 
@@ -207,7 +236,7 @@ def _summarise(
             continue
         texts = [_text(answers[index], tokenizer, stops) for answers in (drafts, reference.greedy.answers)]
         truth = one.sample.turns[asked.turn].answer
-        if one.kinds[asked.turn] == "choice":
+        if one.kinds[asked.turn] == "choice" and one.question is not None:
             options = one.question.shown(len(letters[0]) % ROTATIONS)
             for chosen, text in zip(letters, texts, strict=True):
                 chosen.append(chosen_letter(text, options))
@@ -227,6 +256,7 @@ def _summarise(
         kl=sum(float(difference.kl.sum()) for difference in differences),
         same_top=sum(int(difference.same_top.sum()) for difference in differences),
         surprise=sum(float(difference.surprise.sum()) for difference in differences),
+        reference_loss=-float(reference.kept[sample].target_log_probabilities.sum()),
         tail=sum(float(difference.tail.sum()) for difference in differences),
         characters=characters,
         errors=errors[0],

@@ -13,9 +13,12 @@ from valley2_edge.calibration.encode import EncodedSample
 from valley2_edge.calibration.packs import pack_samples
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.layers import norm_weight, row_blocks, run_unrounded, split_parts
-from valley2_edge.export.quality.answer_statistics import TopLogits, TopLogitsBuilder
+from valley2_edge.export.quality.answer_statistics import TopLogits, TopLogitsBuilder, join_top_logits
 
 _HEAD_ROWS = 4096
+"""Rows of the output matrix in memory at a time."""
+_HEAD_POSITIONS = 2048
+"""Positions whose logits, for so many rows of the output matrix, are in memory at a time."""
 
 
 class UnroundedModel:
@@ -24,7 +27,7 @@ class UnroundedModel:
     Args:
         checkpoint: The model.
         scratch: A file for activations that do not stay in memory; each run makes and removes it.
-        in_memory_bytes: Activations up to this size stay in memory.
+        in_memory_bytes: Memory for activations and a copy of them; where it is too little, they lie in the file.
         on_layer: Called with the number of finished layers and the number of all layers of a run.
     """
 
@@ -53,7 +56,8 @@ class UnroundedModel:
         pairs = list(pack_samples(samples))
         packs = [pack for pack, _ in pairs]
         lengths = [pack.rows for pack in packs]
-        in_memory = 4 * sum(lengths) * config.hidden_size <= self._in_memory_bytes
+        # The rows that predict the answers, nearly all rows of long ones, are copied at the end.
+        in_memory = 2 * 4 * sum(lengths) * config.hidden_size <= self._in_memory_bytes
         activations = open_activations(self._scratch, lengths, config.hidden_size, in_memory=in_memory, saved=False)
         try:
             for number, (_, embeddings) in enumerate(pairs):
@@ -75,10 +79,13 @@ class UnroundedModel:
         _, head = split_parts(config)
         norm = norm_weight(self._checkpoint, head.norm).to(self._device)
         inputs = rms_norm(hidden.to(self._device), norm, config.rms_norm_eps)
-        builder = TopLogitsBuilder(targets)
+        parts = [slice(start, start + _HEAD_POSITIONS) for start in range(0, len(targets), _HEAD_POSITIONS)]
+        builders = [TopLogitsBuilder(targets[part]) for part in parts]
         for weights in row_blocks(self._checkpoint, head.lm_head, _HEAD_ROWS):
-            builder.add((inputs @ weights.to(self._device).T).cpu())
-        return builder.result()
+            columns = weights.to(self._device).T
+            for builder, part in zip(builders, parts, strict=True):
+                builder.add((inputs[part] @ columns).cpu())
+        return join_top_logits([builder.result() for builder in builders])
 
 
 def _split(kept: TopLogits, counts: Sequence[int]) -> Iterator[TopLogits]:

@@ -80,7 +80,7 @@ def test_one_kind_of_questions_is_enough(fp32: Valley2) -> None:
 
 
 def test_same_tokenizer_is_comparable(fp32: Valley2, int4: Valley2) -> None:
-    check_comparable(fp32, int4)
+    check_comparable(fp32.bundle, int4.bundle)
 
 
 def test_other_tokenizer_is_refused(fp32: Valley2, int4: Valley2, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,4 +88,4 @@ def test_other_tokenizer_is_refused(fp32: Valley2, int4: Valley2, monkeypatch: p
     other = entry.model_copy(update={"sha256": "0" * 64})
     monkeypatch.setitem(int4.bundle.manifest.files, "tokenizer/tokenizer.json", other)
     with pytest.raises(InputError, match="different tokenizers"):
-        check_comparable(fp32, int4)
+        check_comparable(fp32.bundle, int4.bundle)

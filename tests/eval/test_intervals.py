@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from valley2_edge.errors import InputError
-from valley2_edge.eval.intervals import Estimate, bootstrap_ratio, mean_of, wilson
+from valley2_edge.eval.intervals import Estimate, bootstrap_percentiles, bootstrap_ratio, mean_of, wilson
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,32 @@ def test_bootstrap_survives_units_of_size_0() -> None:
 def test_bootstrap_refuses_what_is_no_ratio(amounts: list[float], sizes: list[float]) -> None:
     with pytest.raises(InputError):
         bootstrap_ratio(amounts, sizes)
+
+
+def test_percentiles_are_those_of_all_values() -> None:
+    groups = [np.random.default_rng(seed).normal(size=size) for seed, size in enumerate((5, 0, 17, 1))]
+    found = bootstrap_percentiles(groups, (50, 90, 99, 100))
+    wanted = np.percentile(np.concatenate(groups), (50, 90, 99, 100), method="inverted_cdf")
+    assert [one.value for one in found] == list(wanted)
+    assert all(one.low <= one.value <= one.high for one in found)
+
+
+def test_percentiles_of_whole_groups_that_are_drawn_anew() -> None:
+    groups = [np.random.default_rng(seed).normal(seed, 1, 30) for seed in range(8)]
+    random = np.random.default_rng(5)
+    drawn = [np.concatenate([groups[place] for place in random.integers(0, 8, 8)]) for _ in range(2000)]
+    wanted = np.percentile([np.percentile(values, 90, method="inverted_cdf") for values in drawn], (2.5, 97.5))
+    (found,) = bootstrap_percentiles(groups, (90,), seed=5)
+    assert [found.low, found.high] == list(wanted)
+
+
+def test_the_interval_of_a_median_agrees_with_its_normal_theory() -> None:
+    values = np.random.default_rng(2).normal(size=900)
+    (found,) = bootstrap_percentiles([np.array([value]) for value in values], (50,))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(np.pi / 2) / 30, rel=0.25)
+
+
+@pytest.mark.parametrize(("groups", "percent"), [([], 50), ([np.empty(0)], 50), ([np.ones(2)], 0), ([np.ones(2)], 101)])
+def test_percentiles_refuse_what_has_none(groups: list[np.ndarray], percent: float) -> None:
+    with pytest.raises(InputError):
+        bootstrap_percentiles(groups, (percent,))

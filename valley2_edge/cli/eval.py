@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -16,15 +18,17 @@ from valley2_edge.cli.bundle_argument import BundleArgument, complete_bundle
 from valley2_edge.cli.flags import Only, with_flags
 from valley2_edge.cli.help_page import HelpfulCommand, HelpfulGroup, examples
 from valley2_edge.cli.interrupts import Interrupted, leave, run_until_interrupted
-from valley2_edge.cli.option_groups import FLAGS
+from valley2_edge.cli.option_groups import FLAGS, size_reader
 from valley2_edge.cli.terminal import StageProgress, error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import InputError
 from valley2_edge.options import KvPrecision, LoadOptions
 
 if TYPE_CHECKING:
+    from valley2_edge.cli.text_file import TextFile
     from valley2_edge.eval.compare import Comparison
     from valley2_edge.eval.questions.question import Question
     from valley2_edge.eval.scoring import Outcome, Score
+    from valley2_edge.eval.text import TextMeasure
     from valley2_edge.runtime.model import Valley2
 
 app = typer.Typer(cls=HelpfulGroup, add_completion=False, rich_markup_mode=None)
@@ -43,6 +47,34 @@ Tasks = Annotated[
     str | None, typer.Option(metavar="TASK,...", help="Tasks to ask about, separated by commas. By default all tasks.")
 ]
 Load = Annotated[LoadOptions, Only(("threads", "activations", "providers", "vision_engine"))]
+OwnText = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", help="A plain text in UTF-8, or a .jsonl file of prompts with answers, as for calibration."
+    ),
+]
+Against = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="BUNDLE",
+        help="The bundle to compare with, the unrounded one for example. By default only perplexity is measured.",
+        autocompletion=complete_bundle,
+    ),
+]
+WindowTokens = Annotated[
+    int | None,
+    typer.Option(min=2, help="Number of tokens that the model sees of a plain text at a time. By default 512."),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most windows or lines to measure, spread evenly over the file. By default all."),
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Most memory of the process; nothing is measured when the bundles need more together."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -170,7 +202,7 @@ def compare_bundles(
             _load(one, load, progress) as model_a,
             _load(other, load, progress) as model_b,
         ):
-            check_comparable(model_a, model_b)
+            check_comparable(model_a.bundle, model_b.bundle)
             with (
                 inquiry_of(model_a, kv_precision=kv_precision_a) as inquiry_a,
                 inquiry_of(model_b, kv_precision=kv_precision_b) as inquiry_b,
@@ -189,6 +221,56 @@ def compare_bundles(
     print_line(console, f"A is {first}, B is {second}; {counts}, {comparison.positions} positions of A's answers")
 
 
+@app.command(
+    "text",
+    cls=HelpfulCommand,
+    epilog=examples(
+        "valley2-edge eval text my-bundle-int4 --text notes.txt --against my-bundle-fp16",
+        "valley2-edge eval text my-bundle-int4 --text dialogues.jsonl --limit 50",
+    ),
+)
+@with_flags(FLAGS)
+def measure(
+    bundle: BundleArgument = None,
+    *,
+    text: OwnText,
+    against: Against = None,
+    window: WindowTokens = None,
+    limit: Limit = None,
+    kv_precision: Annotated[KvPrecision, typer.Option(help="Precision of the measured bundle's KV cache.")] = "auto",
+    memory: MemoryLimit = None,
+    as_json: AsJson = False,
+    load: Load,
+) -> None:
+    """Measure how well a bundle predicts your own text, and how far it is from another bundle of the same model."""
+    from valley2_edge.bundle import open_bundle
+    from valley2_edge.cli.eval_view import print_text_measure, text_measure_as_json
+    from valley2_edge.cli.text_file import read_text_file
+    from valley2_edge.eval.compare import check_comparable
+
+    limit_bytes = None if memory is None else size_reader("--memory")(memory)
+    directories = [resolve_bundle(named) for named in ((bundle,) if against is None else (bundle, against))]
+    opened = [open_bundle(directory, check="sizes") for directory in directories]
+    if against is not None:
+        check_comparable(opened[1], opened[0])
+    content = read_text_file(text, window, limit)
+    begin = time.perf_counter()
+    found = _ask(partial(_measure, directories, content, load, kv_precision, limit_bytes), content.stage)
+    seconds = time.perf_counter() - begin
+    if as_json:
+        settings: dict[str, object] = {"bundle": str(directories[0]), "text": str(text)}
+        settings["against"] = None if against is None else str(directories[1])
+        settings |= {"window": content.window, "left_out": len(content.left_out), "kv_precision": kv_precision}
+        typer.echo(json.dumps({**text_measure_as_json(found), **settings, "seconds": round(seconds, 3)}, indent=2))
+        return
+    console = output_console()
+    print_text_measure(console, found)
+    compared = "" if against is None else f" against {directories[1]}"
+    unit = content.stage if found.passages > 1 else content.stage.removesuffix("s")
+    counts = f"{found.tokens} tokens in {found.passages} {unit} of {text}"
+    print_line(console, f"{directories[0]}{compared}: {counts}, {seconds:.1f} s")
+
+
 @app.command("write", cls=HelpfulCommand, epilog=examples("valley2-edge eval write my-questions --count 3"))
 def write(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that is made for them.")],
@@ -201,6 +283,33 @@ def write(
 
     questions = _questions(None, count, seed, tasks)
     print_line(output_console(), f"{write_questions(directory, questions)}: {len(questions)} questions")
+
+
+def _measure(
+    directories: Sequence[Path],
+    content: TextFile,
+    load: LoadOptions,
+    kv_precision: KvPrecision,
+    limit_bytes: int | None,
+    progress: StageProgress,
+) -> TextMeasure:
+    """Measures the first bundle, against the second where there is one; both are open at the same time."""
+    from valley2_edge.eval.text import measure_text
+    from valley2_edge.eval.text_memory import check_text_memory
+
+    # How the decoder computes is a question about the measured bundle; the reference keeps the defaults.
+    loads = (load, replace(load, activations="auto"))
+    with ExitStack() as stack:
+        models = [
+            stack.enter_context(_load(directory, options, progress))
+            for directory, options in zip(directories, loads, strict=False)
+        ]
+        passages = content.passages(models[0].engines.tokenizer)
+        if limit_bytes is not None:
+            check_text_memory(list(zip(models, loads, (kv_precision, "auto"), strict=False)), passages, limit_bytes)
+        against = models[1] if len(models) > 1 else None
+        on_progress = partial(progress, content.stage)
+        return measure_text(models[0], passages, against, kv_precision=kv_precision, on_progress=on_progress)
 
 
 def _questions(path: Path | None, count: int, seed: int, tasks: str | None) -> list[Question]:
@@ -226,21 +335,21 @@ def _checked(wanted: list[str] | None, known: Sequence[str]) -> Sequence[str]:
     return [task for task in known if task in wanted]
 
 
-def _ask(work: Callable[[StageProgress], Result]) -> Result:
-    """Asks the questions with their progress on stderr; a signal ends the process with a sentence."""
+def _ask(work: Callable[[StageProgress], Result], asked: str = QUESTIONS) -> Result:
+    """Asks the questions, or what `asked` names, with their progress on stderr; a signal ends it with a sentence."""
     reached = ""
     try:
         with stage_progress(error_console()) as show:
 
             def progress(stage: str, done: int, total: int) -> None:
                 nonlocal reached
-                if stage == QUESTIONS:
-                    reached = f" after {done} of {total} questions"
+                if stage == asked:
+                    reached = f" after {done} of {total} {asked}"
                 show(stage, done, total)
 
             return run_until_interrupted(lambda: work(progress))
     except Interrupted:
-        leave(f"stopped{reached}; an evaluation keeps nothing: run the same command again, or with fewer questions")
+        leave(f"stopped{reached}; an evaluation keeps nothing: run the same command again, or with fewer {asked}")
 
 
 def _load(directory: Path, load: LoadOptions, progress: StageProgress) -> Valley2:

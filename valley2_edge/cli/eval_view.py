@@ -8,6 +8,7 @@ from rich.table import Column, Table
 from valley2_edge.eval.compare import Comparison
 from valley2_edge.eval.intervals import Estimate
 from valley2_edge.eval.scoring import Score
+from valley2_edge.eval.text import TextMeasure
 
 
 def print_score(console: Console, score: Score) -> None:
@@ -88,6 +89,55 @@ def comparison_as_json(comparison: Comparison) -> dict[str, object]:
         "questions": comparison.questions,
         "open_questions": comparison.open_questions,
     }
+
+
+def print_text_measure(console: Console, measure: TextMeasure) -> None:
+    """Prints a row for each measure of a text; a single passage has no intervals."""
+    table = Table("measure", *_right("value", "95 % interval"))
+    alone = measure.passages == 1
+
+    def add(name: str, estimate: Estimate, pattern: str = "{:.4f}") -> None:
+        limits = "" if alone else f"{pattern.format(estimate.low)} to {pattern.format(estimate.high)}"
+        table.add_row(name, pattern.format(estimate.value), limits)
+
+    add("perplexity", measure.perplexity)
+    distance = measure.distance
+    if distance is not None:
+        add("perplexity of the reference", distance.reference_perplexity)
+        add("perplexity ratio", distance.perplexity_ratio)
+        table.add_row(
+            "same top token", _percent(distance.same_top.value), "" if alone else _percents(distance.same_top)
+        )
+        add("mean KL, nats a token", distance.mean_kl, "{:.5f}")
+        for percent, estimate in distance.kl_percentiles.items():
+            add(f"{percent}th percentile of KL", estimate, "{:.5f}")
+        table.add_row("largest KL", f"{distance.largest_kl:.5f}", "")
+    console.print(table)
+
+
+def text_measure_as_json(measure: TextMeasure) -> dict[str, object]:
+    """What was measured on a text, as `--json` prints it; the limits of a single passage are null."""
+
+    def estimate(found: Estimate) -> dict[str, float | None]:
+        alone = measure.passages == 1
+        return {"value": found.value, "low": None if alone else found.low, "high": None if alone else found.high}
+
+    result: dict[str, object] = {
+        "passages": measure.passages,
+        "tokens": measure.tokens,
+        "perplexity": estimate(measure.perplexity),
+    }
+    distance = measure.distance
+    if distance is not None:
+        result |= {
+            "reference_perplexity": estimate(distance.reference_perplexity),
+            "perplexity_ratio": estimate(distance.perplexity_ratio),
+            "mean_kl": estimate(distance.mean_kl),
+            "same_top": estimate(distance.same_top),
+            "kl_percentiles": {str(percent): estimate(found) for percent, found in distance.kl_percentiles.items()},
+            "largest_kl": distance.largest_kl,
+        }
+    return result
 
 
 def _as_json(estimate: Estimate | None) -> dict[str, float] | None:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from valley2_edge.bundle import TOKENIZER_FILE
+from valley2_edge.bundle import TOKENIZER_FILE, Bundle
 from valley2_edge.errors import InputError
+from valley2_edge.eval.distributions import kl_divergences, log_probabilities
 from valley2_edge.eval.edit_distance import edit_distance
 from valley2_edge.eval.intervals import Estimate, bootstrap_ratio
 from valley2_edge.eval.questions.question import LETTERS, OpenQuestion, Question
 from valley2_edge.eval.run import CHOICE_TOKENS, Progress, show_pictures
 from valley2_edge.eval.scoring import ROTATIONS, Outcome, Score, chosen_letter, score
 from valley2_edge.runtime.inquiry import Inquiry
-from valley2_edge.runtime.model import Valley2
 
 OPEN_TOKENS = 64
 """Most tokens of a free-form answer."""
@@ -71,17 +71,21 @@ class Comparison:
     open_questions: int
 
 
-def check_comparable(first: Valley2, second: Valley2) -> None:
-    """Refuses bundles whose tokens do not mean the same.
+def check_comparable(first: Bundle, second: Bundle) -> None:
+    """Refuses bundles whose tokens do not mean the same; only their manifests are looked at.
 
     Raises:
         InputError: The tokenizers or the sizes of the vocabularies differ.
     """
-    names = f"{first.bundle.directory} and {second.bundle.directory}"
-    one, other = (model.bundle.manifest.files[TOKENIZER_FILE].sha256 for model in (first, second))
-    sizes = [model.engines.decoder.description.vocabulary_size for model in (first, second)]
-    if one != other or sizes[0] != sizes[1]:
+    names = f"{first.directory} and {second.directory}"
+    one, other = (bundle.manifest.files[TOKENIZER_FILE].sha256 for bundle in (first, second))
+    if one != other:
         raise InputError(f"{names} have different tokenizers, so their tokens cannot be compared.")
+    sizes = [bundle.manifest.architecture.decoder.vocab_size for bundle in (first, second)]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"{names} have vocabularies of {sizes[0]} and {sizes[1]} tokens, so their distributions cannot be compared."
+        )
 
 
 def compare(
@@ -140,10 +144,9 @@ def diverge(a: Logits, b: Logits) -> Divergence:
         a: (n, vocabulary).
         b: (n, vocabulary).
     """
-    log_a, log_b = _log_softmax(a), _log_softmax(b)
-    kl = float((np.exp(log_a) * (log_a - log_b)).sum())
+    kl = float(kl_divergences(log_probabilities(a), log_probabilities(b)).sum())
     same = int(np.count_nonzero(a.argmax(axis=1) == b.argmax(axis=1)))
-    return Divergence(len(a), max(0.0, kl), same)
+    return Divergence(len(a), kl, same)
 
 
 def _ask_both(first: Inquiry, second: Inquiry, question: Question) -> tuple[tuple[Outcome, Outcome], Divergence]:
@@ -201,9 +204,3 @@ def _error_rates(readings: list[Reading], seed: int) -> Iterator[Estimate]:
 def _agreements(one: Outcome, other: Outcome) -> int:
     # Two answers that name no option do not agree on one.
     return sum(a == b and a is not None for a, b in zip(one.letters, other.letters, strict=True))
-
-
-def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)  # (n, vocabulary)
-    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result

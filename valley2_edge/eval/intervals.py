@@ -84,3 +84,46 @@ def bootstrap_ratio(amounts: npt.ArrayLike, sizes: npt.ArrayLike, seed: int = 0)
     ratios = tops[bottoms > 0] / bottoms[bottoms > 0]
     low, high = np.percentile(ratios, (2.5, 97.5))
     return Estimate(float(above.sum() / below.sum()), float(low), float(high))
+
+
+def bootstrap_percentiles(
+    groups: Sequence[npt.NDArray[np.float64]], percents: Sequence[float], seed: int = 0
+) -> list[Estimate]:
+    """Percentiles of all values, which lie in groups: the tokens of each window, for example.
+
+    A percentile is the smallest value that at least so many per cent of all values do not exceed. Whole groups are
+    drawn anew, as in `bootstrap_ratio`, because values of one group are alike.
+
+    Args:
+        groups: Each (n,) float64; n may be 0, but not in all of them.
+        percents: Above 0 and at most 100.
+        seed: Random seed of the draws.
+
+    Returns:
+        An estimate for each of the percents. The limits of percents near 100 are too narrow: no draw holds a value
+        larger than the largest one.
+
+    Raises:
+        InputError: There is no value, or a percent is out of range.
+    """
+    values = np.concatenate(groups) if groups else np.empty(0)
+    if not len(values) or not all(0 < percent <= 100 for percent in percents):
+        raise InputError("A percentile needs values, and per cents above 0 up to 100.")
+    order = np.argsort(values, kind="stable")
+    group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])[order]
+    shares = np.asarray(percents, np.float64) / 100
+
+    def percentiles(times: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The percentiles when each group is there so many times, (groups,)."""
+        reached = np.cumsum(times[group_of])  # (n,): how many values there are up to each
+        wanted = np.ceil(shares * reached[-1] * (1 - 1e-12))
+        found: npt.NDArray[np.float64] = values[order[np.searchsorted(reached, wanted)]]
+        return found
+
+    random = np.random.default_rng(seed)
+    draws = (random.integers(0, len(groups), len(groups)) for _ in range(_RESAMPLES))
+    counts = (np.bincount(draw, minlength=len(groups)) for draw in draws)
+    drawn = np.array([percentiles(times) for times in counts if times[group_of].any()])
+    low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
+    whole = percentiles(np.ones(len(groups), np.int64))
+    return [Estimate(*map(float, limits)) for limits in zip(whole, low, high, strict=True)]

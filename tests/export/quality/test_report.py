@@ -27,7 +27,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def page_of(name: str) -> tuple[str, Page]:
+def page_of(name: str, quality: dict[str, object] | None = None) -> tuple[str, Page]:
     matrices = [
         MatrixError(name=f"layers.0.{kind}", precision="int4", relative_error=0.1, note=name)
         for kind in ("attention.qkv", "attention.output", "mlp.gate_up", "mlp.down")
@@ -43,7 +43,7 @@ def page_of(name: str) -> tuple[str, Page]:
     )
     source = Source(checkpoint=name, revision=None, tool_version="1", created="2025-01-01T00:00:00+00:00")
     files = {name: FileEntry(size=1536, sha256="0" * 64), "b": FileEntry(size=3 << 20, sha256="0" * 64)}
-    page = render_report(ReportData(source, decoder, files, {}, {}))
+    page = render_report(ReportData(source, decoder, files, quality or {}, {}))
     return page, Page(page)
 
 
@@ -76,6 +76,36 @@ def test_names_are_text_whatever_they_hold() -> None:
 def test_other_scripts_stay_as_they_are() -> None:
     page, parsed = page_of(CHINESE)
     assert CHINESE in parsed.text and '<meta charset="utf-8">' in page
+
+
+def test_the_users_own_text_has_figures_of_its_own() -> None:
+    def figure(value: float, **more: float) -> dict[str, float]:
+        return {"value": value, "low": value / 2, "high": value * 2, **more}
+
+    held_out = {"samples": 2, "positions": 30, "sha256": "1" * 64, "kept_logits": 64, "mean_tail": 0.01}
+    shared = {"mean_kl": figure(0.1), "same_top": figure(0.5), "perplexity_ratio": figure(1.1)}
+    quality = {
+        **shared,
+        "character_error_rate": None,
+        "ecom_vqa": None,
+        "held_out": {**held_out, "activations": "int8"},
+        "own_text": {
+            **shared,
+            "mean_kl": figure(0.25),
+            "perplexity": figure(12.5, reference=10.75),
+            **held_out,
+            "samples": 7,
+            "sha256": "2" * 64,
+            "name": HOSTILE,
+        },
+    }
+    _, parsed = page_of("model", quality)
+    own = parsed.text.partition("Quality on your own text")[2]
+    assert "0.2500" in own and "0.1250 to 0.5000" in own and "12.5" in own and "unrounded 10.75" in own
+    assert "7 lines of" in own and "2" * 16 in own
+    assert "script" not in {tag for tag, _ in parsed.tags}
+    del quality["own_text"]
+    assert "your own text" not in page_of("model", quality)[1].text
 
 
 def test_sizes_have_the_unit_of_every_command() -> None:
