@@ -57,6 +57,8 @@ lint: $(STAMP)
 	cd build/typecheck && $(MYPY) -p valley2_edge
 	cd build/typecheck && $(MYPY) ../../benchmarks/*.py ../../examples/*.py
 	cd build/typecheck && $(MYPY) ../../benchmarks/peers/*.py
+	cd build/typecheck && $(MYPY) ../../benchmarks/real_decoder/*.py
+	cd build/typecheck && $(MYPY) ../../benchmarks/record_reference/*.py
 	ln -s $(CURDIR)/nano/valley2_nano build/typecheck/valley2_nano
 	cd build/typecheck && $(MYPY) -p valley2_nano
 	cd build/typecheck && $(MYPY) ../../nano/*.py

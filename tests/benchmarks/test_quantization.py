@@ -29,8 +29,8 @@ def program() -> ModuleType:
 def _quality(*divergences: float) -> Quality:
     samples = tuple(
         SampleQuality(
-            positions=10, kl=10 * kl, same_top=9, surprise=0.1, tail=0.0, characters=5, errors=1, reference_errors=0,
-            questions=1, right=1, reference_right=1,
+            positions=10, kl=10 * kl, same_top=9, surprise=0.1, reference_loss=9.0, tail=0.0, characters=5, errors=1,
+            reference_errors=0, questions=1, right=1, reference_right=1,
         )
         for kl in divergences
     )  # fmt: skip
