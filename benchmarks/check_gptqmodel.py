@@ -36,6 +36,7 @@ from valley2_edge.export.gptq.checkpoint_from_bundle import write_gptq_checkpoin
 from valley2_edge.export.gptq.source import weight_heights
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.synthetic.checkpoint import small_config, write_synthetic_checkpoint
 from valley2_edge.export.synthetic.tokenizer import write_tokenizer
 from valley2_edge.runtime.core.decoder import Decoder
@@ -123,7 +124,8 @@ def check_written(checkpoint: Path, work: Path, tokens: list[int]) -> Iterator[R
     from transformers import AutoModelForCausalLM
 
     for index, (name, options) in enumerate(WRITTEN.items()):
-        bundle = export_bundle(checkpoint, work / f"bundle{index}", ExportOptions(**options))
+        nearest = RoundingOptions(method="rtn")  # what is compared is the format, not the rounding
+        bundle = export_bundle(checkpoint, work / f"bundle{index}", ExportOptions(rounding=nearest, **options))
         directory = write_gptq_checkpoint(open_bundle(bundle), work / f"written{index}")
         expected = native_logits(bundle, tokens)
         model = load_gptqmodel(directory, "GPTQ_TORCH")

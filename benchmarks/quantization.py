@@ -36,6 +36,7 @@ from valley2_edge.export.control import no_announcement, no_progress
 from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.decoder.layout import DECODER_FILE, EMBEDDINGS_FILE
 from valley2_edge.export.decoder.writer import export_decoder, export_rounded_decoder
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
 from valley2_edge.export.quality.figures import Quality, SampleQuality
 from valley2_edge.export.quality.rounded_model import Activations
@@ -174,7 +175,8 @@ class Workshop:
         """A bundle that lends its vision towers; rounded to the nearest, which takes no time."""
         directory = self._directory / "base"
         if not directory.is_dir():
-            export_bundle(self._checkpoint.path, directory)
+            options = ExportOptions(rotation="none", rounding=RoundingOptions(method="rtn"))
+            export_bundle(self._checkpoint.path, directory, options)
         return open_bundle(directory)
 
     def _bundle(self, base: Bundle, directory: Path) -> Bundle:
@@ -238,8 +240,9 @@ class Results:
         try:
             content = json.loads(line)
             quality = content["quality"]
-            samples = tuple(SampleQuality(**sample) for sample in quality.pop("samples"))
-            self._known[content["key"]] = Result(Quality(samples=samples, **quality), content["decoder_bytes"])
+            for name in ("samples", "own_samples"):
+                quality[name] = tuple(SampleQuality(**sample) for sample in quality[name])
+            self._known[content["key"]] = Result(Quality(**quality), content["decoder_bytes"])
         except (ValueError, KeyError, TypeError):
             print(f"a line of {self._path} is damaged and is left out", file=sys.stderr)
 

@@ -7,7 +7,7 @@ from random import Random
 from typing import Literal
 
 from valley2_edge.calibration.mixture import READING, draw_opens
-from valley2_edge.calibration.samples import Sample, Turn, content_sha256
+from valley2_edge.calibration.samples import CalibrationSet, Sample, Turn, content_sha256
 from valley2_edge.errors import InputError
 from valley2_edge.eval.questions.dialogue import SCENES
 from valley2_edge.eval.questions.question import LETTERS, Question
@@ -20,11 +20,11 @@ ProbeKind = Literal["choice", "reading", "open"]
 
 @dataclass(frozen=True)
 class HeldOutSample:
-    """One set of pictures and its turns."""
+    """One set of pictures and its turns, or a line of the user's own."""
 
     sample: Sample
-    question: Question
-    """The question with options."""
+    question: Question | None
+    """The question with options; None for a line of the user's own."""
     kinds: tuple[ProbeKind, ...]
     """The kind of each turn; "choice" comes four times in a row, once for each order of the options."""
 
@@ -34,10 +34,14 @@ class HeldOutSet:
     """Samples that no training and no calibration has seen."""
 
     samples: tuple[HeldOutSample, ...]
+    """The generator's samples, then the user's own lines."""
     sha256: str
+    """SHA-256 of the generator's samples."""
+    own_text: CalibrationSet | None = None
+    """The user's own lines, where there are any."""
 
 
-def held_out_set(count: int, seed: int = 0) -> HeldOutSet:
+def held_out_set(count: int, seed: int = 0, own_text: CalibrationSet | None = None) -> HeldOutSet:
     """Draws the set; the same arguments give the same samples.
 
     A sample has one question with options, in its four orders, and up to three open ones (mixture.py), among them a
@@ -45,16 +49,21 @@ def held_out_set(count: int, seed: int = 0) -> HeldOutSet:
     test half.
 
     Args:
-        count: Number of samples.
+        count: Number of samples of the generator.
         seed: Seed of the samples.
+        own_text: Lines of the user's own, held out of the calibration; each is one open turn.
 
     Raises:
         InputError: count is below 1.
     """
     if count < 1:
         raise InputError(f"The quality needs at least one sample, not {count}.")
-    samples = tuple(_sample(seed, index) for index in range(count))
-    return HeldOutSet(samples, content_sha256([held.sample for held in samples]))
+    drawn = tuple(_sample(seed, index) for index in range(count))
+    own: list[HeldOutSample] = []
+    for sample in () if own_text is None else own_text.samples:
+        kinds: list[ProbeKind] = ["open"] * len(sample.turns)
+        own.append(HeldOutSample(sample, None, tuple(kinds)))
+    return HeldOutSet((*drawn, *own), content_sha256([held.sample for held in drawn]), own_text)
 
 
 def _sample(seed: int, index: int) -> HeldOutSample:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from valley2_edge.export.bundle.writer import BundleWriter, check_place
 from valley2_edge.export.bundle_size import bundle_size
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.hub import resolve_checkpoint
+from valley2_edge.export.checkpoint.rotated import RotatedCheckpoint
 from valley2_edge.export.control import (
     Announce,
     ExportControl,
@@ -21,7 +23,7 @@ from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.manifest import make_manifest, make_source
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.plan import ExportPlan, make_plan
-from valley2_edge.export.rounding.rounder import workspace_bytes
+from valley2_edge.export.rounding.rounder import check_rounding_memory, workspace_bytes
 from valley2_edge.export.steps import ExportJob, run_steps
 
 
@@ -49,7 +51,8 @@ def export_bundle(
         revision: Branch, tag or commit of a hub checkpoint.
         overwrite: Whether a bundle that exists may be replaced.
         progress: Called with a stage's name, the number of finished steps, and the number of all steps.
-        announce: Called with a sentence before a download, and after every layer that takes long.
+        announce: Called with a sentence before a download, before gptq with an estimate of its time, and after every
+            layer that takes long.
         control: Stops the export from another thread; None means that nothing does.
 
     Returns:
@@ -58,7 +61,7 @@ def export_bundle(
     Raises:
         CheckpointError: The checkpoint is missing or not as the model needs it.
         ExportError: An option is not supported, the output exists, or a component came out too inexact.
-        BudgetError: The disk cannot hold the download or the bundle.
+        BudgetError: The disk cannot hold the download or the bundle, or the memory cannot hold what gptq needs.
         InputError: The calibration set is unusable, or an option of `rounding` is out of range.
         NumericError: A stage computed a NaN or an infinity.
         Cancelled: `control` was cancelled; what is finished waits for the next run with the same arguments.
@@ -67,17 +70,22 @@ def export_bundle(
     progress = cancelling_progress(control, progress or no_progress)
     plan = make_plan(options)
     directory = resolve_checkpoint(checkpoint, revision, progress, announce)
-    with Checkpoint.open(directory) as opened:
+    with ExitStack() as stack:
+        opened = stack.enter_context(Checkpoint.open(directory))
         opened.cancel = control
         if options.decoder is not None:
             gptq_decoder = GptqDecoder(options.decoder, opened.config.decoder)
             plan = plan.with_gptq_decoder(gptq_decoder, options.lm_head_precision)
+        if plan.rotation is not None:
+            # Everything behind this line sees another checkpoint: the same function in another basis.
+            opened = stack.enter_context(RotatedCheckpoint(opened, plan.rotation))
         if plan.decoder_engine == "onnx":
             check_onnx_formats(opened.config, plan.formats)
         target = _output_directory(output, opened, options)
         check_place(target, directory)
         with BundleWriter(target, plan.fingerprint(opened), overwrite=overwrite, control=control) as writer:
             writer.check_space(_disk_bytes(opened, plan))
+            check_rounding_memory(opened, plan.rounding)
             source = make_source(opened, plan)
             facts = run_steps(ExportJob(opened, plan, writer, source, progress, announce or no_announcement))
             return writer.publish(make_manifest(opened.config, plan, source, facts, writer.files()))

@@ -17,6 +17,7 @@ from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding
 from valley2_edge.precisions import DecoderEngine, DecoderPrecision, GraphFormat, VisionPrecision
 from valley2_edge.quantize.matrix_format import MatrixFormat
+from valley2_edge.rotation import Rotation
 from valley2_edge.version import __version__
 
 
@@ -30,6 +31,8 @@ class ExportPlan:
     formats: DecoderFormats
     rounding: Rounding
     decoder_engine: DecoderEngine = "native"
+    rotation: Rotation | None = None
+    """What the weights absorb of a change of basis."""
     gptq_decoder: GptqDecoder | None = None
     """A decoder that is rounded already and takes the place of the checkpoint's own."""
 
@@ -50,6 +53,7 @@ class ExportPlan:
                 asdict(self.formats),
                 self.rounding.identity(),
                 self.decoder_engine,
+                None if self.rotation is None else self.rotation.model_dump(),
             ],
             "decoder": None if self.gptq_decoder is None else self.gptq_decoder.fingerprint(),
             "tool": [__version__, FORMAT_VERSION],
@@ -57,7 +61,7 @@ class ExportPlan:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def with_gptq_decoder(self, decoder: GptqDecoder, lm_head_precision: DecoderPrecision | None) -> ExportPlan:
-        """The same plan for a decoder that is rounded already: its layers stay as they are.
+        """The same plan for a decoder that is rounded already: its layers and its rotation stay as they are.
 
         Args:
             decoder: The GPTQ checkpoint.
@@ -74,7 +78,7 @@ class ExportPlan:
                 f"the lm_head of {decoder.path} is rounded to {formats.lm_head.precision} already: it cannot become "
                 f"{lm_head_precision}"
             )
-        return replace(self, formats=formats, gptq_decoder=decoder)
+        return replace(self, formats=formats, rotation=decoder.rotation, gptq_decoder=decoder)
 
 
 def make_plan(options: ExportOptions) -> ExportPlan:
@@ -100,12 +104,15 @@ def make_plan(options: ExportOptions) -> ExportPlan:
         code="nf4" if rounding.method == "nf4" else "uniform",
     )
     options.check_names()
+    options.check_rotation()
     if options.decoder is not None:
         read_gptq_config(options.decoder)  # so that a mistake is seen before a download
+    resolved = resolve_rounding(rounding, options.precision, options.decoder is not None)
     return ExportPlan(
         options.stored_vision_precision,
         options.graphs,
         formats,
-        resolve_rounding(rounding, options.precision, options.decoder is not None),
+        resolved,
         options.decoder_engine,
+        options.chosen_rotation(resolved.method),
     )

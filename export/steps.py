@@ -204,6 +204,7 @@ def _make_report(job: ExportJob, facts: Facts, directory: Path) -> dict[str, Any
         job.checkpoint,
         bundle,
         rounding.quality_samples,
+        rounding.own_text,
         job.writer.workspace,
         rounding.options.budget_bytes,
         job.progress,

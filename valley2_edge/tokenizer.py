@@ -107,6 +107,10 @@ class Tokenizer:
             raise BundleError(f"{self._path} has no token {content}.")
         return self._control_ids[content]
 
+    def find_control(self, content: str) -> int | None:
+        """The id of a control token, or None where the tokenizer has no such token."""
+        return self._control_ids.get(content)
+
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes that a token stands for: a control token's own text, nothing for an id without a token."""
         if token in self._control_contents:

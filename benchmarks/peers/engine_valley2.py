@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from engine import MATRICES, About, Shape, random_rows
+from engine import GROUP_SIZE, MATRICES, About, Shape, random_rows
 
 from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
 from valley2_edge.config import DecoderConfig
@@ -37,7 +37,7 @@ class Valley2Engine:
             vocab_size=shape.vocabulary,
             max_position_embeddings=max(most, 32768),
         )
-        SyntheticDecoder(config, lm_head_precision=head_precision).write(scratch)
+        SyntheticDecoder(config, group_size=GROUP_SIZE, lm_head_precision=head_precision).write(scratch)
         self._decoder = Decoder(scratch, threads=threads)
         self._session = self._decoder.session()
         self._probe = Probe(threads)

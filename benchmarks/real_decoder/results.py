@@ -23,7 +23,7 @@ class Key:
     variant: str
     """The variant's options, as text."""
     windows_sha256: str
-    """Of the file with all windows."""
+    """SHA-256 of the file with all windows."""
     windows: tuple[int, ...]
 
 

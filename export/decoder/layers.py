@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,6 +47,11 @@ class LayerParts:
     def matrices(self) -> tuple[DecoderMatrix, ...]:
         """The matrices in the order of computation."""
         return self.qkv, self.output, self.gate_up, self.down
+
+    @property
+    def weight_count(self) -> int:
+        """Number of weights of the layer's matrices."""
+        return sum(matrix.rows * matrix.columns for matrix in self.matrices)
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,41 @@ def norm_weight(source: Tensors, norm: DecoderNorm) -> torch.Tensor:
     return source.tensor(norm.weight).to(torch.float32)
 
 
+def gated_rows(hidden: torch.Tensor, norm: torch.Tensor, gate_up: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Computes the input of down for up to `MLP_ROWS` rows.
+
+    Args:
+        hidden: The input of the second half of a layer, (rows, hidden) float32.
+        norm: Weight of the RMSNorm, (hidden,) float32.
+        gate_up: (2 * intermediate, hidden) float32, the gate first.
+        epsilon: Epsilon of the RMSNorm.
+
+    Returns:
+        (rows, intermediate) float32.
+    """
+    return gate(rms_norm(hidden, norm, epsilon) @ gate_up.T)
+
+
+def add_down(hidden: torch.Tensor, gated: Iterable[torch.Tensor], down: torch.Tensor) -> torch.Tensor:
+    """Computes the output of a layer from the inputs of down.
+
+    Args:
+        hidden: The input of the second half of the layer, (rows, hidden) float32.
+        gated: The inputs of down in blocks of rows, (any, intermediate) float32.
+        down: (hidden, intermediate) float32.
+
+    Returns:
+        (rows, hidden) float32.
+    """
+    result = torch.empty_like(hidden)
+    start = 0
+    for block in gated:
+        stop = start + len(block)
+        result[start:stop] = hidden[start:stop] + block @ down.T
+        start = stop
+    return result
+
+
 def feed_forward(
     hidden: torch.Tensor, norm: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, epsilon: float
 ) -> torch.Tensor:
@@ -171,11 +211,60 @@ def feed_forward(
     Returns:
         (rows, hidden) float32.
     """
-    result = torch.empty_like(hidden)
-    for start in range(0, len(hidden), MLP_ROWS):
-        rows = hidden[start : start + MLP_ROWS]
-        result[start : start + MLP_ROWS] = rows + gate(rms_norm(rows, norm, epsilon) @ gate_up.T) @ down.T
-    return result
+    blocks = torch.split(hidden, MLP_ROWS)
+    return add_down(hidden, (gated_rows(rows, norm, gate_up, epsilon) for rows in blocks), down)
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The unrounded weights of one layer, in float32."""
+
+    input_norm: torch.Tensor
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    output: torch.Tensor
+    post_attention_norm: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+    @classmethod
+    def read(cls, source: Tensors, parts: LayerParts, device: torch.device) -> LayerWeights:
+        """Reads a layer.
+
+        Args:
+            source: Reads the tensors.
+            parts: The layer.
+            device: Where the weights are put.
+        """
+        bias = biases(source, parts.qkv)
+        qkv, output, gate_up, down = (
+            stacked_rows(source, matrix, 0, matrix.rows).to(device) for matrix in parts.matrices
+        )
+        return cls(
+            norm_weight(source, parts.input_norm).to(device),
+            qkv,
+            None if bias is None else bias.to(device),
+            output,
+            norm_weight(source, parts.post_attention_norm).to(device),
+            gate_up,
+            down,
+        )
+
+    def attend(self, hidden: torch.Tensor, pack: Pack, config: DecoderConfig) -> torch.Tensor:
+        """Computes what enters the matrix `output`.
+
+        Args:
+            hidden: The layer's input, (rows, hidden) float32.
+            pack: Where samples and branches lie.
+            config: The decoder's sizes.
+
+        Returns:
+            (rows, q_rows) float32.
+        """
+        mixed = rms_norm(hidden, self.input_norm, config.rms_norm_eps) @ self.qkv.T
+        if self.qkv_bias is not None:
+            mixed += self.qkv_bias
+        return attend(mixed, pack, config)
 
 
 def check_finite(hidden: torch.Tensor, layer: int, what: str) -> None:
@@ -217,18 +306,13 @@ def run_unrounded(
     """
     layers, _ = split_parts(config)
     for index, parts in enumerate(layers):
-        norms = [norm_weight(source, norm).to(device) for norm in (parts.input_norm, parts.post_attention_norm)]
-        qkv, output, gate_up, down = (
-            stacked_rows(source, matrix, 0, matrix.rows).to(device) for matrix in parts.matrices
-        )
-        bias = biases(source, parts.qkv)
+        weights = LayerWeights.read(source, parts, device)
         for number, pack in enumerate(packs):
             hidden = activations.read(number).to(device)  # (rows, hidden)
-            mixed = rms_norm(hidden, norms[0], config.rms_norm_eps) @ qkv.T
-            if bias is not None:
-                mixed += bias.to(device)
-            hidden = hidden + attend(mixed, pack, config) @ output.T
-            hidden = feed_forward(hidden, norms[1], gate_up, down, config.rms_norm_eps)
+            hidden = hidden + weights.attend(hidden, pack, config) @ weights.output.T
+            hidden = feed_forward(
+                hidden, weights.post_attention_norm, weights.gate_up, weights.down, config.rms_norm_eps
+            )
             check_finite(hidden, index, "the unrounded decoder")
             activations.write(number, hidden.cpu())
         on_layer(index + 1, len(layers))

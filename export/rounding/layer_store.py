@@ -66,6 +66,10 @@ class LayerStore:
         """The file with the input of a layer."""
         return self.directory / f"activations-{step:03}.bin"
 
+    def exact_path(self, step: int) -> Path:
+        """The file with the input of a layer in the unrounded model."""
+        return self.directory / f"exact-{step:03}.bin"
+
     def write_layer(self, step: int, matrices: Mapping[str, QuantizedRows]) -> None:
         """Writes the rounded matrices of a layer, with two int4 numbers in a byte.
 
@@ -129,8 +133,9 @@ class LayerStore:
         with self.control.finishing():
             temporary.replace(self.directory / STATE_FILE)
         self.state = state
-        for path in self.directory.glob("activations-*.bin"):
-            if path != self.activations_path(state.steps):
+        kept = self.activations_path(state.steps), self.exact_path(state.steps)
+        for path in self.directory.glob("*-[0-9]*.bin"):
+            if path not in kept:
                 path.unlink()
 
     def _read_state(self) -> LayerState:

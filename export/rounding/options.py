@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from valley2_edge.quantize.method import MethodName
     from valley2_edge.quantize.modality import PictureWeight
 
-CALIBRATION_SAMPLES = 128
-"""Default number of calibration samples."""
+FILE_SAMPLES = 128
+"""Default number of samples of a user's own calibration file."""
 BUDGET_BYTES = 8 << 30
 """Default memory of the process."""
 
@@ -26,11 +26,13 @@ class RoundingOptions:
     """How the decoder is rounded, and how much it may lose; docs/quantization.md explains each option."""
 
     method: MethodName | None = None
-    """The rounding method. None means gptq with a calibration set, else rtn."""
+    """The rounding method. None means gptq for int4 and wherever a calibration set is given, else rtn."""
     calibration: str | Path | None = None
-    """A file of samples, or "builtin" for the built-in set. None means no set, except the built-in one with gptq."""
-    calibration_samples: int = CALIBRATION_SAMPLES
-    """Largest number of samples that are used."""
+    """A file of samples, or "builtin" for the built-in set. None means the built-in one for gptq and `average_bits`,
+    else no set."""
+    calibration_samples: int | None = None
+    """Largest number of samples that are used. None means 128 of a file, and of the built-in set as many as give about
+    9,500 tokens of the released model."""
     text_only: bool = False
     """Whether the samples are shown without their pictures."""
     picture_weight: PictureWeight = None
@@ -44,10 +46,12 @@ class RoundingOptions:
     """Largest average of stored bits for a weight of the layers; the format is then chosen for each matrix. None means
     that all layers have the same format."""
     quality_samples: int | None = None
-    """Number of held-out samples on which the quality is measured; 0 measures nothing. None means 32 when a calibration
-    set or `max_kl` is given, else 0."""
+    """Number of held-out samples on which the quality is measured; 0 measures nothing. So many lines of the user's own
+    calibration file are held out for it at most. None means 32 when `method` is "gptq" or one of `calibration`,
+    `average_bits` and `max_kl` is given, else 0: gptq by default is not measured."""
     max_kl: float | None = None
-    """Mean KL divergence in nats above which the bundle is not published. None allows any."""
+    """Mean KL divergence in nats above which the bundle is not published: that of held-out lines of the user's own
+    calibration file, where there are some. None allows any."""
 
 
 def check_options(options: RoundingOptions, precision: DecoderPrecision, rounded_elsewhere: bool) -> None:
@@ -72,7 +76,7 @@ def check_options(options: RoundingOptions, precision: DecoderPrecision, rounded
         )
     if options.method == "nf4" and options.average_bits is not None:
         raise ExportError("--average-bits chooses among levels of equal steps: it does not go with --method nf4")
-    if options.calibration_samples < 1:
+    if options.calibration_samples is not None and options.calibration_samples < 1:
         raise InputError(f"--calibration-samples must be at least 1, not {options.calibration_samples}.")
     if options.quality_samples is not None and options.quality_samples < 0:
         raise InputError(f"--quality-samples must be 0 or more, not {options.quality_samples}.")

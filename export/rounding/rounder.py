@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from valley2_edge.bundle import Bundle
-from valley2_edge.calibration.builtin import BUILTIN, builtin_set
-from valley2_edge.calibration.jsonl import FRAMES, read_calibration_file
+from valley2_edge.calibration.builtin import BUILTIN, BUILTIN_SAMPLES, builtin_set
+from valley2_edge.calibration.jsonl import FRAMES, read_and_hold_out
 from valley2_edge.calibration.packs import PACK_TOKENS, Pack
-from valley2_edge.calibration.samples import CalibrationSet, without_pictures
+from valley2_edge.calibration.samples import CalibrationSet, Sample, without_pictures
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.control import Announce, ExportControl, Progress
 from valley2_edge.export.decoder.formats import DecoderFormats, NamedFormats
@@ -19,13 +19,15 @@ from valley2_edge.export.decoder.parts import LM_HEAD
 from valley2_edge.export.rounding.calibrated_decoder import RoundingPlan, round_decoder
 from valley2_edge.export.rounding.inputs import prepare_packs
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore, RoundedLayers, record_facts
-from valley2_edge.export.rounding.options import RoundingOptions, check_options
+from valley2_edge.export.rounding.memory_check import check_memory, working_bytes
+from valley2_edge.export.rounding.options import FILE_SAMPLES, RoundingOptions, check_options
 from valley2_edge.export.rounding.sensitivity import SensitivityMethod
 from valley2_edge.export.vision.sample_encoder import sample_encoder
 from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import MethodName, rounding_method
 from valley2_edge.quantize.mixed_precision import allocate_formats, candidate_formats
+from valley2_edge.runtime.core.process_memory import resident_bytes
 
 QUALITY_SAMPLES = 32
 """Number of held-out samples when the options do not say."""
@@ -39,6 +41,8 @@ class Rounding:
     calibration: CalibrationSet | None
     options: RoundingOptions
     quality_samples: int
+    own_text: CalibrationSet | None = None
+    """Lines of the user's own calibration file that are held out: the quality is measured on them as well."""
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the bytes of the decoder, as plain JSON."""
@@ -51,6 +55,7 @@ class Rounding:
             "picture_weight": options.picture_weight,
             "average_bits": options.average_bits,
             "quality_samples": self.quality_samples,
+            "own_text": None if self.own_text is None else self.own_text.sha256,
             # The memory budget is left out: it changes no bit, and a started export may go on with another one.
         }
 
@@ -68,22 +73,25 @@ def resolve_rounding(options: RoundingOptions, precision: DecoderPrecision, roun
         ExportError: Options contradict one another.
     """
     check_options(options, precision, rounded_elsewhere)
-    calibrated = options.calibration is not None or options.method == "gptq" or options.average_bits is not None
+    asked = options.calibration is not None or options.method == "gptq" or options.average_bits is not None
+    calibrated = asked or (options.method is None and precision == "int4" and not rounded_elsewhere)
     method = options.method or ("gptq" if calibrated else "rtn")
-    calibration = _read_set(options) if calibrated else None
     wanted = options.quality_samples
     if wanted is None:
-        wanted = QUALITY_SAMPLES if calibrated or options.max_kl is not None else 0
-    return Rounding(method, calibration, options, wanted)
+        # Measuring takes longer than rounding, so the default export does without.
+        wanted = QUALITY_SAMPLES if asked or options.max_kl is not None else 0
+    calibration, own_text = _read_sets(options, wanted) if calibrated else (None, None)
+    return Rounding(method, calibration, options, wanted, own_text)
 
 
-def _read_set(options: RoundingOptions) -> CalibrationSet:
-    source = options.calibration
+def _read_sets(options: RoundingOptions, held_out: int) -> tuple[CalibrationSet, CalibrationSet | None]:
+    """The calibration set, and what is held out of it where it is the user's own file."""
+    source, own_text = options.calibration, None
     if source is None or str(source) == BUILTIN:
-        found = builtin_set(options.calibration_samples)
+        found = builtin_set(options.calibration_samples or BUILTIN_SAMPLES)
     else:
-        found = read_calibration_file(source, options.calibration_samples)
-    return without_pictures(found) if options.text_only else found
+        found, own_text = read_and_hold_out(source, options.calibration_samples or FILE_SAMPLES, held_out)
+    return without_pictures(found) if options.text_only else found, own_text
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,21 @@ def _facts(rounding: Rounding, packs: Sequence[Pack], state: LayerState) -> dict
     }
 
 
+def check_rounding_memory(checkpoint: Checkpoint, rounding: Rounding) -> None:
+    """Refuses before any work what would not fit even with a single row of calibration.
+
+    Args:
+        checkpoint: The model.
+        rounding: How the decoder is rounded.
+
+    Raises:
+        BudgetError: The memory does not suffice.
+    """
+    if rounding.calibration is not None:
+        needed = resident_bytes() + working_bytes(checkpoint.config.decoder, pack_rows=1)
+        check_memory(needed, rounding.options.budget_bytes)
+
+
 def workspace_bytes(checkpoint: Checkpoint, rounding: Rounding, decoder_bytes: int) -> int:
     """Upper bound of the disk space that an export with a calibration set needs besides the bundle, in bytes.
 
@@ -201,9 +224,15 @@ def workspace_bytes(checkpoint: Checkpoint, rounding: Rounding, decoder_bytes: i
     """
     if rounding.calibration is None:
         return 0
-    turns = sum(len(sample.turns) for sample in rounding.calibration.samples)
-    pictures = sum(len(sample.images) or FRAMES for sample in rounding.calibration.samples)
-    tokens = 100 * turns + 2100 * pictures
+    tokens = sum(_most_tokens(sample) for sample in rounding.calibration.samples)
     # Choosing the formats keeps layers in int8 as well, which are twice as large as int4.
     copies = 1 if rounding.options.average_bits is None else 3
-    return copies * decoder_bytes + 2 * tokens * checkpoint.config.decoder.hidden_size * 4
+    # The residual stream before and after a layer, also that of the unrounded model, whose middle is kept as well.
+    return copies * decoder_bytes + 5 * tokens * checkpoint.config.decoder.hidden_size * 4
+
+
+def _most_tokens(sample: Sample) -> int:
+    """More tokens than a sample has with the released vocabulary, where one has two bytes and seldom fewer."""
+    words = sum(len(turn.prompt.encode()) + len(turn.answer.encode()) for turn in sample.turns)
+    pictures = len(sample.images) + (FRAMES if sample.video is not None else 0)
+    return 50 * len(sample.turns) + words // 2 + 2100 * pictures

@@ -13,6 +13,7 @@ from valley2_edge.export.decoder.layers import split_parts
 from valley2_edge.export.rounding.layer_store import flush_file
 from valley2_edge.quantize.error import output_energy
 from valley2_edge.quantize.hessian import Hessian
+from valley2_edge.quantize.input_drift import InputDrift
 from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.method import MatrixRecord, MethodName, Rounding, rounding_method
 from valley2_edge.quantize.mixed_precision import MatrixChoices
@@ -32,6 +33,7 @@ class SensitivityMethod:
 
     name: MethodName = "rtn"
     needs_hessian = True
+    follows_unrounded = False
 
     def __init__(self, path: Path, formats: Sequence[MatrixFormat]) -> None:
         self._path = path
@@ -40,7 +42,9 @@ class SensitivityMethod:
         if path.is_file():
             self._losses = json.loads(path.read_text("utf-8"))
 
-    def start(self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None) -> Rounding:
+    def start(
+        self, matrix_format: MatrixFormat, name: str, hessian: Hessian | None = None, drift: InputDrift | None = None
+    ) -> Rounding:
         """Begins a matrix, as `Method.start` says."""
         plain = rounding_method("rtn").start(matrix_format, name, hessian)
         return plain if hessian is None else _MatrixSensitivity(self, plain, name, hessian)

@@ -52,6 +52,10 @@ class WorkMeter:
         self._measured[kind] += work
         self._done[kind] += work
 
+    def remaining_work(self) -> dict[str, float]:
+        """The amount of each kind that is not done, in the unit of `planned`."""
+        return {kind: max(0.0, planned - self._done[kind]) for kind, planned in self._planned.items()}
+
     def remaining_seconds(self) -> float | None:
         """Estimates how many seconds the rest will take; None before anything was measured.
 
@@ -62,8 +66,8 @@ class WorkMeter:
             return None
         average = sum(self.seconds.values()) / total
         left = 0.0
-        for kind, planned in self._planned.items():
+        for kind, work in self.remaining_work().items():
             measured = self._measured[kind]
             rate = self.seconds[kind] / measured if measured > 0 else average
-            left += max(0.0, planned - self._done[kind]) * rate
+            left += work * rate
         return left

@@ -68,9 +68,11 @@ def test_the_checkpoint_is_small_enough_to_ship() -> None:
 @pytest.mark.slow
 def test_the_bundle_is_what_export_makes_of_the_checkpoint(tmp_path: Path) -> None:
     from valley2_edge.export.pipeline import export_bundle
+    from valley2_edge.export.rounding.options import RoundingOptions
 
     shipped = open_bundle(resolve_bundle("nano"), check="full")
-    made = open_bundle(export_bundle("nano", tmp_path / "made", ExportOptions(precision="int4")))
+    options = ExportOptions(precision="int4", group_size=128, rotation="none", rounding=RoundingOptions(method="rtn"))
+    made = open_bundle(export_bundle("nano", tmp_path / "made", options))
     assert made.manifest.architecture == shipped.manifest.architecture
     found, expected = (bundle.manifest.decoder.model_dump() for bundle in (made, shipped))
     errors = [[matrix.pop("relative_error") for matrix in decoder["matrices"]] for decoder in (found, expected)]

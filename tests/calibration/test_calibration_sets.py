@@ -10,7 +10,7 @@ from PIL import Image
 
 from valley2_edge.calibration.builtin import builtin_set
 from valley2_edge.calibration.held_out import held_out_set
-from valley2_edge.calibration.jsonl import read_calibration_file
+from valley2_edge.calibration.jsonl import read_and_hold_out, read_calibration_file
 from valley2_edge.calibration.samples import CalibrationSet, make_set, without_pictures
 from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.eval.questions.product import names, prices
@@ -77,6 +77,53 @@ def test_a_part_of_a_file_is_spread_over_it(tmp_path: Path) -> None:
     assert [sample.name for sample in read_calibration_file(path, 3).samples] == ["line 1", "line 4", "line 7"]
 
 
+def _text_lines(count: int) -> list[str]:
+    return [json.dumps({"prompt": f"Lamp {number}?", "answer": "A lamp."}) for number in range(count)]
+
+
+def _numbers(found: CalibrationSet | None) -> list[int]:
+    return [] if found is None else [int(sample.name.removeprefix("line ")) for sample in found.samples]
+
+
+@pytest.mark.parametrize(
+    ("lines", "most", "held_out"),
+    [
+        (15, 32, []),
+        (16, 32, [5, 13]),
+        (40, 32, [5, 13, 21, 29, 37]),
+        (40, 3, [7, 21, 34]),
+        (40, 1, []),
+        (40, 0, []),
+        (300, 32, [300 * (2 * place + 1) // 64 + 1 for place in range(32)]),
+    ],
+)
+def test_at_most_every_eighth_line_is_held_out(tmp_path: Path, lines: int, most: int, held_out: list[int]) -> None:
+    path = _write(tmp_path, _text_lines(lines))
+    used, kept = read_and_hold_out(path, None, most)
+    assert _numbers(kept) == held_out
+    assert _numbers(used) == [number for number in range(1, lines + 1) if number not in held_out]
+
+
+def test_what_is_held_out_is_never_rounded_on(tmp_path: Path) -> None:
+    path = _write(tmp_path, _text_lines(100))
+    used, kept = read_and_hold_out(path, 10, 12)
+    assert kept is not None and (len(used.samples), len(kept.samples)) == (10, 12)
+    assert not {*_numbers(used)} & {*_numbers(kept)}
+    rest = [number for number in range(1, 101) if number not in _numbers(kept)]
+    assert _numbers(used) == [rest[place * 88 // 10] for place in range(10)]
+    again = read_and_hold_out(path, 10, 12)
+    assert (again[0].sha256, again[1].sha256 if again[1] else "") == (used.sha256, kept.sha256)
+    assert used.sha256 != read_calibration_file(path, 10).sha256
+
+
+def test_broken_lines_count_on_both_sides(tmp_path: Path) -> None:
+    lines = _text_lines(40)
+    lines[4] = "{"  # line 5, which would be held out
+    with pytest.warns(Valley2Warning, match="1 of the 40 calibration samples .* left out: line 5"):
+        used, kept = read_and_hold_out(_write(tmp_path, lines), None, 32)
+    assert (len(used.samples), _numbers(kept), len(used.broken)) == (35, [13, 21, 29, 37], 1)
+
+
 def test_the_hash_follows_content_and_not_place(tmp_path: Path) -> None:
     here = read_calibration_file(_write(tmp_path / "here", [_line()])).sha256
     assert read_calibration_file(_write(tmp_path / "there", [_line()])).sha256 == here
@@ -87,7 +134,7 @@ def test_the_hash_follows_content_and_not_place(tmp_path: Path) -> None:
 def test_the_builtin_set_is_the_same_every_time() -> None:
     assert builtin_set(3).sha256 == builtin_set(3).sha256
     assert builtin_set(3).sha256 != builtin_set(3, seed=1).sha256
-    assert builtin_set(3).samples[:2] == builtin_set(2).samples
+    assert builtin_set(8).samples[:2] == builtin_set(5).samples[:2]  # its dialogues
 
 
 def _words(found: CalibrationSet) -> str:
@@ -95,7 +142,7 @@ def _words(found: CalibrationSet) -> str:
 
 
 def test_the_builtin_set_shows_nothing_of_the_test_half() -> None:
-    words = _words(builtin_set(40))
+    words = _words(builtin_set(160))
     assert not [name for name in names("test") if name in words.split()]
     assert any(name in words.split() for name in names("training"))
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from valley2_edge.calibration.builtin import builtin_set
+from valley2_edge.calibration.builtin import DIALOGUE_EVERY, builtin_set
 from valley2_edge.calibration.held_out import held_out_set
 from valley2_edge.calibration.mixture import draw_opens, family
 from valley2_edge.calibration.samples import Sample
@@ -58,8 +58,9 @@ def test_a_question_is_asked_once() -> None:
     assert sorted(one.question for one in draw_opens(Random(0), same, 5)) == ["Is it blue?", "Is it red?"]
 
 
-def test_the_builtin_set_asks_for_every_kind_of_answer_and_seldom_yes_or_no() -> None:
-    samples = list(builtin_set(SAMPLES).samples)
+def test_the_dialogues_of_the_builtin_set_ask_for_every_kind_of_answer_and_seldom_yes_or_no() -> None:
+    samples = list(builtin_set(SAMPLES * DIALOGUE_EVERY).samples[:SAMPLES])
+    assert all(sample.name.startswith("dialogue") for sample in samples)
     shares = _shares(samples)
     assert shares["yes or no"] < 0.03
     assert 0.3 < shares["options"] < 0.5

@@ -158,7 +158,7 @@ def test_checkpoint_that_lacks_a_tensor(run, tmp_path: Path) -> None:
     index.write_text(json.dumps(content))
     tensors = {key: value for key, value in load_bytes(shard).items() if key != name}
     save_file(tensors, shard)
-    outcome = run("export", checkpoint, "--output", tmp_path / "bundle")
+    outcome = run("export", checkpoint, "--method", "rtn", "--output", tmp_path / "bundle")
     assert outcome.code == 2
     assert name in outcome.stderr.splitlines()[-1]
     assert nothing_written(tmp_path)
@@ -177,7 +177,7 @@ def test_checkpoint_that_lacks_a_file(run, tmp_path: Path, missing: str) -> None
 def test_disk_too_small_for_the_bundle(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(bundle_writer.shutil, "disk_usage", lambda path: usage)
-    outcome = run("export", CHECKPOINT, "--output", tmp_path / "bundle")
+    outcome = run("export", CHECKPOINT, "--method", "rtn", "--output", tmp_path / "bundle")
     assert outcome.code == 2
     assert outcome.stderr.splitlines()[-1].startswith("valley2-edge: error: ")
     assert nothing_written(tmp_path)
@@ -188,7 +188,7 @@ def test_disk_that_becomes_full(run, tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSPC, "No space left on device", "siglip.onnx.data")
 
     monkeypatch.setattr("valley2_edge.export.steps.export_vision", export_vision)
-    outcome = run("export", CHECKPOINT, "--output", tmp_path / "bundle")
+    outcome = run("export", CHECKPOINT, "--method", "rtn", "--output", tmp_path / "bundle")
     assert outcome.code == 2
     assert outcome.stderr.splitlines()[-1].startswith("valley2-edge: error: ")
     assert nothing_written(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from valley2_edge.eval.questions.question import TASKS
+from valley2_edge.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -94,6 +96,112 @@ def test_written_questions_can_be_asked(run, fp32_bundle: Path, tmp_path: Path) 
     assert run("eval", "ecom-vqa", fp32_bundle, "--questions", path, "--tasks", "ocr").code == 0
 
 
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "notes.txt"
+    path.write_text("A red mug stands beside 12 lamps.\nIt costs $5.20.\n" * 3)
+    return path
+
+
+@pytest.fixture
+def dialogues(tmp_path: Path, picture: Path) -> Path:
+    lines = [{"prompt": f"Lamp {n}?", "answer": f"It costs ${n}.20."} for n in range(3)]
+    path = tmp_path / "dialogues.jsonl"
+    path.write_text("".join(json.dumps({**line, "images": [picture.name]}) + "\n" for line in lines))
+    return path
+
+
+def test_own_text_against_another_bundle(run, fp32_bundle: Path, int4_bundle: Path, text: Path) -> None:
+    words = ("--text", text, "--against", fp32_bundle, "--window", 20, "--memory", "8GiB", "--threads", 1)
+    outcome = run("eval", "text", int4_bundle, *words, "--json")
+    result = json.loads(outcome.stdout)
+    assert outcome.code == 0
+    assert (result["bundle"], result["against"], result["window"]) == (str(int4_bundle), str(fp32_bundle), 20)
+    assert result["tokens"] == len(Tokenizer(int4_bundle / "tokenizer").encode_text(text.read_text()))
+    assert result["passages"] == -(-result["tokens"] // 19)
+    measures = ("perplexity", "reference_perplexity", "perplexity_ratio", "mean_kl", "same_top")
+    every = [*(result[name] for name in measures), *result["kl_percentiles"].values()]
+    assert all(one["low"] <= one["value"] <= one["high"] for one in every)
+    assert list(result["kl_percentiles"]) == ["50", "90", "99"]
+    assert result["mean_kl"]["value"] > 0 and result["largest_kl"] >= result["kl_percentiles"]["99"]["value"]
+    table = run("eval", "text", int4_bundle, *words).stdout
+    for name in ("perplexity ratio", "same top token", "mean KL", "90th percentile of KL", "largest KL"):
+        assert name in table
+    assert f"{result['tokens']} tokens in {result['passages']} windows of {text}" in table
+
+
+def test_perplexity_of_own_text_in_one_window_has_no_interval(run, fp32_bundle: Path, text: Path) -> None:
+    result = json.loads(run("eval", "text", fp32_bundle, "--text", text, "--json").stdout)
+    assert (result["passages"], result["window"], result["against"]) == (1, 512, None)
+    assert result["perplexity"]["value"] > 1
+    assert result["perplexity"]["low"] is None and result["perplexity"]["high"] is None
+    assert "mean_kl" not in result
+
+
+def test_own_answers_about_pictures(run, fp32_bundle: Path, int4_bundle: Path, dialogues: Path) -> None:
+    words = ("--text", dialogues, "--against", fp32_bundle, "--kv-precision", "int8", "--activations", "int16")
+    result = json.loads(run("eval", "text", int4_bundle, *words, "--limit", 2, "--memory", "8GiB", "--json").stdout)
+    assert (result["passages"], result["left_out"], result["window"]) == (2, 0, None)
+    tokenizer = Tokenizer(int4_bundle / "tokenizer")
+    answers = [tokenizer.encode_text(f"It costs ${n}.20.") for n in (0, 1)]
+    assert result["tokens"] == sum(len(answer) + 1 for answer in answers)  # with the stop token
+
+
+def test_a_few_broken_lines_are_named_and_left_out(run, fp32_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "dialogues.jsonl"
+    path.write_text('{"prompt": "Lamp?", "answer": "Yes."}\n' * 20 + "{\n")
+    outcome = run("eval", "text", fp32_bundle, "--text", path, "--json")
+    assert (json.loads(outcome.stdout)["passages"], json.loads(outcome.stdout)["left_out"]) == (20, 1)
+    assert "line 21" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", b"", "empty.txt has no text"),
+        ("one.txt", b"a", "The text has 1 token"),
+        ("latin.txt", b"caf\xe9", "latin.txt: the text is not UTF-8"),
+        ("empty.jsonl", b"\n", "empty.jsonl is empty"),
+        ("broken.jsonl", b"{", "line 1: it is not readable JSON"),
+        ("keys.jsonl", b'{"prompt": "Lamp?"}', "line 1: answer"),
+        ("gone.jsonl", b'{"prompt": "Lamp?", "answer": "Yes.", "images": ["gone.png"]}', "gone.png"),
+    ],
+)
+def test_own_text_that_is_none(run, fp32_bundle: Path, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    outcome = run("eval", "text", fp32_bundle, "--text", tmp_path / name)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    last = outcome.stderr.splitlines()[-1]
+    assert last.startswith("valley2-edge: error: ") and message in last
+
+
+def test_memory_that_one_bundle_keeps_and_two_do_not(
+    run, fp32_bundle: Path, int4_bundle: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("valley2_edge.eval.text_memory.resident_bytes", lambda: 0)
+
+    def needed(*words: str | Path) -> float:
+        outcome = run("eval", "text", int4_bundle, "--text", text, "--memory", "1MiB", *words)
+        assert (outcome.code, outcome.stdout) == (2, "")
+        found = re.search(r"needs? ([\d.]+) MiB of memory", outcome.stderr.splitlines()[-1])
+        assert found is not None
+        return float(found[1])
+
+    one, two = needed(), needed("--against", fp32_bundle)
+    assert one < two
+    between = ("--text", text, "--memory", f"{(one + two) / 2}MiB")
+    assert run("eval", "text", int4_bundle, *between).code == 0
+    outcome = run("eval", "text", int4_bundle, *between, "--against", fp32_bundle)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "are open at the same time and need" in outcome.stderr.splitlines()[-1]
+
+
+def test_bundles_with_different_tokenizers_have_no_common_tokens(run, fp32_bundle: Path, text: Path) -> None:
+    outcome = run("eval", "text", fp32_bundle, "--text", text, "--against", "nano")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "have different tokenizers, so their tokens cannot be compared" in outcome.error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -106,6 +214,15 @@ def test_written_questions_can_be_asked(run, fp32_bundle: Path, tmp_path: Path) 
         (["ecom-vqa", "nowhere"], "nowhere"),
         (["compare", "BUNDLE", "nowhere"], "nowhere"),
         (["compare", "BUNDLE"], "Missing argument"),
+        (["text", "BUNDLE"], "Missing option '--text'"),
+        (["text", "BUNDLE", "--text", "none.txt"], "There is no file at none.txt"),
+        (["text", "BUNDLE", "--text", "none.jsonl"], "no calibration file at none.jsonl"),
+        (["text", "BUNDLE", "--text", "."], "is a directory"),
+        (["text", "BUNDLE", "--text", "/dev/null", "--window", "1"], "--window"),
+        (["text", "BUNDLE", "--text", "/dev/null", "--memory", "much"], "--memory"),
+        (["text", "BUNDLE", "--text", "none.jsonl", "--window", "9"], "--window cuts a plain text"),
+        (["text", "nowhere", "--text", "none.txt"], "nowhere is not a directory"),
+        (["text", "BUNDLE", "--text", "none.txt", "--against", "nowhere"], "nowhere is not a directory"),
         (["write", "."], "exists already"),
         (["bench"], "No such command"),
     ],
@@ -119,16 +236,20 @@ def test_mistakes_are_one_line(run, fp32_bundle: Path, words: list[str], message
 def test_alone_it_shows_its_commands(run) -> None:
     outcome = run("eval")
     assert outcome.code == 0
-    assert all(command in outcome.stdout for command in ("ecom-vqa", "compare", "write"))
+    assert all(command in outcome.stdout for command in ("ecom-vqa", "compare", "text", "write"))
 
 
 @pytest.mark.slow
-def test_eval_loads_neither_torch_nor_transformers_nor_onnx(fp32_bundle: Path, questions: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["ecom-vqa", "text"])
+def test_eval_loads_neither_torch_nor_transformers_nor_onnx(
+    fp32_bundle: Path, questions: Path, dialogues: Path, tmp_path: Path, command: str
+) -> None:
     code = (
         "import sys; from valley2_edge.cli.main import main; code = main(sys.argv[1:]); "
         "print(code, sorted({'torch', 'transformers', 'onnx'} & set(sys.modules)))"
     )
-    words = ["eval", "ecom-vqa", str(fp32_bundle), "--questions", str(questions), "--tasks", "ocr"]
+    own = {"ecom-vqa": ["--questions", str(questions), "--tasks", "ocr"], "text": ["--text", str(dialogues)]}
+    words = ["eval", command, str(fp32_bundle), *own[command]]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, check=True
     )

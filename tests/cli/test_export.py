@@ -13,6 +13,7 @@ import pytest
 
 from valley2_edge import chosen_bundle, user_data
 from valley2_edge.export.options import ExportOptions
+from valley2_edge.export.rounding.options import RoundingOptions
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
 
@@ -36,7 +37,7 @@ def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) ->
 def test_released_checkpoint_is_the_default(run, given: dict[str, Any]) -> None:
     assert run("export").code == 0
     assert given["checkpoint"] == "bytedance-research/Valley2-DPO"
-    assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int4", None, 128)
+    assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int4", None, 64)
     assert (given["output"], given["revision"], given["overwrite"]) == (None, None, False)
 
 
@@ -47,13 +48,32 @@ def test_options_reach_the_exporter(run, given: dict[str, Any]) -> None:
     assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int8", "fp32", 64)
     assert (given["symmetric"], given["lm_head_precision"], given["overwrite"]) == (True, "fp16", True)
     assert run("export", "someone/model", "--graphs", "onnx").code == 0 and given["graphs"] == "onnx"
+    assert given["rotation"] is None
+    assert run("export", "someone/model", "--rotation", "none").code == 0 and given["rotation"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--rotation hadamard --precision fp16", "--precision fp16 rounds none: leave it out"),
+        (f"--rotation hadamard --decoder {CHECKPOINT}", "--rotation does not go with --decoder"),
+        ("--rotation dct", "dct"),
+    ],
+)
+def test_rotation_that_gains_nothing_is_refused_before_any_work(
+    run, given: dict[str, Any], words: str, sentence: str
+) -> None:
+    outcome = run("export", "someone/model", *words.split())
+    assert outcome.code == 2
+    assert sentence in " ".join(outcome.error.split())
+    assert not given
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "int8", "fp32"])
 def test_bundle_with_towers_of_any_precision_passes_its_self_test(run, tmp_path: Path, precision: str) -> None:
     bundle = tmp_path / "bundle"
-    assert run("export", CHECKPOINT, "--vision-precision", precision, "--output", bundle).code == 0
+    assert run("export", CHECKPOINT, "--method", "rtn", "--vision-precision", precision, "--output", bundle).code == 0
     rows = json.loads(run("inspect", bundle, "--json").stdout)["components"]
     found = {row["name"]: row["precision"] for row in rows if row["name"] in ("siglip", "projector", "eagle")}
     assert found == {
@@ -125,7 +145,7 @@ def test_a_bundle_in_nf4_says_so_and_answers(run, picture: Path, tmp_path: Path)
     assert run("export", CHECKPOINT, "--precision", "int4", "--method", "nf4", "--output", bundle).code == 0
     assert "rounding: nf4; largest relative error" in run("inspect", bundle).stdout
     rows = json.loads(run("inspect", bundle, "--json").stdout)["components"]
-    assert [row["precision"] for row in rows if row["name"] == "decoder"] == ["int4, groups of 128, nf4, lm_head int8"]
+    assert [row["precision"] for row in rows if row["name"] == "decoder"] == ["int4, groups of 64, nf4, lm_head int8"]
     assert run("verify", bundle).code == 0
     outcome = run("chat", picture, "What is it?", "--bundle", bundle, "--max-new-tokens", 3, "--stats")
     assert outcome.code == 0
@@ -160,10 +180,26 @@ def test_rounding_options_reach_the_exporter(run, given: dict[str, Any], tmp_pat
     assert (rounding.budget_bytes, rounding.max_kl, rounding.average_bits) == (2 << 30, 0.03, 5)
 
 
-def test_no_calibration_is_the_default_and_can_be_said(run, given: dict[str, Any]) -> None:
-    for words in ([], ["--calibration", "none"]):
-        assert run("export", "nano", *words).code == 0
-        assert given["rounding"].calibration is None
+def test_method_and_set_are_left_to_the_exporter_unless_they_are_named(run, given: dict[str, Any]) -> None:
+    assert run("export", "nano").code == 0
+    assert given["rounding"] == RoundingOptions()
+    assert run("export", "nano", "--method", "rtn").code == 0
+    assert given["rounding"] == RoundingOptions(method="rtn")
+
+
+@pytest.mark.slow
+def test_int4_is_rounded_by_gptq_after_a_sentence_that_says_how_long(run, tmp_path: Path) -> None:
+    words = ["export", CHECKPOINT, "--calibration-samples", "2", "--group-size", "64", "--output"]
+    outcome = run(*words, tmp_path / "default")
+    assert outcome.code == 0
+    lines = outcome.stderr.splitlines()
+    (place,) = [index for index, line in enumerate(lines) if line.startswith("GPTQ on 2 samples (")]
+    assert "; --method rtn takes a few minutes at most and loses" in lines[place]
+    assert place < lines.index("decoder")
+    assert "rounding: gptq;" in run("inspect", tmp_path / "default").stdout
+    outcome = run(*words, tmp_path / "nearest", "--method", "rtn")
+    assert outcome.code == 0 and "GPTQ" not in outcome.stderr
+    assert "rounding: rtn;" in run("inspect", tmp_path / "nearest").stdout
 
 
 @pytest.mark.parametrize(
@@ -179,7 +215,7 @@ def test_no_calibration_is_the_default_and_can_be_said(run, given: dict[str, Any
         (["--calibration-samples", "0"], "--calibration-samples must be at least 1, not 0"),
         (["--quality-samples", "-1"], "--quality-samples must be 0 or more, not -1"),
         (["--max-kl", "0"], "--max-kl must be above 0, not 0"),
-        (["--calibration", "none.jsonl"], "there is no file at --calibration none.jsonl"),
+        (["--calibration", "none.jsonl"], "there is no file at --calibration none.jsonl: name a JSONL file or builtin"),
         (["--decoder", "nowhere"], "--decoder nowhere is not a directory with a GPTQ checkpoint"),
         (["--output", f"{CHECKPOINT}/config.json/x"], "config.json is a file, so"),
         (["--output", str(CHECKPOINT.parent)], "exists and is not a bundle: choose another --output"),

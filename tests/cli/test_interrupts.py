@@ -49,7 +49,8 @@ def stop(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[s
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_export_keeps_what_is_finished_and_goes_on(run, tmp_path: Path, int4_bundle: Path, number: int) -> None:
     output = tmp_path / "my bundle"
-    process = start(["export", CHECKPOINT, "--output", output], tmp_path)
+    words = ["export", CHECKPOINT, "--method", "rtn", "--rotation", "hadamard", "--output", output]
+    process = start(words, tmp_path)
     wait_for(process, "decoder")
     _, sentence = stop(process, number)
     partial = tmp_path / ".my bundle.partial"
@@ -57,7 +58,7 @@ def test_export_keeps_what_is_finished_and_goes_on(run, tmp_path: Path, int4_bun
     # The tiny decoder takes a moment: it may be finished when the signal arrives.
     assert f"are kept in {partial}; run the same command again to go on" in sentence and kept == {partial.name}
     assert "siglip, projector" in sentence
-    outcome = run("export", CHECKPOINT, "--output", output)
+    outcome = run(*words)
     assert outcome.code == 0 and "siglip: weights" not in outcome.stderr
     assert {path.name for path in tmp_path.iterdir()} == {output.name}
     for name in ("decoder/decoder.safetensors", "vision/siglip.safetensors"):

@@ -41,7 +41,16 @@ def test_commands_ask_no_network_and_write_nothing_elsewhere(
     words = {
         "demo": ["demo"],
         "chat": ["chat", picture, "What is this?", "--bundle", bundle, "--max-new-tokens", "2"],
-        "export": ["export", CHECKPOINT, "--output", tmp_path / "bundle", "--decoder-engine", "onnx"],
+        "export": [
+            "export",
+            CHECKPOINT,
+            "--output",
+            tmp_path / "bundle",
+            "--method",
+            "rtn",
+            "--decoder-engine",
+            "onnx",
+        ],
     }.get(command, ["verify", bundle])
     home, scratch, trace = tmp_path / "home", tmp_path / "scratch", tmp_path / "trace"
     home.mkdir()

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from valley2_edge.cli.verify import variant_architecture
+from valley2_edge.errors import InputError
+from valley2_edge.export.synthetic.checkpoint import small_config
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -53,6 +57,14 @@ def test_variant_of_another_model_is_refused(run, fp32_bundle: Path, narrowed: P
     outcome = run("verify", fp32_bundle, "--golden", narrowed)
     assert outcome.code == 2
     assert "their eagle differs" in outcome.stderr
+
+
+def test_a_bundle_of_its_own_output_matrix_is_no_other_model_than_one_that_ties_it() -> None:
+    bundle = small_config()
+    variant = variant_architecture(bundle, small_config(tied=True), "tied")
+    assert variant.decoder.tie_word_embeddings
+    with pytest.raises(InputError, match="their decoder differs"):
+        variant_architecture(bundle, small_config(tied=True, vocab_size=700), "other")
 
 
 def test_failing_row_exits_1(run, fp32_bundle: Path, narrowed: Path) -> None:

@@ -134,8 +134,11 @@ def test_rounding_looks_at_the_flag_before_every_piece_of_work() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["projector: check", "decoder", "selftest"])
 def test_a_cancelled_export_goes_on_to_the_same_bytes(tmp_path: Path, int4_bundle: Path, stage: str) -> None:
+    from valley2_edge.export.options import ExportOptions
     from valley2_edge.export.pipeline import export_bundle
+    from valley2_edge.export.rounding.options import RoundingOptions
 
+    options = ExportOptions(rounding=RoundingOptions(method="rtn"), rotation="hadamard")
     control = ExportControl()
 
     def progress(name: str, done: int, total: int) -> None:
@@ -143,10 +146,10 @@ def test_a_cancelled_export_goes_on_to_the_same_bytes(tmp_path: Path, int4_bundl
             control.cancel()
 
     with pytest.raises(Cancelled):
-        export_bundle(CHECKPOINT, tmp_path / "out", progress=progress, control=control)
+        export_bundle(CHECKPOINT, tmp_path / "out", options, progress=progress, control=control)
     assert names(tmp_path) == [".out.partial"]
     made: list[str] = []
-    export_bundle(CHECKPOINT, tmp_path / "out", progress=lambda name, done, total: made.append(name))
+    export_bundle(CHECKPOINT, tmp_path / "out", options, progress=lambda name, done, total: made.append(name))
     assert "siglip: weights" not in made and stage in made
     assert names(tmp_path) == ["out"]
     files = [path.relative_to(int4_bundle) for path in int4_bundle.rglob("*") if path.is_file()]

@@ -28,9 +28,16 @@ DECODER: dict[str, Any] = {
 }
 
 
+def test_the_rotation_is_noted_where_there_is_one() -> None:
+    for precision, rotation in (("int4", {"kind": "hadamard", "seed": 0}), ("fp16", None)):
+        plan = make_plan(ExportOptions(precision=precision))  # type: ignore[arg-type]
+        manifest = make_manifest(ModelConfig(), plan, SOURCE, VISION, FILES).model_dump(mode="json")
+        assert manifest["decoder"]["rotation"] == rotation
+
+
 def test_before_the_decoder_is_finished_it_has_the_planned_format() -> None:
     manifest = make_manifest(ModelConfig(), make_plan(ExportOptions()), SOURCE, VISION, FILES)
-    assert (manifest.decoder.precision, manifest.decoder.group_size, manifest.decoder.matrices) == ("int4", 128, [])
+    assert (manifest.decoder.precision, manifest.decoder.group_size, manifest.decoder.matrices) == ("int4", 64, [])
     assert manifest.files == FILES
     assert manifest.quality == {}
 

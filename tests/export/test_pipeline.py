@@ -9,35 +9,42 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from valley2_edge.bundle import open_bundle
+from valley2_edge.calibration.builtin import builtin_set
 from valley2_edge.errors import BudgetError, CheckpointError, ExportError
 from valley2_edge.export.bundle_size import bundle_size
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.vision import component as vision
 
 pytestmark = pytest.mark.slow
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt" / "eagle_ovis"
+NEAREST = ExportOptions(rounding=RoundingOptions(method="rtn"), rotation="hadamard")  # as the shared bundle was made
 SMALL_DISK = pytest.mark.parametrize("small_disk", ["2m"], indirect=True)  # the bundle needs 6 MiB
 
 KILLED_EXPORT = """
 import os, signal, sys
 from pathlib import Path
+from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.export.rounding.options import RoundingOptions
 
 def progress(stage, done, total):
     if stage == sys.argv[3] and done >= int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-export_bundle(sys.argv[1], Path(sys.argv[2]), progress=progress)
+options = ExportOptions(rounding=RoundingOptions(method="rtn"), rotation="hadamard")
+export_bundle(sys.argv[1], Path(sys.argv[2]), options, progress=progress)
 """
 
 
@@ -72,7 +79,7 @@ def test_the_bundle_opens_and_says_what_it_is(int4_bundle: Path) -> None:
     manifest = open_bundle(int4_bundle, check="full").manifest
     assert (manifest.source.checkpoint, manifest.source.revision) == ("eagle_ovis", None)
     assert (manifest.decoder.precision, manifest.decoder.lm_head_precision) == ("int4", "int8")
-    assert (manifest.decoder.group_size, manifest.decoder.symmetric, manifest.decoder.method) == (128, False, "rtn")
+    assert (manifest.decoder.group_size, manifest.decoder.symmetric, manifest.decoder.method) == (64, False, "rtn")
     assert (manifest.siglip.precision, manifest.siglip.files) == ("bf16", ["vision/siglip.safetensors"])
     assert manifest.graphs is None
     assert manifest.architecture.decoder.vocab_size == 679
@@ -118,7 +125,7 @@ def test_a_killed_export_goes_on_and_gives_the_same_bytes(
     _kill_export(output, stage, done)
     assert not output.exists()
     stages = Stages()
-    export_bundle(CHECKPOINT, output, progress=stages)
+    export_bundle(CHECKPOINT, output, NEAREST, progress=stages)
     assert not set(kept) & set(stages.seen)
     assert stage.partition(":")[0] in stages.seen
     assert _contents(output) == _contents(int4_bundle)
@@ -139,13 +146,13 @@ def _interrupt_at(stage: str) -> Any:
 
 def test_other_options_discard_what_an_interrupted_export_left(tmp_path: Path) -> None:
     with pytest.raises(_Interrupt):
-        export_bundle(CHECKPOINT, tmp_path / "tiny", progress=_interrupt_at("projector: weights"))
+        export_bundle(CHECKPOINT, tmp_path / "tiny", NEAREST, progress=_interrupt_at("projector: weights"))
     stages = Stages()
     with pytest.raises(_Interrupt):
         export_bundle(
             CHECKPOINT,
             tmp_path / "tiny",
-            ExportOptions(group_size=64),
+            replace(NEAREST, group_size=32),
             progress=_both(stages, _interrupt_at("projector: weights")),
         )
     assert stages.seen == ["siglip", "projector"]
@@ -169,14 +176,14 @@ def test_the_output_is_named_after_checkpoint_and_precision(tmp_path: Path, monk
 def test_an_existing_output_is_refused_before_any_work(int4_bundle: Path) -> None:
     stages = Stages()
     with pytest.raises(ExportError, match="exists: choose another --output or pass --overwrite"):
-        export_bundle(CHECKPOINT, int4_bundle, progress=stages)
+        export_bundle(CHECKPOINT, int4_bundle, NEAREST, progress=stages)
     assert stages.seen == []
 
 
 def test_a_vision_error_that_is_too_large_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vision, "relative_error", lambda *arguments: 0.2)
     with pytest.raises(ExportError, match=r"siglip\.safetensors in bf16 differs from torch by 2\.00e-01"):
-        export_bundle(CHECKPOINT, tmp_path / "tiny")
+        export_bundle(CHECKPOINT, tmp_path / "tiny", NEAREST)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,7 +196,7 @@ def test_a_checkpoint_that_lacks_a_tensor_leaves_nothing(tmp_path: Path) -> None
     index.chmod(0o644)
     index.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight"):
-        export_bundle(damaged, tmp_path / "tiny")
+        export_bundle(damaged, tmp_path / "tiny", NEAREST)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
@@ -213,7 +220,7 @@ def test_an_unknown_option_is_refused(tmp_path: Path, options: dict[str, Any], m
 def test_a_disk_that_is_too_small_is_refused_at_once(small_disk: Path) -> None:
     stages = Stages()
     with pytest.raises(BudgetError, match="free some space"):
-        export_bundle(CHECKPOINT, small_disk / "tiny", progress=stages)
+        export_bundle(CHECKPOINT, small_disk / "tiny", NEAREST, progress=stages)
     assert stages.seen == []
     assert list(small_disk.iterdir()) == []
 
@@ -223,7 +230,7 @@ def test_a_disk_that_fills_up_leaves_nothing(small_disk: Path, monkeypatch: pyte
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, 10**12))
     with pytest.raises(BudgetError, match="is full: nothing was kept"):
-        export_bundle(CHECKPOINT, small_disk / "tiny")
+        export_bundle(CHECKPOINT, small_disk / "tiny", NEAREST)
     assert list(small_disk.iterdir()) == []
 
 
@@ -232,3 +239,27 @@ def test_the_size_is_estimated_from_above_and_closely(int4_bundle: Path) -> None
     with Checkpoint.open(CHECKPOINT) as checkpoint:
         estimate = bundle_size(checkpoint, "bf16", decoder_formats("int4"), graphs=False)
     assert actual <= estimate <= actual + 4 * 2**20
+
+
+def test_int4_means_gptq_on_the_builtin_set_after_one_sentence_about_its_time(tmp_path: Path) -> None:
+    said: list[str] = []
+    manifest = open_bundle(export_bundle(CHECKPOINT, tmp_path / "tiny", announce=said.append)).manifest
+    builtin = builtin_set()
+    assert (manifest.decoder.precision, manifest.decoder.method) == ("int4", "gptq")
+    assert manifest.source.calibration_sha256 == builtin.sha256
+    found = manifest.quality["calibration"]
+    assert (found["name"], found["samples"], found["broken"]) == ("builtin", len(builtin.samples), [])
+    assert found["picture_tokens"] > 100 and found["text_tokens"] > 10_000
+    assert "mean_kl" not in manifest.quality  # nothing is measured unless that is asked for
+    tokens = found["picture_tokens"] + found["text_tokens"]
+    assert said[0].startswith(f"GPTQ on {len(builtin.samples)} samples ({tokens:,} tokens): about ")
+    assert sum("--method rtn" in sentence for sentence in said) == 1
+
+
+def test_too_little_memory_for_gptq_is_said_before_any_work(tmp_path: Path) -> None:
+    stages = Stages()
+    options = ExportOptions(rounding=RoundingOptions(budget_bytes=1 << 20))
+    with pytest.raises(BudgetError, match="choose --method rtn"):
+        export_bundle(CHECKPOINT, tmp_path / "tiny", options, progress=stages)
+    assert stages.seen == []
+    assert list(tmp_path.iterdir()) == []

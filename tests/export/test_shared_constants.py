@@ -10,8 +10,9 @@ import pytest
 from valley2_edge.export.bundle import safetensors_stream
 from valley2_edge.export.decoder_onnx import graph
 from valley2_edge.export.vision import native_panels, onnx_eagle, onnx_siglip, tower_reader
-from valley2_edge.quantize import descent, gptq, packing
+from valley2_edge.quantize import packing
 from valley2_edge.quantize.matrix_format import GROUP_SIZES
+from valley2_edge.runtime.core import rounding
 from valley2_edge.runtime.onnx import decoder_cost, vision_cost
 
 SOURCES = Path(__file__).parents[2] / "runtime" / "native" / "src"
@@ -30,8 +31,19 @@ def _numbers_in_core(pattern: str) -> set[int]:
         (r"^constexpr size_t VISION_PANEL = (\d+)", native_panels.PANEL),
         (r"^constexpr size_t VISION_PANEL = (\d+)", tower_reader.PANEL),
         (r"^constexpr size_t ALIGNMENT = (\d+)", safetensors_stream.ALIGNMENT),
+        (r"^inline constexpr size_t ROUNDING_ROWS = (\d+)", rounding.ROW_STEP),
+        (r"^inline constexpr size_t ROUNDING_COLUMNS = (\d+)", rounding.MOST_COLUMNS),
+        (r"^inline constexpr size_t ROUNDING_INNER = (\d+)", rounding.MOST_VISITED),
     ],
-    ids=["decoder panel", "vision panel", "vision panel that is read", "alignment"],
+    ids=[
+        "decoder panel",
+        "vision panel",
+        "vision panel that is read",
+        "alignment",
+        "rows of rounding",
+        "columns of rounding",
+        "columns that are visited",
+    ],
 )
 def test_the_core_has_the_same_number(pattern: str, number: int) -> None:
     assert _numbers_in_core(pattern) == {number}
@@ -42,6 +54,6 @@ def test_cost_of_a_graph_counts_with_its_blocks() -> None:
     assert decoder_cost._HEAD_ROWS == graph.HEAD_ROWS
 
 
-def test_blocks_of_the_solvers_fit_every_group_size() -> None:
-    assert all(size % gptq._STRIP == 0 and size % descent._STRIP == 0 for size in GROUP_SIZES)
-    assert all(descent._BLOCK % size == 0 for size in GROUP_SIZES)
+def test_blocks_of_rounding_fit_every_group_size() -> None:
+    assert all(rounding.MOST_COLUMNS % size == 0 for size in GROUP_SIZES)
+    assert rounding.MOST_VISITED % rounding.MOST_COLUMNS == 0

@@ -29,7 +29,7 @@ CANVASES = tuple((384 * width, 384 * height) for width in (1, 2, 3) for height i
 
 
 def write_released_size(directory: Path) -> Bundle:
-    """The default export: int4 with zero points in groups of 128, the head in int8, vision in bf16."""
+    """The default formats: int4 with zero points in groups of 128, the head in int8, vision in bf16."""
     (directory / "decoder").mkdir(parents=True)
     config = ModelConfig(picture=PictureConfig(canvases=CANVASES))
     _write_decoder(directory / "decoder", config.decoder)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from valley2_edge import InputError, Valley2
 from valley2_edge.policy import Policy
 from valley2_edge.prompt import Layout, build_first_turn, encode
-from valley2_edge.runtime.inquiry import Inquiry
+from valley2_edge.runtime.engines import prompt_segments
+from valley2_edge.runtime.inquiry import LOGIT_ROWS, Inquiry
 
 QUESTIONS = ("Which price is on the left card?", "Which price is on the right card?", "Hello")
 
@@ -87,6 +88,34 @@ def test_logits_are_those_of_a_plain_prefill(model: Valley2, inquiry: Inquiry) -
     with model.engines.decoder.session() as decoder:
         decoder.prefill([np.array([*ids, *answer[:-1]], np.int32)], logit_rows=4)
         np.testing.assert_array_equal(found, decoder.logits(4))
+
+
+def test_logits_of_a_long_answer_come_in_blocks(model: Valley2, inquiry: Inquiry) -> None:
+    inquiry.show([picture()])
+    answer = [3 + place % 500 for place in range(2 * LOGIT_ROWS + 3)]
+    blocks = list(inquiry.logit_blocks("Hello", answer))
+    assert [len(block) for block in blocks] == [LOGIT_ROWS, LOGIT_ROWS, 3]
+    np.testing.assert_array_equal(np.concatenate(blocks), inquiry.logits("Hello", answer))
+    ids = encode(build_first_turn("Hello", 1, None, Layout(Policy())), model.engines.tokenizer)
+    segments = prompt_segments([*ids, *answer[:-1]], inquiry._pictures)
+    with model.engines.decoder.session() as decoder:
+        decoder.prefill(segments, logit_rows=len(answer))
+        np.testing.assert_allclose(np.concatenate(blocks), decoder.logits(len(answer)), rtol=0, atol=1e-3)
+
+
+def test_logits_of_a_text_need_no_prompt(model: Valley2, inquiry: Inquiry) -> None:
+    inquiry.show([picture()])
+    inquiry.ask("Hello", max_new_tokens=2)
+    text = [3 + place % 500 for place in range(LOGIT_ROWS + 9)]
+    blocks = list(inquiry.text_logit_blocks(text[:2], text[2:]))
+    assert [len(block) for block in blocks] == [LOGIT_ROWS, 7]
+    with model.engines.decoder.session() as decoder:
+        decoder.prefill([np.array(text[:-1], np.int32)], logit_rows=len(text) - 2)
+        np.testing.assert_allclose(np.concatenate(blocks), decoder.logits(len(text) - 2), rtol=0, atol=1e-3)
+    with pytest.raises(InputError, match="nothing to be predicted from"):
+        next(inquiry.text_logit_blocks([], [3]))
+    with pytest.raises(InputError, match="no logits"):
+        next(inquiry.text_logit_blocks([3], []))
 
 
 def test_sharing_changes_no_bit_of_a_quantised_decoder(int4_bundle: Path) -> None:

@@ -66,7 +66,7 @@ class SyntheticDecoder:
         self,
         config: DecoderConfig,
         precision: DecoderPrecision = "int4",
-        group_size: int = 128,
+        group_size: int = 64,
         seed: int = 0,
         lm_head_precision: DecoderPrecision | None = None,
     ) -> None:

@@ -62,7 +62,7 @@ class ShapeFlags:
     ] = None
     group_size: Annotated[
         int | None,
-        typer.Option(help="Columns of the matrices that share a scale. By default 128.", rich_help_panel=_SHAPE),
+        typer.Option(help="Columns of the matrices that share a scale. By default 64.", rich_help_panel=_SHAPE),
     ] = None
 
     def check(self, bundle: Path | None) -> None:
@@ -147,7 +147,7 @@ def _bench_shape(shape: ShapeFlags, options: Options, as_json: bool) -> None:
     def measure(options: Options, progress: StageProgress, on_report: Callable[[Report], None]) -> Report:
         from valley2_edge.bench.run import bench_shape
 
-        small = (shape.shape or "", shape.layers, shape.precision or "int4", shape.group_size or 128)
+        small = (shape.shape or "", shape.layers, shape.precision or "int4", shape.group_size or 64)
         return bench_shape(*small, options, progress, directory, on_report)
 
     _show(measure, options, as_json, lambda: shutil.rmtree(directory, ignore_errors=True))

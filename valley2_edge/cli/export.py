@@ -20,7 +20,7 @@ from valley2_edge.cli.rounding_flags import RoundingFlags, make_rounding_options
 from valley2_edge.cli.terminal import error_console, output_console, print_line, stage_progress
 from valley2_edge.errors import ExportError, InputError
 from valley2_edge.export.checkpoint.local import DEFAULT_CHECKPOINT, local_checkpoint
-from valley2_edge.precisions import DecoderEngine, DecoderPrecision, GraphFormat, VisionPrecision
+from valley2_edge.precisions import DecoderEngine, DecoderPrecision, GraphFormat, RotationChoice, VisionPrecision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "valley2-edge export nano",
-    "valley2-edge export Valley2-DPO --calibration builtin --output my-bundle",
+    "valley2-edge export Valley2-DPO --method rtn --output my-bundle",
+    "valley2-edge export Valley2-DPO --calibration my-samples.jsonl",
     "valley2-edge export bytedance-research/Valley2-DPO --precision int8",
 )
 
@@ -46,9 +47,7 @@ class PrecisionFlags:
     """What is typed about the precision of each part of a bundle; None where another flag decides."""
 
     precision: Annotated[DecoderPrecision, typer.Option(help="Precision of the decoder's matrices.")] = "int4"
-    group_size: Annotated[int, typer.Option(help="Columns of a matrix in int4 that share a scale: 32, 64 or 128.")] = (
-        128
-    )
+    group_size: Annotated[int, typer.Option(help="Columns of a matrix that share a scale: 32, 64 or 128.")] = 64
     symmetric: Annotated[
         bool | None,
         typer.Option(
@@ -65,7 +64,13 @@ class PrecisionFlags:
         VisionPrecision | None,
         typer.Option(help="Precision of the vision weights. By default bf16, or fp32 with --precision fp32."),
     ] = None
-
+    rotation: Annotated[
+        RotationChoice | None,
+        typer.Option(
+            help="Whether the weights absorb a rotation of the residual stream, which makes them easier to round and "
+            "costs nothing at run time. By default hadamard with --method gptq and with --precision int8.",
+        ),
+    ] = None
     graphs: Annotated[
         GraphFormat | None,
         typer.Option(help="Graphs of the vision towers beside them, for ONNX Runtime and TensorRT. By default none."),
@@ -124,13 +129,11 @@ def export(
         require_graph_packages()
     from valley2_edge.export.options import ExportOptions
 
-    _run(
-        checkpoint,
-        output,
-        ExportOptions(**asdict(precisions), rounding=options, decoder=decoder, decoder_engine=decoder_engine),
-        revision=revision,
-        overwrite=overwrite,
+    export_options = ExportOptions(
+        **asdict(precisions), rounding=options, decoder=decoder, decoder_engine=decoder_engine
     )
+    export_options.check_rotation()  # so that a mistake is seen before torch is loaded
+    _run(checkpoint, output, export_options, revision=revision, overwrite=overwrite)
 
 
 def _run(checkpoint: str, output: Path | None, options: ExportOptions, **others: Any) -> None:

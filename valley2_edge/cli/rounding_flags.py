@@ -27,26 +27,28 @@ class RoundingFlags:
     method: Annotated[
         Literal["rtn", "gptq", "nf4"] | None,
         typer.Option(
-            help="How weights are rounded: rtn to the nearest level, gptq with a calibration set, nf4 to levels of a "
-            "normal distribution. By default gptq with a calibration set, else rtn.",
+            help="How weights are rounded: gptq so that the other weights make up for the error, rtn to the nearest "
+            "level in minutes, nf4 to levels of a normal distribution. By default gptq for int4, and for int8 with "
+            "--calibration; else rtn.",
             rich_help_panel=_ROUNDING,
         ),
     ] = None
     calibration: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|builtin|none",
-            help="Samples for gptq: a JSONL file, or the built-in set, which --method gptq takes by itself.",
+            metavar="PATH|builtin",
+            help="Samples for gptq: a JSONL file of your own, or the built-in set, which gptq takes by itself.",
             rich_help_panel=_ROUNDING,
         ),
     ] = None
     calibration_samples: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Most samples to take from the calibration set; they are spread over the file.",
+            help="Most samples to take from the calibration set; they are spread over it. By default 128 of a file, "
+            "and of the built-in set what gptq needs.",
             rich_help_panel=_ROUNDING,
         ),
-    ] = 128
+    ] = None
     text_only_calibration: Annotated[
         bool,
         typer.Option(
@@ -72,6 +74,15 @@ class RoundingFlags:
             rich_help_panel=_ROUNDING,
         ),
     ] = None
+    follow_unrounded: Annotated[
+        bool | None,
+        typer.Option(
+            "--follow-unrounded/--no-follow-unrounded",
+            help="For gptq: fit each matrix to the outputs of the unrounded model, so that it makes up for what the "
+            "matrices before it lost. By default on.",
+            rich_help_panel=_ROUNDING,
+        ),
+    ] = None
     scale_search: Annotated[
         bool | None,
         typer.Option(
@@ -83,7 +94,7 @@ class RoundingFlags:
     descent_passes: Annotated[
         int | None,
         typer.Option(
-            help="For gptq: how often the rounded integers are gone over again to lower the error. By default 2; 0 "
+            help="For gptq: how often the rounded integers are gone over again to lower the error. By default 3; 0 "
             "leaves them.",
             rich_help_panel=_ROUNDING,
         ),
@@ -92,7 +103,7 @@ class RoundingFlags:
         bool | None,
         typer.Option(
             "--scale-refit/--no-scale-refit",
-            help="For gptq: fit the scales to the integers in each of these passes. By default on.",
+            help="For gptq: fit the scales to the integers in the first of these passes. By default on.",
             rich_help_panel=_ROUNDING,
         ),
     ] = None
@@ -121,15 +132,16 @@ class RoundingFlags:
     quality_samples: Annotated[
         int | None,
         typer.Option(
-            help="Number of held-out samples to measure the bundle with. By default 32 with a calibration set or "
-            "--max-kl, else 0.",
+            help="Number of held-out samples to measure the bundle with. By default 32 with --calibration, --method "
+            "gptq, --average-bits or --max-kl, else 0.",
             rich_help_panel=_QUALITY,
         ),
     ] = None
     max_kl: Annotated[
         float | None,
         typer.Option(
-            help="Publish nothing when the mean KL divergence from the checkpoint, in nats, is above this.",
+            help="Publish nothing when the mean KL divergence from the checkpoint, in nats, is above this; it is "
+            "measured on held-out lines of your own calibration file, where there are some.",
             rich_help_panel=_QUALITY,
         ),
     ] = None
@@ -166,6 +178,7 @@ def make_rounding_options(
             raise InputError("nf4 has no zero points: --asymmetric does not go with --method nf4")
     given = {
         "order": flags.column_order,
+        "follow_unrounded": flags.follow_unrounded,
         "scale_search": flags.scale_search,
         "descent_passes": flags.descent_passes,
         "scale_refit": flags.scale_refit,
@@ -173,7 +186,7 @@ def make_rounding_options(
     }
     options = RoundingOptions(
         method=flags.method,
-        calibration=_calibration(flags.calibration),
+        calibration=_check_calibration(flags.calibration),
         calibration_samples=flags.calibration_samples,
         text_only=flags.text_only_calibration,
         picture_weight=_read_weight(flags.picture_weight),
@@ -187,13 +200,13 @@ def make_rounding_options(
     return options
 
 
-def _calibration(calibration: str | None) -> str | None:
+def _check_calibration(calibration: str | None) -> str | None:
     if calibration in (None, "builtin"):
         return calibration
-    if calibration == "none":
-        return None
     if not Path(calibration).exists():
-        raise InputError(f"there is no file at --calibration {calibration}; it is a JSONL file, builtin or none")
+        raise InputError(
+            f"there is no file at --calibration {calibration}: name a JSONL file or builtin; --method rtn needs none"
+        )
     open_regular(calibration, InputError).close()
     return calibration
 

@@ -109,7 +109,10 @@ def variant_architecture(bundle: ModelConfig, variant: ModelConfig, name: str) -
     Raises:
         InputError: They differ in more than how pictures become tiles and tokens, so the weights are others.
     """
-    merged = bundle.model_copy(update={"picture": variant.picture})
+    # A bundle has an output matrix of its own, also of a model that ties it to the embeddings.
+    ties = {"tie_word_embeddings": variant.decoder.tie_word_embeddings}
+    decoder = bundle.decoder.model_copy(update=ties)
+    merged = bundle.model_copy(update={"picture": variant.picture, "decoder": decoder})
     for part in ("siglip", "projector", "eagle", "decoder"):
         if getattr(merged, part) != getattr(variant, part):
             raise InputError(

@@ -199,8 +199,6 @@ def test_a_misshapen_weight_is_named(checkpoint: Checkpoint, tmp_path: Path) -> 
 
 def test_columns_that_are_no_whole_groups_are_refused_before_writing(checkpoint: Checkpoint, tmp_path: Path) -> None:
     config = checkpoint.config.decoder.model_copy(update={"intermediate_size": 544})
-    with pytest.raises(
-        ExportError, match=r"layers\.0\.mlp\.down has 544 columns, not a multiple of the group size 128"
-    ):
+    with pytest.raises(ExportError, match=r"mlp\.down has 544 columns, not a multiple of the group size 64: choose 32"):
         export_decoder(checkpoint, config, tmp_path, decoder_formats("int4"))
     assert not (tmp_path / "decoder" / "decoder.safetensors").exists()

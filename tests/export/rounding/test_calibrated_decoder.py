@@ -16,12 +16,14 @@ from valley2_edge.calibration.encode import Branch, EncodedSample
 from valley2_edge.calibration.packs import Pack, pack_samples
 from valley2_edge.errors import BudgetError, NumericError
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
+from valley2_edge.export.decoder import layers
 from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.decoder.layout import DECODER_FILE
 from valley2_edge.export.decoder.writer import export_decoder, export_rounded_decoder
 from valley2_edge.export.rounding import calibrated_decoder
 from valley2_edge.export.rounding.calibrated_decoder import RoundingPlan, round_decoder
 from valley2_edge.export.rounding.layer_store import LayerState, LayerStore, RoundedLayers
+from valley2_edge.export.rounding.memory_check import working_bytes
 from valley2_edge.quantize import gptq
 from valley2_edge.quantize.factor import NotPositiveDefiniteError
 from valley2_edge.quantize.method import MethodName, rounding_method
@@ -75,7 +77,7 @@ def test_every_matrix_is_recorded_in_order(whole: Path) -> None:
     assert names == [f"layers.{index}.{kind}" for index in range(2) for kind in kinds] + ["lm_head"]
     assert all(record.output_error is not None and 0 < record.output_error < 0.2 for record in state.records)
     assert state.steps == 3 and len(state.step_seconds) == 3
-    assert set(state.cpu_seconds) == set(state.seconds) == {"forward", "hessian", "factor", "round"}
+    assert set(state.cpu_seconds) == set(state.seconds) == {"forward", "exact", "hessian", "factor", "round"}
 
 
 KILLED = """
@@ -139,9 +141,33 @@ def test_a_small_budget_spills_to_disk_and_gives_the_same_bytes(
 
     monkeypatch.setattr(calibrated_decoder, "open_activations", watched)
     monkeypatch.setattr(calibrated_decoder, "resident_bytes", lambda: 0)
-    needed = calibrated_decoder.working_bytes(Checkpoint.open(CHECKPOINT).config.decoder, 80)
+    needed = working_bytes(Checkpoint.open(CHECKPOINT).config.decoder, 80)
     _round(tmp_path, "gptq", budget=needed + 1000)
     assert opened[:2] == [False, False]
+    assert _layers(tmp_path) == _layers(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("room", "calls"), [(0, 3), (1, 2)], ids=["computed again", "kept"])
+def test_the_inputs_of_down_are_kept_where_they_fit_and_give_the_same_bytes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, calls: int
+) -> None:
+    widened = []
+    original = layers.gated_rows
+
+    def watched(*arguments: torch.Tensor) -> torch.Tensor:
+        widened.append(len(arguments[0]))
+        return original(*arguments)  # type: ignore[arg-type]
+
+    for module in (layers, calibrated_decoder):
+        monkeypatch.setattr(module, "gated_rows", watched)
+    monkeypatch.setattr(calibrated_decoder, "resident_bytes", lambda: 0)
+    config = Checkpoint.open(CHECKPOINT).config.decoder
+    tokens = 160
+    needed = working_bytes(config, 80) + 5 * tokens * config.hidden_size * 4
+    _round(tmp_path, "gptq", budget=needed + room * tokens * config.intermediate_size * 4)
+    # For each of two layers, two packs are widened once in the unrounded model, and once or twice in the rounded one.
+    assert len(widened) == calls * 4
     assert _layers(tmp_path) == _layers(whole)
 
 
@@ -157,15 +183,15 @@ def test_a_nan_in_the_activations_names_the_layer(tmp_path: Path, damage: float)
 
 
 def test_a_layer_that_overflows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = calibrated_decoder.feed_forward
+    original = calibrated_decoder.add_down
     calls = []
 
-    def overflowing(*arguments: torch.Tensor) -> torch.Tensor:
+    def overflowing(*arguments: object) -> torch.Tensor:
         calls.append(1)
         result = original(*arguments)  # type: ignore[arg-type]
         return result * float("inf") if len(calls) == 3 else result
 
-    monkeypatch.setattr(calibrated_decoder, "feed_forward", overflowing)
+    monkeypatch.setattr(calibrated_decoder, "add_down", overflowing)
     with pytest.raises(NumericError, match="layer 1 computed a NaN or an infinity in the calibration set"):
         _round(tmp_path)
 
@@ -174,7 +200,7 @@ def test_a_hessian_without_a_factor_falls_back_and_says_so(tmp_path: Path, monke
     def fails(matrix: torch.Tensor) -> torch.Tensor:
         raise NotPositiveDefiniteError
 
-    monkeypatch.setattr(gptq, "inverse_root_", fails)
+    monkeypatch.setattr(gptq, "unit_factor_", fails)
     record = _round(tmp_path, "gptq").records[0]
     assert record.method == "rtn"
     assert record.fallback is not None and "not positive definite" in record.fallback

@@ -104,11 +104,13 @@ def test_a_test_that_was_written_where_bf16_is_widened_passes_on_this_machine(
 ) -> None:
     """The core may multiply bf16 as such here, which the exporter's machine did not foresee."""
     from valley2_edge.export.pipeline import export_bundle
+    from valley2_edge.export.rounding.options import RoundingOptions
     from valley2_edge.export.vision import component
 
     isa = next(name for name in ("avx2", "neon", "portable") if isa_available(name))
     with monkeypatch.context() as exporter:
         exporter.setattr(component, "Tower", partial(Tower, isa=isa))
-        bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", ExportOptions(vision_precision=precision))
+        options = ExportOptions(vision_precision=precision, rounding=RoundingOptions(method="rtn"))
+        bundle = export_bundle(CHECKPOINT, tmp_path / "bundle", options)
     rows = list(self_test(open_bundle(bundle)))
     assert [row.stage for row in rows if not row.passed] == []

@@ -16,6 +16,7 @@ from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.decoder.formats import decoder_formats
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.vision.local_graphs import make_local_graph
 from valley2_edge.runtime.core.vision_engine import ComponentName
 from valley2_edge.runtime.onnx.graph_cache import GraphCache
@@ -30,7 +31,8 @@ COMPONENTS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
 
 @pytest.fixture(scope="module")
 def with_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("graphs") / "bundle", ExportOptions(graphs="onnx"))
+    options = ExportOptions(graphs="onnx", rounding=RoundingOptions(method="rtn"), rotation="hadamard")
+    return export_bundle(CHECKPOINT, tmp_path_factory.mktemp("graphs") / "bundle", options)
 
 
 @pytest.fixture

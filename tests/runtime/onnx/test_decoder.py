@@ -55,7 +55,7 @@ def answer(decoder: Decoder, options: GenerateOptions) -> list[int]:
     "options",
     [
         GenerateOptions(max_new_tokens=24),
-        GenerateOptions(max_new_tokens=24, repetition_penalty=1.4),
+        GenerateOptions(max_new_tokens=24, repetition_penalty=1.1),
         GenerateOptions(max_new_tokens=24, temperature=0.9, top_k=40, top_p=0.9, seed=11),
         GenerateOptions(max_new_tokens=24, temperature=1.3, min_p=0.02, repetition_penalty=1.1, seed=2),
         GenerateOptions(max_new_tokens=24, speculation="always"),
@@ -77,7 +77,7 @@ def test_drafts_make_fewer_steps_of_the_same_answer(decoder: Decoder) -> None:
     for speculation in ("off", "always"):
         tokens: list[int] = []
         with decoder.session() as session:
-            session.prefill([np.tile(TOKENS[:12], 6)])
+            session.prefill([np.tile(TOKENS[:6], 10)])
             session.generate(GenerateOptions(max_new_tokens=40, speculation=speculation), tokens.append)
             steps.append(session.counters.steps)
         answers.append(tokens)
