@@ -97,9 +97,7 @@ def _quality(quality: Mapping[str, Any]) -> str:
             "<code>--quality-samples</code>.</p>"
         )
     shown = [
-        _figure("mean KL, nats a token", quality["mean_kl"], "{:.4f}"),
-        _figure("same likeliest token", quality["same_top"], "{:.1%}"),
-        _figure("perplexity ratio", quality["perplexity_ratio"], "{:.4f}"),
+        *_distance(quality),
         _figure("characters read wrong", quality["character_error_rate"], "{:.2%}"),
         _figure("Ecom-VQA, right in all four orders", quality["ecom_vqa"], "{:.1%}"),
     ]
@@ -114,14 +112,21 @@ def _quality(quality: Mapping[str, Any]) -> str:
     return f'<h2>Quality</h2><div class="figures">{"".join(shown)}</div><p class="note">{_escape(note)}</p>{own}'
 
 
+def _distance(figures: Mapping[str, Any]) -> list[str]:
+    """How far the bundle is from the unrounded model, on whichever samples the figures are about."""
+    return [
+        _figure("mean KL, nats a token", figures["mean_kl"], "{:.4f}"),
+        _figure("same likeliest token", figures["same_top"], "{:.1%}"),
+        _figure("perplexity ratio", figures["perplexity_ratio"], "{:.4f}"),
+    ]
+
+
 def _own_text(own: Mapping[str, Any] | None) -> str:
     """The figures on the user's own lines; nothing without them."""
     if own is None:
         return ""
     shown = [
-        _figure("mean KL, nats a token", own["mean_kl"], "{:.4f}"),
-        _figure("same likeliest token", own["same_top"], "{:.1%}"),
-        _figure("perplexity ratio", own["perplexity_ratio"], "{:.4f}"),
+        *_distance(own),
         _figure("perplexity", own["perplexity"], "{:.4g}"),
     ]
     note = (

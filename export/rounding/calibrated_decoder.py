@@ -283,7 +283,8 @@ class _Rounder:
             last = min(first + BLOCK_ROWS, matrix.rows)
             with self.meter.measured("round", float(matrix.columns) ** 2 * (last - first)):
                 weights = stacked_rows(self._checkpoint, matrix, first, last)
-                _check_weights(weights, matrix.name)
+                if not bool(torch.isfinite(weights).all()):
+                    raise ExportError(f"{matrix.name} holds a NaN or an infinity: the checkpoint is damaged")
                 rows = rounding.quantize(weights.to(self._device))
                 if keep:
                     kept[first:last] = dequantize_rows(rows, matrix_format)
@@ -399,8 +400,3 @@ class _Rounder:
 def _added(total: Mapping[str, float], now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
     """The total plus what a meter counted between two readings."""
     return {kind: total.get(kind, 0.0) + amount - before.get(kind, 0.0) for kind, amount in now.items()}
-
-
-def _check_weights(weights: torch.Tensor, name: str) -> None:
-    if not bool(torch.isfinite(weights).all()):
-        raise ExportError(f"{name} holds a NaN or an infinity: the checkpoint is damaged")

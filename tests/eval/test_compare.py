@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -17,18 +14,6 @@ from valley2_edge.eval.questions.question import OpenQuestion, Question
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 CHOICES = [Question(f"q{n}", "ocr", f"Which of the {n}?", ("a", "b", "c", "d"), n, (PIXELS,)) for n in range(2)]
 OPEN = [OpenQuestion(f"o{n}", "read_price", f"What is price {n}?", "$12.99", (PIXELS,)) for n in range(2)]
-
-
-@pytest.fixture(scope="module")
-def fp32(fp32_bundle: Path) -> Iterator[Valley2]:
-    with Valley2.load(fp32_bundle, threads=1, keep_vision=True) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def int4(int4_bundle: Path) -> Iterator[Valley2]:
-    with Valley2.load(int4_bundle, threads=1, keep_vision=True) as model:
-        yield model
 
 
 def test_divergence_equals_its_definition() -> None:

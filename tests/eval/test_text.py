@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +28,6 @@ DIALOGUES = [
     Dialogue("line 3", "What happens?", "It moves.", video=(PIXELS, PIXELS[::-1])),
 ]
 LogProbabilities = NDArray[np.float64]
-
-
-@pytest.fixture(scope="module")
-def fp32(fp32_bundle: Path) -> Iterator[Valley2]:
-    with Valley2.load(fp32_bundle, threads=1, keep_vision=True) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def int4(int4_bundle: Path) -> Iterator[Valley2]:
-    with Valley2.load(int4_bundle, threads=1, keep_vision=True) as model:
-        yield model
 
 
 @pytest.fixture(scope="module")
