@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, get_args
 from valley2_edge.errors import ExportError
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.precisions import DecoderEngine, DecoderPrecision, GraphFormat, RotationChoice, VisionPrecision
-from valley2_edge.quantize.matrix_format import DEFAULT_GROUP_SIZE
 from valley2_edge.rotation import Rotation
 
 if TYPE_CHECKING:
@@ -28,8 +27,9 @@ class ExportOptions:
     graphs: GraphFormat | None = None
     """Which graphs of the vision towers the bundle has beside them, for engines other than the core. None means none:
     a machine that wants graphs makes them itself."""
-    group_size: int = DEFAULT_GROUP_SIZE
-    """Number of columns that share a scale in int4 and int8: 32, 64 or 128."""
+    group_size: int | None = None
+    """Number of columns that share a scale in int4 and int8: 32, 64 or 128. None means 128 in int4, but
+    64 in `down` and where 128 does not divide the columns; and 64 in int8."""
     symmetric: bool | None = None
     """Whether int4 has no zero points, which saves 1 byte a group for a slightly larger error. None means with zero
     points, except for nf4, which never has them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from valley2_edge.export.bundle.writer import BundleWriter, check_place
@@ -18,6 +19,7 @@ from valley2_edge.export.control import (
     no_announcement,
     no_progress,
 )
+from valley2_edge.export.decoder.formats import fitted_formats
 from valley2_edge.export.decoder_onnx.writer import check_onnx_formats, onnx_decoder_bytes
 from valley2_edge.export.gptq.source import GptqDecoder
 from valley2_edge.export.manifest import make_manifest, make_source
@@ -76,6 +78,8 @@ def export_bundle(
         if options.decoder is not None:
             gptq_decoder = GptqDecoder(options.decoder, opened.config.decoder)
             plan = plan.with_gptq_decoder(gptq_decoder, options.lm_head_precision)
+        elif options.group_size is None:
+            plan = replace(plan, formats=fitted_formats(plan.formats, opened.config.decoder))
         if plan.rotation is not None:
             # Everything behind this line sees another checkpoint: the same function in another basis.
             opened = stack.enter_context(RotatedCheckpoint(opened, plan.rotation))

@@ -16,7 +16,7 @@ from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.rounding.options import RoundingOptions
 from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding
 from valley2_edge.precisions import DecoderEngine, DecoderPrecision, GraphFormat, VisionPrecision
-from valley2_edge.quantize.matrix_format import MatrixFormat
+from valley2_edge.quantize.matrix_format import DEFAULT_GROUP_SIZE, MatrixFormat
 from valley2_edge.rotation import Rotation
 from valley2_edge.version import __version__
 
@@ -98,7 +98,7 @@ def make_plan(options: ExportOptions) -> ExportPlan:
     rounding = options.rounding or RoundingOptions()
     formats = decoder_formats(
         options.precision,
-        group_size=options.group_size,
+        group_size=options.group_size or DEFAULT_GROUP_SIZE,
         symmetric=options.symmetric,
         lm_head_precision=options.lm_head_precision,
         code="nf4" if rounding.method == "nf4" else "uniform",

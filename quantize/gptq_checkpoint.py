@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 
 from valley2_edge.errors import CheckpointError, ExportError
+from valley2_edge.precisions import GROUP_SIZES
 from valley2_edge.quantize.grid import INT4_ZERO, INT8_ZERO
-from valley2_edge.quantize.matrix_format import GROUP_SIZES
 from valley2_edge.quantize.rtn import QuantizedRows
 
 GptqFormat = Literal["gptq", "gptq_v2"]

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from valley2_edge.errors import ExportError
-from valley2_edge.precisions import DecoderPrecision
+from valley2_edge.precisions import GROUP_SIZES, DecoderPrecision
 
-GROUP_SIZES = (32, 64, 128)
-"""The numbers of columns that may share a scale."""
 DEFAULT_GROUP_SIZE = 64
-"""The number of columns that share a scale when the user does not choose."""
+"""The number of columns that share a scale where neither the user nor the matrix decides."""
 
 Code = Literal["uniform", "nf4"]
 """What the four bits of an int4 weight mean: a level of equal steps, or an index into the table of nf4_codes.py."""

@@ -109,6 +109,14 @@ class DecoderComponent(_Strict):
     """What all weights have absorbed of a change of basis; None: they are the checkpoint's own."""
     matrices: list[MatrixError] = Field(default_factory=list)
 
+    @property
+    def group_sizes(self) -> str:
+        """Every group size of the layers, for people: "128", or "64 and 128"."""
+        special = {
+            matrix.group_size or self.group_size for matrix in self.matrices if matrix.precision == self.precision
+        }
+        return " and ".join(str(size) for size in sorted({self.group_size, *special}))
+
 
 class Source(_Strict):
     """Where the bundle came from."""

@@ -17,7 +17,7 @@ from valley2_edge.export.checkpoint.shards import StoredTensor, find_tensors
 from valley2_edge.export.checkpoint.tensor_names import required_tensors, unused_tensors
 from valley2_edge.outside_files import MAX_JSON_BYTES, is_directory, open_regular, read_bytes
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 
 _PIECE = 16 << 20  # bytes that are read between two checks for cancellation
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import ExportError
-from valley2_edge.export.decoder.parts import LM_HEAD
-from valley2_edge.precisions import DecoderPrecision
+from valley2_edge.export.decoder.parts import LM_HEAD, DecoderMatrix, decoder_parts
+from valley2_edge.precisions import DecoderPrecision, default_group_size
 from valley2_edge.quantize.matrix_format import DEFAULT_GROUP_SIZE, Code, MatrixFormat
 
 
@@ -58,6 +60,23 @@ class NamedFormats(DecoderFormats):
             lm_head: The format of lm_head.
         """
         return NamedFormats(self.layers, lm_head, {**self.named, LM_HEAD: lm_head})
+
+
+def fitted_formats(formats: DecoderFormats, config: DecoderConfig) -> NamedFormats:
+    """The same formats with the default group size of each matrix (`default_group_size`).
+
+    Args:
+        formats: The formats of layers and lm_head; their group sizes do not count.
+        config: The decoder's sizes.
+    """
+    named = {}
+    for part in decoder_parts(config):
+        if isinstance(part, DecoderMatrix):
+            chosen = formats.of(part.name)
+            group_size = default_group_size(chosen.precision, part.name, part.columns)
+            named[part.name] = replace(chosen, group_size=group_size)
+    counts = Counter(matrix_format for name, matrix_format in named.items() if name != LM_HEAD)
+    return NamedFormats(counts.most_common(1)[0][0], named[LM_HEAD], named)
 
 
 def decoder_formats(

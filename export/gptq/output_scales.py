@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from valley2_edge.errors import CheckpointError
 from valley2_edge.outside_files import open_regular, shown
-from valley2_edge.precisions import DecoderPrecision
-from valley2_edge.quantize.matrix_format import GROUP_SIZES, MatrixFormat
+from valley2_edge.precisions import GROUP_SIZES, DecoderPrecision
+from valley2_edge.quantize.matrix_format import MatrixFormat
 from valley2_edge.quantize.rtn import INT4_ZERO, INT8_ZERO
 
 SCALES_FILE = "valley2/output_scales.safetensors"

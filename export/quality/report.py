@@ -66,7 +66,7 @@ def render_report(data: ReportData) -> str:
     zero_points = "no zero points" if decoder.symmetric else "zero points"
     sections = [
         f"<h1>{_escape(title)}</h1>",
-        f"<p>Groups of {decoder.group_size}, {zero_points}, lm_head in {decoder.lm_head_precision}; "
+        f"<p>Groups of {decoder.group_sizes}, {zero_points}, lm_head in {decoder.lm_head_precision}; "
         f"valley2-edge {_escape(data.source.tool_version)}.</p>",
         _quality(data.quality),
         _errors(decoder.matrices),

@@ -27,7 +27,7 @@ from valley2_edge.export.quality.rounded_model import Activations, RoundedModel
 from valley2_edge.export.quality.unrounded_model import UnroundedModel
 from valley2_edge.export.vision.sample_encoder import encode_all, sample_encoder
 from valley2_edge.runtime.core.process_memory import resident_bytes
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 
 STAGE = "quality"
 _ACTIVATIONS_FILE = "quality-activations.bin"

@@ -27,8 +27,10 @@ from valley2_edge.export.vision.component import open_component
 from valley2_edge.geometry import Geometry, GeometryOptions
 from valley2_edge.policy import Policy
 from valley2_edge.precisions import LARGEST_ROW_ERROR, LARGEST_VISION_ERROR, VisionPrecision
-from valley2_edge.prompt import Layout, build_first_turn, encode, render, split_at_pictures
+from valley2_edge.runtime.core.picture_policy import geometry_options
 from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture, stitch_tiles
+from valley2_edge.runtime.core.prompt import Layout, build_first_turn, encode, render, split_at_pictures
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_edge.runtime.core.vision_engine import NATIVE_SUFFIX, ComponentName
 from valley2_edge.selftest import (
     MAX_SELFTEST_BYTES,
@@ -39,7 +41,6 @@ from valley2_edge.selftest import (
     SelfTestStage,
     read_self_test,
 )
-from valley2_edge.tokenizer import Tokenizer
 
 QUESTION = "What is in this picture?"
 """The question of the self-test."""
@@ -198,7 +199,7 @@ def renew_selftest(
 def _prepare(directory: Path, config: ModelConfig, policy: Policy) -> _Inputs:
     with Image.open(directory / SELFTEST_PICTURE) as picture:
         rgb = np.asarray(picture.convert("RGB"))  # (height, width, 3)
-    options = policy.geometry_options(config, picture_count=1)
+    options = geometry_options(policy, config, picture_count=1)
     geometry = plan_picture(rgb.shape[1], rgb.shape[0], options)
     patches, positions = make_patches(rgb, geometry, options) if options.eagle else (None, None)
     return _Inputs(options, geometry, make_tiles(rgb, geometry, options), patches, positions)

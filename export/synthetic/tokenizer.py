@@ -9,7 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from valley2_edge.tokenizer import SPLIT_PATTERN
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2's cut of a text before the merges: words with the character before them, digits one by one."""
 
 RELEASED_BASE_SIZE = 151_643
 """Number of entries of Qwen2.5's base vocabulary; the special tokens follow it."""

@@ -12,8 +12,8 @@ from valley2_edge.calibration.samples import Sample
 from valley2_edge.export.checkpoint.checkpoint import Checkpoint
 from valley2_edge.export.checkpoint.embedding_table import EmbeddingTable
 from valley2_edge.export.control import Progress
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.tokenizer import Tokenizer
 
 STAGE = "calibration pictures"
 

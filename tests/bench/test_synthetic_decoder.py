@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from valley2_edge.bench import synthetic_decoder
-from valley2_edge.bench.shapes import SHAPES
+from valley2_edge.bench.shapes import SHAPES, shape_config
 from valley2_edge.bench.synthetic_decoder import SyntheticDecoder
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import BudgetError, InputError
@@ -51,6 +52,16 @@ def test_files_are_laid_out_as_an_export_does(tmp_path: Path, precision: Decoder
     assert [(name, tensor["dtype"], tensor["shape"]) for name, tensor in tensors] == planned
     assert all(tensor["data_offsets"][0] % 64 == 0 for _, tensor in tensors)
     assert header(tmp_path / "embeddings.safetensors")["__metadata__"] == embeddings_metadata()
+
+
+def test_group_sizes_are_those_of_an_export_by_default() -> None:
+    from valley2_edge.export.decoder.formats import decoder_formats, fitted_formats
+    from valley2_edge.export.decoder.layout import decoder_plan
+
+    config = shape_config("qwen2.5-7b", 1)
+    planned = decoder_plan(config, fitted_formats(decoder_formats("int4"), config))
+    whole = sum(prod(plan.shape) * {"F32": 4, "F16": 2, "U8": 1}[plan.dtype] for plan in planned)
+    assert SyntheticDecoder(config).size == whole
 
 
 @pytest.mark.parametrize("precision", ["int4", "int8", "fp16", "fp32"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def given(monkeypatch: pytest.MonkeyPatch, int4_bundle: Path, tmp_path: Path) ->
 def test_released_checkpoint_is_the_default(run, given: dict[str, Any]) -> None:
     assert run("export").code == 0
     assert given["checkpoint"] == "bytedance-research/Valley2-DPO"
-    assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int4", None, 64)
+    assert (given["precision"], given["vision_precision"], given["group_size"]) == ("int4", None, None)
     assert (given["output"], given["revision"], given["overwrite"]) == (None, None, False)
 
 
@@ -145,11 +146,14 @@ def test_a_bundle_in_nf4_says_so_and_answers(run, picture: Path, tmp_path: Path)
     assert run("export", CHECKPOINT, "--precision", "int4", "--method", "nf4", "--output", bundle).code == 0
     assert "rounding: nf4; largest relative error" in run("inspect", bundle).stdout
     rows = json.loads(run("inspect", bundle, "--json").stdout)["components"]
-    assert [row["precision"] for row in rows if row["name"] == "decoder"] == ["int4, groups of 64, nf4, lm_head int8"]
+    assert [row["precision"] for row in rows if row["name"] == "decoder"] == [
+        "int4, groups of 64 and 128, nf4, lm_head int8"
+    ]
     assert run("verify", bundle).code == 0
     outcome = run("chat", picture, "What is it?", "--bundle", bundle, "--max-new-tokens", 3, "--stats")
     assert outcome.code == 0
-    assert "3 tokens" in outcome.stderr
+    # A decoder of random weights may end its answer early, and where depends on the instruction set.
+    assert re.search(r"answer\W+[0-3] tokens", outcome.stderr) and "ended by" in outcome.stderr
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])

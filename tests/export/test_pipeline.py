@@ -37,13 +37,23 @@ import os, signal, sys
 from pathlib import Path
 from valley2_edge.export.options import ExportOptions
 from valley2_edge.export.pipeline import export_bundle
+from valley2_edge.export.rounding.layer_store import LayerStore
 from valley2_edge.export.rounding.options import RoundingOptions
 
 def progress(stage, done, total):
     if stage == sys.argv[3] and done >= int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-options = ExportOptions(rounding=RoundingOptions(method="rtn"), rotation="hadamard")
+commit, committed = LayerStore.commit, 0
+
+def counted(*arguments, **options):
+    global committed
+    commit(*arguments, **options)
+    committed += 1
+    progress("layers", committed, committed)
+
+LayerStore.commit = counted
+options = ExportOptions(rounding=RoundingOptions(method=sys.argv[5], calibration_samples=2), rotation="hadamard")
 export_bundle(sys.argv[1], Path(sys.argv[2]), options, progress=progress)
 """
 
@@ -61,16 +71,19 @@ class Stages:
             self.seen.append(name)
 
 
-def _contents(bundle: Path) -> dict[str, bytes]:
-    """Every file but the manifest's date, by path."""
+def _contents(bundle: Path, report: bool = True) -> dict[str, bytes]:
+    """Every file but the manifest's date, by path; without the report where that says how long the rounding took."""
     contents = {path.relative_to(bundle).as_posix(): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     manifest = json.loads(contents.pop("valley2.json"))
     manifest["source"].pop("created")
+    if not report:
+        contents.pop("report.html")
+        manifest["files"].pop("report.html")
     return contents | {"valley2.json": json.dumps(manifest).encode()}
 
 
-def _kill_export(output: Path, stage: str, done: int) -> None:
-    command = [sys.executable, "-c", KILLED_EXPORT, str(CHECKPOINT), str(output), stage, str(done)]
+def _kill_export(output: Path, stage: str, done: int, method: str = "rtn") -> None:
+    command = [sys.executable, "-c", KILLED_EXPORT, str(CHECKPOINT), str(output), stage, str(done), method]
     result = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, check=False)
     assert result.returncode == -signal.SIGKILL, result.stderr
 
@@ -79,7 +92,8 @@ def test_the_bundle_opens_and_says_what_it_is(int4_bundle: Path) -> None:
     manifest = open_bundle(int4_bundle, check="full").manifest
     assert (manifest.source.checkpoint, manifest.source.revision) == ("eagle_ovis", None)
     assert (manifest.decoder.precision, manifest.decoder.lm_head_precision) == ("int4", "int8")
-    assert (manifest.decoder.group_size, manifest.decoder.symmetric, manifest.decoder.method) == (64, False, "rtn")
+    assert (manifest.decoder.group_size, manifest.decoder.symmetric, manifest.decoder.method) == (128, False, "rtn")
+    assert manifest.decoder.group_sizes == "64 and 128"
     assert (manifest.siglip.precision, manifest.siglip.files) == ("bf16", ["vision/siglip.safetensors"])
     assert manifest.graphs is None
     assert manifest.architecture.decoder.vocab_size == 679
@@ -130,6 +144,19 @@ def test_a_killed_export_goes_on_and_gives_the_same_bytes(
     assert stage.partition(":")[0] in stages.seen
     assert _contents(output) == _contents(int4_bundle)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills itself with a POSIX signal")
+def test_a_killed_gptq_export_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    options = ExportOptions(rounding=RoundingOptions(method="gptq", calibration_samples=2), rotation="hadamard")
+    whole, output = tmp_path / "whole", tmp_path / "tiny"
+    export_bundle(CHECKPOINT, whole, options)
+    _kill_export(output, "layers", 1, "gptq")
+    assert not output.exists()
+    stages = Stages()
+    export_bundle(CHECKPOINT, output, options, progress=stages)
+    assert {"siglip", "projector", "eagle"}.isdisjoint(stages.seen)
+    assert _contents(output, report=False) == _contents(whole, report=False)
 
 
 class _Interrupt(KeyboardInterrupt):

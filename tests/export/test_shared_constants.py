@@ -10,8 +10,8 @@ import pytest
 from valley2_edge.export.bundle import safetensors_stream
 from valley2_edge.export.decoder_onnx import graph
 from valley2_edge.export.vision import native_panels, onnx_eagle, onnx_siglip, tower_reader
+from valley2_edge.precisions import GROUP_SIZES
 from valley2_edge.quantize import packing
-from valley2_edge.quantize.matrix_format import GROUP_SIZES
 from valley2_edge.runtime.core import rounding
 from valley2_edge.runtime.onnx import decoder_cost, vision_cost
 

@@ -37,7 +37,7 @@ def bench_shape(
     name: str,
     layers: int | None,
     precision: DecoderPrecision,
-    group_size: int,
+    group_size: int | None,
     options: Options,
     progress: StageProgress,
     directory: Path,
@@ -49,7 +49,7 @@ def bench_shape(
         name: A key of `SHAPES`.
         layers: Number of layers; None: all that the shape has.
         precision: Precision of the layers' matrices.
-        group_size: Columns that share a scale.
+        group_size: Columns that share a scale. None: as in an export by default.
         options: What is measured.
         progress: Told how far every part is.
         directory: An empty one for the weights.

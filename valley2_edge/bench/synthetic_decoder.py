@@ -20,7 +20,7 @@ from valley2_edge.bench.work import MatrixSize, layer_matrices
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.config import DecoderConfig
 from valley2_edge.errors import BudgetError, InputError
-from valley2_edge.precisions import DecoderPrecision
+from valley2_edge.precisions import GROUP_SIZES, DecoderPrecision, default_group_size
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +28,6 @@ PANEL = 64
 ALIGNMENT = 64
 BLOCK_VALUES = 1 << 22
 """Number of random values before they repeat."""
-GROUP_SIZES = (32, 64, 128)
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
 # Standard deviation of uniform integers around their zero point.
 _DEVIATIONS: dict[DecoderPrecision, float] = {"int4": 4.6, "int8": 73.9}
@@ -54,7 +53,7 @@ class SyntheticDecoder:
     Args:
         config: Sizes of the decoder.
         precision: Precision of the layers' matrices.
-        group_size: Columns that share a scale: 32, 64 or 128.
+        group_size: Columns that share a scale: 32, 64 or 128. None: as in an export by default.
         seed: Random seed of the weights.
         lm_head_precision: None: int8 beside int4 and the same otherwise, as in an export.
 
@@ -66,7 +65,7 @@ class SyntheticDecoder:
         self,
         config: DecoderConfig,
         precision: DecoderPrecision = "int4",
-        group_size: int = 64,
+        group_size: int | None = None,
         seed: int = 0,
         lm_head_precision: DecoderPrecision | None = None,
     ) -> None:
@@ -114,10 +113,10 @@ class SyntheticDecoder:
 
 
 def _matrix_formats(
-    config: DecoderConfig, precision: DecoderPrecision, head_precision: DecoderPrecision, group_size: int
+    config: DecoderConfig, precision: DecoderPrecision, head_precision: DecoderPrecision, group_size: int | None
 ) -> dict[str, tuple[MatrixSize, dict[str, Any]]]:
     """Every matrix with its entry in the file's metadata."""
-    if group_size not in GROUP_SIZES:
+    if group_size is not None and group_size not in GROUP_SIZES:
         raise InputError(f"--group-size must be one of {', '.join(map(str, GROUP_SIZES))}, not {group_size}")
     sizes = [size for index in range(config.num_hidden_layers) for size in layer_matrices(config, index)]
     head = MatrixSize("lm_head", config.vocab_size, config.hidden_size)
@@ -125,15 +124,16 @@ def _matrix_formats(
     for size in (*sizes, head):
         chosen = head_precision if size is head else precision
         quantized = chosen in _DEVIATIONS
-        if quantized and size.columns % group_size:
-            raise InputError(f"{size.name} has {size.columns} columns, which groups of {group_size} do not divide")
+        columns = group_size or default_group_size(chosen, size.name, size.columns)
+        if quantized and size.columns % columns:
+            raise InputError(f"{size.name} has {size.columns} columns, which groups of {columns} do not divide")
         formats[size.name] = (
             size,
             {
                 "precision": chosen,
                 "rows": size.rows,
                 "columns": size.columns,
-                "group_size": group_size if quantized else 0,
+                "group_size": columns if quantized else 0,
                 "symmetric": chosen != "int4",
             },
         )

@@ -62,7 +62,10 @@ class ShapeFlags:
     ] = None
     group_size: Annotated[
         int | None,
-        typer.Option(help="Columns of the matrices that share a scale. By default 64.", rich_help_panel=_SHAPE),
+        typer.Option(
+            help="Columns that share a scale. By default as in an export: 128, but 64 in down and in int8.",
+            rich_help_panel=_SHAPE,
+        ),
     ] = None
 
     def check(self, bundle: Path | None) -> None:
@@ -76,8 +79,7 @@ class ShapeFlags:
         given = [field.name for field in fields(self) if getattr(self, field.name) is not None]
         if self.shape is None and given:
             raise InputError(f"--{given[0].replace('_', '-')} belongs to a --shape; a bundle has its own")
-        if self.group_size is not None:
-            check_group_size(self.group_size)
+        check_group_size(self.group_size)
 
 
 @with_flags(FLAGS)
@@ -147,7 +149,7 @@ def _bench_shape(shape: ShapeFlags, options: Options, as_json: bool) -> None:
     def measure(options: Options, progress: StageProgress, on_report: Callable[[Report], None]) -> Report:
         from valley2_edge.bench.run import bench_shape
 
-        small = (shape.shape or "", shape.layers, shape.precision or "int4", shape.group_size or 64)
+        small = (shape.shape or "", shape.layers, shape.precision or "int4", shape.group_size)
         return bench_shape(*small, options, progress, directory, on_report)
 
     _show(measure, options, as_json, lambda: shutil.rmtree(directory, ignore_errors=True))

@@ -47,7 +47,13 @@ class PrecisionFlags:
     """What is typed about the precision of each part of a bundle; None where another flag decides."""
 
     precision: Annotated[DecoderPrecision, typer.Option(help="Precision of the decoder's matrices.")] = "int4"
-    group_size: Annotated[int, typer.Option(help="Columns of a matrix that share a scale: 32, 64 or 128.")] = 64
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Columns of a matrix that share a scale: 32, 64 or 128. By default 128, but 64 in down and in int8.",
+            show_default=False,
+        ),
+    ] = None
     symmetric: Annotated[
         bool | None,
         typer.Option(

@@ -68,7 +68,7 @@ def component_rows(manifest: Manifest) -> list[ComponentRow]:
     precision: str = decoder.precision
     if decoder.precision == "int4":
         levels = "nf4" if decoder.method == "nf4" else "symmetric" if decoder.symmetric else "asymmetric"
-        precision += f", groups of {decoder.group_size}, {levels}"
+        precision += f", groups of {decoder.group_sizes}, {levels}"
     if decoder.lm_head_precision != decoder.precision:
         precision += f", lm_head {decoder.lm_head_precision}"
     if decoder.engine == "onnx":

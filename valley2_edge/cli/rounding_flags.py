@@ -11,7 +11,7 @@ import typer
 from valley2_edge.byte_count import parse_bytes
 from valley2_edge.errors import InputError
 from valley2_edge.outside_files import open_regular
-from valley2_edge.precisions import DecoderPrecision
+from valley2_edge.precisions import GROUP_SIZES, DecoderPrecision
 
 if TYPE_CHECKING:
     from valley2_edge.export.rounding.options import RoundingOptions
@@ -150,7 +150,7 @@ class RoundingFlags:
 def make_rounding_options(
     flags: RoundingFlags,
     precision: DecoderPrecision,
-    group_size: int,
+    group_size: int | None,
     symmetric: bool | None,
     rounded_elsewhere: bool,
 ) -> RoundingOptions:
@@ -159,7 +159,7 @@ def make_rounding_options(
     Args:
         flags: What was typed.
         precision: Precision of the layers.
-        group_size: Columns that share a scale; checked here, not part of the result.
+        group_size: Columns that share a scale, None for the default; checked here, not part of the result.
         symmetric: Whether int4 has no zero points; checked here, not part of the result.
         rounded_elsewhere: The decoder comes from a GPTQ checkpoint.
 
@@ -211,15 +211,13 @@ def _check_calibration(calibration: str | None) -> str | None:
     return calibration
 
 
-def check_group_size(group_size: int) -> None:
-    """Refuses a group size that the kernels do not have.
+def check_group_size(group_size: int | None) -> None:
+    """Refuses a group size that the kernels do not have; None is the default.
 
     Raises:
         InputError: It is none of 32, 64 and 128.
     """
-    from valley2_edge.quantize.matrix_format import GROUP_SIZES
-
-    if group_size not in GROUP_SIZES:
+    if group_size is not None and group_size not in GROUP_SIZES:
         raise InputError(f"--group-size must be 32, 64 or 128, not {group_size}")
 
 

@@ -29,8 +29,8 @@ from valley2_edge.export.rounding.rounder import Rounding, resolve_rounding
 from valley2_edge.export.vision.sample_encoder import encode_all
 from valley2_edge.precisions import DecoderPrecision
 from valley2_edge.quantize.method import MethodName
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
 
