@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from valley2_edge.errors import InputError
 from valley2_edge.picture_limits import ANIMATION_FACTOR, FRAMES_FACTOR
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.media.images import turn_upright
-from valley2_edge.runtime.media.pillow_reader import (
-    count_frames,
-    frame_pixels,
-    opened_picture,
-    orientation_of,
-    seek_frame,
-)
+from valley2_edge.runtime.media.images import is_pillow_image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def places_of(count: int, frames: int) -> list[int]:
@@ -61,15 +56,20 @@ def read_animation(
         InputError: It is no picture, damaged or too large.
         Cancelled: The token was set.
     """
-    if isinstance(source, Image.Image):
+    from valley2_edge.runtime.media.pillow_reader import opened_picture
+
+    if is_pillow_image(source):
         return _read(source, name, frames, strict, max_pixels, cancel)
-    with opened_picture(source, name, max_pixels) as image:
+    with opened_picture(cast("BinaryIO", source), name, max_pixels) as image:
         return _read(image, name, frames, strict, max_pixels, cancel)
 
 
 def _read(
     image: Image.Image, name: str, frames: int, strict: bool, max_pixels: int, cancel: CancelToken
 ) -> list[NDArray[np.uint8]]:
+    from valley2_edge.runtime.media.pillow_picture import turn_upright
+    from valley2_edge.runtime.media.pillow_reader import count_frames, frame_pixels, orientation_of, seek_frame
+
     places = places_once(count_frames(image), frames)
     width, height = image.size
     check_total(width * height * len(places), name, max_pixels)

@@ -1,43 +1,34 @@
-"""A picture from anywhere to uint8 RGB."""
+"""A picture from anywhere to uint8 RGB: files by the core where it reads them, and everything else by Pillow."""
 
 from __future__ import annotations
 
 import io
 import os
+import sys
 import warnings
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from valley2_edge.errors import InputError, Valley2Warning
-from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS, check_size
+from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS, MAX_PICTURE_PIXELS, check_bytes, check_size
 from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
-from valley2_edge.runtime.media.pillow_reader import (
-    count_frames,
-    frame_pixels,
-    opened_picture,
-    orientation_of,
-    seek_frame,
+from valley2_edge.runtime.core.pictures import (
+    HEAD_BYTES,
+    Picture,
+    PictureHeader,
+    decode_picture,
+    inspect_picture,
+    names_kind,
 )
 from valley2_edge.runtime.media.source_file import open_source
 
-ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]
-"""A path, an encoded file in memory, a Pillow image, or uint8 pixels: (height, width, 3 or 4) or (height, width)."""
+if TYPE_CHECKING:
+    from PIL import Image
 
-_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
-    7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
-}
-"""How a picture is turned, by its EXIF orientation."""
-_TRANSPOSED = (5, 6, 7, 8)
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
+"""A path, an encoded file in memory, a Pillow image, or uint8 pixels: (height, width, 3 or 4) or (height, width)."""
 
 Size = tuple[int, int]
 """Width and height, pixels."""
@@ -51,7 +42,7 @@ def load_picture(
     max_pixels: int = DEFAULT_MAX_PICTURE_PIXELS,
     cancel: CancelToken | None = None,
 ) -> NDArray[np.uint8]:
-    """Loads a picture.
+    """Loads the pixels of a picture.
 
     Alpha is dropped without compositing, as the reference does. An animation gives its first frame, with a
     `Valley2Warning`. DIFFERS: EXIF orientation is applied, samples of more than 8 bits are scaled to 8 bits by what
@@ -73,24 +64,42 @@ def load_picture(
         InputError: It is missing, no picture, damaged, empty or too large.
         Cancelled: The token was set.
     """
+    found = _load(source, strict, name, max_pixels, cancel or CancelToken())
+    return found.pixels if isinstance(found, Picture) else found
+
+
+def open_picture(
+    source: ImageSource, *, strict: bool, name: str | None, max_pixels: int, cancel: CancelToken
+) -> Picture:
+    """Loads a picture into the core, as `load_picture` says it."""
+    found = _load(source, strict, name, max_pixels, cancel)
+    return found if isinstance(found, Picture) else Picture.of_pixels(found)
+
+
+def _load(
+    source: ImageSource, strict: bool, name: str | None, max_pixels: int, cancel: CancelToken
+) -> Picture | NDArray[np.uint8]:
+    """A picture that the core has decoded, or pixels from elsewhere."""
     max_pixels = min(max_pixels, MAX_PICTURE_PIXELS)
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "The array", max_pixels)
-    what = name or (str(source) if isinstance(source, (str, os.PathLike)) else "The picture")
-
-    stop = CancelToken()
-
-    def work() -> tuple[NDArray[np.uint8], int]:
-        if isinstance(source, Image.Image):
-            pixels, orientation, frames = _decode(source, strict, what, max_pixels, stop)
-        else:
-            with _stream_of(source) as stream, opened_picture(stream, what, max_pixels) as image:
-                pixels, orientation, frames = _decode(image, strict, what, max_pixels, stop)
-        return turn_upright(pixels, orientation), frames
-
-    pixels, frames = run_until_cancelled(work, cancel or CancelToken(), stop.cancel, ends_soon=False)
+    what = name or _name_of(source)
+    pixels: Picture | NDArray[np.uint8]
+    if is_pillow_image(source):
+        pixels, frames = _load_by_pillow(source, what, strict, max_pixels, cancel)
+    else:
+        with _stream_of(source) as stream:
+            known = _core_file(stream, what, strict, max_pixels)
+            if known is None:
+                pixels, frames = _load_by_pillow(stream, what, strict, max_pixels, cancel)
+            else:
+                content, header = known
+                pixels, frames = (
+                    decode_picture(content, name=what, strict=strict, max_pixels=max_pixels, cancel=cancel),
+                    header.frames,
+                )
     if frames > 1:
-        warnings.warn(f"{what} has {frames} frames; only the first is used.", Valley2Warning, stacklevel=2)
+        warnings.warn(f"{what} has {frames} frames; only the first is used.", Valley2Warning, stacklevel=3)
     return pixels
 
 
@@ -98,21 +107,55 @@ def picture_size(source: ImageSource, *, name: str | None = None, max_pixels: in
     """Width and height that `load_picture` will give without strict, from the header; it raises the same errors."""
     if isinstance(source, np.ndarray):
         return source.shape[1], source.shape[0]
-    if isinstance(source, Image.Image):
-        return _upright_size(source)
-    what = name or (str(source) if isinstance(source, (str, os.PathLike)) else "The picture")
-    with _stream_of(source) as stream, opened_picture(stream, what, min(max_pixels, MAX_PICTURE_PIXELS)) as image:
-        return _upright_size(image)
+    if is_pillow_image(source):
+        from valley2_edge.runtime.media.pillow_picture import upright_size
+
+        return upright_size(source)
+    what, max_pixels = name or _name_of(source), min(max_pixels, MAX_PICTURE_PIXELS)
+    with _stream_of(source) as stream:
+        known = _core_file(stream, what, False, max_pixels)
+        if known is not None:
+            return known[1].width, known[1].height
+        from valley2_edge.runtime.media.pillow_picture import upright_size_of_file
+
+        return upright_size_of_file(stream, what, max_pixels)
 
 
-def _upright_size(image: Image.Image) -> Size:
-    width, height = image.size
-    return (height, width) if orientation_of(image) in _TRANSPOSED else (width, height)
+def is_pillow_image(source: object) -> TypeGuard[Image.Image]:
+    """Whether a source is a Pillow image. Pillow is not loaded for the question: who has an image has loaded it."""
+    image: Any = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    return image is not None and isinstance(source, image)
 
 
-def turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Applies an EXIF orientation, 1 to 8, to (height, width, 3) pixels."""
-    return np.ascontiguousarray(_UPRIGHT[orientation](pixels)) if orientation in _UPRIGHT else pixels
+def _name_of(source: object) -> str:
+    return str(source) if isinstance(source, (str, os.PathLike)) else "The picture"
+
+
+def _core_file(stream: BinaryIO, name: str, strict: bool, max_pixels: int) -> tuple[bytes, PictureHeader] | None:
+    """A file that the core decodes, and its header; None: Pillow is asked, and the stream is at its start."""
+    head = stream.read(HEAD_BYTES)
+    stream.seek(0)
+    if not names_kind(head):
+        return None
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    check_bytes(size, name, max_pixels)
+    content = stream.read(size)
+    stream.seek(0)
+    header = inspect_picture(content, name=name, strict=strict, max_pixels=max_pixels)
+    return (content, header) if header.readable else None
+
+
+def _load_by_pillow(
+    source: BinaryIO | Image.Image, name: str, strict: bool, max_pixels: int, cancel: CancelToken
+) -> tuple[NDArray[np.uint8], int]:
+    """The pixels and how many frames there are; after a cancel nobody waits for Pillow."""
+    from valley2_edge.runtime.media.pillow_picture import read_picture
+
+    stop = CancelToken()
+    return run_until_cancelled(
+        lambda: read_picture(source, name, strict, max_pixels, stop), cancel, stop.cancel, ends_soon=False
+    )
 
 
 def _stream_of(source: Any) -> BinaryIO:
@@ -121,17 +164,6 @@ def _stream_of(source: Any) -> BinaryIO:
     if isinstance(source, (str, os.PathLike)):
         return open_source(source, "picture")
     raise InputError(f"A picture must be a path, bytes, a Pillow image or a numpy array, not {type(source)}.")
-
-
-def _decode(
-    image: Image.Image, strict: bool, name: str, max_pixels: int, cancel: CancelToken
-) -> tuple[NDArray[np.uint8], int, int]:
-    """The pixels, the orientation to apply, and how many frames there are."""
-    frames = count_frames(image)
-    if frames > 1 and not strict:
-        seek_frame(image, 0)
-    pixels = frame_pixels(image, strict, name, max_pixels, cancel)
-    return pixels, 1 if strict else orientation_of(image), frames
 
 
 def _from_array(array: NDArray[Any], name: str, max_pixels: int) -> NDArray[np.uint8]:

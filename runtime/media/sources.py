@@ -8,20 +8,20 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from valley2_edge.errors import InputError, Valley2Warning
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.media.images import ImageSource, Size, load_picture, picture_size
+from valley2_edge.runtime.core.pictures import Picture
+from valley2_edge.runtime.media.images import ImageSource, Size, is_pillow_image, open_picture, picture_size
 from valley2_edge.runtime.media.source_file import is_video
 from valley2_edge.runtime.media.video import VideoSource, list_frames, load_frames
 
-ImageSources = Iterable[ImageSource] | None
+ImageSources: TypeAlias = "Iterable[ImageSource] | None"
 """Pictures in their order, from anything that can be iterated; None: no picture."""
 
 _BYTES = (bytes, bytearray, memoryview)
@@ -45,7 +45,7 @@ def sort_sources(images: ImageSources, video: VideoSource | None) -> tuple[list[
         InputError: There are pictures and a video, images is one picture and no list, or one of them is no picture.
     """
     pictures = [] if images is None else _list_sources(images, "images", "Picture")
-    if video is not None and not isinstance(video, (str, os.PathLike, Image.Image)):
+    if video is not None and not _is_one(video):
         if isinstance(video, _BYTES):
             raise InputError(f"video must be a path or a list of frames, not {type(video)}.")
         video = _list_sources(video, "video", "Frame")
@@ -60,9 +60,13 @@ def sort_sources(images: ImageSources, video: VideoSource | None) -> tuple[list[
     return [], videos[0]  # type: ignore[return-value]
 
 
+def _is_one(source: object) -> bool:
+    """Whether it is a path or a Pillow image: one picture, or one video."""
+    return isinstance(source, (str, os.PathLike)) or is_pillow_image(source)
+
+
 def _list_sources(sources: Any, argument: str, what: str) -> list[ImageSource]:
-    one = isinstance(sources, (str, os.PathLike, Image.Image, *_BYTES))
-    if one or (isinstance(sources, np.ndarray) and sources.ndim != 4):
+    if _is_one(sources) or isinstance(sources, _BYTES) or (isinstance(sources, np.ndarray) and sources.ndim != 4):
         raise InputError(f"{argument} must be a list of pictures, not one picture: put it into [ ].")
     # Neither has an order; a file's items would be its lines.
     if isinstance(sources, (Mapping, AbstractSet)) or hasattr(sources, "read"):
@@ -75,7 +79,7 @@ def _list_sources(sources: Any, argument: str, what: str) -> list[ImageSource]:
     if len(listed) > _MOST_SOURCES:
         raise InputError(f"{argument} must be {_MOST_SOURCES:,} pictures at most.")
     for number, source in enumerate(listed, 1):
-        if not isinstance(source, (str, os.PathLike, Image.Image, np.ndarray, *_BYTES)):
+        if not _is_one(source) and not isinstance(source, (np.ndarray, *_BYTES)):
             raise InputError(
                 f"{what} {number} must be a path, bytes, a Pillow image or a numpy array, not {type(source)}."
             )
@@ -83,14 +87,21 @@ def _list_sources(sources: Any, argument: str, what: str) -> list[ImageSource]:
 
 
 def load_pictures(
+    images: Sequence[ImageSource], video: VideoSource | None, frames: int, policy: Policy, cancel: CancelToken
+) -> list[NDArray[np.uint8]]:
+    """The pixels of the pictures of one turn, each (height, width, 3) uint8 RGB; else as `open_pictures`."""
+    return [picture.pixels for picture in open_pictures(images, video, frames, policy, cancel)]
+
+
+def open_pictures(
     images: Sequence[ImageSource],
     video: VideoSource | None,
     frames: int,
     policy: Policy,
     cancel: CancelToken,
     check_memory: Callable[[Sequence[Size], bool], None] | None = None,
-) -> list[NDArray[np.uint8]]:
-    """Loads the pictures of one turn.
+) -> list[Picture]:
+    """Loads the pictures of one turn into the core.
 
     Args:
         images: As `sort_sources` left them.
@@ -101,7 +112,7 @@ def load_pictures(
         check_memory: Given the sizes from the pictures' headers, before any is decoded; and whether they are frames.
 
     Returns:
-        Pictures, each (height, width, 3) uint8 RGB.
+        Pictures in their order.
 
     Raises:
         InputError: A picture or the video is unusable.
@@ -110,7 +121,9 @@ def load_pictures(
     """
     limit = policy.max_picture_pixels
     if video is not None:
-        return load_frames(video, frames, strict=policy.strict, max_pixels=limit, cancel=cancel)
+        loaded = load_frames(video, frames, strict=policy.strict, max_pixels=limit, cancel=cancel)
+        loaded.reverse()  # each frame goes when the core has it
+        return [Picture.of_pixels(loaded.pop()) for _ in range(len(loaded))]
     most = policy.picture_limit()
     if most is not None and len(images) > most:
         message = f"Only the first {most} of {len(images)} pictures are used, as the reference does."
@@ -125,5 +138,5 @@ def load_pictures(
         with contextlib.suppress(InputError):
             check_memory(sizes, False)
     return [
-        load_picture(source, strict=policy.strict, name=name, max_pixels=limit, cancel=cancel) for source, name in named
+        open_picture(source, strict=policy.strict, name=name, max_pixels=limit, cancel=cancel) for source, name in named
     ]

@@ -5,22 +5,24 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from valley2_edge.errors import InputError
 from valley2_edge.picture_limits import DEFAULT_MAX_PICTURE_PIXELS
 from valley2_edge.runtime.cancellation import CancelToken, run_until_cancelled
 from valley2_edge.runtime.media.animation import check_total, places_once, read_animation
-from valley2_edge.runtime.media.images import ImageSource, load_picture
+from valley2_edge.runtime.media.images import ImageSource, is_pillow_image, load_picture
 from valley2_edge.runtime.media.media_kind import HEAD_BYTES, PICTURE_ENDINGS, ending_of, foreign_reason, kind_of
 from valley2_edge.runtime.media.source_file import kind_of_file, open_source
 from valley2_edge.runtime.media.video_file import read_video
 
-VideoSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | Iterable[ImageSource]
+if TYPE_CHECKING:
+    from PIL import Image
+
+VideoSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Iterable[ImageSource]"
 """The path of a video or of an animated picture, or the frames themselves in their order: `sources.sort_sources` makes
 a list of them."""
 
@@ -59,7 +61,7 @@ def load_frames(
     frames, stop = check_frames(frames), CancelToken()
     if isinstance(source, (str, os.PathLike)):
         return read_frames(source, frames, strict=strict, max_pixels=max_pixels, cancel=cancel)
-    if isinstance(source, Image.Image):
+    if is_pillow_image(source):
         image = source
         return run_until_cancelled(
             lambda: read_animation(image, "The animation", frames, strict, max_pixels, stop),

@@ -116,7 +116,7 @@ def test_every_exception_of_a_decoder_is_damage(monkeypatch: pytest.MonkeyPatch,
     def fail(_: object) -> None:
         raise error
 
-    content = encoded(picture(), "PNG")
+    content = encoded(picture(), "TIFF")
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     with pytest.raises(InputError, match=r"The picture is .*damaged"):
         load_picture(content)
@@ -151,7 +151,7 @@ def test_warnings_of_decoders_reach_nobody(tmp_path: Path) -> None:
 
 def test_the_filters_of_warnings_are_left_as_they_were() -> None:
     before = list(warnings.filters)
-    threads = [threading.Thread(target=load_picture, args=(encoded(picture(), "PNG"),)) for _ in range(8)]
+    threads = [threading.Thread(target=load_picture, args=(encoded(picture(), "TIFF"),)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -209,7 +209,7 @@ def test_reading_can_be_cancelled_in_the_middle_of_a_decoder(monkeypatch: pytest
         go_on.wait(60)
         return real(image)
 
-    content, token = encoded(picture(), "PNG"), CancelToken()
+    content, token = encoded(picture(), "TIFF"), CancelToken()
     monkeypatch.setattr(ImageFile.ImageFile, "load", slow)
     for stop, error in ((token.cancel, Cancelled), (_thread.interrupt_main, KeyboardInterrupt)):
         begun.clear()
@@ -278,5 +278,5 @@ def test_addresses_say_to_download_first() -> None:
 
 
 def test_no_reader_is_left_behind() -> None:
-    load_picture(encoded(picture(), "PNG"))
+    load_picture(encoded(picture(), "TIFF"))
     assert pillow_reader._quiet._readers == 0

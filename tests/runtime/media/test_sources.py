@@ -17,7 +17,7 @@ from PIL import Image
 from valley2_edge.errors import BudgetError, Cancelled, InputError
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.media.sources import load_pictures, sort_sources
+from valley2_edge.runtime.media.sources import load_pictures, open_pictures, sort_sources
 
 CLIP = Path(__file__).parent / "clips" / "mirrored.mp4"
 
@@ -163,5 +163,5 @@ def test_the_memory_is_checked_before_anything_is_decoded(folder: Path) -> None:
 
     sources = [np.zeros((5, 6, 3), np.uint8), folder / "large.png"]
     with pytest.raises(BudgetError, match="too much"):
-        load_pictures(sources, None, 8, Policy(), CancelToken(), refuse)
+        open_pictures(sources, None, 8, Policy(), CancelToken(), refuse)
     assert asked == [([(6, 5), (3000, 4000)], False)]

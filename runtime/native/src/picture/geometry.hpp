@@ -1,7 +1,7 @@
 // How one picture becomes tiles, patches and tokens: integers only, no pixels (docs/valley2.md, "Pictures").
 #pragma once
 
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstdint>
 #include <limits>

@@ -7,7 +7,7 @@ namespace v2e {
 void PixelMeter::ask() {
     spent_ = 0;
     if (go_on_ && !go_on_())
-        fail(V2E_ERROR_CANCELLED, "The call was cancelled by its callback.");
+        fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
 }
 
 } // namespace v2e
