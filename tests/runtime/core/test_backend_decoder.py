@@ -257,27 +257,27 @@ def test_what_open_and_cost_raise_comes_out(directory: Path) -> None:
 def test_backend_without_a_function_is_refused(directory: Path, relay: Relay, missing: str) -> None:
     table = BackendTable(relay)
     setattr(table.struct, missing, ffi.NULL)
-    options = new_struct("v2e_model_options", backend=table.struct)
+    options = new_struct("v2e_decoder_options", backend=table.struct)
     with pytest.raises(InputError, match="backend must have the functions open, cost, run and close"):
-        check(library().v2e_model_open(str(directory).encode(), options, ffi.new("v2e_model **")))
+        check(library().v2e_decoder_open(str(directory).encode(), options, ffi.new("v2e_decoder **")))
 
 
 def test_status_without_a_sentence_names_the_backend(directory: Path, relay: Relay) -> None:
     table = BackendTable(relay)
     refuse = ffi.callback("v2e_status(void *, uint32_t, void **)", lambda *words: 2)
     table.struct.open = refuse
-    model, session = ffi.new("v2e_model **"), ffi.new("v2e_session **")
-    options = new_struct("v2e_model_options", backend=table.struct)
-    check(library().v2e_model_open(str(directory).encode(), options, model))
+    model, session = ffi.new("v2e_decoder **"), ffi.new("v2e_decoder_session **")
+    options = new_struct("v2e_decoder_options", backend=table.struct)
+    check(library().v2e_decoder_open(str(directory).encode(), options, model))
     with pytest.raises(BundleError, match="The backend the relay failed to open with the status 2"):
-        check(library().v2e_session_open(model[0], new_struct("v2e_session_options"), session))
+        check(library().v2e_decoder_session_open(model[0], new_struct("v2e_decoder_session_options"), session))
     refuse_oddly = ffi.callback("int(void *, uint32_t, void **)", lambda *words: 77)
     table.struct.open = ffi.cast("v2e_status(*)(void *, uint32_t, void **)", refuse_oddly)
-    library().v2e_model_close(model[0])
-    check(library().v2e_model_open(str(directory).encode(), options, model))
+    library().v2e_decoder_close(model[0])
+    check(library().v2e_decoder_open(str(directory).encode(), options, model))
     with pytest.raises(Valley2Error, match="status 77 and did not say why"):
-        check(library().v2e_session_open(model[0], new_struct("v2e_session_options"), session))
-    library().v2e_model_close(model[0])
+        check(library().v2e_decoder_session_open(model[0], new_struct("v2e_decoder_session_options"), session))
+    library().v2e_decoder_close(model[0])
 
 
 def test_options_of_the_core_s_own_kernels_are_refused(directory: Path, relay: Relay, decoder: Decoder) -> None:

@@ -39,7 +39,7 @@ def session(decoder: Decoder) -> Iterator[DecoderSession]:
 
 
 def prefill(session: DecoderSession, segments: Any, count: int, rows: int = 1) -> None:
-    check(library().v2e_session_prefill(session.handle, segments, count, rows, ffi.NULL, ffi.NULL))
+    check(library().v2e_decoder_session_prefill(session.handle, segments, count, rows, ffi.NULL, ffi.NULL))
 
 
 def shifted(array: npt.NDArray[Any], kind: str) -> Any:
@@ -72,7 +72,7 @@ def test_misaligned_arrays_are_refused(session: DecoderSession) -> None:
     session.prefill([IDS])
     kept = np.zeros(CONFIG.vocab_size + 1, np.float32)
     with pytest.raises(InputError, match="logits is not aligned to the 4 bytes"):
-        check(library().v2e_session_logits(session.handle, 1, shifted(kept, "float")))
+        check(library().v2e_decoder_session_logits(session.handle, 1, shifted(kept, "float")))
 
 
 def test_arrays_of_numpy_that_lie_anywhere_are_copied(decoder: Decoder, session: DecoderSession) -> None:
@@ -91,7 +91,7 @@ def test_more_logits_than_there_are_positions_are_those_of_all_positions(session
     prefill(session, segment, 1, rows=HUGE)
     assert session.logits(8).shape == (8, CONFIG.vocab_size)
     with pytest.raises(InputError, match="8 are kept"):
-        check(library().v2e_session_logits(session.handle, HUGE, array_pointer(np.zeros(1, np.float32))))
+        check(library().v2e_decoder_session_logits(session.handle, HUGE, array_pointer(np.zeros(1, np.float32))))
 
 
 def test_more_stop_tokens_than_there_can_be_are_refused(session: DecoderSession) -> None:
@@ -99,7 +99,7 @@ def test_more_stop_tokens_than_there_can_be_are_refused(session: DecoderSession)
     struct, reason = GenerateOptions(max_new_tokens=1).struct(), ffi.new("v2e_stop_reason *")
     struct.stop_token_count = HUGE
     with pytest.raises(InputError, match="stop_token_count"):
-        check(library().v2e_session_generate(session.handle, struct, ffi.NULL, ffi.NULL, reason))
+        check(library().v2e_decoder_session_generate(session.handle, struct, ffi.NULL, ffi.NULL, reason))
 
 
 def test_more_canvases_than_a_picture_needs_are_refused() -> None:
@@ -138,12 +138,12 @@ def test_zero_is_the_default_of_the_prefix_cache_and_a_flag_asks_for_none(int4_b
         plan = new_struct("v2e_memory_plan")
         check(library().v2e_plan_memory(str(int4_bundle).encode(), options, plan))
         assert plan.prefix_cache_bytes == expected
-        opened = ffi.new("v2e_model **")
-        model = new_struct("v2e_model_options", threads=1, device=library().V2E_DEVICE_CPU, **given)
-        check(library().v2e_model_open(str(int4_bundle / "decoder").encode(), model, opened))
+        opened = ffi.new("v2e_decoder **")
+        model = new_struct("v2e_decoder_options", threads=1, device=library().V2E_DEVICE_CPU, **given)
+        check(library().v2e_decoder_open(str(int4_bundle / "decoder").encode(), model, opened))
         state = new_struct("v2e_prefix_cache")
-        check(library().v2e_model_prefix_cache(opened[0], state))
-        library().v2e_model_close(opened[0])
+        check(library().v2e_decoder_prefix_cache(opened[0], state))
+        library().v2e_decoder_close(opened[0])
         assert state.budget_bytes == expected
 
 

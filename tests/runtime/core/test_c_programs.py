@@ -1,4 +1,4 @@
-"""Programs in C, the usage example of the header and examples/generate.c, run and say what Python says."""
+"""Programs in C that use a decoder by itself run and say what Python says."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 PROGRAM = """
-#include "valley2.h"
+#include "valley2_parts.h"
 #include <stdio.h>
 
 static int on_event(const v2e_event *event, void *user_data) {
@@ -52,7 +52,7 @@ int main(void) {
 
 
 BACKEND_PROGRAM = """
-#include "valley2.h"
+#include "valley2_parts.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -93,30 +93,30 @@ static int on_event(const v2e_event *event, void *user_data) {
 int main(void) {
     engine one = {0, 0};
     v2e_backend backend = {sizeof backend, "counter", &one, open_engine, cost, run, NULL, close_engine};
-    v2e_model_options model_options = {sizeof model_options};
-    v2e_session_options session_options = {sizeof session_options};
+    v2e_decoder_options model_options = {sizeof model_options};
+    v2e_decoder_session_options session_options = {sizeof session_options};
     v2e_generate_options generate = {sizeof generate};
     const int32_t prompt[] = {1, 2, 3, 4};
     v2e_segment segment = {prompt, NULL, 4};
-    v2e_model *model = NULL;
-    v2e_session *session = NULL;
+    v2e_decoder *model = NULL;
+    v2e_decoder_session *session = NULL;
     v2e_stop_reason reason;
     v2e_status status;
     model_options.backend = &backend;
     generate.max_new_tokens = 8;
-    if (v2e_model_open("bundle/decoder", &model_options, &model) ||
-        v2e_session_open(model, &session_options, &session) ||
-        v2e_session_prefill(session, &segment, 1, 1, NULL, NULL) ||
-        v2e_session_generate(session, &generate, on_event, NULL, &reason))
+    if (v2e_decoder_open("bundle/decoder", &model_options, &model) ||
+        v2e_decoder_session_open(model, &session_options, &session) ||
+        v2e_decoder_session_prefill(session, &segment, 1, 1, NULL, NULL) ||
+        v2e_decoder_session_generate(session, &generate, on_event, NULL, &reason))
         return fputs(v2e_last_error(), stderr), 1;
-    printf("%d ", (int)v2e_session_kv_bytes(session));
-    v2e_session_truncate(session, 2);
-    v2e_session_prefill(session, &segment, 1, 1, NULL, NULL);
+    printf("%d ", (int)v2e_decoder_session_kv_bytes(session));
+    v2e_decoder_session_truncate(session, 2);
+    v2e_decoder_session_prefill(session, &segment, 1, 1, NULL, NULL);
     generate.max_new_tokens = 0;
-    status = v2e_session_generate(session, &generate, NULL, NULL, &reason);
+    status = v2e_decoder_session_generate(session, &generate, NULL, NULL, &reason);
     printf("%d %s ", (int)status, v2e_last_error());
-    v2e_session_close(session);
-    v2e_model_close(model);
+    v2e_decoder_session_close(session);
+    v2e_decoder_close(model);
     printf("%d", one.closed);
     return 0;
 }
@@ -124,9 +124,9 @@ int main(void) {
 
 
 def usage_example() -> str:
-    """The code in the comment that the header begins with."""
-    comment = (INCLUDE / "valley2.h").read_text().split("*/")[0]
-    found = re.search(r"^ \* Usage.*?:\n(.*?)^ \* Rules\.$", comment, re.MULTILINE | re.DOTALL)
+    """The code in the comment about the decoder."""
+    header = (INCLUDE / "valley2_parts.h").read_text()
+    found = re.search(r"^/\* -+ decoder\n.*?^ \* Usage.*?:\n(.*?)^ \*/$", header, re.MULTILINE | re.DOTALL)
     assert found is not None
     return "\n".join(line.removeprefix(" *") for line in found[1].splitlines())
 
@@ -162,7 +162,7 @@ def said(place: Path, segments: list[np.ndarray], options: GenerateOptions) -> l
     return [str(token) for token in tokens]
 
 
-def test_usage_example_of_the_header_runs(place: Path) -> None:
+def test_usage_example_of_a_decoder_runs(place: Path) -> None:
     source = place / "usage.c"
     source.write_text(
         PROGRAM
@@ -182,20 +182,6 @@ def test_usage_example_of_the_header_runs(place: Path) -> None:
     expected = said(place, segments, GenerateOptions(max_new_tokens=256, stop_tokens=tuple(STOPS)))
     assert expected
     assert run(place, compile_program(source, place / "usage")) == expected
-
-
-def test_example_generates_what_python_generates(place: Path) -> None:
-    program = compile_program(ROOT / "examples" / "generate.c", place / "generate")
-    expected = said(place, [np.array(BEFORE, np.int32)], GenerateOptions(max_new_tokens=16))
-    words = run(place, program, "bundle/decoder", "16", *map(str, BEFORE))
-    assert words == [*expected, "Done."] and len(expected) == 16
-
-
-def test_example_says_what_is_wrong(place: Path) -> None:
-    program = compile_program(ROOT / "examples" / "generate.c", place / "generate")
-    done = subprocess.run([program, "no/such/bundle", "16", "1"], cwd=place, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert re.fullmatch(r"open model: .*no/such/bundle.*\.\n", done.stderr)
 
 
 def test_backend_in_c_computes_a_conversation(place: Path) -> None:

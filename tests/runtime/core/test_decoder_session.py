@@ -323,8 +323,8 @@ def test_library_that_lacks_a_function_or_is_of_another_release_is_refused(monke
 
 
 def test_struct_that_is_smaller_than_the_librarys_is_filled_as_far_as_it_goes(decoder: Decoder) -> None:
-    description = new_struct("v2e_model_description")
-    description.struct_size = ffi.offsetof("v2e_model_description", "weight_bytes")
-    native.check(native.library().v2e_model_describe(decoder.handle, description))
+    description = new_struct("v2e_decoder_description")
+    description.struct_size = ffi.offsetof("v2e_decoder_description", "weight_bytes")
+    native.check(native.library().v2e_decoder_describe(decoder.handle, description))
     assert description.vocabulary_size == CONFIG.vocab_size
     assert description.weight_bytes == 0

@@ -160,6 +160,21 @@ def test_what_fits_stays_as_it_is(bundle: Bundle) -> None:
     assert choice.changes == () and choice.settings.keep_vision
 
 
+def test_without_a_limit_everything_stays_as_it_is(bundle: Bundle) -> None:
+    wanted = replace(FULL, keep_vision=True, kv_precision="fp32", eagle_min_tokens=9)
+    choice = MemoryBudget(bundle, 0).choose(wanted, [PHOTO], conversation=False)
+    assert (choice.settings, choice.changes) == (wanted, ())
+
+
+def test_pictures_that_have_no_tiles_anyway_leave_that_to_the_policy(bundle: Bundle) -> None:
+    """Several pictures are not cut into tiles; a lone one of a later question still is."""
+    wanted = replace(FULL, prefill_chunk=64, kv_precision="int8", eagle_max_tokens=500)
+    least = plan(bundle, PHOTO, PHOTO, settings=replace(wanted, eagle_max_tokens=64), conversation=True).peak_bytes
+    choice = budget_of(bundle, least - 100 * MIB).choose(wanted, [PHOTO, PHOTO])
+    assert choice.settings.tiles and choice.settings.eagle
+    assert choice.settings.eagle_max_tokens is not None and len(choice.changes) == 1
+
+
 def test_budget_lowers_the_eagle_cap_no_further_than_needed(bundle: Bundle) -> None:
     budget = budget_of(bundle, 300 * MIB)
     choice = budget.choose(FULL, [PHOTO])

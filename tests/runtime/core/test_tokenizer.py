@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from valley2_edge.errors import BundleError, InputError
-from valley2_edge.tokenizer import TextStream, Tokenizer, partial_suffix
+from valley2_edge.runtime.core.tokenizer import TextStream, Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"
 
 TEXTS = [
@@ -181,10 +181,3 @@ def test_truncation_and_padding_of_the_file_are_not_used(
     text = "What is shown in this picture?"
     expected = reference(text)["input_ids"]
     assert Tokenizer(tmp_path).encode_text(text) == Tokenizer(tmp_path).encode_with_controls(text) == expected
-
-
-def test_partial_suffix_takes_the_longest() -> None:
-    assert partial_suffix("a<|im", ["<|im_end|>"]) == 4
-    assert partial_suffix("<|im_end|>", ["<|im_end|>"]) == 0
-    assert partial_suffix("abc", ["<|im_end|>"]) == 0
-    assert partial_suffix("x<CON", ["<SUMMARY>", "<CONCLUSION>"]) == 4

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from valley2_edge.errors import InputError
 from valley2_edge.options import PolicyName
 from valley2_edge.policy import Policy
-from valley2_edge.prompt import (
+from valley2_edge.runtime.core.prompt import (
     PICTURE_ID,
     Layout,
     Message,
@@ -24,12 +24,12 @@ from valley2_edge.prompt import (
     split_at_pictures,
     with_thinking,
 )
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 CHECKPOINT = GOLDEN / "ckpt" / "eagle_ovis"
 CASES = sorted(path.stem for path in (GOLDEN / "pre").glob("*.safetensors"))
 VARIANTS: dict[PolicyName, str] = {"hub": "hf_eagle_ovis", "repo": "eagle_ovis"}
