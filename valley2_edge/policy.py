@@ -1,19 +1,15 @@
-"""What a session decides about pictures: policy, tiling and Eagle caps (docs/valley2.md, "Policies")."""
+"""What a session decides about pictures: policy, tiling and Eagle caps (docs/valley2.md, "Policies").
+
+`runtime/core/picture_policy.py` has what the core makes of it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from valley2_edge.errors import OptionError
-from valley2_edge.geometry import GeometryOptions
 from valley2_edge.options import EAGLE_MAX_TOKENS, EaglePreset, PictureOptions, PolicyName
 
-if TYPE_CHECKING:
-    from valley2_edge.config import ModelConfig
-
-EAGLE_TOKEN_PIXELS = 28 * 28
-"""Pixels of the Eagle picture that become one token: a 2 x 2 block of 14-pixel patches."""
 EAGLE_MIN_TOKENS = 4
 REPO_PICTURE_LIMIT = 8
 
@@ -50,37 +46,6 @@ class Policy(PictureOptions):
             return min(EAGLE_MIN_TOKENS, high), high
         # A minimum that the caller names lifts a preset's cap.
         return self.eagle_min_tokens, high if self.eagle_max_tokens is not None else max(high, self.eagle_min_tokens)
-
-    def tiled(self, model: ModelConfig, picture_count: int) -> bool:
-        """Whether the pictures of a turn are cut into tiles.
-
-        DIFFERS: the reference counts the pictures of the whole conversation; here those of the turn count, because
-        earlier turns are in the KV cache already.
-        """
-        if not (self.tiles and model.picture.anyres):
-            return False
-        return self.policy == "repo" or picture_count == 1 or not model.picture.only_crop_single_image
-
-    def geometry_options(self, model: ModelConfig, picture_count: int, video: bool = False) -> GeometryOptions:
-        """How each picture of a turn becomes tiles and patches.
-
-        Args:
-            model: The architecture.
-            picture_count: Pictures of the turn, frames included.
-            video: The turn has frames of a video.
-        """
-        low, high = self.eagle_tokens(several=video or picture_count > 1)
-        return GeometryOptions(
-            tile_size=model.siglip.image_size,
-            tokens_per_side=model.projector.tokens_per_side,
-            tiled=self.tiled(model, picture_count),
-            unpad=model.eagle is not None,
-            max_vision_token=model.picture.max_vision_token,
-            eagle=self.eagle and model.eagle is not None,
-            eagle_min_pixels=low * EAGLE_TOKEN_PIXELS,
-            eagle_max_pixels=high * EAGLE_TOKEN_PIXELS,
-            canvases=model.picture.canvases,
-        )
 
     def picture_limit(self) -> int | None:
         """Most pictures of one turn; the rest is left out. None means that there is no limit.

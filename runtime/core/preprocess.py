@@ -13,6 +13,7 @@ from valley2_edge.errors import InputError
 from valley2_edge.geometry import Geometry, GeometryOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.picture_policy import geometry_options
 from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture
 
 BLACK_PICTURE_SIDE = 3
@@ -56,7 +57,7 @@ def prepare_pictures(
     Raises:
         InputError: A picture is too thin for the Eagle branch, or the caps leave no token; the text says which.
     """
-    options = policy.geometry_options(model, len(pictures), video)
+    options = geometry_options(policy, model, len(pictures), video=video)
     prepared = []
     for index, pixels in enumerate(pictures):
         height, width, _ = pixels.shape

@@ -1,31 +1,52 @@
-"""The vision half of a bundle: SigLIP, its projector and Eagle, in the core's own towers or in a backend."""
+"""The vision half of a bundle, which the core computes in its own towers or drives in a backend, as a Python object."""
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from threading import Lock
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from valley2_edge.bundle import Bundle
-from valley2_edge.errors import BundleError, EngineError, Valley2Warning
+from valley2_edge.errors import InputError, Valley2Error, Valley2Warning
+from valley2_edge.geometry import GeometryOptions
+from valley2_edge.option_checks import LARGEST_UINT64
 from valley2_edge.options import LoadOptions
-from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly, run_until_cancelled
-from valley2_edge.runtime.core.backend import BackendTable
-from valley2_edge.runtime.core.pixels import stitch_tiles
+from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.core._header import ffi
+from valley2_edge.runtime.core.binding import (
+    COMPONENT_NUMBERS,
+    ISA_NUMBERS,
+    EventBridge,
+    array_pointer,
+    enum_numbers,
+    new_struct,
+    number_of,
+    path_bytes,
+    stamp_struct,
+    struct_array,
+    struct_values,
+    text_of,
+    unsigned,
+)
+from valley2_edge.runtime.core.library import check, library
+from valley2_edge.runtime.core.native_object import NativeObject
+from valley2_edge.runtime.core.open_model import OpenModel
+from valley2_edge.runtime.core.pixels import geometry_options_struct, picture_array
 from valley2_edge.runtime.core.preprocess import PreparedPicture
-from valley2_edge.runtime.core.tower import Tower, VocabularyUse
-from valley2_edge.runtime.core.vision_engine import NATIVE, Array, ComponentName
+from valley2_edge.runtime.core.tower import VocabularyUse
+from valley2_edge.runtime.core.vision_engine import NATIVE, Array, ComponentName, output_shape
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.vision.engine_choice import check_vision_engine, vision_backend
+from valley2_edge.runtime.vision.backend_calls import VisionTable
+from valley2_edge.runtime.vision.engine_choice import check_vision_engine
 
-_LOCK_WAIT_SECONDS = 0.05
+_COMPONENTS: tuple[ComponentName, ...] = ("siglip", "projector", "eagle")
+_EVENT_KINDS = {number: name for name, number in enum_numbers("v2e_vision_event_kind", "V2E_VISION_").items()}
+"""The stages by the numbers of the core's events, and "notice"."""
 
 
 @dataclass
@@ -38,41 +59,37 @@ class VisionTimes:
     projector: float = 0.0
     eagle: float = 0.0
 
-    @contextmanager
-    def measured(self, part: str) -> Iterator[None]:
-        """Adds the time that a block takes to one part."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self, part, getattr(self, part) + time.perf_counter() - begin)
-
 
 @dataclass
 class EncodedPictures:
-    """What the vision engines made of a turn's pictures."""
+    """What became of a turn's pictures."""
 
     tokens: list[Array]
-    """The embeddings of each picture, (siglip_tokens + eagle_tokens, hidden_size)."""
+    """The embeddings of each picture, (siglip_tokens + eagle_tokens, hidden_size), which nobody may write to."""
     times: VisionTimes = field(default_factory=VisionTimes)
     vocabulary: VocabularyUse | None = None
     """What a native projector left out; None: there was none."""
+    hits: int = 0
+    """Pictures that were not computed for this turn."""
 
 
-class VisionEncoder:
-    """The three components of one bundle, loaded when they are needed and one turn at a time.
+class VisionEncoder(NativeObject):
+    """The three components of one bundle, loaded when they are needed and one turn at a time; safe for threads.
 
     Args:
         bundle: Where the towers are.
         threads: Number of CPU threads; the decoder's own number, so that both share one budget.
-        model: The decoder's v2e_model, on whose threads native towers compute; None: they have threads of their own.
+        model: The v2e_decoder, on whose threads native towers compute; None: they have threads of their own.
         providers: ONNX Runtime's execution providers in order of preference; None: those of this machine that run
             locally without building an engine first.
         keep: Hold the towers between turns, which costs their weights in memory; otherwise each goes after its use.
-        trim: Called when towers come or went, unless they are kept: what it gives back makes room for the next ones.
+        trims: A v2e_decoder that is trimmed when towers come or go, unless they are kept: what it gives back makes room
+            for the next ones. It must be open whenever pictures are encoded.
         engine: A name that `LoadOptions.vision_engine` takes. What another engine than the core cannot compute here,
             the core's towers do, after a warning that says why.
         isa: Instruction set of the native towers.
+        cache_bytes: Most bytes of embeddings that are kept for pictures that come again; 0 keeps none. A picture is
+            known by its pixels, once they are upright RGB, and by all that decides what becomes of them.
 
     Raises:
         InputError: The installation or the bundle lacks the engine; the text says how to get it.
@@ -86,32 +103,45 @@ class VisionEncoder:
         model: Any = None,
         providers: Sequence[str] | None = None,
         keep: bool = False,
-        trim: Callable[[], None] = lambda: None,
+        trims: Any = None,
         engine: str = "auto",
         isa: str = "auto",
+        cache_bytes: int = 0,
     ) -> None:
-        self._bundle = bundle
-        self._threads = threads
-        self._model = model
         options = LoadOptions(threads=threads, providers=providers, vision_engine=engine)
         check_vision_engine(bundle, options)
-        self._backend = vision_backend(bundle, options)
-        self._table = None if self._backend is None else BackendTable(self._backend)
-        self._failed: set[ComponentName] = set()
-        """The components that the backend could not compute."""
-        self._isa = isa
-        self._keep = keep
-        self._trim = trim
-        self._towers: dict[ComponentName, Tower] = {}
-        self._lock = Lock()
-        self.providers: dict[str, list[str]] = {}
-        """What computes each component that was loaded so far: the core's instruction set, ONNX Runtime's providers,
-        or a backend by its name."""
+        self._model: OpenModel | None = None
+        self._architecture = bundle.manifest.architecture
+        self._backend = VisionTable.of(bundle, options)
+        struct = new_struct(
+            "v2e_vision_options",
+            threads=unsigned("threads", threads),
+            isa=number_of("isa", isa, ISA_NUMBERS),
+            keep=int(keep),
+            cache_bytes=unsigned("cache_bytes", cache_bytes, LARGEST_UINT64),
+            threads_of=model,
+            trims=trims,
+            backend=None if self._backend is None else self._backend.table.struct,
+            **_tower_files(bundle),
+        )
+        handle = ffi.new("v2e_vision **")
+        check(library().v2e_vision_open(path_bytes(bundle.directory), struct, handle))
+        self._handle = handle[0]
+
+    @classmethod
+    def of_model(cls, bundle: Bundle, model: OpenModel, backend: VisionTable | None) -> VisionEncoder:
+        """The vision half of an open model; `backend` is what computes it there."""
+        made = cls.__new__(cls)
+        made._architecture = bundle.manifest.architecture
+        made._backend = backend
+        made._model = model
+        made._handle = model.part("vision")
+        return made
 
     def encode(
         self, pictures: Sequence[PreparedPicture], cancel: CancelToken, on_progress: ProgressCallback = ignore_progress
     ) -> EncodedPictures:
-        """Encodes the pictures of one turn; each engine sees each picture once.
+        """Encodes the pictures of one turn; each engine sees each picture once, and none that the cache knows.
 
         SigLIP and the projector go over all pictures, then Eagle does, so that only one tower is in memory. Turns of
         several sessions wait for each other.
@@ -119,7 +149,7 @@ class VisionEncoder:
         Args:
             pictures: As `prepare_pictures` made them.
             cancel: Stops at once: docs/performance.md has figures.
-            on_progress: Told tiles, then pictures.
+            on_progress: Told tiles, then pictures. It may run in a helper thread.
 
         Raises:
             Cancelled: The token was set.
@@ -127,20 +157,34 @@ class VisionEncoder:
             NumericError: An engine computed a NaN or an infinity.
             BudgetError: The memory does not suffice.
         """
-        encoded = EncodedPictures([])
         if not pictures:
-            return encoded
-        with self._turn(cancel):
-            try:
-                self._trim_unless_kept()
-                siglip = self._encode_siglip(pictures, encoded, cancel, on_progress)
-                eagle = self._encode_eagle(pictures, encoded.times, cancel, on_progress)
-            finally:
-                self._release_unless_kept()
-            for index in range(len(pictures)):
-                parts = [tokens[index] for tokens in (siglip, eagle) if tokens]
-                encoded.tokens.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
-            return encoded
+            return EncodedPictures([])
+        given = _picture_structs(pictures)
+        use = new_struct("v2e_vision_use")
+        made = ffi.new("v2e_embeddings *[]", len(pictures))
+
+        def call(stop: Any, bridge: EventBridge) -> int:
+            return int(
+                library().v2e_vision_encode(
+                    self.handle, given, len(pictures), stop, bridge.function, ffi.NULL, use, made
+                )
+            )
+
+        self._interruptibly(call, cancel, on_progress)
+        tokens = [_shared_array(handle) for handle in made]
+        seconds = {part.name: getattr(use, f"{part.name}_seconds") for part in fields(VisionTimes)}
+        vocabulary = None
+        if use.has_vocabulary:
+            vocabulary = VocabularyUse(**struct_values(use, [part.name for part in fields(VocabularyUse)]))
+        return EncodedPictures(tokens, VisionTimes(**seconds), vocabulary, use.hits)
+
+    def answering(self, ended: Callable[[], bool]) -> AbstractContextManager[None]:
+        """For the length of a block an answer of the model is read.
+
+        Args:
+            ended: Whether nobody waits for it any more: a backend that opens a component then stops waiting, too.
+        """
+        return nullcontext() if self._backend is None else self._backend.calls.answers.reading(ended)
 
     def siglip(self, tiles: Array, cancel: CancelToken | None = None) -> Array:
         """Features (T, 729, channels) of tiles (T, 3, size, size)."""
@@ -155,203 +199,198 @@ class VisionEncoder:
         return self._run("eagle", patches, positions, cancel)
 
     @property
+    def handle(self) -> Any:
+        """The v2e_vision.
+
+        Raises:
+            Valley2Error: The encoder is closed.
+        """
+        if self._handle is None:
+            raise Valley2Error("The vision encoder is closed.")
+        return self._handle
+
+    @property
+    def providers(self) -> dict[str, list[str]]:
+        """What computes each component that was loaded so far.
+
+        It is the core's instruction set, ONNX Runtime's providers, or a backend by its name.
+        """
+        description = self._describe()
+        found: dict[str, list[str]] = {}
+        for name in _COMPONENTS:
+            text = text_of(getattr(description, name))
+            calls = None if self._backend is None or text.startswith(f"{NATIVE} ") else self._backend.calls
+            if text:
+                found[name] = [text] if calls is None else calls.computed_by.get(name, [text])
+        return found
+
+    @property
     def loaded(self) -> frozenset[str]:
         """The components that are in memory now."""
-        return frozenset(self._towers)
+        description = self._describe()
+        return frozenset(name for name in _COMPONENTS if getattr(description, f"{name}_loaded"))
 
     @property
     def engine(self) -> str:
         """The name of what computes: "native", or that of the backend, unless it cannot compute here."""
-        return NATIVE if self._backend is None else self._backend.name
+        backend = self._backend
+        return NATIVE if backend is None or text_of(self._describe().engine) == NATIVE else backend.name
 
     @property
     def keeps(self) -> bool:
         """Whether the engines stay in memory between turns."""
-        return self._keep
+        return bool(self._describe().keeps)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of embeddings that are kept now."""
+        return int(self._describe().cache_bytes)
+
+    @property
+    def cache_budget_bytes(self) -> int:
+        """Most bytes of embeddings that may be kept."""
+        return int(self._describe().cache_budget_bytes)
 
     def stop_keeping(self) -> None:
         """Frees each engine after its use from now on."""
-        self._keep = False
+        check(library().v2e_vision_keep(self.handle, 0))
+
+    def resize_cache(self, budget_bytes: int) -> None:
+        """Sets another budget of embeddings and drops what is beyond it."""
+        budget_bytes = unsigned("vision_cache_bytes", budget_bytes, LARGEST_UINT64)
+        check(library().v2e_vision_resize_cache(self.handle, budget_bytes))
+
+    def clear_cache(self) -> None:
+        """Forgets all pictures."""
+        check(library().v2e_vision_clear_cache(self.handle))
 
     def release(self) -> None:
         """Unloads the towers; the next call loads them again."""
-        for tower in self._towers.values():
-            tower.close()
-        self._towers.clear()
-        if self._backend is not None:
-            self._backend.stop()
+        check(library().v2e_vision_release(self.handle))
 
-    def _encode_siglip(
-        self,
-        pictures: Sequence[PreparedPicture],
-        result: EncodedPictures,
-        cancel: CancelToken,
-        report: ProgressCallback,
-    ) -> list[Array]:
-        times = result.times
-        done, total = 0, sum(picture.geometry.tile_count for picture in pictures)
-        report("siglip", done, total)
-        self._load("siglip", times, 1, cancel, report)
-        self._load("projector", times, 1, cancel, report)
-        self._trim_unless_kept()
-        encoded = []
-        for picture in pictures:
-            cancel.check()
-            with times.measured("preprocess"):
-                tiles = picture.tiles(cancel)  # (tile_count, 3, size, size)
-            projected = []
-            for tile in tiles:
-                with times.measured("siglip"):
-                    features = self.siglip(tile[None], cancel)  # (1, 729, channels)
-                with times.measured("projector"):
-                    projected.append(self.project(features, cancel))  # (1, side * side, hidden)
-                self._note_vocabulary(result)
-                done += 1
-                report("siglip", done, total)
-            encoded.append(stitch_tiles(np.concatenate(projected), picture.geometry, picture.options))
-        self._release_unless_kept()
-        return encoded
+    def close(self) -> None:
+        """Gives back what the core holds; embeddings that were handed out stay."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            library().v2e_vision_close(handle)
+            self._model = None
 
-    def _note_vocabulary(self, result: EncodedPictures) -> None:
-        if "projector" in self._failed or self._backend is None:
-            use = self._towers["projector"].vocabulary
-            result.vocabulary = use if result.vocabulary is None else result.vocabulary.joined(use)
-
-    def _encode_eagle(
-        self,
-        pictures: Sequence[PreparedPicture],
-        times: VisionTimes,
-        cancel: CancelToken,
-        report: ProgressCallback,
-    ) -> list[Array]:
-        if not any(picture.options.eagle for picture in pictures):
-            return []
-        report("eagle", 0, len(pictures))
-        most_patches = max(picture.geometry.eagle_patches for picture in pictures)
-        self._load("eagle", times, most_patches, cancel, report)
-        self._trim_unless_kept()
-        encoded = []
-        for index, picture in enumerate(pictures):
-            cancel.check()
-            with times.measured("preprocess"):
-                patches, positions = picture.patches(cancel)
-            with times.measured("eagle"):
-                encoded.append(self.eagle(patches, positions, cancel))
-            report("eagle", index + 1, len(pictures))
-        return encoded
-
-    def _load(
-        self, name: ComponentName, times: VisionTimes, rows: int, cancel: CancelToken, report: ProgressCallback
-    ) -> None:
-        with times.measured("load"):
-            self._tower(name, rows, cancel, report)
+    def _describe(self) -> Any:
+        description = new_struct("v2e_vision_description")
+        check(library().v2e_vision_describe(self.handle, description))
+        return description
 
     def _run(
         self, name: ComponentName, values: Array, positions: NDArray[np.int64] | None, cancel: CancelToken | None
     ) -> Array:
-        tower = self._tower(name, len(values), cancel)
-        try:
-            return tower.compute(values, positions, cancel)
-        except EngineError as error:
-            self._fall_back(name, error)
-            return self._tower(name, len(values), cancel).compute(values, positions, cancel)
-
-    def _tower(
-        self,
-        name: ComponentName,
-        rows: int,
-        cancel: CancelToken | None = None,
-        report: ProgressCallback = ignore_progress,
-    ) -> Tower:
-        """The component, loaded for inputs of so many rows; an engine may have to be built for that."""
-        token = cancel or CancelToken()
-        if name not in self._towers:
-            try:
-                self._start()
-                # A graph takes seconds to load and cannot be told to stop.
-                self._towers[name] = run_until_cancelled(lambda: self._open(name), token, lambda: None)
-            except EngineError as error:
-                self._fall_back(name, error)
-                return self._tower(name, rows, cancel, report)
-        if self._in_backend(name):
-            try:
-                self._prepare(name, rows, token, report)
-            except EngineError as error:
-                self._fall_back(name, error)
-                return self._tower(name, rows, cancel, report)
-        return self._towers[name]
-
-    def _in_backend(self, name: ComponentName) -> bool:
-        return self._backend is not None and name not in self._failed
-
-    def _start(self) -> None:
-        """Finds what the backend needs; where that is missing, the core computes everything."""
-        if self._backend is None:
-            return
-        try:
-            run_interruptibly(self._backend.start, lambda: None)
-        except EngineError as error:
-            _warn(f"The vision engines run in the core instead of {self._backend.name}: {error}.")
-            self._backend = self._table = None
-
-    def _open(self, name: ComponentName) -> Tower:
-        component = getattr(self._bundle.manifest, name)
-        if component is None:
-            raise BundleError(f"{self._bundle.directory} has no {name} tower.")
-        architecture = self._bundle.manifest.architecture
-        if self._in_backend(name):
-            return Tower(self._bundle.directory, name, architecture, backend=self._table)
-        (file,) = component.files
-        tower = Tower(
-            self._bundle.path(file),
-            name,
-            architecture,
-            threads=self._threads,
-            threads_of=self._model,
-            isa=self._isa,
-            stamp=self._bundle.stamp(file),
+        dense = np.require(values, np.float32, ["C", "A"])
+        places = None if positions is None else np.require(positions, np.int64, ["C", "A"])
+        if dense.ndim < 2 or dense.size == 0 or (places is not None and places.shape != (len(dense), 2)):
+            raise InputError(f"The {name} tower cannot take values of the shape {list(dense.shape)}.")
+        output = np.empty(output_shape(name, self._architecture, len(dense)), np.float32)
+        given = new_struct(
+            "v2e_tower_input",
+            values=array_pointer(dense),
+            count=len(dense),
+            positions=None if places is None else array_pointer(places),
         )
-        self.providers[name] = [f"{NATIVE} {tower.description.isa}"]
-        return tower
 
-    def _prepare(self, name: ComponentName, rows: int, cancel: CancelToken, report: ProgressCallback) -> None:
-        backend, stop = self._backend, CancelToken()
-        if backend is None:
-            return
+        def call(stop: Any, bridge: EventBridge) -> int:
+            return int(
+                library().v2e_vision_run(
+                    self.handle,
+                    COMPONENT_NUMBERS[name],
+                    given,
+                    dense[0].size,
+                    array_pointer(output),
+                    output.size,
+                    stop,
+                    bridge.function,
+                    ffi.NULL,
+                )
+            )
 
-        def stopped() -> bool:
-            return stop.cancelled or cancel.cancelled
+        self._interruptibly(call, cancel or CancelToken(), ignore_progress)
+        return output
 
-        run_interruptibly(lambda: backend.prepare(name, rows, report, stopped), stop.cancel)
-        self.providers[name] = backend.computed_by(name)
+    def _interruptibly(
+        self, call: Callable[[Any, EventBridge], int], cancel: CancelToken, report: ProgressCallback
+    ) -> None:
+        """Makes a call of the core, so that the token and Ctrl-C end it, and tells its events."""
+        bridge = EventBridge(lambda event: _tell(event, report), "v2e_vision_callback")
+        with _stop() as stop:
+            # For this call alone: what a backend waits for without the core hears it.
+            token = CancelToken()
 
-    def _fall_back(self, name: ComponentName, error: EngineError) -> None:
-        """Lets the core compute this component from now on."""
-        if not self._in_backend(name):
-            raise error
-        self._failed.add(name)
-        if name in self._towers:
-            self._towers.pop(name).close()
-        _warn(f"The {name} engine runs in the core instead of {self.engine}: {error}.")
+            def end() -> None:
+                token.cancel()
+                library().v2e_vision_stop_set(stop)
 
-    @contextmanager
-    def _turn(self, cancel: CancelToken) -> Iterator[None]:
-        while not self._lock.acquire(timeout=_LOCK_WAIT_SECONDS):
-            cancel.check()
-        try:
-            yield
-        finally:
-            self._lock.release()
+            def work() -> None:
+                with nullcontext() if self._backend is None else self._backend.calls.ended_by(token):
+                    bridge.finish(call(stop, bridge))
 
-    def _release_unless_kept(self) -> None:
-        if not self._keep:
-            self.release()
-        self._trim_unless_kept()
-
-    def _trim_unless_kept(self) -> None:
-        if not self._keep:
-            self._trim()
+            with cancel.stopping(end):
+                run_interruptibly(work, end)
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, Valley2Warning, stacklevel=2)
+@contextmanager
+def _stop() -> Iterator[Any]:
+    """A v2e_vision_stop for one call."""
+    stop = ffi.new("v2e_vision_stop **")
+    check(library().v2e_vision_stop_open(stop))
+    try:
+        yield stop[0]
+    finally:
+        library().v2e_vision_stop_close(stop[0])
+
+
+def _tell(event: Any, report: ProgressCallback) -> None:
+    kind = _EVENT_KINDS[event.kind]
+    if kind == "notice":
+        warnings.warn(text_of(event.text), Valley2Warning, stacklevel=2)
+    else:
+        report(kind, int(event.done), int(event.total))
+
+
+def _tower_files(bundle: Bundle) -> dict[str, Any]:
+    """The files of the native towers as v2e_vision_options has them: a bundle that is being made has no manifest."""
+    found: dict[str, Any] = {}
+    for name in _COMPONENTS:
+        component = getattr(bundle.manifest, name)
+        if component is not None:
+            (file,) = component.files
+            found[f"{name}_path"] = ffi.new("char[]", path_bytes(bundle.path(file)))
+            found[f"{name}_stamp"] = stamp_struct(bundle.stamp(file))
+    return found
+
+
+def _picture_structs(pictures: Sequence[PreparedPicture]) -> Any:
+    options: dict[GeometryOptions, Any] = {}
+    structs = []
+    for picture in pictures:
+        if picture.options not in options:
+            options[picture.options] = geometry_options_struct(picture.options)
+        pixels = picture_array(picture.pixels, picture.geometry)
+        height, width, _ = pixels.shape
+        structs.append(
+            new_struct(
+                "v2e_vision_picture",
+                pixels=array_pointer(pixels),
+                width=width,
+                height=height,
+                options=options[picture.options],
+            )
+        )
+    return struct_array("v2e_vision_picture", structs)
+
+
+def _shared_array(handle: Any) -> Array:
+    """The embeddings of one picture, (tokens, hidden_size), in the core's memory, which they keep alive."""
+    values, tokens, hidden_size = ffi.new("float **"), ffi.new("size_t *"), ffi.new("size_t *")
+    check(library().v2e_embeddings_read(handle, ffi.cast("const float **", values), tokens, hidden_size))
+    owned = ffi.gc(values[0], lambda _: library().v2e_embeddings_release(handle))
+    size = tokens[0] * hidden_size[0] * np.dtype(np.float32).itemsize
+    array = np.frombuffer(ffi.buffer(owned, size), np.float32).reshape(tokens[0], hidden_size[0])
+    array.flags.writeable = False
+    return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -66,19 +67,6 @@ def test_progress_and_times_cover_every_tile_and_picture(bundle: Bundle, encoder
     assert steps == [("siglip", done, 2) for done in range(3)] + [("eagle", done, 2) for done in range(3)]
     assert [len(tokens) for tokens in encoded.tokens] == [picture.tokens for picture in pictures]
     assert min(encoded.times.siglip, encoded.times.projector, encoded.times.eagle, encoded.times.load) > 0
-
-
-def test_each_engine_sees_each_picture_once(
-    bundle: Bundle, encoder: VisionEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-    for name in ("siglip", "project", "eagle"):
-        original = getattr(encoder, name)
-        monkeypatch.setattr(encoder, name, lambda *given, n=name, o=original: calls.append(n) or o(*given))
-    (picture,) = prepared(bundle, Policy(), (400, 300))
-    encoder.encode([picture], CancelToken())
-    assert calls.count("siglip") == calls.count("project") == picture.geometry.tile_count
-    assert calls.count("eagle") == 1
 
 
 def test_without_eagle_its_engine_is_not_loaded(bundle: Bundle, encoder: VisionEncoder) -> None:
@@ -186,6 +174,7 @@ def test_towers_compute_on_the_decoders_threads(bundle: Bundle) -> None:
     count = 5
     with Decoder(bundle.directory / "decoder", threads=count) as decoder:
         decode(decoder)
+        gc.collect()  # the encoders of earlier tests, whose threads would end in the meantime
         before = threads_of_this_process()
         encoder = VisionEncoder(bundle, threads=count, model=decoder.handle, keep=True)
         encoder.encode(prepared(bundle, Policy(), (60, 40)), CancelToken())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import threading
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from vision_backends import FakeBackend
 
 from valley2_edge import Valley2, register_backend
 from valley2_edge.backends import registered_backends
@@ -21,7 +21,7 @@ from valley2_edge.errors import Cancelled, EngineError, InputError, NumericError
 from valley2_edge.options import LoadOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
-from valley2_edge.runtime.core.backend import BackendCost, BackendRun
+from valley2_edge.runtime.core.backend import BackendCost
 from valley2_edge.runtime.core.memory import MemorySettings
 from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
 from valley2_edge.runtime.memory_budget import MemoryBudget
@@ -47,60 +47,6 @@ def encode(bundle: Bundle, engine: str, **options: Any) -> np.ndarray:
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
-class FakeEngine:
-    """Computes `value` everywhere."""
-
-    def __init__(self, backend: FakeBackend, component: str) -> None:
-        self.backend, self.component = backend, component
-        self.cancelled = threading.Event()
-
-    def run(self, call: BackendRun) -> None:
-        self.backend.runs.append((self.component, call.values.shape))
-        if self.backend.waits:
-            assert self.cancelled.wait(20)
-            raise Cancelled("as it was told")
-        if self.backend.trouble is not None:
-            raise self.backend.trouble
-        call.output[:] = self.backend.value
-
-    def cancel(self) -> None:
-        self.cancelled.set()
-
-    def close(self) -> None:
-        self.backend.open_components.remove(self.component)
-
-
-class FakeBackend:
-    """A backend as a program would write it."""
-
-    name = "fake"
-
-    def __init__(self) -> None:
-        self.value = 0.25
-        self.trouble: Exception | None = None
-        self.waits = False
-        self.runs: list[tuple[str, tuple[int, ...]]] = []
-        self.open_components: list[str] = []
-
-    def open(self, component: str) -> FakeEngine:
-        self.open_components.append(component)
-        return FakeEngine(self, component)
-
-    def cost(self, component: str, count: int, positions: int) -> BackendCost:
-        sizes = {"siglip": 1000, "projector": 100, "eagle": 10}
-        return BackendCost(weight_bytes=sizes[component] << 20, work_bytes=count << 10)
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeBackend]:
-    backend = FakeBackend()
-    register_backend("fake", lambda bundle, options: backend)
-    yield backend
-    from valley2_edge import backends
-
-    backends._factories.pop("fake")
 
 
 def test_onnx_runtime_computes_what_the_towers_compute(bundle: Bundle) -> None:
@@ -198,6 +144,8 @@ def test_registered_backend_sees_every_tile_and_patch(bundle: Bundle, fake: Fake
     assert fake.runs[0] == ("siglip", (1, 3 * siglip.image_size**2))
     assert fake.runs[1] == ("projector", (1, siglip.patches_per_side**2 * siglip.hidden_size))
     assert fake.runs[-1] == ("eagle", (prepared[0].geometry.eagle_patches, 588))
+    counts = [[component for component, _ in fake.runs].count(name) for name in ("siglip", "projector", "eagle")]
+    assert counts == [prepared[0].geometry.tile_count, prepared[0].geometry.tile_count, 1]
     assert encoder.providers["eagle"] == ["fake"] and fake.open_components == []
 
 

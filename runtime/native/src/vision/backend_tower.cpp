@@ -54,6 +54,26 @@ BackendTower::BackendTower(const std::string &bundle_directory, const v2e_backen
     : backend_(backend, "backend"), component_(vision_component(component)), sizes_(bundle_directory, component_),
       engine_(backend_.backend(), component_) {}
 
+void BackendTower::prepare(size_t count, const std::function<bool(uint64_t done, uint64_t total)> &progress) {
+    struct Context {
+        const std::function<bool(uint64_t done, uint64_t total)> &progress;
+        bool ended = false;
+    } context{progress};
+    const v2e_backend_progress tell = [](void *given, uint64_t done, uint64_t total) {
+        auto &told = *static_cast<Context *>(given);
+        told.ended = told.ended || !told.progress(done, total);
+        return told.ended ? 1 : 0;
+    };
+    try {
+        engine_.prepare(count, tell, &context);
+    } catch (const Failure &) {
+        if (!context.ended)
+            throw;
+    }
+    if (context.ended) // whatever the backend says of it
+        fail(V2E_ERROR_CANCELLED, "The call was cancelled.");
+}
+
 void BackendTower::run(const TowerCall &call) {
     if (component_ == V2E_COMPONENT_EAGLE)
         check_patches(call, sizes_.in_an_output);

@@ -5,6 +5,8 @@
 #include "base/backend_table.hpp"
 #include "vision/tower.hpp"
 
+#include <cstdint>
+#include <functional>
 #include <mutex>
 #include <string>
 
@@ -24,6 +26,9 @@ class BackendTower final : public Tower {
     // Fails when the backend does not open the component, or with V2E_ERROR_BUNDLE when the bundle has none.
     BackendTower(const std::string &bundle_directory, const v2e_backend *backend, uint32_t component);
 
+    // Makes ready for runs of so many tiles or patches. `progress` is told how far that is, 0 of 0 where it is only
+    // asked; false ends it. Fails as the backend does, with V2E_ERROR_CANCELLED when it was ended.
+    void prepare(size_t count, const std::function<bool(uint64_t done, uint64_t total)> &progress);
     void run(const TowerCall &call) override;
     void cancel() override;
     v2e_tower_description describe() const override;

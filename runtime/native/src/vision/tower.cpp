@@ -6,7 +6,9 @@
 namespace v2e {
 namespace {
 
-constexpr int64_t MOST_POSITION = 1 << 20; // exact in a float
+constexpr int64_t MOST_POSITION = 1 << 20;         // exact in a float
+constexpr size_t MOST_COUNT = 1 << 20;             // tiles or patches of a run
+constexpr uint64_t MOST_BYTES = uint64_t{1} << 45; // memory of a run: below it no size that is part of it wraps
 
 v2e_component component_of(const std::string &name) {
     for (const v2e_component component : {V2E_COMPONENT_SIGLIP, V2E_COMPONENT_PROJECTOR})
@@ -71,6 +73,31 @@ void check_patches(const TowerCall &call, size_t patches_of_a_token) {
     for (size_t i = 0; i < 2 * call.count; ++i)
         if (call.positions[i] < 0 || call.positions[i] > MOST_POSITION)
             fail(V2E_ERROR_INPUT, "A patch lies at position %lld.", static_cast<long long>(call.positions[i]));
+}
+
+v2e_tower_cost cost_of(const Tower &tower, size_t count) {
+    if (count == 0 || count > MOST_COUNT)
+        fail(V2E_ERROR_INPUT, "A vision tower takes from 1 to %zu tiles or patches at once, not %zu.", MOST_COUNT,
+             count);
+    v2e_tower_cost cost{};
+    cost.output_floats = tower.output_floats(count).value();
+    cost.scratch_bytes = tower.scratch_bytes(count).value();
+    cost.operations = tower.operations(count);
+    const Saturating values = Saturating(cost.output_floats) + Saturating(tower.input_floats()) * count;
+    if (values * sizeof(float) + cost.scratch_bytes > Saturating(MOST_BYTES))
+        fail(V2E_ERROR_BUDGET, "%zu tiles or patches at once take more memory than any machine has.", count);
+    return cost;
+}
+
+void run_tower(Tower &tower, const TowerCall &call) {
+    tower.stop().begin_call();
+    try {
+        tower.run(call);
+    } catch (const Failure &) {
+        tower.require_intact();
+        throw;
+    }
+    tower.require_intact();
 }
 
 } // namespace v2e

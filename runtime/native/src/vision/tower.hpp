@@ -6,7 +6,7 @@
 #include "base/stop_flag.hpp"
 #include "base/thread_pool.hpp"
 #include "cpu/vision/vision_kernels.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 #include "vision/tower_file.hpp"
 
 #include <atomic>
@@ -151,5 +151,12 @@ const char *component_name(v2e_component component);
 
 // Fails with V2E_ERROR_INPUT unless Eagle can make tokens of so many patches at their positions.
 void check_patches(const TowerCall &call, size_t patches_of_a_token);
+
+// What a run of so many tiles or patches takes. Fails with V2E_ERROR_INPUT for a number that no tower takes, and with
+// V2E_ERROR_BUDGET for more memory than any machine has.
+v2e_tower_cost cost_of(const Tower &tower, size_t count);
+
+// A whole call of a tower: also fails when what it computes with has changed, whatever came of it.
+void run_tower(Tower &tower, const TowerCall &call);
 
 } // namespace v2e

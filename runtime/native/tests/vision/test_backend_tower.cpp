@@ -1,6 +1,6 @@
 // A vision component in a backend: what the core checks, what it asks of the backend, and that every cancel is heard.
 #include "tests/check.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <atomic>
 #include <cmath>
