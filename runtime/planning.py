@@ -7,7 +7,7 @@ from typing import Any
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.runtime.core.backend import Backend
-from valley2_edge.runtime.core.memory import MemoryPlan, MemorySettings, Size, plan_memory
+from valley2_edge.runtime.core.memory import MemoryPlan, MemorySettings, Size, memory_options, plan_memory
 from valley2_edge.runtime.onnx.decoder_cost import OnnxDecoderCost, cpu_arithmetic
 from valley2_edge.runtime.vision.engine_choice import vision_backend
 
@@ -26,14 +26,33 @@ def plan_bundle(bundle: Bundle, pictures: Sequence[Size], settings: MemorySettin
         BundleError: A header is damaged.
         BudgetError: The pictures do not fit the context.
     """
-    return plan_memory(
-        bundle,
-        pictures,
-        settings,
-        decoder_backend=_decoder_backend(bundle, settings),
-        vision_backend=vision_backend(bundle, settings),
-        **about,
-    )
+    return plan_memory(bundle, pictures, settings, **_backends(bundle, settings), **about)
+
+
+def bundle_options(
+    bundle: Bundle,
+    pictures: Sequence[Size],
+    settings: MemorySettings,
+    *,
+    video: bool,
+    conversation: bool,
+    process_bytes: int | None,
+) -> Any:
+    """The v2e_memory_options of a question, with the same backends; the arguments are those of `plan_memory`.
+
+    Raises:
+        InputError: An option is out of range, or a picture is too thin.
+        BudgetError: No context is long enough for the pictures.
+    """
+    about: dict[str, Any] = {"video": video, "conversation": conversation, "process_bytes": process_bytes}
+    return memory_options(bundle, pictures, settings, **_backends(bundle, settings), **about)
+
+
+def _backends(bundle: Bundle, settings: MemorySettings) -> dict[str, Any]:
+    return {
+        "decoder_backend": _decoder_backend(bundle, settings),
+        "vision_backend": vision_backend(bundle, settings),
+    }
 
 
 def _decoder_backend(bundle: Bundle, settings: MemorySettings) -> Backend | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from valley2_edge.bundle import TOKENIZER_FILE, Bundle
@@ -27,7 +27,8 @@ from valley2_edge.runtime.core.binding import (
 )
 from valley2_edge.runtime.core.context_room import picture_tokens
 from valley2_edge.runtime.core.library import check, library
-from valley2_edge.runtime.core.pixels import plan_picture
+from valley2_edge.runtime.core.picture_policy import geometry_options
+from valley2_edge.runtime.core.pixels import geometry_options_struct
 from valley2_edge.runtime.core.process_memory import resident_bytes
 
 Size = tuple[int, int]
@@ -36,16 +37,16 @@ Size = tuple[int, int]
 ANY_PICTURE: Size = (3500, 3500)
 """Stands for pictures that nobody has seen yet: a photo of 12 megapixels, which takes all tiles."""
 
-_LIBRARIES_BYTES = 16 << 20
-"""Memory of Pillow and the tokenizer's library, with the pages that their first use touches."""
+_LIBRARIES_BYTES = 8 << 20
+"""Memory of Pillow, with the pages that its first use touches."""
 _ONNX_BYTES = 32 << 20
 """The same of ONNX Runtime."""
 _TENSORRT_BYTES = 103 << 20
 """Memory of TensorRT-RTX 1.7 once it is imported; what a driver adds to it is not known."""
 _KEPT_BYTES = 8 << 20
 """Freed memory that allocators keep whatever they are told."""
-_TOKENIZER_FACTOR = 30
-"""Memory of a tokenizer by the size of its file."""
+_TOKENIZER_FACTOR = 2
+"""Memory of a tokenizer by the size of its file: the content while it is read, and the core's tables."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +149,45 @@ def plan_memory(
         BundleError: A header is damaged.
         BudgetError: The pictures do not fit the context.
     """
-    sizes = Counter(pictures)
-    check_positions(bundle, sizes, settings, video=video)
-    options = settings.picture_policy.geometry_options(bundle.manifest.architecture, len(pictures), video)
-    geometries = {size: new_struct("v2e_geometry", **asdict(plan_picture(*size, options))) for size in sizes}
-    structs = [geometries[size] for size in pictures]
-    request = new_struct(
+    options = memory_options(
+        bundle,
+        pictures,
+        settings,
+        video=video,
+        conversation=conversation,
+        process_bytes=process_bytes,
+        decoder_backend=decoder_backend,
+        vision_backend=vision_backend,
+    )
+    plan = new_struct("v2e_memory_plan")
+    check(library().v2e_plan_memory(path_bytes(bundle.directory), options, plan))
+    return memory_plan(plan)
+
+
+def memory_plan(struct: Any) -> MemoryPlan:
+    """The plan that a v2e_memory_plan holds."""
+    return MemoryPlan(**struct_values(struct, [part.name for part in fields(MemoryPlan)]))
+
+
+def memory_options(
+    bundle: Bundle,
+    pictures: Sequence[Size],
+    settings: MemorySettings,
+    *,
+    video: bool,
+    conversation: bool,
+    process_bytes: int | None,
+    decoder_backend: Backend | None,
+    vision_backend: Backend | None,
+) -> Any:
+    """The v2e_memory_options of a question; the arguments and what is raised are those of `plan_memory`."""
+    check_positions(bundle, Counter(pictures), settings, video=video)
+    architecture = bundle.manifest.architecture
+    geometry = geometry_options(settings.picture_policy, architecture, len(pictures), video=video)
+    structs = {size: new_struct("v2e_geometry", width=size[0], height=size[1]) for size in set(pictures)}
+    if process_bytes is None:
+        process_bytes = expected_process_bytes(bundle, settings.vision_engine)
+    return new_struct(
         "v2e_memory_options",
         context_length=unsigned("context_length", settings.context_length),
         kv_precision=number_of("kv_precision", settings.kv_precision, KV_PRECISION_NUMBERS),
@@ -165,22 +199,17 @@ def plan_memory(
         vision_cache_bytes=unsigned("vision_cache_bytes", settings.vision_cache_bytes, LARGEST_UINT64),
         prefix_cache_bytes=unsigned("prefix_cache_bytes", settings.prefix_cache_bytes, LARGEST_UINT64),
         no_prefix_cache=int(settings.prefix_cache_bytes == 0),
-        process_bytes=expected_process_bytes(bundle, settings.vision_engine)
-        if process_bytes is None
-        else process_bytes,
-        pictures=struct_array("v2e_geometry", structs),
-        picture_count=len(structs),
+        process_bytes=process_bytes,
+        pictures=struct_array("v2e_geometry", [structs[size] for size in pictures]),
+        picture_count=len(pictures),
         device=number_of("device", settings.device, DEVICE_NUMBERS),
         gpu_layers=unsigned("gpu_layers", settings.gpu_layers),
         gpu_memory=unsigned("gpu_memory", settings.gpu_memory, LARGEST_UINT64),
         offload_weights=int(settings.offload_weights),
         decoder_backend=_struct_of(decoder_backend),
         vision_backend=_struct_of(vision_backend),
+        geometry=geometry_options_struct(geometry),
     )
-    result = new_struct("v2e_memory_plan")
-    directory = path_bytes(bundle.directory)
-    check(library().v2e_plan_memory(directory, request, result))
-    return MemoryPlan(**struct_values(result, [part.name for part in fields(MemoryPlan)]))
 
 
 def _struct_of(backend: Backend | None) -> Any:
@@ -221,7 +250,7 @@ def expected_process_bytes(bundle: Bundle, vision_engine: str = "auto") -> int:
         bundle: The bundle whose tokenizer will be loaded.
         vision_engine: The name of what computes the vision half.
     """
-    libraries = 0 if "tokenizers" in sys.modules else _LIBRARIES_BYTES
+    libraries = 0 if "PIL" in sys.modules else _LIBRARIES_BYTES
     if (vision_engine == "onnx" or bundle.manifest.decoder.engine == "onnx") and "onnxruntime" not in sys.modules:
         libraries += _ONNX_BYTES
     if vision_engine == "tensorrt" and not {"tensorrt", "tensorrt_rtx"} & sys.modules.keys():

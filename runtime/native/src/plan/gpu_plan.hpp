@@ -4,7 +4,7 @@
 
 #include "decoder/decoder.hpp"
 #include "decoder/device_kind.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstdint>
 

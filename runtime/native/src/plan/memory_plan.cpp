@@ -15,11 +15,13 @@
 #include "generation/session.hpp"
 #include "picture/geometry.hpp"
 #include "plan/gpu_plan.hpp"
+#include "plan/picture_plan.hpp"
 #include "vision/open_tower.hpp"
 
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace v2e {
 namespace {
@@ -181,7 +183,7 @@ void move_to_gpu(const GpuPlan &gpu, uint64_t layers, DecoderPlan &plan) {
 
 DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_options &options,
                                 const GpuVision &vision, const DeviceKind &devices) {
-    v2e_model_options model_options{};
+    v2e_decoder_options model_options{};
     model_options.struct_size = sizeof model_options;
     model_options.threads = 1;
     model_options.isa = V2E_ISA_PORTABLE;
@@ -189,7 +191,7 @@ DecoderPlan plan_native_decoder(const std::string &directory, const v2e_memory_o
     model_options.device = V2E_DEVICE_CPU;
     const NativeModel model(directory, model_options, devices);
     const Decoder &decoder = model.decoder();
-    v2e_session_options session_options{};
+    v2e_decoder_session_options session_options{};
     session_options.struct_size = sizeof session_options;
     session_options.context_length = options.context_length;
     session_options.kv_precision = options.kv_precision;
@@ -277,6 +279,14 @@ void plan_phases(const v2e_memory_options &options, const VisionPlan &vision, co
 
 v2e_memory_plan plan_memory(const std::string &bundle_directory, const v2e_memory_options &options,
                             const DeviceKind &devices) {
+    if (options.geometry != nullptr) {
+        const std::vector<v2e_geometry> pictures =
+            plan_pictures(options.pictures, options.picture_count, complete_options(options.geometry));
+        v2e_memory_options planned = options;
+        planned.geometry = nullptr;
+        planned.pictures = pictures.data();
+        return plan_memory(bundle_directory, planned, devices);
+    }
     if (options.picture_count > 0 && options.pictures == nullptr)
         fail(V2E_ERROR_INPUT, "picture_count is %zu but pictures is NULL.", options.picture_count);
     const Manifest manifest(bundle_directory);

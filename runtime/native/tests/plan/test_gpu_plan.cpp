@@ -12,7 +12,8 @@ class FakeDevices final : public DeviceKind {
   public:
     explicit FakeDevices(uint64_t free) : free_(free) {}
 
-    std::unique_ptr<DeviceLayers> open(const Decoder &, const v2e_model_options &, std::string &reason) const override {
+    std::unique_ptr<DeviceLayers> open(const Decoder &, const v2e_decoder_options &,
+                                       std::string &reason) const override {
         reason = "it holds no layers";
         return nullptr;
     }
