@@ -9,7 +9,7 @@ from pathlib import Path
 NATIVE = Path(__file__).resolve().parents[2] / "runtime" / "native"
 SUFFIXES = {".cpp", ".hpp", ".cu", ".cuh", ".inc"}
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]*)"', re.MULTILINE)
-PUBLIC = {"valley2.h", "valley2_parts.h"}
+PUBLIC = {"valley2.h", "valley2_parts.h", "valley2_model_parts.h"}
 """Headers of include/, which everything may know."""
 
 ALLOWED: Mapping[str, set[str]] = {
@@ -24,14 +24,31 @@ ALLOWED: Mapping[str, set[str]] = {
     "cpu/vision": {"base", "cpu", "cpu/simd"},
     "cpu/rounding": {"base", "cpu", "cpu/simd"},
     "picture": {"base"},
-    "vision": {"base", "bundle", "cpu", "cpu/elementwise", "cpu/vision"},
+    "picture/decode": {"base", "picture"},
+    "text": {"base"},
+    "vision": {"base", "bundle", "cpu", "cpu/elementwise", "cpu/vision", "picture"},
     "decoder": {"base", "bundle", "cpu", "cpu/attention", "cpu/elementwise", "cpu/linear"},
     "generation": {"base", "bundle", "decoder"},
     "rounding": {"base", "cpu", "cpu/rounding"},
     "plan": {"base", "bundle", "picture", "vision", "decoder", "generation"},
     "cuda/kernels": set(),
     "cuda": {"base", "bundle", "cpu/attention", "decoder", "cuda/kernels"},
-    "api": {"base", "cpu/probe", "picture", "vision", "decoder", "generation", "rounding", "plan", "cuda"},
+    "conversation": {"base", "bundle", "picture", "text", "vision", "decoder", "generation", "plan"},
+    "api": {
+        "base",
+        "bundle",
+        "cpu/probe",
+        "picture",
+        "picture/decode",
+        "text",
+        "vision",
+        "decoder",
+        "generation",
+        "rounding",
+        "plan",
+        "conversation",
+        "cuda",
+    },
 }
 """The folders that a folder may include from, beside itself. Each stands below those that it is named in."""
 

@@ -1,4 +1,4 @@
-"""Makes the Python binding of the core from its headers: `python make_binding.py valley2.h valley2_parts.h _header.py`.
+"""Makes the Python binding of the core from its headers: `python make_binding.py valley2.h ... _header.py`.
 
 cffi reads the declarations and writes a module that opens no file and compiles nothing when it is imported. The build
 runs this script; the module lies beside the Python files that use it.
@@ -12,7 +12,7 @@ from pathlib import Path
 import cffi
 
 MODULE = "valley2_edge.runtime.core._header"
-_GUARDS = ("#ifndef VALLEY2_H", "#ifndef VALLEY2_PARTS_H")
+_GUARDS = ("#ifndef VALLEY2_H", "#ifndef VALLEY2_PARTS_H", "#ifndef VALLEY2_MODEL_PARTS_H")
 
 
 def declarations(header: str) -> str:

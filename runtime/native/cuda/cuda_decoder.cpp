@@ -26,7 +26,7 @@ const char *UploadedMatrix::code_name() const {
     return "fp32";
 }
 
-std::unique_ptr<CudaDecoder> CudaDecoder::open(const Decoder &decoder, const v2e_model_options &options,
+std::unique_ptr<CudaDecoder> CudaDecoder::open(const Decoder &decoder, const v2e_decoder_options &options,
                                                std::string &reason) {
     std::unique_ptr<Device> device(Device::open(reason));
     if (device == nullptr)

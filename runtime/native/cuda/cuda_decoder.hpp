@@ -7,7 +7,7 @@
 #include "cuda/kernels/arguments.hpp"
 #include "decoder/decoder.hpp"
 #include "decoder/device_kind.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -38,7 +38,7 @@ class CudaDecoder final : public DeviceLayers {
   public:
     // Nothing is returned, and `reason` says why in a part of a sentence, when no GPU is usable. options.gpu_layers 0:
     // as many as there is memory for beside what a session of `context_length` positions takes.
-    static std::unique_ptr<CudaDecoder> open(const Decoder &decoder, const v2e_model_options &options,
+    static std::unique_ptr<CudaDecoder> open(const Decoder &decoder, const v2e_decoder_options &options,
                                              std::string &reason);
 
     const Device &device() const { return *device_; }

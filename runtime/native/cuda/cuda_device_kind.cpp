@@ -9,7 +9,7 @@ namespace {
 
 class CudaDevices final : public DeviceKind {
   public:
-    std::unique_ptr<DeviceLayers> open(const Decoder &decoder, const v2e_model_options &options,
+    std::unique_ptr<DeviceLayers> open(const Decoder &decoder, const v2e_decoder_options &options,
                                        std::string &reason) const override {
         return CudaDecoder::open(decoder, options, reason);
     }

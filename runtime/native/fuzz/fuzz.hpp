@@ -2,7 +2,7 @@
 #pragma once
 
 #include "base/error.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -71,7 +71,7 @@ class Input {
 
 // A status that a caller may see. What the library calls a bug in itself is one.
 inline v2e_status seen(v2e_status status) {
-    if (status == V2E_ERROR_INTERNAL || status < V2E_OK || status > V2E_ERROR_INTERNAL)
+    if (status == V2E_ERROR_INTERNAL || status < V2E_OK || status > V2E_ERROR_UNREAD)
         stop(__FILE__, __LINE__, v2e_last_error());
     MUST(status == V2E_OK || v2e_last_error()[0] != '\0');
     return status;

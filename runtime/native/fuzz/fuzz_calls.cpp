@@ -3,6 +3,7 @@
 // touches beyond is seen. Sizes that nothing bounds but the caller's word are not lied about.
 #include "fuzz/fuzz.hpp"
 #include "fuzz/tiny_bundle.hpp"
+#include "valley2_parts.h"
 
 #include <cmath>
 #include <vector>
@@ -107,23 +108,24 @@ void close_engine(void *) {}
 int not_null;
 constexpr size_t WHOLE = sizeof(v2e_backend);
 const v2e_backend BACKENDS[] = {
-    {WHOLE, "zeros", nullptr, open_engine, say_cost, compute, nullptr, close_engine},
-    {WHOLE, nullptr, nullptr, open_engine, say_cost, compute, close_engine, close_engine},
-    {WHOLE, "no numbers", &not_null, open_engine, say_cost, compute, nullptr, close_engine},
-    {WHOLE, "closed", nullptr, fail_to_open, say_cost, compute, nullptr, close_engine},
-    {WHOLE, "broken", nullptr, open_engine, say_cost, fail_to_compute, nullptr, close_engine},
-    {WHOLE, "half", nullptr, open_engine, say_cost, nullptr, nullptr, close_engine},
-    {8, "small", nullptr, open_engine, say_cost, compute, nullptr, close_engine},
-    {0, "nothing", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
+    {WHOLE, "zeros", nullptr, open_engine, say_cost, compute, nullptr, close_engine, nullptr, nullptr, nullptr},
+    {WHOLE, nullptr, nullptr, open_engine, say_cost, compute, close_engine, close_engine, nullptr, nullptr, nullptr},
+    {WHOLE, "no numbers", &not_null, open_engine, say_cost, compute, nullptr, close_engine, nullptr, nullptr, nullptr},
+    {WHOLE, "closed", nullptr, fail_to_open, say_cost, compute, nullptr, close_engine, nullptr, nullptr, nullptr},
+    {WHOLE, "broken", nullptr, open_engine, say_cost, fail_to_compute, nullptr, close_engine, nullptr, nullptr,
+     nullptr},
+    {WHOLE, "half", nullptr, open_engine, say_cost, nullptr, nullptr, close_engine, nullptr, nullptr, nullptr},
+    {8, "small", nullptr, open_engine, say_cost, compute, nullptr, close_engine, nullptr, nullptr, nullptr},
+    {0, "nothing", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 
 class World {
   public:
     World(const Files &files, Arrays &arrays, Input &input) : files_(files), arrays_(arrays), input_(input) {}
     ~World() {
-        for (v2e_session *&session : sessions_)
-            v2e_session_close(session);
-        v2e_model_close(model_);
+        for (v2e_decoder_session *&session : sessions_)
+            v2e_decoder_session_close(session);
+        v2e_decoder_close(model_);
         v2e_tower_close(tower_);
     }
     World(const World &) = delete;
@@ -141,37 +143,37 @@ class World {
     }
 
   private:
-    v2e_session *&session() { return sessions_[input_.byte() % std::size(sessions_)]; }
+    v2e_decoder_session *&session() { return sessions_[input_.byte() % std::size(sessions_)]; }
 
     void open_model() {
-        auto options = make_options<v2e_model_options>(input_);
+        auto options = make_options<v2e_decoder_options>(input_);
         options.threads = input_.pick(THREADS);
         options.isa = input_.byte() % 8;
         options.activations = input_.byte() % 4;
         options.prefix_cache_bytes = input_.pick(BYTES);
         options.no_prefix_cache = options.prefix_cache_bytes == 0;
         options.device = input_.byte() % 8 == 7 ? input_.byte() % 5 : V2E_DEVICE_CPU;
-        v2e_model *opened = nullptr;
+        v2e_decoder *opened = nullptr;
         const char *path = files_.choose(input_, files_.decoder);
         const bool null = input_.byte() == 255;
-        fuzz::seen(v2e_model_open(path, null ? nullptr : &options, &opened));
+        fuzz::seen(v2e_decoder_open(path, null ? nullptr : &options, &opened));
         if (model_ == nullptr)
             model_ = opened;
         else
-            v2e_model_close(opened);
+            v2e_decoder_close(opened);
     }
 
     void close_model() {
-        for (v2e_session *&session : sessions_) {
-            v2e_session_close(session);
+        for (v2e_decoder_session *&session : sessions_) {
+            v2e_decoder_session_close(session);
             session = nullptr;
         }
-        v2e_model_close(model_);
+        v2e_decoder_close(model_);
         model_ = nullptr;
     }
 
-    v2e_session_options session_options() {
-        auto options = make_options<v2e_session_options>(input_);
+    v2e_decoder_session_options session_options() {
+        auto options = make_options<v2e_decoder_session_options>(input_);
         options.context_length = input_.pick(NUMBERS);
         options.kv_precision = input_.byte() % 5;
         options.prefill_chunk = input_.pick(NUMBERS);
@@ -179,23 +181,23 @@ class World {
         return options;
     }
 
-    void keep(v2e_session *opened) {
-        v2e_session *&place = session();
-        v2e_session_close(place);
+    void keep(v2e_decoder_session *opened) {
+        v2e_decoder_session *&place = session();
+        v2e_decoder_session_close(place);
         place = opened;
     }
 
     void open_session() {
-        const v2e_session_options options = session_options();
-        v2e_session *opened = nullptr;
-        fuzz::seen(v2e_session_open(model_, &options, &opened));
+        const v2e_decoder_session_options options = session_options();
+        v2e_decoder_session *opened = nullptr;
+        fuzz::seen(v2e_decoder_session_open(model_, &options, &opened));
         keep(opened);
     }
 
     void load() {
-        const v2e_session_options options = session_options();
-        v2e_session *opened = nullptr;
-        fuzz::seen(v2e_session_load(model_, files_.choose(input_, files_.session), &options, &opened));
+        const v2e_decoder_session_options options = session_options();
+        v2e_decoder_session *opened = nullptr;
+        fuzz::seen(v2e_decoder_session_load(model_, files_.choose(input_, files_.session), &options, &opened));
         keep(opened);
     }
 
@@ -203,7 +205,7 @@ class World {
 
     // What a callback may do to the session that called it, and when it ends the call.
     struct Callback {
-        v2e_session *session;
+        v2e_decoder_session *session;
         uint8_t action;
         unsigned left;
     };
@@ -213,13 +215,13 @@ class World {
         MUST(event->struct_size == sizeof *event);
         switch (callback.action % 6) {
         case 0:
-            v2e_session_cancel(callback.session);
+            v2e_decoder_session_cancel(callback.session);
             break;
         case 1:
-            MUST(v2e_session_truncate(callback.session, 0) == V2E_ERROR_INPUT);
+            MUST(v2e_decoder_session_truncate(callback.session, 0) == V2E_ERROR_INPUT);
             break;
         case 2:
-            MUST(v2e_session_prefill(callback.session, nullptr, 0, 0, nullptr, nullptr) == V2E_ERROR_INPUT);
+            MUST(v2e_decoder_session_prefill(callback.session, nullptr, 0, 0, nullptr, nullptr) == V2E_ERROR_INPUT);
             break;
         default:
             break;
@@ -227,7 +229,7 @@ class World {
         return callback.left-- == 0 ? 1 : 0;
     }
 
-    Callback callback(v2e_session *session) {
+    Callback callback(v2e_decoder_session *session) {
         const uint8_t action = input_.byte();
         return {session, action, input_.byte() % 8u};
     }
@@ -247,19 +249,20 @@ class World {
         const bool null = choice % 16 == 15;
         const size_t count = null ? SIZES[choice / 16 % std::size(SIZES)] : choice % 5;
         const size_t rows = input_.pick(SIZES);
-        v2e_session *chosen = session();
+        v2e_decoder_session *chosen = session();
         Callback events = callback(chosen);
-        const size_t before = v2e_session_length(chosen);
-        const v2e_status status = fuzz::seen(v2e_session_prefill(chosen, null ? nullptr : segments, count, rows,
-                                                                 events.action >= 128 ? on_event : nullptr, &events));
-        MUST(status == V2E_OK ? v2e_session_length(chosen) > before : v2e_session_length(chosen) == before);
-        MUST(v2e_session_length(chosen) <= fuzz::CONTEXT);
+        const size_t before = v2e_decoder_session_length(chosen);
+        const v2e_status status = fuzz::seen(v2e_decoder_session_prefill(
+            chosen, null ? nullptr : segments, count, rows, events.action >= 128 ? on_event : nullptr, &events));
+        MUST(status == V2E_OK ? v2e_decoder_session_length(chosen) > before
+                              : v2e_decoder_session_length(chosen) == before);
+        MUST(v2e_decoder_session_length(chosen) <= fuzz::CONTEXT);
     }
 
     void logits() {
-        const v2e_session *chosen = session();
+        const v2e_decoder_session *chosen = session();
         const size_t rows = input_.pick(SIZES);
-        fuzz::seen(v2e_session_logits(chosen, rows, arrays_.rows.pointer(input_)));
+        fuzz::seen(v2e_decoder_session_logits(chosen, rows, arrays_.rows.pointer(input_)));
     }
 
     v2e_generate_options generate_options() {
@@ -281,68 +284,68 @@ class World {
 
     void generate() {
         const v2e_generate_options options = generate_options();
-        v2e_session *chosen = session();
+        v2e_decoder_session *chosen = session();
         Callback events = callback(chosen);
         v2e_stop_reason reason;
         const bool whole = options.struct_size == sizeof options; // else it may run to the end of the context
-        fuzz::seen(v2e_session_generate(chosen, &options, whole && events.action < 128 ? nullptr : on_event, &events,
-                                        input_.byte() == 255 ? nullptr : &reason));
-        MUST(v2e_session_length(chosen) <= fuzz::CONTEXT);
+        fuzz::seen(v2e_decoder_session_generate(chosen, &options, whole && events.action < 128 ? nullptr : on_event,
+                                                &events, input_.byte() == 255 ? nullptr : &reason));
+        MUST(v2e_decoder_session_length(chosen) <= fuzz::CONTEXT);
     }
 
     void truncate() {
-        v2e_session *chosen = session();
+        v2e_decoder_session *chosen = session();
         const size_t length = input_.pick(SIZES);
-        if (fuzz::seen(v2e_session_truncate(chosen, length)) == V2E_OK)
-            MUST(v2e_session_length(chosen) == length);
+        if (fuzz::seen(v2e_decoder_session_truncate(chosen, length)) == V2E_OK)
+            MUST(v2e_decoder_session_length(chosen) == length);
     }
 
     void save() {
         constexpr const char *notes[] = {nullptr, "", "a note", "\x1b]0;title\x07", "\xff\xfe"};
         const char *note = input_.pick(notes);
-        v2e_session *chosen = session();
-        fuzz::seen(v2e_session_save(chosen, files_.choose(input_, files_.session), note));
+        v2e_decoder_session *chosen = session();
+        fuzz::seen(v2e_decoder_session_save(chosen, files_.choose(input_, files_.session), note));
     }
 
     void interrupt() {
         if (const uint8_t choice = input_.byte(); choice % 4 == 0)
-            v2e_session_cancel(session());
+            v2e_decoder_session_cancel(session());
         else if (choice % 4 == 3)
             v2e_tower_cancel(tower_);
         else
-            v2e_session_resume(session());
+            v2e_decoder_session_resume(session());
     }
 
     void open_backend() {
-        auto options = make_options<v2e_model_options>(input_);
+        auto options = make_options<v2e_decoder_options>(input_);
         options.threads = 1;
         options.backend = &BACKENDS[input_.byte() % std::size(BACKENDS)];
-        v2e_model *opened = nullptr;
-        fuzz::seen(v2e_model_open(files_.choose(input_, files_.decoder), &options, &opened));
+        v2e_decoder *opened = nullptr;
+        fuzz::seen(v2e_decoder_open(files_.choose(input_, files_.decoder), &options, &opened));
         if (model_ == nullptr)
             model_ = opened;
         else
-            v2e_model_close(opened);
+            v2e_decoder_close(opened);
     }
 
     void embed() {
         constexpr size_t counts[] = {0, 1, 2, 40, fuzz::CONTEXT};
         const size_t count = input_.pick(counts);
         const int32_t *tokens = (input_.byte() % 8 == 7 ? arrays_.wrong_tokens : arrays_.tokens).pointer(input_);
-        fuzz::seen(v2e_model_embed(model_, tokens, count, arrays_.rows.pointer(input_)));
+        fuzz::seen(v2e_decoder_embed(model_, tokens, count, arrays_.rows.pointer(input_)));
     }
 
     void describe() {
-        auto description = make_options<v2e_model_description>(input_);
-        fuzz::seen(v2e_model_describe(model_, &description));
+        auto description = make_options<v2e_decoder_description>(input_);
+        fuzz::seen(v2e_decoder_describe(model_, &description));
         auto cache = make_options<v2e_prefix_cache>(input_);
-        fuzz::seen(v2e_model_prefix_cache(model_, &cache));
-        auto counters = make_options<v2e_session_counters>(input_);
-        fuzz::seen(v2e_session_count(session(), &counters));
-        fuzz::seen(v2e_model_resize_prefix_cache(model_, input_.pick(BYTES)));
-        v2e_model_trim(model_);
-        MUST(v2e_session_note(session()) != nullptr);
-        MUST(v2e_session_kv_bytes(session()) <= uint64_t{1} << 20);
+        fuzz::seen(v2e_decoder_prefix_cache(model_, &cache));
+        auto counters = make_options<v2e_decoder_session_counters>(input_);
+        fuzz::seen(v2e_decoder_session_count(session(), &counters));
+        fuzz::seen(v2e_decoder_resize_prefix_cache(model_, input_.pick(BYTES)));
+        v2e_decoder_trim(model_);
+        MUST(v2e_decoder_session_note(session()) != nullptr);
+        MUST(v2e_decoder_session_kv_bytes(session()) <= uint64_t{1} << 20);
     }
 
     void open_tower() {
@@ -387,21 +390,41 @@ class World {
 
     // Handles that are NULL are refused or ignored.
     void refuse_nulls() {
-        v2e_session_cancel(nullptr);
-        v2e_session_resume(nullptr);
+        v2e_decoder_session_cancel(nullptr);
+        v2e_decoder_session_resume(nullptr);
         v2e_tower_cancel(nullptr);
         v2e_tower_resume(nullptr);
-        v2e_session_close(nullptr);
-        v2e_model_trim(nullptr);
+        v2e_decoder_session_close(nullptr);
+        v2e_decoder_trim(nullptr);
         v2e_probe_close(nullptr);
-        MUST(v2e_session_length(nullptr) == 0 && v2e_session_kv_bytes(nullptr) == 0);
-        MUST(v2e_session_save(nullptr, "x", nullptr) == V2E_ERROR_INPUT);
-        MUST(v2e_session_open(model_, nullptr, nullptr) == V2E_ERROR_INPUT);
+        MUST(v2e_decoder_session_length(nullptr) == 0 && v2e_decoder_session_kv_bytes(nullptr) == 0);
+        MUST(v2e_decoder_session_save(nullptr, "x", nullptr) == V2E_ERROR_INPUT);
+        MUST(v2e_decoder_session_open(model_, nullptr, nullptr) == V2E_ERROR_INPUT);
         MUST(v2e_tower_open(nullptr, nullptr, nullptr) == V2E_ERROR_INPUT);
         MUST(v2e_tower_run(tower_, nullptr, nullptr, nullptr, nullptr) == V2E_ERROR_INPUT);
+        MUST(v2e_choose_memory(nullptr, 0, nullptr, nullptr, nullptr) == V2E_ERROR_INPUT);
+        MUST(v2e_check_context(nullptr) == V2E_ERROR_INPUT);
         MUST(v2e_isa_name(input_.byte()) != nullptr && v2e_isa_name(UINT32_MAX) != nullptr);
         const int available = v2e_isa_available(input_.value<uint32_t>());
         MUST(available == 0 || available == 1);
+    }
+
+    // Takes nothing of the input, so that what was found before goes on to mean what it meant.
+    void check_limits(const v2e_memory_options &options, v2e_memory_plan &plan) {
+        const char *bundle = files_.bundle.c_str();
+        v2e_memory_choice choice{};
+        choice.struct_size = plan.struct_size;
+        fuzz::seen(v2e_choose_memory(bundle, options.process_bytes, &options, &choice, &plan));
+        v2e_gpu_share share{};
+        share.struct_size = plan.struct_size;
+        fuzz::seen(v2e_share_gpu(bundle, &options, &share, nullptr));
+        fuzz::seen(v2e_check_memory(bundle, options.process_bytes, &options));
+        v2e_context_question question{};
+        question.struct_size = options.struct_size;
+        question.text_tokens = options.process_bytes;
+        question.used = options.picture_count;
+        question.context_length = options.context_length;
+        fuzz::seen(v2e_check_context(&question));
     }
 
     void plan_memory() {
@@ -412,6 +435,7 @@ class World {
         options.picture_count = input_.byte() % 4 == 3 ? input_.pick(SIZES) : 0; // without pictures
         auto plan = make_options<v2e_memory_plan>(input_);
         fuzz::seen(v2e_plan_memory(files_.choose(input_, files_.bundle), &options, &plan));
+        check_limits(options, plan);
     }
 
     // Refusals alone: to measure takes too long.
@@ -429,8 +453,8 @@ class World {
     const Files &files_;
     Arrays &arrays_;
     Input &input_;
-    v2e_model *model_ = nullptr;
-    v2e_session *sessions_[2] = {};
+    v2e_decoder *model_ = nullptr;
+    v2e_decoder_session *sessions_[2] = {};
     v2e_tower *tower_ = nullptr;
 };
 

@@ -33,23 +33,23 @@ int note_token(const v2e_event *event, void *user_data) {
 }
 
 // What the model says to the question in a session of its own.
-Answer ask(const v2e_model *model, uint32_t kv_precision) {
-    v2e_session_options options{};
+Answer ask(const v2e_decoder *model, uint32_t kv_precision) {
+    v2e_decoder_session_options options{};
     options.struct_size = sizeof options;
     options.kv_precision = kv_precision;
-    v2e_session *session = nullptr;
-    MUST(v2e_session_open(model, &options, &session) == V2E_OK);
+    v2e_decoder_session *session = nullptr;
+    MUST(v2e_decoder_session_open(model, &options, &session) == V2E_OK);
     const v2e_segment segment{QUESTION, nullptr, QUESTION_LENGTH};
-    MUST(v2e_session_prefill(session, &segment, 1, 1, nullptr, nullptr) == V2E_OK);
+    MUST(v2e_decoder_session_prefill(session, &segment, 1, 1, nullptr, nullptr) == V2E_OK);
     Answer answer;
     answer.logits.resize(fuzz::VOCABULARY);
-    MUST(v2e_session_logits(session, 1, answer.logits.data()) == V2E_OK);
+    MUST(v2e_decoder_session_logits(session, 1, answer.logits.data()) == V2E_OK);
     v2e_generate_options generate{};
     generate.struct_size = sizeof generate;
     generate.max_new_tokens = std::size(answer.tokens);
     v2e_stop_reason reason;
-    MUST(v2e_session_generate(session, &generate, note_token, &answer, &reason) == V2E_OK);
-    v2e_session_close(session);
+    MUST(v2e_decoder_session_generate(session, &generate, note_token, &answer, &reason) == V2E_OK);
+    v2e_decoder_session_close(session);
     return answer;
 }
 
@@ -57,28 +57,28 @@ class Bundle {
   public:
     Bundle() : path_(scratch_.file("bundle")) {
         fuzz::write_bundle(path_, "int4");
-        v2e_model *model = open();
+        v2e_decoder *model = open();
         for (uint32_t precision = 0; precision < PRECISIONS; ++precision)
             answers_.push_back(ask(model, precision));
-        v2e_session_options options{};
+        v2e_decoder_session_options options{};
         options.struct_size = sizeof options;
-        v2e_session *session = nullptr;
-        MUST(v2e_session_open(model, &options, &session) == V2E_OK);
-        MUST(v2e_session_save(session, session_path().c_str(), "") == V2E_OK);
+        v2e_decoder_session *session = nullptr;
+        MUST(v2e_decoder_session_open(model, &options, &session) == V2E_OK);
+        MUST(v2e_decoder_session_save(session, session_path().c_str(), "") == V2E_OK);
         const v2e::SafetensorsFile saved(session_path());
         identity_ = saved.metadata().at("identity");
         arithmetic_ = saved.metadata().at("arithmetic");
-        v2e_session_close(session);
-        v2e_model_close(model);
+        v2e_decoder_session_close(session);
+        v2e_decoder_close(model);
     }
 
-    v2e_model *open() const {
-        v2e_model_options options{};
+    v2e_decoder *open() const {
+        v2e_decoder_options options{};
         options.struct_size = sizeof options;
         options.threads = 1;
         options.isa = V2E_ISA_PORTABLE;
-        v2e_model *model = nullptr;
-        MUST(v2e_model_open((path_ + "/decoder").c_str(), &options, &model) == V2E_OK);
+        v2e_decoder *model = nullptr;
+        MUST(v2e_decoder_open((path_ + "/decoder").c_str(), &options, &model) == V2E_OK);
         return model;
     }
 
@@ -151,11 +151,11 @@ void write_session(const Bundle &bundle, fuzz::Input &input) {
 }
 
 // Goes on in what was loaded, as far as the choices say.
-void use(v2e_session *session, uint8_t choices) {
-    fuzz::seen(v2e_session_save(session, nullptr, nullptr));
+void use(v2e_decoder_session *session, uint8_t choices) {
+    fuzz::seen(v2e_decoder_session_save(session, nullptr, nullptr));
     if (choices & 1) {
         std::vector<float> logits(fuzz::VOCABULARY);
-        fuzz::seen(v2e_session_logits(session, 1, logits.data()));
+        fuzz::seen(v2e_decoder_session_logits(session, 1, logits.data()));
     }
     v2e_generate_options generate{};
     generate.struct_size = sizeof generate;
@@ -164,14 +164,14 @@ void use(v2e_session *session, uint8_t choices) {
     generate.repetition_penalty = choices & 2 ? 1.5f : 0.0f;
     generate.speculation = choices & 4 ? V2E_SPECULATION_ALWAYS : V2E_SPECULATION_AUTO;
     v2e_stop_reason reason;
-    fuzz::seen(v2e_session_generate(session, &generate, nullptr, nullptr, &reason));
+    fuzz::seen(v2e_decoder_session_generate(session, &generate, nullptr, nullptr, &reason));
     if (choices & 8)
-        fuzz::seen(v2e_session_truncate(session, v2e_session_length(session) / 2));
-    const size_t length = v2e_session_length(session);
+        fuzz::seen(v2e_decoder_session_truncate(session, v2e_decoder_session_length(session) / 2));
+    const size_t length = v2e_decoder_session_length(session);
     if ((choices & 16) && length < QUESTION_LENGTH) { // the rest of the question, on top of what was loaded
         const v2e_segment segment{QUESTION + length, nullptr, QUESTION_LENGTH - length};
-        fuzz::seen(v2e_session_prefill(session, &segment, 1, 1, nullptr, nullptr));
-        fuzz::seen(v2e_session_generate(session, &generate, nullptr, nullptr, &reason));
+        fuzz::seen(v2e_decoder_session_prefill(session, &segment, 1, 1, nullptr, nullptr));
+        fuzz::seen(v2e_decoder_session_generate(session, &generate, nullptr, nullptr, &reason));
     }
 }
 
@@ -180,7 +180,7 @@ void use(v2e_session *session, uint8_t choices) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const Bundle bundle;
     fuzz::Input input(data, size);
-    v2e_session_options options{};
+    v2e_decoder_session_options options{};
     options.struct_size = sizeof options;
     constexpr uint32_t contexts[] = {0, 0, 1, 8, 300, 600, 601, UINT32_MAX};
     const uint8_t shape = input.byte(), choices = input.byte(), reload = input.byte();
@@ -190,22 +190,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const uint32_t precision = precision_of(input.rest());
     write_session(bundle, input);
 
-    v2e_model *model = bundle.open();
-    v2e_session *session = nullptr;
+    v2e_decoder *model = bundle.open();
+    v2e_decoder_session *session = nullptr;
     const std::string path = bundle.session_path();
-    if (fuzz::seen(v2e_session_load(model, path.c_str(), &options, &session)) == V2E_OK) {
-        MUST(v2e_session_length(session) <= fuzz::CONTEXT && v2e_session_note(session) != nullptr);
+    if (fuzz::seen(v2e_decoder_session_load(model, path.c_str(), &options, &session)) == V2E_OK) {
+        MUST(v2e_decoder_session_length(session) <= fuzz::CONTEXT && v2e_decoder_session_note(session) != nullptr);
         use(session, choices);
-        if (reload % 4 == 1 && fuzz::seen(v2e_session_save(session, path.c_str(), "note")) == V2E_OK) {
-            v2e_session_close(session);
-            MUST(v2e_session_load(model, path.c_str(), &options, &session) == V2E_OK);
+        if (reload % 4 == 1 && fuzz::seen(v2e_decoder_session_save(session, path.c_str(), "note")) == V2E_OK) {
+            v2e_decoder_session_close(session);
+            MUST(v2e_decoder_session_load(model, path.c_str(), &options, &session) == V2E_OK);
             use(session, choices);
         }
-        v2e_session_close(session);
+        v2e_decoder_session_close(session);
     } else {
         MUST(session == nullptr);
     }
     MUST(ask(model, precision) == bundle.answer(precision));
-    v2e_model_close(model);
+    v2e_decoder_close(model);
     return 0;
 }

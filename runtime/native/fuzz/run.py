@@ -18,9 +18,17 @@ from pathlib import Path
 
 FUZZ = Path(__file__).resolve().parent
 TARGETS = tuple(sorted(path.stem.removeprefix("fuzz_") for path in FUZZ.glob("fuzz_*.cpp")))
-TEXTS = ("json", "safetensors", "plan", "decoder", "tower", "session")
+TEXTS = ("json", "safetensors", "plan", "decoder", "tower", "session", "tokenizer")
 """The targets whose input is text in the main, for which there is a dictionary."""
-MOST_BYTES = {"json": 32768, "safetensors": 8192, "sampler": 2048, "calls": 512, "pictures": 4096}
+MOST_BYTES = {
+    "json": 32768,
+    "safetensors": 8192,
+    "sampler": 2048,
+    "calls": 512,
+    "pictures": 4096,
+    "picture_bytes": 4096,
+    "text": 1024,
+}
 """The longest input, where it is not that of the largest seed with room to grow."""
 RUN_SECONDS = 10
 """A single input that takes longer is a finding."""

@@ -4,6 +4,8 @@
 #include "bundle/safetensors.hpp"
 #include "fuzz/fuzz.hpp"
 #include "fuzz/tiny_bundle.hpp"
+#include "tests/small_tokenizer.hpp"
+#include "text/tokenizer.hpp"
 
 #include <vector>
 
@@ -71,14 +73,14 @@ void write_plans(const Seeds &seeds, const std::string &bundle) {
 void write_decoders(const Seeds &seeds, const std::string &bundle) {
     for (const char *precision : {"fp32", "fp16", "int8", "int4", "int4-zeros", "nf4"}) {
         fuzz::write_bundle(bundle, precision);
-        v2e_model_options options{};
+        v2e_decoder_options options{};
         options.struct_size = sizeof options;
         options.threads = 1;
         options.device = V2E_DEVICE_CPU;
-        v2e_model *model = nullptr;
-        if (v2e_model_open((bundle + "/decoder").c_str(), &options, &model) != V2E_OK)
+        v2e_decoder *model = nullptr;
+        if (v2e_decoder_open((bundle + "/decoder").c_str(), &options, &model) != V2E_OK)
             fuzz::stop(__FILE__, __LINE__, v2e_last_error());
-        v2e_model_close(model);
+        v2e_decoder_close(model);
         const std::string texts = "\n" + fuzz::decoder_header(precision) + "\n" + fuzz::embeddings_header() + "\n";
         seeds.write("decoder", precision, "\x01" + std::string(1, '\0') + texts.substr(1));
         seeds.write("decoder", std::string(precision) + "-int16", "\x02\x02" + texts.substr(1));
@@ -178,6 +180,25 @@ void write_calls(const Seeds &seeds) {
     seeds.write("calls", "plan", call(22, zeros(7)));
 }
 
+void write_tokenizers(const Seeds &seeds) {
+    using namespace v2e::small;
+    const std::string few = R"({"a":0,"b":1,"ab":2,"aab":3})";
+    const std::string definitions[] = {tokenizer_json(), tokenizer_json(few, R"([["a","b"],"a ab"])", "[]"),
+                                       tokenizer_json(few, "[]", R"([{"id":4,"content":"\u00e9 ","lstrip":true}])")};
+    for (size_t i = 0; i < std::size(definitions); ++i) {
+        v2e::Tokenizer::parse(definitions[i], "a seed");
+        seeds.write("tokenizer", std::to_string(i), definitions[i]);
+    }
+}
+
+void write_texts(const Seeds &seeds) {
+    const char *const texts[] = {"the thing  isn't\r\n\n 12 !?", "<|im_end|>\n<image><w> <l> <r> e\xcc\x81!",
+                                 "\xea\xb0\x80\xe1\x86\xa8 \xe6\x9d\xb1 \xf0\x9f\x99\x82 q\xcc\x87\xcc\xa3",
+                                 "ab\xed\xa0\x80\xff\xf0\x9f"};
+    for (size_t i = 0; i < std::size(texts); ++i)
+        seeds.write("text", std::to_string(i), std::string(1, static_cast<char>(9 * i)) + "\x02" + texts[i]);
+}
+
 void write_pictures(const Seeds &seeds) {
     for (const unsigned side : {1, 9, 40}) {
         std::string input(64, '\0');
@@ -193,6 +214,20 @@ void write_pictures(const Seeds &seeds) {
         input[8] = input[9] = input[10] = 1;
         seeds.write("pictures", std::to_string(side), input);
     }
+}
+
+// A bitmap of 1 x 1 pixels: what the core reads in every build. The kept corpus has the other kinds.
+void write_picture_bytes(const Seeds &seeds) {
+    std::string file("BM", 2);
+    file.resize(14 + 40 + 4);
+    file[10] = 54; // where the pixels begin
+    file[14] = 40; // bytes of the header
+    file[18] = file[22] = file[26] = 1;
+    file[28] = 24; // bits of a pixel
+    v2e_picture *picture = nullptr;
+    MUST(v2e_picture_decode(file.data(), file.size(), nullptr, &picture) == V2E_OK);
+    v2e_picture_close(picture);
+    seeds.write("picture_bytes", "bitmap", std::string(2, '\0') + file);
 }
 
 } // namespace
@@ -219,5 +254,8 @@ int main(int argc, char **argv) {
     write_samplings(seeds);
     write_calls(seeds);
     write_pictures(seeds);
+    write_tokenizers(seeds);
+    write_texts(seeds);
+    write_picture_bytes(seeds);
     return 0;
 }

@@ -1,12 +1,12 @@
 /* valley2.h compiles as strict C99, and a C program can call the library. */
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <string.h>
 
 int main(void) {
-    v2e_model_options options = {sizeof options, 0, V2E_ISA_AUTO, V2E_ACTIVATIONS_INT8};
-    v2e_model *model = NULL;
-    if (v2e_model_open("/no/such/directory", &options, &model) != V2E_ERROR_BUNDLE)
+    v2e_decoder_options options = {sizeof options, 0, V2E_ISA_AUTO, V2E_ACTIVATIONS_INT8};
+    v2e_decoder *model = NULL;
+    if (v2e_decoder_open("/no/such/directory", &options, &model) != V2E_ERROR_BUNDLE)
         return 1;
     if (v2e_last_error()[0] == '\0')
         return 2;

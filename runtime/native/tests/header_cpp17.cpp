@@ -1,5 +1,5 @@
 // valley2.h compiles as C++17, and a C++ program can call the library.
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <string>
 

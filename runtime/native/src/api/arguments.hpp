@@ -1,4 +1,4 @@
-// What the functions of valley2.h check of their arguments, and how they fill in a caller's struct.
+// What the functions of the headers check of their arguments, and how they fill in a caller's struct.
 #pragma once
 
 #include "base/error.hpp"

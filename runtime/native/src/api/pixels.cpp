@@ -3,7 +3,7 @@
 #include "picture/geometry.hpp"
 #include "picture/resample.hpp"
 #include "picture/stitch.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <algorithm>
 #include <chrono>

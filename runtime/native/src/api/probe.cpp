@@ -1,8 +1,8 @@
-// The functions of valley2.h about the machine's limits.
+// The functions of valley2_parts.h about the machine's limits.
 #include "cpu/probe/probe.hpp"
 #include "api/arguments.hpp"
 #include "cuda/cuda_probe.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <memory>
 

@@ -1,7 +1,7 @@
-// The functions of valley2.h about the vision towers.
+// The functions of valley2_parts.h about the vision towers.
 #include "api/arguments.hpp"
-#include "api/model_threads.hpp"
-#include "valley2.h"
+#include "api/decoder_threads.hpp"
+#include "valley2_parts.h"
 #include "vision/backend_tower.hpp"
 #include "vision/open_tower.hpp"
 #include "vision/vocabulary.hpp"
@@ -16,24 +16,6 @@ struct v2e_tower {
 using namespace v2e;
 
 namespace {
-
-constexpr size_t MOST_COUNT = 1 << 20;             // tiles or patches of a run
-constexpr uint64_t MOST_BYTES = uint64_t{1} << 45; // memory of a run: below it no size that is part of it wraps
-
-// What a run of so many tiles or patches takes.
-v2e_tower_cost cost_of(const Tower &tower, size_t count) {
-    if (count == 0 || count > MOST_COUNT)
-        fail(V2E_ERROR_INPUT, "A vision tower takes from 1 to %zu tiles or patches at once, not %zu.", MOST_COUNT,
-             count);
-    v2e_tower_cost cost{};
-    cost.output_floats = tower.output_floats(count).value();
-    cost.scratch_bytes = tower.scratch_bytes(count).value();
-    cost.operations = tower.operations(count);
-    const Saturating values = Saturating(cost.output_floats) + Saturating(tower.input_floats()) * count;
-    if (values * sizeof(float) + cost.scratch_bytes > Saturating(MOST_BYTES))
-        fail(V2E_ERROR_BUDGET, "%zu tiles or patches at once take more memory than any machine has.", count);
-    return cost;
-}
 
 std::unique_ptr<Tower> open(const char *path, const v2e_tower_options &options) {
     if (options.backend != nullptr)
@@ -101,15 +83,7 @@ v2e_status v2e_tower_run(v2e_tower *tower, const v2e_tower_input *input, float *
             fail(V2E_ERROR_INPUT, "The argument input.positions is not aligned to the 8 bytes of its values.");
         require(output, "output");
         cost_of(*tower->tower, given.count);
-        Tower &opened = *tower->tower;
-        opened.stop().begin_call();
-        try {
-            opened.run({given.values, given.positions, given.count, output, Reporter(callback, user_data)});
-        } catch (const Failure &) {
-            opened.require_intact();
-            throw;
-        }
-        opened.require_intact();
+        run_tower(*tower->tower, {given.values, given.positions, given.count, output, Reporter(callback, user_data)});
     });
 }
 
@@ -132,7 +106,7 @@ void v2e_tower_cancel(v2e_tower *tower) {
         tower->tower->cancel();
 }
 
-// Not in valley2.h: for tests, as of sessions.
+// Not in a header: for tests, as of sessions.
 extern "C" {
 V2E_API void v2e_private_tower_cancel_at(v2e_tower *tower, uint64_t look);
 V2E_API uint64_t v2e_private_tower_looks(v2e_tower *tower);

@@ -15,7 +15,7 @@ void require_ok(const char *name, const char *function, Call &&call) {
         set_last_error(before.c_str()); // it is that of the last call that failed
         return;
     }
-    const bool known = status > V2E_OK && status <= V2E_ERROR_INTERNAL;
+    const bool known = status > V2E_OK && status <= V2E_ERROR_ENGINE;
     const v2e_status given = known ? static_cast<v2e_status>(status) : V2E_ERROR_INTERNAL;
     if (last_error()[0] != '\0')
         throw Failure{given, last_error()};
@@ -36,6 +36,11 @@ void BackendEngine::run(const v2e_backend_run &run) const {
     require_ok(backend_.name, "run", [&] { return backend_.run(engine_, &run); });
 }
 
+void BackendEngine::prepare(uint64_t count, v2e_backend_progress progress, void *context) const {
+    if (backend_.prepare != nullptr)
+        require_ok(backend_.name, "prepare", [&] { return backend_.prepare(engine_, count, progress, context); });
+}
+
 void BackendEngine::cancel() const noexcept {
     if (backend_.cancel != nullptr)
         backend_.cancel(engine_);
@@ -46,6 +51,16 @@ BackendTable::BackendTable(const v2e_backend *given, const char *option) : backe
         fail(V2E_ERROR_INPUT, "%s must have the functions open, cost, run and close; one of them is NULL.", option);
     name_ = backend_.name == nullptr ? "without a name" : backend_.name;
     backend_.name = name_.c_str();
+}
+
+void BackendTable::start() const {
+    if (backend_.start != nullptr)
+        require_ok(backend_.name, "start", [&] { return backend_.start(backend_.user_data); });
+}
+
+void BackendTable::stop() const noexcept {
+    if (backend_.stop != nullptr)
+        backend_.stop(backend_.user_data);
 }
 
 v2e_backend_cost BackendTable::cost(v2e_component component, uint64_t count, uint64_t positions) const {

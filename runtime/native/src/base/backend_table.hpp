@@ -18,6 +18,8 @@ class BackendEngine {
 
     // Fails with the status that the backend returns.
     void run(const v2e_backend_run &run) const;
+    // Does nothing where the backend has no such function.
+    void prepare(uint64_t count, v2e_backend_progress progress, void *context) const;
     // From any thread, also while nothing runs.
     void cancel() const noexcept;
 
@@ -38,6 +40,9 @@ class BackendTable {
     const std::string &name() const { return name_; }
     // Fails with the status that the backend returns. count and positions: as in v2e_backend_shape.
     v2e_backend_cost cost(v2e_component component, uint64_t count, uint64_t positions) const;
+    // Do nothing where the backend has no such function.
+    void start() const;
+    void stop() const noexcept;
 
   private:
     v2e_backend backend_;

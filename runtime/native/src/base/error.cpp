@@ -36,6 +36,19 @@ void fail(v2e_status status, const char *format, ...) {
     throw Failure{status, message};
 }
 
+void require_zero_tail(const void *given, size_t given_size, size_t known_size) {
+    constexpr size_t MOST_STRUCT_BYTES = 1 << 14; // many times what the largest struct has
+    if (given_size > MOST_STRUCT_BYTES)
+        fail(V2E_ERROR_INPUT, "A struct_size is %zu, which no version of the header has.", given_size);
+    const auto *bytes = static_cast<const unsigned char *>(given);
+    for (size_t i = known_size; i < given_size; ++i)
+        if (bytes[i] != 0)
+            fail(V2E_ERROR_INPUT,
+                 "An options struct asks for something that release %s of the library does not know; install the one "
+                 "that the header belongs to.",
+                 V2E_VERSION);
+}
+
 void set_last_error(const char *message) noexcept {
     std::snprintf(last_message, sizeof last_message, "%s", message);
 }

@@ -65,12 +65,16 @@ v2e_status guard(Body &&body) noexcept {
     }
 }
 
+// Refuses a struct of a newer caller that asks for something that this library does not know.
+void require_zero_tail(const void *given, size_t given_size, size_t known_size);
+
 // A caller's options struct in the library's size: the fields that an older caller does not know are zero.
 template <class Options>
 Options read_options(const Options *given) {
     if (given == nullptr || !is_aligned(given) || given->struct_size < sizeof given->struct_size)
         fail(V2E_ERROR_INPUT, "An options struct is missing, is not aligned, or its struct_size is not set.");
     Options options{};
+    require_zero_tail(given, given->struct_size, sizeof options);
     const size_t size = given->struct_size < sizeof options ? given->struct_size : sizeof options;
     std::memcpy(&options, given, size);
     options.struct_size = sizeof options;

@@ -2,7 +2,7 @@
 // system calls.
 #pragma once
 
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstddef>
 #include <new>

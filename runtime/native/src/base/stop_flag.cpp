@@ -8,6 +8,11 @@ void StopFlag::begin_call() noexcept {
     seen_.store(false, std::memory_order_relaxed);
 }
 
+void StopFlag::begin_call(std::shared_ptr<const CancelFlag> cancel) noexcept {
+    cancel_ = std::move(cancel);
+    begin_call();
+}
+
 void StopFlag::clear() noexcept {
     wanted_.store(false, std::memory_order_relaxed);
     counting_.store(false, std::memory_order_relaxed);
@@ -18,7 +23,7 @@ bool StopFlag::stops() const noexcept {
         seen_.store(true, std::memory_order_relaxed);
     if (seen_.load(std::memory_order_relaxed))
         return true;
-    if (!wanted_.load(std::memory_order_relaxed))
+    if (!wanted_.load(std::memory_order_relaxed) && (cancel_ == nullptr || !cancel_->is_set()))
         return false;
     seen_.store(true, std::memory_order_relaxed);
     return true;

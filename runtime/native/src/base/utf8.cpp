@@ -1,6 +1,7 @@
 #include "base/utf8.hpp"
 
 #include <cstdint>
+#include <cstring>
 
 namespace v2e {
 namespace {
@@ -35,14 +36,27 @@ size_t utf8_character(std::string_view text) {
     return overlong || (code >= 0xd800 && code < 0xe000) || code > 0x10ffff ? 0 : length;
 }
 
-bool is_utf8(std::string_view text) {
-    while (!text.empty()) {
-        const size_t length = utf8_character(text);
+size_t utf8_prefix(std::string_view text) {
+    constexpr uint64_t HIGH_BITS = 0x8080808080808080;
+    size_t position = 0;
+    while (position < text.size()) {
+        uint64_t word = HIGH_BITS;
+        if (text.size() - position >= sizeof word)
+            std::memcpy(&word, text.data() + position, sizeof word);
+        if ((word & HIGH_BITS) == 0) {
+            position += sizeof word;
+            continue;
+        }
+        const size_t length = utf8_character(text.substr(position));
         if (length == 0)
-            return false;
-        text.remove_prefix(length);
+            break;
+        position += length;
     }
-    return true;
+    return position;
+}
+
+bool is_utf8(std::string_view text) {
+    return utf8_prefix(text) == text.size();
 }
 
 std::string shown(std::string_view name) {

@@ -17,6 +17,8 @@ class Manifest {
     // The path of the native tower of "siglip", "projector" or "eagle".
     std::string tower_path(const char *component) const;
     Saturating file_bytes(const char *path) const;
+    Json files() const { return manifest_.at("files"); }     // size and sha256 of each, by its path
+    Json decoder() const { return manifest_.at("decoder"); } // how it was made, and for which engine
 
   private:
     std::string directory_;

@@ -16,7 +16,7 @@ DecoderSizes read_sizes(const std::string &directory) {
     return read_decoder_sizes(manifest.architecture().at("decoder"), directory + "/../valley2.json: decoder");
 }
 
-void refuse_options_of_kernels(const v2e_model_options &options, const std::string &name) {
+void refuse_options_of_kernels(const v2e_decoder_options &options, const std::string &name) {
     const bool is_default = options.isa == V2E_ISA_AUTO && options.activations == V2E_ACTIVATIONS_AUTO &&
                             options.device <= V2E_DEVICE_CPU && options.gpu_layers == 0 && options.gpu_memory == 0;
     if (!is_default)
@@ -34,17 +34,17 @@ void require_own_precision(const BackendTable &table, uint32_t kv_precision) {
              table.name().c_str());
 }
 
-BackendModel::BackendModel(const std::string &directory, const v2e_model_options &options)
+BackendModel::BackendModel(const std::string &directory, const v2e_decoder_options &options)
     : table_(options.backend, "backend"), threads_(chosen_threads(options.threads)), sizes_(read_sizes(directory)),
       embeddings_(directory, options.embeddings_stamp, sizes_) {
     refuse_options_of_kernels(options, table_.name());
 }
 
-v2e_model_description BackendModel::describe() const {
+v2e_decoder_description BackendModel::describe() const {
     const v2e_backend_cost cost =
         table_.cost(V2E_COMPONENT_DECODER, BackendExecutor::DEFAULT_CHUNK, sizes_.max_context);
     const bool on_gpu = cost.gpu_weight_bytes > 0;
-    v2e_model_description description = describe_sizes(sizes_);
+    v2e_decoder_description description = describe_sizes(sizes_);
     description.threads = threads_;
     description.weight_bytes = cost.weight_bytes + cost.gpu_weight_bytes;
     description.mapped_bytes = embeddings_.mapped_bytes();

@@ -16,11 +16,11 @@ class BackendModel final : public LanguageModel {
   public:
     // Opens the decoder in a bundle's folder `directory` for options.backend. Fails with V2E_ERROR_INPUT for options
     // of the core's own kernels.
-    BackendModel(const std::string &directory, const v2e_model_options &options);
+    BackendModel(const std::string &directory, const v2e_decoder_options &options);
 
     const DecoderSizes &sizes() const override { return sizes_; }
     const EmbeddingTable &embeddings() const override { return embeddings_; }
-    v2e_model_description describe() const override;
+    v2e_decoder_description describe() const override;
     std::shared_ptr<ThreadPool> threads() const override { return nullptr; }
     std::unique_ptr<Executor> make_executor(uint32_t kv_precision, size_t context_length) const override;
     void require_savable() const override;

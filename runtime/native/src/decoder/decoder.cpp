@@ -33,7 +33,7 @@ bool is_padding(const std::string &tensor) {
 
 } // namespace
 
-Decoder::Decoder(const std::string &directory, const v2e_model_options &options, const DeviceKind &devices)
+Decoder::Decoder(const std::string &directory, const v2e_decoder_options &options, const DeviceKind &devices)
     : weights_(directory + "/decoder.safetensors", options.decoder_stamp) {
     const unsigned threads = chosen_threads(options.threads);
     if (options.activations > V2E_ACTIVATIONS_INT16)
@@ -50,7 +50,7 @@ Decoder::Decoder(const std::string &directory, const v2e_model_options &options,
     open_device(options, devices);
 }
 
-void Decoder::open_device(const v2e_model_options &options, const DeviceKind &devices) {
+void Decoder::open_device(const v2e_decoder_options &options, const DeviceKind &devices) {
     if (options.device > V2E_DEVICE_CUDA)
         fail(V2E_ERROR_INPUT, "device is %u, which is no v2e_device.", static_cast<unsigned>(options.device));
     if (options.device == V2E_DEVICE_CPU)
@@ -157,8 +157,8 @@ void Decoder::check_no_other_tensors() const {
                  weights_.path().c_str(), shown(name).c_str(), config_.layers);
 }
 
-v2e_model_description Decoder::describe() const {
-    v2e_model_description description = describe_sizes(config_);
+v2e_decoder_description Decoder::describe() const {
+    v2e_decoder_description description = describe_sizes(config_);
     description.threads = pool_->threads();
     description.isa = static_cast<uint32_t>(linear_->isa());
     description.weight_bytes = head_.weight_bytes + (2 * config_.layers + 1) * config_.hidden_size * sizeof(float);

@@ -9,7 +9,7 @@
 #include "cpu/linear/linear.hpp"
 #include "decoder/decoder_sizes.hpp"
 #include "decoder/device_kind.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -36,7 +36,7 @@ struct DecoderLayer {
 class Decoder {
   public:
     // The options say whether one of the devices may compute layers; their kind must outlive the decoder.
-    Decoder(const std::string &directory, const v2e_model_options &options, const DeviceKind &devices);
+    Decoder(const std::string &directory, const v2e_decoder_options &options, const DeviceKind &devices);
 
     const DecoderConfig &config() const { return config_; }
     const std::vector<DecoderLayer> &layers() const { return layers_; }
@@ -58,7 +58,7 @@ class Decoder {
     // Whether a KV cache in fp16 is precise enough: everything but a decoder in fp32.
     bool prefers_half_cache() const { return head_.precision != Precision::fp32; }
     // All but the embedding table.
-    v2e_model_description describe() const;
+    v2e_decoder_description describe() const;
     size_t weight_file_bytes() const { return weights_.mapped_bytes(); }
     // Lets the system take back the pages of the file.
     void drop_pages() const noexcept { weights_.drop_pages(); }
@@ -69,7 +69,7 @@ class Decoder {
 
   private:
     void load_config();
-    void open_device(const v2e_model_options &options, const DeviceKind &devices);
+    void open_device(const v2e_decoder_options &options, const DeviceKind &devices);
     void load_weights();
     void check_matrix(const Matrix &matrix, const std::string &name, size_t rows, size_t columns) const;
     const float *load_norm(const std::string &name) const;

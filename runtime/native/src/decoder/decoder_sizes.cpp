@@ -43,8 +43,8 @@ DecoderSizes read_decoder_sizes(const Json &config, const std::string &place) {
     return sizes;
 }
 
-v2e_model_description describe_sizes(const DecoderSizes &sizes) {
-    v2e_model_description description{};
+v2e_decoder_description describe_sizes(const DecoderSizes &sizes) {
+    v2e_decoder_description description{};
     description.struct_size = sizeof description;
     description.hidden_size = static_cast<uint32_t>(sizes.hidden_size);
     description.intermediate_size = static_cast<uint32_t>(sizes.intermediate_size);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "base/json.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstddef>
 #include <string>
@@ -28,6 +28,6 @@ struct DecoderSizes {
 // where they stand, for messages. Fails with V2E_ERROR_BUNDLE.
 DecoderSizes read_decoder_sizes(const Json &config, const std::string &place);
 // A description in which nothing but the sizes is filled in.
-v2e_model_description describe_sizes(const DecoderSizes &sizes);
+v2e_decoder_description describe_sizes(const DecoderSizes &sizes);
 
 } // namespace v2e

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/attention/attention.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -44,7 +44,7 @@ class DeviceKind {
     virtual ~DeviceKind() = default;
 
     // Returns null, and sets `reason` to a part of a sentence, when no device is usable.
-    virtual std::unique_ptr<DeviceLayers> open(const Decoder &decoder, const v2e_model_options &options,
+    virtual std::unique_ptr<DeviceLayers> open(const Decoder &decoder, const v2e_decoder_options &options,
                                                std::string &reason) const = 0;
     // Free memory of the first usable device. Returns 0, and sets `reason` to a part of a sentence, when there is none.
     virtual uint64_t free_bytes(std::string &reason) const = 0;

@@ -3,7 +3,7 @@
 
 #include "bundle/safetensors.hpp"
 #include "decoder/decoder_sizes.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstddef>
 #include <cstdint>

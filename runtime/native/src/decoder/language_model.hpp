@@ -5,7 +5,7 @@
 #include "decoder/decoder_sizes.hpp"
 #include "decoder/embedding_table.hpp"
 #include "decoder/executor.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +23,7 @@ class LanguageModel {
 
     virtual const DecoderSizes &sizes() const = 0;
     virtual const EmbeddingTable &embeddings() const = 0;
-    virtual v2e_model_description describe() const = 0;
+    virtual v2e_decoder_description describe() const = 0;
     // On which it computes; null: a backend has its own.
     virtual std::shared_ptr<ThreadPool> threads() const = 0;
     // For a session of at most `context_length` positions, whose keys and values are in a v2e_kv_precision. The model

@@ -20,8 +20,8 @@ KvPrecision chosen_kv_precision(const Decoder &decoder, uint32_t kv_precision) {
     }
 }
 
-v2e_model_description NativeModel::describe() const {
-    v2e_model_description description = decoder_.describe();
+v2e_decoder_description NativeModel::describe() const {
+    v2e_decoder_description description = decoder_.describe();
     description.mapped_bytes += embeddings_.mapped_bytes();
     return description;
 }

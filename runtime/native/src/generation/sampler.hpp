@@ -2,7 +2,7 @@
 #pragma once
 
 #include "decoder/narrowing.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstddef>
 #include <cstdint>

@@ -110,7 +110,7 @@ class Session::Progress {
     std::chrono::steady_clock::time_point begin_;
 };
 
-Session::Session(const LanguageModel &model, const v2e_session_options &options, PrefixCache *prefixes)
+Session::Session(const LanguageModel &model, const v2e_decoder_session_options &options, PrefixCache *prefixes)
     : model_(model), context_length_(options.context_length), prefill_chunk_(options.prefill_chunk),
       prefixes_(options.reuse == V2E_REUSE_OFF ? nullptr : prefixes) {
     if (options.reuse > V2E_REUSE_OFF)

@@ -10,7 +10,7 @@
 #include "generation/sampler.hpp"
 #include "generation/session_file.hpp"
 #include "generation/token_history.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <atomic>
 #include <cstddef>
@@ -30,7 +30,7 @@ struct EventSink {
 class Session {
   public:
     // `prefixes` outlives the session; null: it shares nothing.
-    Session(const LanguageModel &model, const v2e_session_options &options, PrefixCache *prefixes = nullptr);
+    Session(const LanguageModel &model, const v2e_decoder_session_options &options, PrefixCache *prefixes = nullptr);
     ~Session();
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
@@ -48,7 +48,7 @@ class Session {
 
     size_t length() const { return history_.length(); }
     uint64_t kv_bytes() const { return executor_->kv_bytes(); }
-    const v2e_session_counters &counters() const { return counters_; }
+    const v2e_decoder_session_counters &counters() const { return counters_; }
     uint64_t kv_bytes_of(size_t positions) const { return executor_->kv_bytes_of(positions); }
     const std::string &note() const { return note_; }
     size_t context_length() const { return context_length_; }
@@ -100,7 +100,7 @@ class Session {
     bool kept_behind_ = false;        // they are not in logits_
     bool undecoded_ = false;          // a cancel cut the last token's step short: it is not in the cache
     size_t row_ = 0; // the row of the session's last position; the draft behind it is in the cache but not chosen
-    v2e_session_counters counters_{};
+    v2e_decoder_session_counters counters_{};
     std::string note_; // the note in the file that the session was loaded from
     StopFlag stop_;
     std::atomic<bool> busy_{false};

@@ -23,7 +23,7 @@ constexpr std::array<std::string_view, 8> METADATA_KEYS = {
 constexpr size_t MOST_HEADER_BYTES = size_t{64} << 10; // five tensors and nine short texts need less
 constexpr std::array<const char *, KV_PRECISIONS> PRECISION_NAMES = {"fp32", "fp16", "int8"}; // as KvPrecision counts
 
-// What v2e_session_note can give back: UTF-8, and no zero before its end.
+// What v2e_decoder_session_note can give back: UTF-8, and no zero before its end.
 bool is_note(const std::string &note) {
     return note.find('\0') == std::string::npos && is_utf8(note);
 }

@@ -1,6 +1,7 @@
 // The C boundary: exceptions become statuses, older callers keep working.
 #include "base/utf8.hpp"
 #include "tests/check.hpp"
+#include "valley2_parts.h"
 
 #include <stdexcept>
 #include <thread>
@@ -52,17 +53,31 @@ TEST_CASE("an error's text belongs to its thread") {
 }
 
 TEST_CASE("options of an older caller are completed with zeros") {
-    v2e_model_options given{};
-    given.struct_size = offsetof(v2e_model_options, activations);
+    v2e_decoder_options given{};
+    given.struct_size = offsetof(v2e_decoder_options, activations);
     given.threads = 2;
     given.isa = V2E_ISA_PORTABLE;
     given.activations = 77;
-    const v2e_model_options options = read_options(&given);
+    const v2e_decoder_options options = read_options(&given);
     CHECK(options.threads == 2);
     CHECK(options.isa == V2E_ISA_PORTABLE);
     CHECK(options.activations == 0);
     CHECK(options.struct_size == sizeof options);
-    CHECK_FAILS(V2E_ERROR_INPUT, "struct_size", read_options<v2e_model_options>(nullptr));
+    CHECK_FAILS(V2E_ERROR_INPUT, "struct_size", read_options<v2e_decoder_options>(nullptr));
     given.struct_size = 0;
     CHECK_FAILS(V2E_ERROR_INPUT, "struct_size", read_options(&given));
+}
+
+TEST_CASE("options of a newer caller are accepted while what is new in them is zero") {
+    struct Newer {
+        v2e_decoder_options known;
+        uint64_t invented;
+    } newer{};
+    newer.known.struct_size = sizeof newer;
+    newer.known.threads = 3;
+    CHECK(read_options(&newer.known).threads == 3);
+    newer.invented = 1;
+    CHECK_FAILS(V2E_ERROR_INPUT, "does not know", read_options(&newer.known));
+    newer.known.struct_size = SIZE_MAX;
+    CHECK_FAILS(V2E_ERROR_INPUT, "which no version of the header has", read_options(&newer.known));
 }

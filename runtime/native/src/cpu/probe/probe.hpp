@@ -4,7 +4,7 @@
 #include "base/platform.hpp"
 #include "base/thread_pool.hpp"
 #include "cpu/probe/probe_kernels.hpp"
-#include "valley2.h"
+#include "valley2_parts.h"
 
 #include <cstdint>
 
