@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from valley2_edge import prompt
 from valley2_edge.calibration.jsonl import FRAMES
 from valley2_edge.calibration.samples import Sample
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError, Valley2Error
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core import prompt
 from valley2_edge.runtime.core.preprocess import prepare_pictures
 from valley2_edge.runtime.core.process_memory import trim_heap
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_edge.runtime.media.sources import load_pictures, sort_sources
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.tokenizer import Tokenizer
 
 NO_TARGET = -1
 """The target of a row that predicts no token of an answer."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 from valley2_edge.bundle import NATIVE_DECODER_FILES, ONNX_WEIGHTS_FILE, Bundle
-from valley2_edge.errors import BundleError, EngineError, InputError, Valley2Warning
+from valley2_edge.errors import EngineError, InputError, Valley2Warning
 from valley2_edge.options import LoadOptions, picked
+from valley2_edge.runtime.core.backend import Backend
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.core.decoder_description import DecoderDescription
 from valley2_edge.runtime.core.memory import MemorySettings
 from valley2_edge.runtime.devices.check import check_decoder, nvidia_gpu
 from valley2_edge.runtime.devices.driver_cache import keep_driver_caches
@@ -42,6 +43,13 @@ def place(
         BudgetError: They do not fit the GPU; the sentence says what would.
         InputError: There is no GPU, or an option means nothing to the decoder's engine.
     """
+    return settings_for_gpu(bundle, on_devices(bundle, wanted, device, elsewhere=elsewhere))
+
+
+def on_devices(
+    bundle: Bundle, wanted: MemorySettings, device: str | None, *, elsewhere: bool = False
+) -> MemorySettings:
+    """Where decoder and vision engines will be, before they share a GPU; arguments and errors are those of `place`."""
     if bundle.manifest.decoder.engine != "native":
         _refuse_native_options(wanted, elsewhere)
     placed = replace(wanted, device=_decoder_device(bundle, device))
@@ -51,7 +59,7 @@ def place(
             placed = replace(placed, gpu_memory=min(free, placed.gpu_memory or free))
         else:
             placed = replace(placed, vision_engine="native")  # as the encoder will find
-    return settings_for_gpu(bundle, placed)
+    return placed
 
 
 def with_layers(bundle: Bundle, placed: MemorySettings, choice: GpuChoice | None) -> MemorySettings:
@@ -155,13 +163,20 @@ def settings_for_gpu(bundle: Bundle, wanted: MemorySettings) -> tuple[MemorySett
     return chosen, choice
 
 
-def open_decoder(bundle: Bundle, settings: MemorySettings, device: str | None) -> Decoder:
+OpenOne = Callable[[MemorySettings, "Backend | None"], Decoder]
+"""Opens a decoder with these settings, in the backend or in the core."""
+
+
+def open_decoder(
+    bundle: Bundle, settings: MemorySettings, device: str | None, open_one: OpenOne | None = None
+) -> Decoder:
     """The decoder in the engine that the bundle was made for, compared with the CPU where it is on a device.
 
     Args:
         bundle: Checked.
         settings: The options of loading, with the devices as `place` chose them.
         device: What was asked for: cpu, cuda, auto, or None for the default.
+        open_one: Opens the decoder that is returned; None: it is opened alone.
 
     Raises:
         BundleError: A file is damaged or cannot be loaded.
@@ -169,7 +184,9 @@ def open_decoder(bundle: Bundle, settings: MemorySettings, device: str | None) -
             or the device that was asked for computes wrong.
         BudgetError: The GPU has too little memory.
     """
-    decoder = _open(bundle, settings, device)
+    alone: OpenOne = lambda chosen, backend: _open_alone(bundle, chosen, backend)  # noqa: E731
+    open_one = open_one or alone
+    decoder = _open(bundle, settings, device, open_one)
     if not _is_on_device(decoder):
         return decoder
     exact = replace(settings, activations="int16")
@@ -179,8 +196,8 @@ def open_decoder(bundle: Bundle, settings: MemorySettings, device: str | None) -
         check_decoder(
             bundle,
             decoder,
-            lambda: _open_on_cpu(bundle, exact),
-            (lambda: _open_on_cpu(bundle, settings)) if shared else None,
+            lambda: _open_on_cpu(bundle, exact, alone),
+            (lambda: _open_on_cpu(bundle, settings, alone)) if shared else None,
             driver="" if provider else nvidia_gpu()[1],
             provider=provider,
         )
@@ -195,7 +212,7 @@ def open_decoder(bundle: Bundle, settings: MemorySettings, device: str | None) -
     else:
         return decoder
     warnings.warn(f"The decoder runs on the CPU: {reason}.", Valley2Warning, stacklevel=2)
-    decoder = _open_on_cpu(bundle, settings)
+    decoder = _open_on_cpu(bundle, settings, open_one)
     decoder.description = replace(decoder.description, device_reason=reason)
     return decoder
 
@@ -209,37 +226,37 @@ def _is_on_device(decoder: Decoder) -> bool:
     return decoder.description.device != "cpu" or _provider(decoder) not in ("", CPU_PROVIDER)
 
 
-def _open_on_cpu(bundle: Bundle, settings: MemorySettings) -> Decoder:
+def _open_on_cpu(bundle: Bundle, settings: MemorySettings, open_one: OpenOne) -> Decoder:
     left = replace(settings, device="cpu", gpu_layers=0, gpu_memory=0, offload_weights=False, providers=None)
-    return _open(bundle, left, "cpu")
+    return _open(bundle, left, "cpu", open_one)
 
 
-def _open(bundle: Bundle, settings: MemorySettings, device: str | None) -> Decoder:
+def _open(bundle: Bundle, settings: MemorySettings, device: str | None, open_one: OpenOne) -> Decoder:
     if bundle.manifest.decoder.engine != "native":
-        return _open_in_onnx_runtime(bundle, settings, device)
+        return _open_in_onnx_runtime(bundle, settings, device, open_one)
     if settings.device != "cpu":
         keep_driver_caches()
-    decoder = Decoder(
-        bundle.directory / "decoder",
+    return open_one(settings, None)
+
+
+def _open_alone(bundle: Bundle, settings: MemorySettings, backend: Backend | None) -> Decoder:
+    directory, embeddings = bundle.directory / "decoder", bundle.stamp(NATIVE_DECODER_FILES[1])
+    if backend is not None:
+        return Decoder(directory, threads=settings.threads, backend=backend, embeddings_stamp=embeddings)
+    return Decoder(
+        directory,
         picked(LoadOptions, settings),
         offload_weights=settings.offload_weights,
         decoder_stamp=bundle.stamp(NATIVE_DECODER_FILES[0]),
-        embeddings_stamp=bundle.stamp(NATIVE_DECODER_FILES[1]),
+        embeddings_stamp=embeddings,
     )
-    _check_sizes(bundle, decoder.description)
-    return decoder
 
 
-def _open_in_onnx_runtime(bundle: Bundle, settings: MemorySettings, device: str | None) -> Decoder:
+def _open_in_onnx_runtime(bundle: Bundle, settings: MemorySettings, device: str | None, open_one: OpenOne) -> Decoder:
     if device != "cpu":
         keep_driver_caches()
     backend = OnnxDecoderBackend(bundle, picked(LoadOptions, settings, device=device))
-    decoder = Decoder(
-        bundle.directory / "decoder",
-        threads=settings.threads,
-        backend=backend,
-        embeddings_stamp=bundle.stamp(NATIVE_DECODER_FILES[1]),
-    )
+    decoder = open_one(settings, backend)
     no_gpu = device == "auto" and backend.provider != CUDA_PROVIDER
     decoder.description = replace(
         decoder.description,
@@ -247,23 +264,3 @@ def _open_in_onnx_runtime(bundle: Bundle, settings: MemorySettings, device: str 
         device_reason="ONNX Runtime offers no GPU here" if no_gpu else "",
     )
     return decoder
-
-
-def _check_sizes(bundle: Bundle, found: DecoderDescription) -> None:
-    """The decoder's own header says what the manifest says, by which pictures and prompts are made."""
-    config = bundle.manifest.architecture.decoder
-    sizes = {
-        "hidden_size": (found.hidden_size, config.hidden_size),
-        "intermediate_size": (found.intermediate_size, config.intermediate_size),
-        "num_hidden_layers": (found.layers, config.num_hidden_layers),
-        "num_attention_heads": (found.heads, config.num_attention_heads),
-        "num_key_value_heads": (found.kv_heads, config.num_key_value_heads),
-        "vocab_size": (found.vocabulary_size, config.vocab_size),
-        "max_position_embeddings": (found.max_context, config.max_position_embeddings),
-    }
-    for name, (stored, expected) in sizes.items():
-        if stored != expected:
-            raise BundleError(
-                f"{bundle.directory / NATIVE_DECODER_FILES[0]} has {name} {stored}, but the manifest says {expected}; "
-                "export the bundle again"
-            )

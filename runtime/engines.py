@@ -11,24 +11,22 @@ import numpy.typing as npt
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.errors import InputError
-from valley2_edge.prompt import split_at_pictures
 from valley2_edge.runtime.core.decoder import Decoder
-from valley2_edge.runtime.vision.cache import VisionCache
+from valley2_edge.runtime.core.prompt import split_at_pictures
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_edge.runtime.vision.encoder import VisionEncoder
-from valley2_edge.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Engines:
-    """A bundle's tokenizer, vision engines, decoder, and the embeddings of pictures that came before."""
+    """A bundle's tokenizer, vision engines and decoder."""
 
     architecture: ModelConfig
     tokenizer: Tokenizer
     vision: VisionEncoder
     decoder: Decoder
-    vision_cache: VisionCache
 
     def embeddings(self, segments: Sequence[Array]) -> Array:
         """The decoder's input, (L, hidden): token segments looked up, picture segments as they are."""
@@ -36,8 +34,8 @@ class Engines:
 
     def close(self) -> None:
         """Unloads the engines; every session of the decoder must be closed before."""
-        self.vision.release()
-        self.vision_cache.clear()
+        self.tokenizer.close()
+        self.vision.close()
         self.decoder.close()
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from valley2_edge import prompt
 from valley2_edge.errors import InputError
 from valley2_edge.options import DEFAULT_FRAMES
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
+from valley2_edge.runtime.core import prompt
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
 from valley2_edge.runtime.core.preprocess import prepare_pictures
 from valley2_edge.runtime.engines import Engines, prompt_segments

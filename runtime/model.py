@@ -10,26 +10,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from valley2_edge.bundle import Bundle, open_bundle
+from valley2_edge.bundle import TOKENIZER_FILE, Bundle, open_bundle
 from valley2_edge.errors import BudgetError, InputError
 from valley2_edge.options import LoadOptions, SamplingOptions, SessionOptions, changed, check_names, picked, size_bytes
 from valley2_edge.policy import Policy
-from valley2_edge.runtime.core.decoder_session import DecoderSession
+from valley2_edge.runtime.core.backend import Backend, BackendTable
+from valley2_edge.runtime.core.conversation import Conversation
+from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.memory import MemorySettings, Size
-from valley2_edge.runtime.decoder_choice import open_decoder, place
+from valley2_edge.runtime.core.open_model import OpenModel
+from valley2_edge.runtime.core.tokenizer import Tokenizer
+from valley2_edge.runtime.decoder_choice import on_devices, open_decoder, settings_for_gpu
 from valley2_edge.runtime.engines import Engines
 from valley2_edge.runtime.gpu_budget import GpuChoice
 from valley2_edge.runtime.media.sources import ImageSources
 from valley2_edge.runtime.media.video import VideoSource
 from valley2_edge.runtime.memory_budget import MemoryBudget
+from valley2_edge.runtime.onnx.decoder import usable_processors
 from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
-from valley2_edge.runtime.saved_session import SavedConversation, Turn
 from valley2_edge.runtime.session import Session
-from valley2_edge.runtime.vision.cache import VisionCache, engines_of
+from valley2_edge.runtime.vision.backend_calls import VisionTable
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 from valley2_edge.runtime.vision.engine_choice import check_vision_engine
 from valley2_edge.text_limits import check_text
-from valley2_edge.tokenizer import bundle_tokenizer
 
 _ASK_ARGUMENTS = ("images", "video", "frames", "think", "sampling", "on_progress")
 """What `Session.ask` takes beside the question and the fields of `SamplingOptions`."""
@@ -48,6 +51,7 @@ class Valley2:
     ) -> None:
         self._bundle = bundle
         self._engines = engines
+        self._open_model = engines.decoder.model
         self._budget = budget
         self._settings = settings or MemorySettings()
         self._gpu_choice = gpu_choice
@@ -82,7 +86,8 @@ class Valley2:
         bundle = open_bundle(Path(directory), progress=lambda done, total: report("check", done, total))
         settings = replace(MemorySettings.of(options), keep_vision=options.keep_vision or limit is not None)
         check_vision_engine(bundle, options)
-        settings, gpu_choice = place(bundle, settings, options.device)
+        placed = on_devices(bundle, settings, options.device)
+        settings, gpu_choice = settings_for_gpu(bundle, placed)
         budget = None if limit is None else MemoryBudget(bundle, limit, settings)
         if budget is not None:
             chosen = budget.choose(settings).settings
@@ -92,24 +97,24 @@ class Valley2:
                 vision_cache_bytes=chosen.vision_cache_bytes,
                 prefix_cache_bytes=chosen.prefix_cache_bytes,
             )
-        report("load", 0, 2)
-        tokenizer = bundle_tokenizer(bundle)
-        report("load", 1, 2)
-        decoder = open_decoder(bundle, settings, options.device)
-        vision = VisionEncoder(
-            bundle,
-            threads=decoder.description.threads,
-            model=decoder.handle,
-            providers=options.providers,
-            keep=settings.keep_vision,
-            trim=decoder.trim,
-            engine=options.vision_engine,
-            isa=options.isa,
+        # What cannot compute here is found when the first picture comes, and said then.
+        threads = options.threads or usable_processors()
+        vision = VisionTable.of(
+            bundle, LoadOptions(threads=threads, providers=options.providers, vision_engine=options.vision_engine)
         )
-        report("load", 2, 2)
-        decoder.resize_prefix_cache(settings.prefix_cache_bytes)
-        cache = VisionCache(engines_of(bundle.manifest, vision.engine), settings.vision_cache_bytes)
-        engines = Engines(bundle.manifest.architecture, tokenizer, vision, decoder, cache)
+
+        def open_one(chosen: MemorySettings, backend: Backend | None) -> Decoder:
+            if chosen.device != "cpu":  # the core itself decides how a GPU is shared
+                chosen = replace(chosen, gpu_layers=placed.gpu_layers, gpu_memory=placed.gpu_memory)
+            return _open_in_model(bundle, chosen, vision, backend, lambda done, total: report("load", done, total))
+
+        decoder = open_decoder(bundle, settings, options.device, open_one)
+        engines = Engines(
+            bundle.manifest.architecture,
+            Tokenizer.of_model(decoder.model, bundle.path(TOKENIZER_FILE)),
+            VisionEncoder.of_model(bundle, decoder.model, vision),
+            decoder,
+        )
         return cls(bundle, engines, budget, settings, gpu_choice)
 
     @property
@@ -157,15 +162,14 @@ class Valley2:
         """
         if self._closed:
             raise InputError("The model is closed.")
-        decoder = self._engines.decoder.load_session(Path(path))
+        conversation = Conversation(self._open_model, saved=path)
         try:
-            saved = SavedConversation.parse(decoder.note, path)
-            return self._open(saved.session_options(path), (decoder, saved.turns))
+            return self._open(conversation.options, conversation)
         except BaseException:
-            decoder.close()
+            conversation.close()
             raise
 
-    def _open(self, options: SessionOptions, resumed: tuple[DecoderSession, Sequence[Turn]] | None = None) -> Session:
+    def _open(self, options: SessionOptions, resumed: Conversation | None = None) -> Session:
         if self._closed:
             raise InputError("The model is closed.")
         if options.system is not None:
@@ -176,12 +180,13 @@ class Valley2:
         chosen = wanted if choice is None else choice.settings
         if resumed is not None and chosen.kv_precision != wanted.kv_precision:
             raise BudgetError("The saved session does not keep the limit on memory; load the model with a higher one.")
+        options = picked(SessionOptions, chosen)
         session = Session(
             self._engines,
-            picked(SessionOptions, chosen),
+            resumed or Conversation(self._open_model, options),
+            options,
             check_memory=None if self._budget is None else _memory_check(self._budget, chosen),
             memory=choice,
-            resumed=resumed,
         )
         self._give_up(chosen)
         self._sessions.add(session)
@@ -194,7 +199,7 @@ class Valley2:
             self._engines.vision.stop_keeping()
         if chosen.vision_cache_bytes < self._settings.vision_cache_bytes:
             self._settings = replace(self._settings, vision_cache_bytes=chosen.vision_cache_bytes)
-            self._engines.vision_cache.resize(chosen.vision_cache_bytes)
+            self._engines.vision.resize_cache(chosen.vision_cache_bytes)
         if chosen.prefix_cache_bytes < self._settings.prefix_cache_bytes:
             self._settings = replace(self._settings, prefix_cache_bytes=chosen.prefix_cache_bytes)
             self._engines.decoder.resize_prefix_cache(chosen.prefix_cache_bytes)
@@ -247,6 +252,7 @@ class Valley2:
             self._closed = False  # asked by a callback of an answer, which needs the model
             raise
         self._engines.close()
+        self._open_model.close()
 
     def __enter__(self) -> Valley2:
         return self
@@ -255,6 +261,26 @@ class Valley2:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _open_in_model(
+    bundle: Bundle,
+    settings: MemorySettings,
+    vision: VisionTable | None,
+    backend: Backend | None,
+    on_load: Callable[[int, int], None],
+) -> Decoder:
+    """The decoder of a model that is opened."""
+    with bundle.unchanged(TOKENIZER_FILE, *bundle.manifest.decoder.files):
+        model = OpenModel(
+            bundle.directory,
+            settings,
+            vision_backend=None if vision is None else vision.table,
+            decoder_backend=None if backend is None else BackendTable(backend),
+            on_load=on_load,
+            kept=vision,
+        )
+        return Decoder.of_model(model, backend)
 
 
 def _memory_check(budget: MemoryBudget, settings: MemorySettings) -> Callable[[Sequence[Size], bool], None]:

@@ -15,10 +15,9 @@ from valley2_edge.runtime.progress import ProgressCallback
 class Request:
     """What `Session.ask` was asked."""
 
-    asked: str
-    """The question as the caller wrote it."""
-    text: str
-    """The question as the model reads it."""
+    question: str
+    think: bool
+    """Ask for the four-step answer."""
     images: Sequence[ImageSource]
     video: VideoSource | None
     frames: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 StopReason = Literal["token", "length", "context", "cancelled", "stopped"]
 
@@ -65,6 +65,20 @@ class Statistics:
     """Why the answer ended: a stop token, max_new_tokens, a full context, cancelled, or the caller stopped iterating.
     None: it has not ended, or it failed."""
 
+    def note(self, found: Any, load_seconds: float) -> None:
+        """Takes what the core says of the question so far.
+
+        Args:
+            found: A v2e_statistics; its new tokens are those that were computed, and not all of these need be read.
+            load_seconds: What reading the pictures took before the core was asked.
+        """
+        for name in _OF_CORE:
+            setattr(self, name, getattr(found, name))
+        self.preprocess_seconds += load_seconds
+        self.first_token_seconds = found.first_token_seconds + load_seconds if found.first_token_seconds else None
+        self.vocabulary_share = found.vocabulary_share or None
+        self.peak_memory_bytes = found.peak_memory_bytes or None
+
     @property
     def prompt_tokens(self) -> int:
         """Positions that the prompt took: text and pictures."""
@@ -84,3 +98,28 @@ class Statistics:
     def tokens_per_step(self) -> float:
         """New tokens for each step of the decoder: 1 without drafts; 0 when there was none."""
         return self.new_tokens / self.decode_steps if self.decode_steps else 0.0
+
+
+_OF_CORE = (
+    "pictures",
+    "tiles",
+    "vision_cache_hits",
+    "vision_cache_bytes",
+    "siglip_tokens",
+    "eagle_tokens",
+    "text_tokens",
+    "reused_tokens",
+    "decode_steps",
+    "drafted_tokens",
+    "accepted_tokens",
+    "vision_load_seconds",
+    "preprocess_seconds",
+    "siglip_seconds",
+    "projector_seconds",
+    "eagle_seconds",
+    "dropped_mass",
+    "prefill_seconds",
+    "decode_seconds",
+    "prefix_cache_bytes",
+)
+"""The fields that v2e_statistics has by the same names."""

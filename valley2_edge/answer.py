@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
-
-from valley2_edge.tokenizer import partial_suffix
 
 Step = Literal["summary", "caption", "reasoning", "conclusion"]
 
@@ -98,3 +96,14 @@ def parse_answer(text: str) -> Answer:
         found[piece.step] = found.get(piece.step, "") + piece.text
     steps = {step: found[step].strip() if step in found else None for step in STEPS}
     return Answer(**steps, rest=found.get(None, "").strip())
+
+
+def partial_suffix(text: str, literals: Iterable[str]) -> int:
+    """How many characters at the end of the text may be the beginning of one of the literals, the whole excluded."""
+    longest = 0
+    for literal in literals:
+        for length in range(min(len(literal) - 1, len(text)), longest, -1):
+            if text.endswith(literal[:length]):
+                longest = length
+                break
+    return longest

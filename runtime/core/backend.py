@@ -16,7 +16,8 @@ from valley2_edge.runtime.core.library import fail_in_callback
 BackendComponent = Literal["siglip", "projector", "eagle", "decoder"]
 Floats = npt.NDArray[np.float32]
 
-_COMPONENTS: dict[int, Any] = {number: name for name, number in COMPONENT_NUMBERS.items()}
+COMPONENT_NAMES: dict[int, Any] = {number: name for name, number in COMPONENT_NUMBERS.items()}
+"""The components by the numbers that the header gives them."""
 
 
 @dataclass(frozen=True)
@@ -98,39 +99,61 @@ class BackendTable:
 
     Args:
         backend: What computes. This table must outlive everything that the core has opened with it.
+        calls: What its functions do; None: those of `BackendCalls`.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        calls = _Calls(backend)
+    def __init__(self, backend: Backend, calls: BackendCalls | None = None) -> None:
+        chosen = calls or BackendCalls(backend)
         kinds = {name: field.type for name, field in ffi.typeof("v2e_backend").fields}
-        functions: dict[str, Callable[..., None]] = {"open": calls.open, "cost": calls.cost, "run": calls.run}
-        callbacks = {name: _guarded(kinds[name], function) for name, function in functions.items()}
-        callbacks["cancel"] = ffi.callback(kinds["cancel"], calls.cancel)
-        callbacks["close"] = ffi.callback(kinds["close"], calls.close)
+        callbacks = {name: _guarded(kinds[name], function) for name, function in chosen.functions.items()}
+        callbacks |= {name: ffi.callback(kinds[name], function) for name, function in chosen.notices.items()}
         self.struct = new_struct("v2e_backend", name=ffi.new("char[]", backend.name.encode()), **callbacks)
         """The v2e_backend; it lives as long as this object."""
 
 
-class _Calls:
-    """What the callbacks do. It knows no callback: a table and its backend go with the last reference to the table."""
+class BackendCalls:
+    """What the functions of a table do.
+
+    It knows no callback: a table and its backend go with the last reference to the table.
+
+    Args:
+        backend: What computes.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._engines: dict[Any, BackendEngine] = {}
         """The open engines by the handles under which the core knows them."""
 
+    @property
+    def functions(self) -> dict[str, Callable[..., None]]:
+        """The functions of v2e_backend that can fail, by their names."""
+        return {"open": self.open, "cost": self.cost, "run": self.run}
+
+    @property
+    def notices(self) -> dict[str, Callable[..., None]]:
+        """The functions of v2e_backend that cannot fail, by their names."""
+        return {"cancel": self.cancel, "close": self.close}
+
+    def open_engine(self, component: BackendComponent) -> BackendEngine:
+        """Opens a component."""
+        return self._backend.open(component)
+
     def open(self, _user_data: Any, component: int, engine: Any) -> None:
-        opened = self._backend.open(_COMPONENTS[component])
+        """v2e_backend.open."""
+        opened = self.open_engine(COMPONENT_NAMES[component])
         handle = ffi.new_handle(opened)
         self._engines[handle] = opened
         engine[0] = handle
 
     def cost(self, _user_data: Any, shape: Any, cost: Any) -> None:
-        found = self._backend.cost(_COMPONENTS[shape.component], shape.count, shape.positions)
+        """v2e_backend.cost."""
+        found = self._backend.cost(COMPONENT_NAMES[shape.component], shape.count, shape.positions)
         for name, value in asdict(found).items():
             setattr(cost, name, value)
 
     def run(self, engine: Any, run: Any) -> None:
+        """v2e_backend.run."""
         positions = None
         if run.positions != ffi.NULL:
             positions = _array(run.positions, run.count * 2, np.int64).reshape(run.count, 2)
@@ -139,9 +162,11 @@ class _Calls:
         self._engines[engine].run(BackendRun(values, output, positions, run.past, run.logit_rows))
 
     def cancel(self, engine: Any) -> None:
+        """v2e_backend.cancel."""
         self._engines[engine].cancel()
 
     def close(self, engine: Any) -> None:
+        """v2e_backend.close."""
         self._engines.pop(engine).close()
 
 

@@ -32,19 +32,19 @@ _C_TYPES = {
 }
 
 
-def _numbers_of(enum: str, prefix: str) -> dict[str, int]:
+def enum_numbers(enum: str, prefix: str) -> dict[str, int]:
     """The values of one of the header's enums by the words that Python has for them, in the order of their numbers."""
     elements: dict[int, str] = ffi.typeof(enum).elements
     return {elements[value].removeprefix(prefix).lower().replace("_", "-"): value for value in sorted(elements)}
 
 
-ISA_NUMBERS = _numbers_of("v2e_isa", "V2E_ISA_")
-ACTIVATIONS_NUMBERS = _numbers_of("v2e_activations", "V2E_ACTIVATIONS_")
-KV_PRECISION_NUMBERS = _numbers_of("v2e_kv_precision", "V2E_KV_")
-REUSE_NUMBERS = _numbers_of("v2e_reuse", "V2E_REUSE_")
-DEVICE_NUMBERS = _numbers_of("v2e_device", "V2E_DEVICE_")
-SPECULATION_NUMBERS = _numbers_of("v2e_speculation", "V2E_SPECULATION_")
-COMPONENT_NUMBERS = _numbers_of("v2e_component", "V2E_COMPONENT_")
+ISA_NUMBERS = enum_numbers("v2e_isa", "V2E_ISA_")
+ACTIVATIONS_NUMBERS = enum_numbers("v2e_activations", "V2E_ACTIVATIONS_")
+KV_PRECISION_NUMBERS = enum_numbers("v2e_kv_precision", "V2E_KV_")
+REUSE_NUMBERS = enum_numbers("v2e_reuse", "V2E_REUSE_")
+DEVICE_NUMBERS = enum_numbers("v2e_device", "V2E_DEVICE_")
+SPECULATION_NUMBERS = enum_numbers("v2e_speculation", "V2E_SPECULATION_")
+COMPONENT_NUMBERS = enum_numbers("v2e_component", "V2E_COMPONENT_")
 
 
 class Stamp(Protocol):
@@ -71,11 +71,11 @@ class Stamp(Protocol):
         """The number of its file system."""
 
 
-def new_struct(kind: str, **values: Any) -> Any:
+def new_struct(kind: str, /, **values: Any) -> Any:
     """A pointer to a new struct of the header, zero but for what is given.
 
     Args:
-        kind: The struct's name, such as "v2e_model_options"; a `struct_size` is filled in.
+        kind: The struct's name, such as "v2e_decoder_options"; a `struct_size` is filled in.
         **values: Values of fields; None leaves a field zero. What a pointer among them points to stays alive.
     """
     struct = ffi.new(f"{kind} *")
@@ -175,15 +175,16 @@ class EventBridge:
     It is there even when nobody listens: between two events Python sees Ctrl-C.
 
     Args:
-        receive: called with every v2e_event; returning False cancels the call.
+        receive: called with every event; returning False cancels the call.
+        kind: the type of the callback; that of v2e_event by default.
     """
 
-    def __init__(self, receive: Callable[[Any], bool | None]) -> None:
+    def __init__(self, receive: Callable[[Any], bool | None], kind: str = "v2e_event_callback") -> None:
         self._receive_event = receive
         self._error: BaseException | None = None
         # What is raised before the receiver's own try, as by Ctrl-C, cancels the call as well.
-        self.function = ffi.callback("v2e_event_callback", self._receive, error=1, onerror=self._keep)
-        """The v2e_event_callback; it lives as long as this object."""
+        self.function = ffi.callback(kind, self._receive, error=1, onerror=self._keep)
+        """The callback; it lives as long as this object."""
 
     def _receive(self, event: Any, _user_data: Any) -> int:
         return 1 if self._receive_event(event) is False else 0

@@ -36,6 +36,7 @@ from valley2_edge.runtime.core.decoder_description import DecoderDescription, Pr
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.library import check, library
 from valley2_edge.runtime.core.native_object import NativeObject
+from valley2_edge.runtime.core.open_model import OpenModel
 
 
 class Decoder(NativeObject):
@@ -79,9 +80,11 @@ class Decoder(NativeObject):
         wanted = changed(options, changes)
         self.backend = backend
         """What computes it; None: the core's kernels, or it is closed."""
-        self._table = None if backend is None else BackendTable(backend)
+        table = None if backend is None else BackendTable(backend)
+        self._table: BackendTable | OpenModel | None = table
+        """What the handle needs as long as it is open."""
         struct = new_struct(
-            "v2e_model_options",
+            "v2e_decoder_options",
             threads=wanted.threads,
             isa=ISA_NUMBERS[wanted.isa],
             activations=ACTIVATIONS_NUMBERS[wanted.activations],
@@ -92,16 +95,27 @@ class Decoder(NativeObject):
             offload_weights=int(offload_weights),
             decoder_stamp=stamp_struct(decoder_stamp),
             embeddings_stamp=stamp_struct(embeddings_stamp),
-            backend=None if self._table is None else self._table.struct,
+            backend=None if table is None else table.struct,
         )
-        handle = ffi.new("v2e_model **")
-        check(library().v2e_model_open(path_bytes(directory), struct, handle))
+        handle = ffi.new("v2e_decoder **")
+        check(library().v2e_decoder_open(path_bytes(directory), struct, handle))
         self._handle = handle[0]
         self.description = self._describe()
 
+    @classmethod
+    def of_model(cls, model: OpenModel, backend: Backend | None) -> Decoder:
+        """The decoder of an open model; `backend` is what computes it there."""
+        made = cls.__new__(cls)
+        made._lock, made._sessions, made._closed = threading.RLock(), 0, False
+        made.backend = backend
+        made._table = model
+        made._handle = model.part("decoder")
+        made.description = made._describe()
+        return made
+
     def _describe(self) -> DecoderDescription:
-        struct = new_struct("v2e_model_description")
-        check(library().v2e_model_describe(self.handle, struct))
+        struct = new_struct("v2e_decoder_description")
+        check(library().v2e_decoder_describe(self.handle, struct))
         names = [field.name for field in dataclasses.fields(DecoderDescription)]
         values = struct_values(struct, names)
         values["isa"] = text_of(library().v2e_isa_name(struct.isa)) if self.backend is None else self.backend.name
@@ -110,13 +124,24 @@ class Decoder(NativeObject):
         return DecoderDescription(**values)
 
     @property
+    def model(self) -> OpenModel:
+        """The open model whose decoder this is.
+
+        Raises:
+            Valley2Error: The decoder was opened alone, or is closed.
+        """
+        if not isinstance(self._table, OpenModel):
+            raise Valley2Error("The decoder is part of no open model.")
+        return self._table
+
+    @property
     def finest_kv_precision(self) -> str:
         """The `kv_precision` that loses least; a backend has one of its own."""
         return "fp32" if self.backend is None else "auto"
 
     @property
     def handle(self) -> Any:
-        """The v2e_model.
+        """The v2e_decoder.
 
         Raises:
             Valley2Error: the decoder is closed.
@@ -139,7 +164,7 @@ class Decoder(NativeObject):
         """
         ids = token_array(tokens)
         rows = np.empty((len(ids), self.description.hidden_size), np.float32)
-        check(library().v2e_model_embed(self.handle, array_pointer(ids), len(ids), array_pointer(rows)))
+        check(library().v2e_decoder_embed(self.handle, array_pointer(ids), len(ids), array_pointer(rows)))
         return rows
 
     def session(
@@ -158,14 +183,14 @@ class Decoder(NativeObject):
         """
         wanted = changed(options, changes)
         struct = new_struct(
-            "v2e_session_options",
+            "v2e_decoder_session_options",
             context_length=wanted.context_length,
             kv_precision=KV_PRECISION_NUMBERS[wanted.kv_precision],
             prefill_chunk=wanted.prefill_chunk,
             reuse=number_of("reuse", reuse, REUSE_NUMBERS),
         )
-        handle = ffi.new("v2e_session **")
-        check(library().v2e_session_open(self.handle, struct, handle))
+        handle = ffi.new("v2e_decoder_session **")
+        check(library().v2e_decoder_session_open(self.handle, struct, handle))
         return DecoderSession(self, handle[0])
 
     def load_session(self, path: Path) -> DecoderSession:
@@ -181,16 +206,16 @@ class Decoder(NativeObject):
                 or of a backend.
             BudgetError: the memory does not suffice.
         """
-        options = new_struct("v2e_session_options")
-        handle = ffi.new("v2e_session **")
-        check(library().v2e_session_load(self.handle, path_bytes(path), options, handle))
+        options = new_struct("v2e_decoder_session_options")
+        handle = ffi.new("v2e_decoder_session **")
+        check(library().v2e_decoder_session_load(self.handle, path_bytes(path), options, handle))
         return DecoderSession(self, handle[0])
 
     @property
     def prefix_cache(self) -> PrefixCacheState:
         """KV pages that sessions have left for others."""
         struct = new_struct("v2e_prefix_cache")
-        check(library().v2e_model_prefix_cache(self.handle, struct))
+        check(library().v2e_decoder_prefix_cache(self.handle, struct))
         return PrefixCacheState(**struct_values(struct, [field.name for field in dataclasses.fields(PrefixCacheState)]))
 
     def resize_prefix_cache(self, budget_bytes: int) -> None:
@@ -200,13 +225,13 @@ class Decoder(NativeObject):
             InputError: it is no number of bytes.
         """
         budget = unsigned("prefix_cache_bytes", budget_bytes, LARGEST_UINT64)
-        check(library().v2e_model_resize_prefix_cache(self.handle, budget))
+        check(library().v2e_decoder_resize_prefix_cache(self.handle, budget))
 
     def trim(self) -> None:
         """Gives back what nothing needs until the next call: mapped pages of the weights, and freed memory."""
         with self._lock:
             if self._handle is not None:
-                library().v2e_model_trim(self._handle)
+                library().v2e_decoder_trim(self._handle)
 
     def close(self) -> None:
         """Gives the weights back, as soon as the last of its sessions is closed as well."""
@@ -228,5 +253,5 @@ class Decoder(NativeObject):
     def _free_if_unused(self) -> None:
         if self._closed and self._sessions == 0 and self._handle is not None:
             handle, self._handle = self._handle, None
-            library().v2e_model_close(handle)
+            library().v2e_decoder_close(handle)
             self.backend = self._table = None

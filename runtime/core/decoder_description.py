@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DecoderDescription:
-    """What a decoder is and what it costs; the fields of v2e_model_description."""
+    """What a decoder is and what it costs; the fields of v2e_decoder_description."""
 
     hidden_size: int
     intermediate_size: int

@@ -54,7 +54,7 @@ class DecoderSession(NativeObject):
 
     Args:
         decoder: The decoder whose `session` made it.
-        handle: A v2e_session, which is closed with this.
+        handle: A v2e_decoder_session, which is closed with this.
     """
 
     def __init__(self, decoder: Decoder, handle: Any) -> None:
@@ -67,7 +67,7 @@ class DecoderSession(NativeObject):
 
     @property
     def handle(self) -> Any:
-        """The v2e_session.
+        """The v2e_decoder_session.
 
         Raises:
             Valley2Error: the session is closed.
@@ -91,18 +91,18 @@ class DecoderSession(NativeObject):
     @property
     def length(self) -> int:
         """Positions in the KV cache."""
-        return int(library().v2e_session_length(self.handle))
+        return int(library().v2e_decoder_session_length(self.handle))
 
     @property
     def kv_bytes(self) -> int:
         """Bytes that the KV cache holds now."""
-        return int(library().v2e_session_kv_bytes(self.handle))
+        return int(library().v2e_decoder_session_kv_bytes(self.handle))
 
     @property
     def counters(self) -> GenerationCounters:
         """What `generate` and `prefill` have cost since the session was opened."""
-        struct = new_struct("v2e_session_counters")
-        check(library().v2e_session_count(self.handle, struct))
+        struct = new_struct("v2e_decoder_session_counters")
+        check(library().v2e_decoder_session_count(self.handle, struct))
         return GenerationCounters.of(struct)
 
     def prefill(self, segments: Sequence[Segment], logit_rows: int = 1, on_progress: OnProgress | None = None) -> None:
@@ -123,7 +123,9 @@ class DecoderSession(NativeObject):
         rows = unsigned("logit_rows", logit_rows)
         bridge = EventBridge(lambda event: on_progress(int(event.done), int(event.total)) if on_progress else None)
         with self._call() as handle:
-            status = library().v2e_session_prefill(handle, structs, len(structs), rows, bridge.function, ffi.NULL)
+            status = library().v2e_decoder_session_prefill(
+                handle, structs, len(structs), rows, bridge.function, ffi.NULL
+            )
         bridge.finish(status)
 
     def _converted(self, segment: Segment) -> Any:
@@ -148,7 +150,7 @@ class DecoderSession(NativeObject):
             InputError: fewer rows are kept.
         """
         kept = np.empty((unsigned("rows", rows), self._decoder.description.vocabulary_size), np.float32)
-        check(library().v2e_session_logits(self.handle, rows, array_pointer(kept)))
+        check(library().v2e_decoder_session_logits(self.handle, rows, array_pointer(kept)))
         return kept
 
     def generate(self, options: GenerateOptions, on_token: OnToken | None = None) -> StopReason:
@@ -164,14 +166,14 @@ class DecoderSession(NativeObject):
         bridge = EventBridge(lambda event: on_token(int(event.token)) if on_token else None)
         reason = ffi.new("v2e_stop_reason *")
         with self._call() as handle:
-            status = library().v2e_session_generate(handle, struct, bridge.function, ffi.NULL, reason)
+            status = library().v2e_decoder_session_generate(handle, struct, bridge.function, ffi.NULL, reason)
         bridge.finish(status)
         return StopReason(reason[0])
 
     @property
     def note(self) -> str:
         """What was given to `save` beside the session; empty when it was not loaded."""
-        return text_of(library().v2e_session_note(self.handle))
+        return text_of(library().v2e_decoder_session_note(self.handle))
 
     def save(self, path: Path, note: str = "") -> None:
         """Writes the session to a file, which appears whole or not at all.
@@ -185,7 +187,7 @@ class DecoderSession(NativeObject):
                 hand: it is on a GPU, or a backend computes it.
         """
         with self._call() as handle:
-            check(library().v2e_session_save(handle, path_bytes(path), _note_bytes(note)))
+            check(library().v2e_decoder_session_save(handle, path_bytes(path), _note_bytes(note)))
 
     def truncate(self, length: int) -> None:
         """Forgets all positions from `length` on; prefill at least one before the next `generate`.
@@ -194,18 +196,18 @@ class DecoderSession(NativeObject):
             InputError: the session is shorter.
         """
         with self._call() as handle:
-            status = library().v2e_session_truncate(handle, unsigned("length", length, LARGEST_UINT64))
+            status = library().v2e_decoder_session_truncate(handle, unsigned("length", length, LARGEST_UINT64))
         check(status)
 
     def cancel(self) -> None:
         """Stops the running call, or else the next ones, until `resume`; legal from every thread."""
         with self._handle_lock:
             if self._handle is not None:
-                library().v2e_session_cancel(self._handle)
+                library().v2e_decoder_session_cancel(self._handle)
 
     def resume(self) -> None:
         """Ends the effect of `cancel`."""
-        library().v2e_session_resume(self.handle)
+        library().v2e_decoder_session_resume(self.handle)
 
     def close(self) -> None:
         """Frees the KV cache. A call that runs in another thread is cancelled first.
@@ -219,6 +221,6 @@ class DecoderSession(NativeObject):
         with self._call_lock, self._handle_lock:
             if self._handle is None:
                 return
-            library().v2e_session_close(self._handle)
+            library().v2e_decoder_session_close(self._handle)
             self._handle = None
         self._decoder.remove_session()

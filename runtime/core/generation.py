@@ -69,7 +69,7 @@ class GenerateOptions(SamplingOptions):
 
 @dataclasses.dataclass(frozen=True)
 class GenerationCounters:
-    """What generating and prefilling have cost; the fields of v2e_session_counters."""
+    """What generating and prefilling have cost; the fields of v2e_decoder_session_counters."""
 
     tokens: int
     """Tokens that were chosen and decoded."""

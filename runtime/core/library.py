@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from valley2_edge.errors import (
     BudgetError,
     BundleError,
     Cancelled,
+    EngineError,
     InputError,
     NumericError,
     Valley2Error,
@@ -30,17 +32,16 @@ _STATUS_ERRORS: dict[str, type[Valley2Error]] = {
     "V2E_ERROR_BUDGET": BudgetError,
     "V2E_ERROR_CANCELLED": Cancelled,
     "V2E_ERROR_NUMERIC": NumericError,
+    "V2E_ERROR_ENGINE": EngineError,
     "V2E_ERROR_INTERNAL": Valley2Error,
+    "V2E_ERROR_UNREAD": InputError,
 }
 
 
-class _CallbackState(threading.local):
-    """What a callback of this thread has failed with: the sentence that the core was told, and the exception."""
-
-    failure: tuple[str, BaseException] | None = None
-
-
-_callback = _CallbackState()
+_failures: deque[tuple[str, BaseException]] = deque(maxlen=16)
+"""What callbacks have failed with, the newest last: the sentence that the core was told, and the exception. The core
+may call on a thread of its own, and give the failure to another one."""
+_failures_lock = threading.Lock()
 
 
 def library_path() -> Path:
@@ -94,7 +95,8 @@ def fail_in_callback(error: BaseException) -> int:
     name = "V2E_ERROR_CANCELLED" if not isinstance(error, Exception) else (names or ["V2E_ERROR_INTERNAL"])[0]
     sentence = str(error) or type(error).__name__
     status = library().v2e_backend_fail(getattr(library(), name), sentence.encode(errors="replace"))
-    _callback.failure = (_last_error(), error)
+    with _failures_lock:
+        _failures.append((_last_error(), error))
     return int(status)
 
 
@@ -103,13 +105,16 @@ def check(status: int) -> None:
 
     Raises:
         Valley2Error: or the child of it that the status stands for.
-        BaseException: What a callback of this thread has failed with, if that is why the call fails.
+        BaseException: What a callback has failed with, if that is why the call fails.
     """
     if status == 0:
         return
     text = _last_error()
-    kept, _callback.failure = _callback.failure, None
-    if kept is not None and kept[0] == text:
+    with _failures_lock:
+        kept = next((failure for failure in reversed(_failures) if failure[0] == text), None)
+        if kept is not None:
+            _failures.remove(kept)
+    if kept is not None:
         raise kept[1]
     name = ffi.typeof("v2e_status").elements.get(status)
     raise _STATUS_ERRORS.get(name, Valley2Error)(text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,6 +16,11 @@ class NativeObject(ABC):
 
     _handle: Any = None
     """The pointer by which the core knows it; None until it is opened and once it is closed."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` is still to come."""
+        return self._handle is not None
 
     @abstractmethod
     def close(self) -> None:
@@ -27,6 +34,7 @@ class NativeObject(ABC):
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if self._handle is not None:
+    def __del__(self, _ends: Callable[[], bool] = sys.is_finalizing) -> None:
+        # When the interpreter ends, the modules that a close needs may be gone already.
+        if self._handle is not None and not _ends():
             self.close()

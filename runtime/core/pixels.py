@@ -38,7 +38,7 @@ def plan_picture(width: int, height: int, options: GeometryOptions) -> Geometry:
     _check_range("width", width, _LARGEST_FIELD)
     _check_range("height", height, _LARGEST_FIELD)
     plan = new_struct("v2e_geometry")
-    check(library().v2e_plan_picture(width, height, _options_struct(options), plan))
+    check(library().v2e_plan_picture(width, height, geometry_options_struct(options), plan))
     return Geometry(**struct_values(plan, [field.name for field in fields(Geometry)]))
 
 
@@ -56,7 +56,7 @@ def resize(rgb: NDArray[np.uint8], new_width: int, new_height: int) -> NDArray[n
     Raises:
         InputError: the array is no picture, or a side is not positive.
     """
-    picture = _picture(rgb)
+    picture = picture_array(rgb)
     height, width, _ = picture.shape
     _check_range("new_width", new_width, 2**31 - 1)
     _check_range("new_height", new_height, 2**31 - 1)
@@ -83,11 +83,11 @@ def make_tiles(
         Cancelled: the token was set.
         InputError: the array, the geometry and the options do not belong together.
     """
-    picture = _picture(rgb, geometry)
+    picture = picture_array(rgb, geometry)
     # (tile_count, 3, tile_size, tile_size)
     tiles = np.empty((geometry.tile_count, 3, options.tile_size, options.tile_size), np.float32)
     bridge = _bridge(cancel)
-    options_struct = _options_struct(options, bridge)
+    options_struct = geometry_options_struct(options, bridge)
     bridge.finish(
         library().v2e_make_tiles(array_pointer(picture), _struct(geometry), options_struct, array_pointer(tiles))
     )
@@ -113,11 +113,11 @@ def make_patches(
         Cancelled: the token was set.
         InputError: the options have no Eagle branch, or the array, the geometry and the options do not belong together.
     """
-    picture = _picture(rgb, geometry)
+    picture = picture_array(rgb, geometry)
     patches = np.empty((geometry.eagle_patches, 3 * PATCH_SIZE * PATCH_SIZE), np.float32)  # (eagle_patches, 588)
     positions = np.empty((geometry.eagle_patches, 2), np.int64)  # (eagle_patches, 2)
     bridge = _bridge(cancel)
-    options_struct = _options_struct(options, bridge)
+    options_struct = geometry_options_struct(options, bridge)
     status = library().v2e_make_patches(
         array_pointer(picture), _struct(geometry), options_struct, array_pointer(patches), array_pointer(positions)
     )
@@ -149,23 +149,21 @@ def stitch_tiles(tile_tokens: NDArray[np.float32], geometry: Geometry, options: 
     dense = np.ascontiguousarray(tile_tokens)  # (tile_count, tokens_per_side^2, channels)
     channels = dense.shape[2]
     tokens = np.empty((geometry.siglip_tokens, channels), np.float32)  # (siglip_tokens, channels)
-    plan, options_struct = _struct(geometry), _options_struct(options)
+    plan, options_struct = _struct(geometry), geometry_options_struct(options)
     check(library().v2e_stitch_tiles(array_pointer(dense), plan, options_struct, channels, array_pointer(tokens)))
     return tokens
 
 
-def _check_range(name: str, value: int, largest: int, smallest: int = 1) -> None:
-    # 0 would ask the C side for its default.
-    if not smallest <= value <= largest:
-        raise InputError(f"{name} must be between {smallest} and {largest}, not {value}.")
+def geometry_options_struct(options: GeometryOptions, bridge: EventBridge | None = None) -> Any:
+    """The options as v2e_geometry_options.
 
+    Args:
+        options: How to tile and resize.
+        bridge: Hears of the work on pixels.
 
-def _bridge(cancel: CancelToken | None) -> EventBridge:
-    """What the core asks between some rows of pixels; it is there without a token, too, so that Ctrl-C is heard."""
-    return EventBridge(lambda _event: cancel is None or not cancel.cancelled)
-
-
-def _options_struct(options: GeometryOptions, bridge: EventBridge | None = None) -> Any:
+    Raises:
+        InputError: An option is out of range.
+    """
     _check_range("max_vision_token", options.max_vision_token, _LARGEST_FIELD)
     _check_range("tile_size", options.tile_size, _LARGEST_FIELD)
     _check_range("tokens_per_side", options.tokens_per_side, _LARGEST_FIELD)
@@ -192,11 +190,31 @@ def _options_struct(options: GeometryOptions, bridge: EventBridge | None = None)
     )
 
 
+def _check_range(name: str, value: int, largest: int, smallest: int = 1) -> None:
+    # 0 would ask the C side for its default.
+    if not smallest <= value <= largest:
+        raise InputError(f"{name} must be between {smallest} and {largest}, not {value}.")
+
+
+def _bridge(cancel: CancelToken | None) -> EventBridge:
+    """What the core asks between some rows of pixels; it is there without a token, too, so that Ctrl-C is heard."""
+    return EventBridge(lambda _event: cancel is None or not cancel.cancelled)
+
+
 def _struct(geometry: Geometry) -> Any:
     return new_struct("v2e_geometry", **{field.name: getattr(geometry, field.name) for field in fields(geometry)})
 
 
-def _picture(rgb: NDArray[np.uint8], geometry: Geometry | None = None) -> NDArray[np.uint8]:
+def picture_array(rgb: NDArray[np.uint8], geometry: Geometry | None = None) -> NDArray[np.uint8]:
+    """A picture as the core takes it, dense.
+
+    Args:
+        rgb: (height, width, 3) uint8.
+        geometry: What was planned for it; None: nothing was.
+
+    Raises:
+        InputError: the array is no picture, or not of the size that was planned for.
+    """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
         raise InputError(f"A picture must be uint8 of shape (height, width, 3), not {rgb.dtype} of shape {rgb.shape}.")
     if geometry is not None and rgb.shape[:2] != (geometry.height, geometry.width):

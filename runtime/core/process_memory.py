@@ -43,4 +43,4 @@ def trim_heap() -> None:
     Raises:
         Valley2Error: The native library is missing or belongs to another release.
     """
-    library().v2e_model_trim(ffi.NULL)
+    library().v2e_decoder_trim(ffi.NULL)

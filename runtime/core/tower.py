@@ -1,4 +1,4 @@
-"""A vision tower of the core, computed by its own kernels or by a backend, as a Python object (docs/vision.md)."""
+"""A native vision tower of the core as a Python object (docs/vision.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from valley2_edge.config import ModelConfig
 from valley2_edge.errors import BundleError, InputError, Valley2Error
 from valley2_edge.runtime.cancellation import CancelToken, run_interruptibly
 from valley2_edge.runtime.core._header import ffi
-from valley2_edge.runtime.core.backend import BackendTable
 from valley2_edge.runtime.core.binding import (
     COMPONENT_NUMBERS,
     ISA_NUMBERS,
@@ -48,9 +47,7 @@ class TowerDescription:
 
     component: ComponentName
     threads: int
-    """0 in a backend."""
     isa: str
-    """Empty in a backend."""
     bf16_arithmetic: bool
     """Whether matrices in bf16 are multiplied as bf16; otherwise they are widened to fp32."""
     input_floats: int
@@ -82,36 +79,24 @@ class VocabularyUse:
     multiplied: int
     """Entries that were multiplied, summed over the tokens; neighbouring tokens share theirs."""
 
-    def joined(self, other: VocabularyUse) -> VocabularyUse:
-        """Both runs together."""
-        return VocabularyUse(
-            max(self.dropped_mass, other.dropped_mass),
-            self.tokens + other.tokens,
-            self.entries + other.entries,
-            self.multiplied + other.multiplied,
-        )
-
 
 class Tower(NativeObject):
     """A vision component that is ready to compute; it belongs to one thread at a time.
 
     Args:
-        path: The file of a native tower, whose weights are mapped; for a backend the bundle's directory.
-        component: What the file must hold, or the backend opens; None: whatever the file holds.
+        path: The file, whose weights are mapped.
+        component: What the file must hold; None: whatever it holds.
         architecture: The bundle's architecture, which gives the output its shape; None: the output is flat.
         threads: Number of threads of the tower's own pool; 0 is as many as the process may run on.
-        threads_of: The v2e_model whose threads the tower computes on instead; None: it has its own.
         isa: Instruction set of the kernels, a key of `ISA_NUMBERS`; "auto" is the machine's best.
         dropped_mass: A projector leaves out those entries of the visual vocabulary whose probabilities sum up to no
             more than this for a token; 0 is 1e-4, or nothing where the matrices are fp32.
         whole_vocabulary: A projector leaves out no entry.
         stamp: What the file was when it was checked; None accepts any file.
-        backend: What computes the component; None: the core's own kernels.
 
     Raises:
         BundleError: The file is missing, damaged, not understood, or not the one that was checked.
         InputError: An option means nothing, or the machine lacks the instruction set.
-        Valley2Error: What the backend raises when it opens the component.
     """
 
     def __init__(
@@ -121,16 +106,13 @@ class Tower(NativeObject):
         architecture: ModelConfig | None = None,
         *,
         threads: int = 0,
-        threads_of: Any = None,
         isa: str = "auto",
         dropped_mass: float = 0.0,
         whole_vocabulary: bool = False,
         stamp: Stamp | None = None,
-        backend: BackendTable | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._architecture = architecture
-        self._backend = backend  # the core calls it until the tower is closed
         options = new_struct(
             "v2e_tower_options",
             threads=unsigned("threads", threads),
@@ -138,9 +120,6 @@ class Tower(NativeObject):
             dropped_mass=dropped_mass,
             whole_vocabulary=int(whole_vocabulary),
             stamp=stamp_struct(stamp),
-            threads_of=threads_of,
-            backend=None if backend is None else backend.struct,
-            component=0 if component is None else COMPONENT_NUMBERS[component],
         )
         handle = ffi.new("v2e_tower **")
         check(library().v2e_tower_open(path_bytes(path), options, handle))
@@ -157,7 +136,7 @@ class Tower(NativeObject):
         return TowerDescription(
             component=_COMPONENTS[struct.component],
             threads=struct.threads,
-            isa="" if struct.isa == 0 else text_of(library().v2e_isa_name(struct.isa)),
+            isa=text_of(library().v2e_isa_name(struct.isa)),
             bf16_arithmetic=bool(struct.bf16_arithmetic),
             input_floats=struct.input_floats,
             mapped_bytes=struct.mapped_bytes,
@@ -236,7 +215,6 @@ class Tower(NativeObject):
             Cancelled: `cancel` was called or on_layer returned False.
             NumericError: A NaN or an infinity; the text names the stage.
             BudgetError: The memory does not suffice.
-            Valley2Error: What the backend raises.
         """
         dense = np.require(values, np.float32, ["C", "A"])
         if dense.ndim < 2 or dense[0].size != self.description.input_floats:
@@ -265,7 +243,7 @@ class Tower(NativeObject):
     def cancel(self) -> None:
         """Stops the running call, or else the next ones; legal from every thread.
 
-        The core's kernels stop within some milliseconds, a backend when it can.
+        The core's kernels stop within some milliseconds.
         """
         if self._handle is not None:
             library().v2e_tower_cancel(self._handle)

@@ -14,9 +14,9 @@ import numpy as np
 
 from valley2_edge.bundle import Bundle
 from valley2_edge.errors import BundleError, EngineError
-from valley2_edge.prompt import PICTURE_ID
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
+from valley2_edge.runtime.core.prompt import PICTURE_ID
 from valley2_edge.runtime.core.vision_engine import ComponentName, EngineInputs
 from valley2_edge.runtime.devices.checked import DeviceEngine, require_right
 from valley2_edge.runtime.devices.comparison import Array, compare_relative

@@ -51,7 +51,7 @@ class OnnxDecoderBackend:
         asked = changed(options, changes)
         wanted = decoder_providers(asked.device, asked.providers)
         self._bundle = bundle
-        self._threads = asked.threads or _usable_processors()
+        self._threads = asked.threads or usable_processors()
         self._layers, self._head, self.arithmetic = self._load(asked.activations, wanted)
         self.provider = str(self._layers.get_providers()[0])
         """What ONNX Runtime really gave."""
@@ -139,7 +139,8 @@ class OnnxDecoderBackend:
         return options
 
 
-def _usable_processors() -> int:
+def usable_processors() -> int:
+    """How many processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

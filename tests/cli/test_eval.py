@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from valley2_edge.eval.questions.question import TASKS
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from valley2_edge.errors import InputError
 from valley2_edge.eval import passages
 from valley2_edge.eval.passages import START_OF_DOCUMENT, Window, read_plain_text, windows_of
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 
 TEXT = "A red mug stands beside 12 lamps.\n\n  It costs $5.20; nobody\tbuys it.\r\nThe end.\n" * 3
 

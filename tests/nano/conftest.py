@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "nano"))
 
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_nano.model import Valley2Nano
 from valley2_nano.samples import SampleMaker
 from valley2_nano.sizes import NanoSizes

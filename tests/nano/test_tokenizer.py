@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_nano.tokenizer import train_tokenizer
 
 TEXTS = [f"What is the price of shoe {number}? It is ${number * 37}.95, and it is red." for number in range(40)]

@@ -1,12 +1,18 @@
 """What the tests of the run time share: a loaded model and a session of it, and the way to their helper modules."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from valley2_edge import Session, Valley2
+from valley2_edge import Session, Valley2, backends, register_backend
+
+if TYPE_CHECKING:
+    from vision_backends import FakeBackend
 
 # pytest's importlib mode leaves the import of helper modules to the project.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,3 +32,14 @@ def session(model: Valley2) -> Iterator[Session]:
     session = model.session()
     yield session
     session.close()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeBackend]:
+    """A vision backend that is registered under the name "fake"."""
+    from vision_backends import FakeBackend
+
+    backend = FakeBackend()
+    register_backend("fake", lambda bundle, options: backend)
+    yield backend
+    backends._factories.pop("fake")

@@ -29,7 +29,6 @@ from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.library import library_path
 from valley2_edge.runtime.core.pixels import make_patches, make_tiles, plan_picture
 from valley2_edge.runtime.core.tower import Tower
-from valley2_edge.runtime.vision.cache import VisionCache
 from valley2_edge.runtime.vision.encoder import VisionEncoder
 
 CONFIG = TinyConfig()
@@ -272,7 +271,7 @@ def test_known_picture_is_looked_up_in_pieces(bundle: Bundle) -> None:
     token = CancelToken()
     token.cancel()
     with pytest.raises(Cancelled):
-        VisionCache("engines", 1 << 20).encode(VisionEncoder(bundle, threads=1), pictures, token)
+        VisionEncoder(bundle, threads=1, cache_bytes=1 << 20).encode(pictures, token)
 
 
 @pytest.fixture(scope="module")

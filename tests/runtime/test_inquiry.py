@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from valley2_edge import InputError, Valley2
 from valley2_edge.policy import Policy
-from valley2_edge.prompt import Layout, build_first_turn, encode
+from valley2_edge.runtime.core.prompt import Layout, build_first_turn, encode
 from valley2_edge.runtime.engines import prompt_segments
 from valley2_edge.runtime.inquiry import LOGIT_ROWS, Inquiry
 

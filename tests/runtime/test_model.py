@@ -39,8 +39,9 @@ import sys
 import numpy
 from valley2_edge import Valley2
 with Valley2.load(sys.argv[1]) as model:
-    text = "".join(model.chat("What?", images=[numpy.zeros((40, 60, 3), numpy.uint8)], max_new_tokens=8))
-print([module for module in {HEAVY!r} if module in sys.modules], bool(text))
+    session = model.session()
+    list(session.ask("What?", images=[numpy.zeros((40, 60, 3), numpy.uint8)], max_new_tokens=8))
+print([module for module in {HEAVY!r} if module in sys.modules], session.statistics.stop in ("length", "token"))
 """
     assert run_program(program, str(int4_bundle), directory=tmp_path).strip() == "[] True"
 

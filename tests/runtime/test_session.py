@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from session_questions import at, picture
+from vision_backends import FakeBackend
 
 from valley2_edge import Cancelled, InputError, NumericError, Session, Valley2, Valley2Warning
 from valley2_edge.options import PolicyName
-from valley2_edge.prompt import Layout, build_first_turn, build_next_turn, encode
 from valley2_edge.runtime.core.generation import GenerateOptions
-from valley2_edge.runtime.vision.encoder import VisionEncoder
+from valley2_edge.runtime.core.prompt import Layout, build_first_turn, build_next_turn, encode
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SYSTEM = "You are Valley, developed by ByteDance. Your are a helpfull Assistant."
@@ -84,7 +84,7 @@ def test_further_turn_sees_the_whole_conversation(model: Valley2, session: Sessi
     tokens: list[int] = []
     decoder.generate(GenerateOptions(max_new_tokens=12), tokens.append)
     assert second == tokenizer.decode(tokens)
-    assert session.context_used == len(whole) + 12
+    assert session.context_used == len(whole) + len(tokens)
 
 
 def test_pictures_of_a_further_turn(session: Session) -> None:
@@ -93,7 +93,7 @@ def test_pictures_of_a_further_turn(session: Session) -> None:
     assert (session.statistics.pictures, session.statistics.tiles) == (1, 2)
     used = session.context_used
     list(session.ask("And now?", max_new_tokens=3))
-    assert session.context_used == used + session.statistics.prompt_tokens + 3
+    assert session.context_used == used + session.statistics.prompt_tokens + session.statistics.new_tokens
 
 
 def test_statistics_equal_the_geometry(session: Session) -> None:
@@ -101,8 +101,8 @@ def test_statistics_equal_the_geometry(session: Session) -> None:
     numbers = session.statistics
     assert (numbers.pictures, numbers.tiles, numbers.siglip_tokens, numbers.eagle_tokens) == (1, 5, 980, 256)
     assert numbers.prompt_tokens == numbers.text_tokens + 1236
-    assert numbers.context_used == session.context_used == numbers.prompt_tokens + 4
-    assert (numbers.new_tokens, numbers.stop) == (4, "length")
+    assert numbers.context_used == session.context_used == numbers.prompt_tokens + numbers.new_tokens
+    assert numbers.stop == ("length" if numbers.new_tokens == 4 else "token")
     assert set(numbers.providers) == {"siglip", "projector", "eagle"}
     times = (numbers.siglip_seconds, numbers.projector_seconds, numbers.eagle_seconds, numbers.prefill_seconds)
     assert all(seconds > 0 for seconds in (*times, numbers.decode_seconds, numbers.preprocess_seconds))
@@ -267,15 +267,43 @@ def test_exception_of_the_callers_progress_ends_the_question(session: Session) -
     assert "".join(session.ask("Again", max_new_tokens=5))
 
 
-def test_failed_stage_rolls_the_question_back(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(session.ask("One?", max_new_tokens=5))
-    used = session.context_used
-    with monkeypatch.context() as patch:
-        patch.setattr(VisionEncoder, "encode", lambda *given: (_ for _ in ()).throw(NumericError("The x engine")))
-        with pytest.raises(NumericError):
+def test_failed_stage_rolls_the_question_back(fp32_bundle: Path, fake: FakeBackend) -> None:
+    with Valley2.load(fp32_bundle, threads=1, vision_engine="fake") as model:
+        session = model.session()
+        list(session.ask("One?", max_new_tokens=5))
+        used = session.context_used
+        fake.trouble = NumericError("The x engine")
+        with pytest.raises(NumericError) as caught:
             list(session.ask("What?", images=[picture()]))
-    assert session.context_used == used
-    assert "".join(session.ask("Again", max_new_tokens=5))
+        assert caught.value is fake.trouble
+        assert session.context_used == used
+        assert [turn.question for turn in session.turns] == ["One?"]
+        assert "".join(session.ask("Again", max_new_tokens=5))
+
+
+@pytest.mark.parametrize("how", ["cancel", "Ctrl-C"])
+def test_backend_that_opens_slowly_is_left(fp32_bundle: Path, fake: FakeBackend, how: str) -> None:
+    opening, released = threading.Event(), threading.Event()
+    open_at_once = fake.open
+
+    def open_slowly(component: str) -> Any:
+        opening.set()
+        assert released.wait(60)
+        return open_at_once(component)
+
+    fake.open = open_slowly  # type: ignore[method-assign]
+    with Valley2.load(fp32_bundle, threads=1, vision_engine="fake") as model:
+        session = model.session()
+        stop = session.cancel if how == "cancel" else _thread.interrupt_main
+        stopper = threading.Thread(target=lambda: opening.wait(60) and stop())
+        stopper.start()
+        with pytest.raises(Cancelled if how == "cancel" else KeyboardInterrupt):
+            list(session.ask("What?", images=[picture()]))
+        assert not released.is_set()
+        stopper.join()
+        released.set()
+        assert session.turns == ()
+        assert "".join(session.ask("Again", images=[picture()], max_new_tokens=3))
 
 
 def test_two_threads_with_a_session_each(model: Valley2) -> None:

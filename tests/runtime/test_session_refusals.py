@@ -44,15 +44,15 @@ def test_refused_question_leaves_an_iterator_of_pictures_unread(session: Session
     assert len(list(pictures)) == 1
 
 
-def test_refused_question_does_not_end_the_running_answer(session: Session, tmp_path: Path) -> None:
+def test_refused_question_does_not_end_the_running_answer(model: Valley2, session: Session) -> None:
     answer = session.ask("Tell me", max_new_tokens=6)
     pieces = [next(answer)]
     for refused in ({"temperature": -1}, {"images": [3]}):
         with pytest.raises(InputError):
             session.ask("And?", **refused)
     pieces += answer
-    assert session.statistics.new_tokens == 6
-    assert answer.statistics.stop == "length"
+    assert "".join(pieces) == "".join(model.chat("Tell me", max_new_tokens=6))
+    assert answer.statistics.stop in ("length", "token")
 
 
 @pytest.mark.parametrize("stage", ["siglip", "prefill", "decode"])

@@ -17,9 +17,10 @@ from valley2_edge.runtime.core.binding import ISA_NUMBERS, isa_available
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions, StopReason
-from valley2_edge.runtime.core.sampling import seed_of_step
 
 Tokens = npt.NDArray[np.int32]
+SPLITMIX_INCREMENT = 0x9E3779B97F4A7C15
+"""What each token adds to the state of the core's generator, a SplitMix64 of one number a token."""
 CONFIG = TinyConfig()
 ISAS = [name for name in ISA_NUMBERS if name != "auto" and isa_available(name)]
 PRECISIONS = ("fp32", "fp16", "int8", "int4", "nf4")
@@ -94,7 +95,12 @@ def answer_by_single_calls(
     for step in range(count):
         logits.append(session.logits().tobytes())
         tokens += answer(
-            session, speculation, 1, seed=seed_of_step(seed, step), tokens_to_follow=count - step - 1, **options
+            session,
+            speculation,
+            1,
+            seed=(seed + step * SPLITMIX_INCREMENT) % 2**64,
+            tokens_to_follow=count - step - 1,
+            **options,
         )
     return tokens, logits
 

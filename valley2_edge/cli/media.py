@@ -103,15 +103,10 @@ def look_at_picture(picture: Path | bytes, max_pixels: int) -> tuple[int, int]:
     Raises:
         InputError: It is missing or no picture.
     """
-    import io
+    from valley2_edge.runtime.media.images import picture_size
 
-    from valley2_edge.runtime.media.pillow_reader import opened_picture, orientation_of
-
-    stream = io.BytesIO(picture) if isinstance(picture, bytes) else open_source(picture, "picture")
     name = "the picture on stdin" if isinstance(picture, bytes) else str(picture)
-    with stream, opened_picture(stream, name, max_pixels) as image:
-        width, height = image.size
-        return (height, width) if orientation_of(image) >= 5 else (width, height)
+    return picture_size(picture, name=name, max_pixels=max_pixels)
 
 
 def look_at_video(video: Path, max_pixels: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,11 +17,6 @@ from valley2_edge.cli.option_groups import FLAGS
 from valley2_edge.cli.terminal import output_console, print_line
 from valley2_edge.errors import InputError
 from valley2_edge.options import DEFAULT_FRAMES, LoadOptions, SessionOptions, size_bytes
-
-if TYPE_CHECKING:
-    from valley2_edge.bundle import Bundle
-    from valley2_edge.runtime.core.memory import MemorySettings
-    from valley2_edge.runtime.memory_budget import MemoryChoice
 
 EXAMPLES = examples(
     "valley2-edge plan nano --image 1280x720",
@@ -55,6 +50,7 @@ def plan(
     from valley2_edge.cli.plan_view import plan_as_json, print_gpu, print_plan
     from valley2_edge.runtime.core.memory import MemorySettings, check_positions
     from valley2_edge.runtime.decoder_choice import place, with_layers
+    from valley2_edge.runtime.memory_budget import MemoryBudget
 
     settings, limit = MemorySettings.of(load, session), size_bytes(load.memory) or None
     opened = open_bundle(resolve_bundle(bundle), check="sizes")
@@ -63,7 +59,8 @@ def plan(
     sizes = list(pictures.elements())
     elsewhere = load.device == "cuda" and load.gpu_memory is not None
     placed, gpu = place(opened, settings, load.device, elsewhere=elsewhere)
-    choice = _choose(opened, sizes, with_layers(opened, placed, gpu), limit, about)
+    wanted = with_layers(opened, placed, gpu)
+    choice = MemoryBudget(opened, limit or 0, wanted).choose(wanted, sizes, **about)
     if as_json:
         typer.echo(json.dumps(plan_as_json(opened.directory, sizes, limit, choice), indent=2))
         return
@@ -72,18 +69,6 @@ def plan(
         print_gpu(choice.plan, "" if gpu is None else gpu.text)
     elif load.device == "auto":
         print_line(output_console(), "GPU: none that can be used")
-
-
-def _choose(
-    bundle: Bundle, sizes: list[tuple[int, int]], settings: MemorySettings, limit: int | None, about: dict[str, Any]
-) -> MemoryChoice:
-    """What fits the memory that was asked for, or everything as it was asked for without such a limit."""
-    from valley2_edge.runtime.memory_budget import MemoryBudget, MemoryChoice
-    from valley2_edge.runtime.planning import plan_bundle
-
-    if limit is None:
-        return MemoryChoice(settings, plan_bundle(bundle, sizes, settings, **about), ())
-    return MemoryBudget(bundle, limit, settings).choose(settings, sizes, **about)
 
 
 def _picture_sizes(images: list[str], video: str | None, frames: int) -> Counter[tuple[int, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from valley2_edge.errors import InputError
 from valley2_edge.eval.passages import WINDOW_TOKENS, Dialogue, Passage, read_plain_text, windows_of
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 
 _DIALOGUES = ".jsonl"
 

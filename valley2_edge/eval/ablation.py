@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core.pixels import stitch_tiles
+from valley2_edge.runtime.core.preprocess import PreparedPicture
 from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
-from valley2_edge.runtime.vision.encoder import VisionEncoder
+from valley2_edge.runtime.progress import ProgressCallback, ignore_progress
+from valley2_edge.runtime.vision.encoder import EncodedPictures, VisionEncoder
 
 
 class BlindSiglip(VisionEncoder):
@@ -21,12 +24,21 @@ class BlindSiglip(VisionEncoder):
     The tiles keep their places in the prompt, so that all that is missing is what they show.
     """
 
-    def siglip(self, tiles: NDArray[np.float32], cancel: CancelToken | None = None) -> NDArray[np.float32]:
-        """Zeros (T, patches, channels) for tiles (T, 3, size, size)."""
-        if cancel is not None:
-            cancel.check()
-        siglip = self._bundle.manifest.architecture.siglip
-        return np.zeros((len(tiles), siglip.patches_per_side**2, siglip.hidden_size), np.float32)
+    def encode(
+        self, pictures: Sequence[PreparedPicture], cancel: CancelToken, on_progress: ProgressCallback = ignore_progress
+    ) -> EncodedPictures:
+        """As `VisionEncoder.encode`, but for SigLIP; nothing is cached, and no progress told."""
+        siglip = self._architecture.siglip
+        nothing = np.zeros((1, siglip.patches_per_side**2, siglip.hidden_size), np.float32)
+        tokens = self.project(nothing, cancel)  # (1, side * side, hidden)
+        encoded = EncodedPictures([])
+        for picture in pictures:
+            tiles = np.repeat(tokens, picture.geometry.tile_count, axis=0)  # (tile_count, side * side, hidden)
+            parts = [stitch_tiles(tiles, picture.geometry, picture.options)]
+            if picture.options.eagle:
+                parts.append(self.eagle(*picture.patches(cancel), cancel))
+            encoded.tokens.append(np.concatenate(parts))
+        return encoded
 
 
 def inquiry_of(model: Valley2, *, eagle: bool = True, tiles: bool = True, kv_precision: str = "auto") -> Inquiry:

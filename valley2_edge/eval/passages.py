@@ -9,9 +9,9 @@ from pathlib import Path
 
 from valley2_edge.errors import InputError
 from valley2_edge.outside_files import read_text
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_edge.runtime.media.images import ImageSource
 from valley2_edge.text_limits import MAX_TEXT_CHARACTERS
-from valley2_edge.tokenizer import Tokenizer
 
 START_OF_DOCUMENT = "<|endoftext|>"
 """The control token that Qwen2.5 saw before every document while it was trained."""

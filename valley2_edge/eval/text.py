@@ -15,7 +15,7 @@ from valley2_edge.eval.compare import check_comparable
 from valley2_edge.eval.distributions import kl_divergences, log_probabilities
 from valley2_edge.eval.intervals import Estimate, bootstrap_percentiles, bootstrap_ratio
 from valley2_edge.eval.passages import Passage, Window
-from valley2_edge.prompt import encode_answer
+from valley2_edge.runtime.core.prompt import encode_answer
 from valley2_edge.runtime.inquiry import Inquiry
 from valley2_edge.runtime.model import Valley2
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from valley2_edge import prompt
 from valley2_edge.byte_count import format_bytes
 from valley2_edge.errors import BudgetError
 from valley2_edge.eval.passages import Passage, Window
 from valley2_edge.options import DEFAULT_FRAMES, LoadOptions, SessionOptions
 from valley2_edge.policy import Policy
 from valley2_edge.runtime.cancellation import CancelToken
+from valley2_edge.runtime.core import prompt
 from valley2_edge.runtime.core.context_room import picture_tokens
 from valley2_edge.runtime.core.memory import MemorySettings, Size
 from valley2_edge.runtime.core.process_memory import resident_bytes

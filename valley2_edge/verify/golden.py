@@ -17,7 +17,7 @@ import numpy.typing as npt
 from valley2_edge.errors import InputError
 from valley2_edge.outside_files import is_directory, parse_json, read_bytes, read_text
 from valley2_edge.outside_tensors import MAX_TENSORS_BYTES, load_tensors
-from valley2_edge.prompt import Message, Role
+from valley2_edge.runtime.core.prompt import Message, Role
 
 Array = npt.NDArray[Any]
 

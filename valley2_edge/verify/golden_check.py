@@ -13,12 +13,12 @@ import numpy.typing as npt
 from valley2_edge.errors import InputError
 from valley2_edge.policy import Policy
 from valley2_edge.precisions import LARGEST_ROW_ERROR, LARGEST_VISION_ERROR, VisionPrecision
-from valley2_edge.prompt import PICTURE_ID, Layout, build_conversation, encode, render
 from valley2_edge.rotation import Rotation
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.decoder_session import DecoderSession
 from valley2_edge.runtime.core.generation import GenerateOptions
 from valley2_edge.runtime.core.preprocess import PreparedPicture, black_picture, prepare_pictures
+from valley2_edge.runtime.core.prompt import PICTURE_ID, Layout, build_conversation, encode, render
 from valley2_edge.runtime.devices.comparison import (
     LOGIT_TOLERANCE,
     RELATIVE_TOLERANCE,

@@ -11,9 +11,9 @@ from valley2_edge.bundle import Bundle
 from valley2_edge.config import ModelConfig
 from valley2_edge.options import LoadOptions, PolicyName
 from valley2_edge.policy import Policy
-from valley2_edge.prompt import Layout, build_first_turn, encode, render
 from valley2_edge.runtime.cancellation import CancelToken
 from valley2_edge.runtime.core.preprocess import prepare_pictures
+from valley2_edge.runtime.core.prompt import Layout, build_first_turn, encode, render
 from valley2_edge.runtime.core.vision_engine import TENSORRT
 from valley2_edge.runtime.devices.comparison import Array, Row, compare_relative, compare_rows, compare_values
 from valley2_edge.runtime.engines import Engines, prompt_segments

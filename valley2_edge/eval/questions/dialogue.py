@@ -16,7 +16,7 @@ from valley2_edge.eval.questions.scene import Choice, Scene
 from valley2_edge.eval.questions.several import pair_scene, trio_scene, triple_scene, twin_scene
 from valley2_edge.eval.questions.single import single_scene
 from valley2_edge.eval.questions.video import badge_scene, motion_scene, show_scene, step_scene
-from valley2_edge.prompt import with_thinking
+from valley2_edge.runtime.core.prompt import with_thinking
 
 Stage = Literal["broad", "annealing"]
 
