@@ -1,4 +1,4 @@
-# make demo | test | check | lint | format | bench | fuzz | nano | clean
+# make demo | test | check | lint | format | bench | fuzz | tsan | wheels | nano | clean
 # Every target that needs Python shares one environment, .venv, made by the first that asks for it.
 PYTHON ?= python3
 VENV := .venv
@@ -19,13 +19,13 @@ COMPARING := --output build/nano/comparing --steps 2860 --annealing-share 0.318 
 # changes. The build tools stay in the environment, because an isolated build compiles everything anew each time;
 # setuptools is among them for the dependencies that come as source.
 NATIVE := $(shell find runtime/native -type f -not -path 'runtime/native/fuzz/*')
-CXX_FILES := $(shell find runtime/native examples -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find runtime/native examples \( -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' \) -not -path '*/node_modules/*')
 PYTHON_FOLDERS := valley2_edge runtime export quantize calibration tests benchmarks examples nano
 
 # As it is called in build/typecheck.
 MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
-.PHONY: demo test check lint format bench fuzz nano clean
+.PHONY: demo test check lint format bench fuzz tsan wheels nano clean
 
 $(STAMP): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -55,7 +55,7 @@ lint: $(STAMP)
 	cd build/typecheck && PYTHONPATH=.:$$(../../$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 	    ../../$(BIN)/python -S ../../$(BIN)/lint-imports ../../pyproject.toml --no-cache --no-logo
 	cd build/typecheck && $(MYPY) -p valley2_edge
-	cd build/typecheck && $(MYPY) ../../benchmarks/*.py ../../examples/*.py
+	cd build/typecheck && $(MYPY) ../../benchmarks/*.py ../../examples/*.py ../../examples/python/*.py
 	cd build/typecheck && $(MYPY) ../../benchmarks/peers/*.py
 	cd build/typecheck && $(MYPY) ../../benchmarks/real_decoder/*.py
 	cd build/typecheck && $(MYPY) ../../benchmarks/record_reference/*.py
@@ -77,6 +77,19 @@ fuzz: $(STAMP)
 	    -DCMAKE_CXX_COMPILER=clang++ -DV2E_FUZZ=ON -DV2E_CUDA=OFF
 	$(BIN)/cmake --build build/fuzz --parallel $(JOBS)
 	$(BIN)/python runtime/native/fuzz/run.py build/fuzz --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(TARGETS)
+
+# The conversations of the core under ThreadSanitizer.
+tsan: $(STAMP)
+	$(BIN)/cmake -S runtime/native -B build/tsan -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	    -DV2E_TESTS=ON -DV2E_CUDA=OFF -DV2E_SANITIZE=thread -DCMAKE_CXX_FLAGS_RELEASE=-O1
+	$(BIN)/cmake --build build/tsan --parallel $(JOBS) --target valley2_conversation_tests
+	TSAN_OPTIONS=halt_on_error=1 build/tsan/tests/valley2_conversation_tests
+
+# A wheel that brings its picture libraries. The first run fetches their sources from Debian's servers (nasm, patch).
+wheels: $(STAMP)
+	PATH=$(CURDIR)/$(BIN):$$PATH CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python runtime/native/codecs/build_static.py build/codecs
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist \
+	    -C cmake.define.V2E_CODECS=ON -C cmake.define.V2E_CODECS_PREFIX=$(CURDIR)/build/codecs .
 
 # From nothing to the checkpoint and the bundle that the package carries: hours. Run again, it goes on where it stopped.
 nano: $(STAMP)

@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from valley2_edge.eval.questions.dialogue import training_dialogue
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_nano.model import Valley2Nano
 from valley2_nano.packing import PackedBatch, pack
 from valley2_nano.run_files import prepare_tokenizer

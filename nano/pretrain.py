@@ -20,7 +20,7 @@ import torch
 from torch import distributed
 
 from valley2_edge.policy import Policy
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_nano.model import Valley2Nano
 from valley2_nano.optimizer import TOWERS, Optimizer
 from valley2_nano.run_files import prepare_tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from valley2_edge.answer import AnswerParser, AnswerPiece, parse_answer
+from valley2_edge.answer import AnswerParser, AnswerPiece, parse_answer, partial_suffix
 
 FULL = (
     "<SUMMARY> I will look. </SUMMARY>\n\n<CAPTION>A cat.</CAPTION>\n\n"
@@ -67,3 +67,10 @@ def test_text_is_released_as_soon_as_it_cannot_be_a_tag() -> None:
     parser = AnswerParser()
     assert parser.push("abc<") == [AnswerPiece(None, "abc")]
     assert parser.push("d") == [AnswerPiece(None, "<d")]
+
+
+def test_partial_suffix_takes_the_longest() -> None:
+    assert partial_suffix("a<|im", ["<|im_end|>"]) == 4
+    assert partial_suffix("<|im_end|>", ["<|im_end|>"]) == 0
+    assert partial_suffix("abc", ["<|im_end|>"]) == 0
+    assert partial_suffix("x<CON", ["<SUMMARY>", "<CONCLUSION>"]) == 4

@@ -29,7 +29,7 @@ from valley2_edge.export.checkpoint.shards import find_tensors
 from valley2_edge.export.checkpoint.tensor_names import required_tensors
 from valley2_edge.export.gptq.config import read_gptq_config
 from valley2_edge.export.gptq.source import GptqDecoder
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_edge.user_data import DATA_DIRECTORY_VARIABLE, data_directory
 from valley2_edge.verified_files import VerifiedFiles
 from valley2_edge.verify.golden import Golden

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("examples/*/*.md")]
+)
 PRESENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 """The pages that say how things are now."""
 FOLDERS = ("valley2_edge", "runtime", "export", "quantize", "calibration", "tests", "benchmarks", "examples", "nano")
@@ -53,7 +55,8 @@ def find_faults(page: Path) -> Iterator[str]:
 
 
 def sources() -> list[Path]:
-    return [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
+    found = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
+    return [path for path in found if "node_modules" not in path.parts]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -14,7 +14,7 @@ from questions import ReferenceQuestion
 from reference_run import ReferenceRun
 from safetensors.numpy import save_file
 
-from valley2_edge.prompt import PICTURE_ID, PICTURE_TEXT
+from valley2_edge.runtime.core.prompt import PICTURE_ID, PICTURE_TEXT
 from valley2_edge.verify.golden import EAGLE_MEAN, EAGLE_STD, TILE_SCALE
 
 Array = npt.NDArray[Any]

@@ -16,7 +16,7 @@ import torch
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.eval.questions.dialogue import training_dialogue
-from valley2_edge.tokenizer import Tokenizer
+from valley2_edge.runtime.core.tokenizer import Tokenizer
 from valley2_nano.packing import PackedBatch, pack
 from valley2_nano.samples import SampleMaker
 

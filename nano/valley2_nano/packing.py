@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from valley2_edge.prompt import PICTURE_ID
+from valley2_edge.runtime.core.prompt import PICTURE_ID
 from valley2_nano.decoder import Span
 from valley2_nano.samples import PictureInput, Sample, TurnInput, shared_prefix
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from valley2_edge.config import ModelConfig
 from valley2_edge.policy import Policy
-from valley2_edge.prompt import PICTURE_ID, Layout, build_first_turn, encode
 from valley2_edge.runtime.core.pixels import stitch_tiles
 from valley2_edge.runtime.core.preprocess import PreparedPicture, prepare_pictures
-from valley2_edge.tokenizer import END_OF_TURN, Tokenizer
+from valley2_edge.runtime.core.prompt import PICTURE_ID, Layout, build_first_turn, encode
+from valley2_edge.runtime.core.tokenizer import END_OF_TURN, Tokenizer
 
 Bytes = NDArray[np.uint8]
 Signed = NDArray[np.int8]

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from valley2_edge.export.synthetic.tokenizer import BaseVocabulary, byte_symbols, write_tokenizer_files
-from valley2_edge.tokenizer import SPLIT_PATTERN
+from valley2_edge.export.synthetic.tokenizer import SPLIT_PATTERN, BaseVocabulary, byte_symbols, write_tokenizer_files
 
 LARGEST_BASE_SIZE = 1000
 
