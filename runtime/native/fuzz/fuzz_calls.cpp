@@ -5,6 +5,7 @@
 #include "fuzz/tiny_bundle.hpp"
 #include "valley2_parts.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -420,7 +421,7 @@ class World {
         fuzz::seen(v2e_share_gpu(bundle, &options, &share, nullptr));
         fuzz::seen(v2e_check_memory(bundle, options.process_bytes, &options));
         v2e_context_question question{};
-        question.struct_size = options.struct_size;
+        question.struct_size = std::min(options.struct_size, sizeof question);
         question.text_tokens = options.process_bytes;
         question.used = options.picture_count;
         question.context_length = options.context_length;
