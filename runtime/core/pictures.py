@@ -28,7 +28,7 @@ class PictureHeader:
     """Pixels, turned upright, as the following."""
     height: int
     frames: int
-    """Of an animation; 1 for a still picture."""
+    """Number of pictures of an animation; 1 for a still one."""
 
 
 def names_kind(head: bytes) -> bool:

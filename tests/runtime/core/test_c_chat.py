@@ -9,13 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from c_program import INCLUDE, compile_program
 
 from valley2_edge.chosen_bundle import resolve_bundle
 from valley2_edge.runtime.core.library import library_path
 from valley2_edge.runtime.model import Valley2
 
 ROOT = Path(__file__).resolve().parents[3]
-INCLUDE = ROOT / "runtime" / "native" / "include"
 QUESTION = "What is in the picture?"
 
 pytestmark = pytest.mark.skipif(
@@ -45,15 +45,6 @@ def usage_example() -> str:
     return "\n".join(line.removeprefix(" *") for line in found[1].splitlines())
 
 
-def compiled(source: Path, program: Path) -> Path:
-    library = library_path().resolve()
-    warnings = ("-Wall", "-Wextra", "-Wpedantic", "-Wno-missing-field-initializers", "-Werror")
-    command = ["cc", "-std=c99", *warnings, "-I", INCLUDE, source, "-o", program, library]
-    done = subprocess.run([*command, f"-Wl,-rpath,{library.parent}"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return program
-
-
 @pytest.fixture(scope="module")
 def picture() -> Path:
     return resolve_bundle("nano") / "selftest" / "picture.png"
@@ -67,14 +58,14 @@ def expected(picture: Path) -> str:
 
 def test_usage_example_of_the_header_answers_what_python_answers(tmp_path: Path, picture: Path, expected: str) -> None:
     (tmp_path / "usage.c").write_text(PROGRAM % usage_example())
-    program = compiled(tmp_path / "usage.c", tmp_path / "usage")
+    program = compile_program(tmp_path / "usage.c", tmp_path / "usage")
     (tmp_path / "my-bundle").symlink_to(resolve_bundle("nano").resolve())
     done = subprocess.run([program, picture.resolve()], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
 def test_chat_answers_what_python_answers(tmp_path: Path, picture: Path, expected: str) -> None:
-    program = compiled(ROOT / "examples" / "c" / "chat.c", tmp_path / "chat")
+    program = compile_program(ROOT / "examples" / "c" / "chat.c", tmp_path / "chat")
     done = subprocess.run([program, resolve_bundle("nano"), picture, QUESTION], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, expected + "\n", "")
 
@@ -90,7 +81,7 @@ def test_chat_answers_what_python_answers(tmp_path: Path, picture: Path, expecte
 def test_chat_says_what_is_wrong(
     tmp_path: Path, picture: Path, bundle: str | None, shown: str | None, sentence: str
 ) -> None:
-    program = compiled(ROOT / "examples" / "c" / "chat.c", tmp_path / "chat")
+    program = compile_program(ROOT / "examples" / "c" / "chat.c", tmp_path / "chat")
     command = [program, bundle or resolve_bundle("nano"), shown or picture, QUESTION]
     done = subprocess.run([str(part) for part in command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and re.fullmatch(sentence + "\n", done.stderr)

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from backend_decoders import write_bundle
+from c_program import INCLUDE, compile_program
 from decoder_files import TinyConfig
 
 from valley2_edge.runtime.core.decoder import Decoder
 from valley2_edge.runtime.core.generation import GenerateOptions
-from valley2_edge.runtime.core.library import library_path
 
 ROOT = Path(__file__).resolve().parents[3]
-INCLUDE = ROOT / "runtime" / "native" / "include"
 CONFIG = TinyConfig(num_hidden_layers=1)
 BEFORE, AFTER, PICTURE_TOKENS = [5, 9, 2, 7], [11, 3], 3
 STOPS = [1, 2]
@@ -129,15 +128,6 @@ def usage_example() -> str:
     found = re.search(r"^/\* -+ decoder\n.*?^ \* Usage.*?:\n(.*?)^ \*/$", header, re.MULTILINE | re.DOTALL)
     assert found is not None
     return "\n".join(line.removeprefix(" *") for line in found[1].splitlines())
-
-
-def compile_program(source: Path, program: Path) -> Path:
-    library = library_path().resolve()
-    warnings = ("-Wall", "-Wextra", "-Wpedantic", "-Wno-missing-field-initializers", "-Werror")
-    command = ["cc", "-std=c99", *warnings, "-I", INCLUDE, source, "-o", program, library]
-    done = subprocess.run([*command, f"-Wl,-rpath,{library.parent}"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return program
 
 
 def run(directory: Path, *command: str | Path) -> list[str]:

@@ -121,7 +121,7 @@ class Answer final : public Work, public std::enable_shared_from_this<Answer> {
     VisionStop vision_stop_;
     std::atomic<bool> answering_{false}; // the prompt is in the cache, and a step is one token
 
-    // Of the engine's thread.
+    // Only the engine's thread uses the following.
     bool prepared_ = false;
     size_t begin_length_ = 0;
     v2e_decoder_session_counters begin_counters_{};
@@ -132,7 +132,7 @@ class Answer final : public Work, public std::enable_shared_from_this<Answer> {
     size_t told_bytes_ = 0;     // of it, what events have told
     uint64_t tokens_ = 0;
 
-    // Of the thread that reads.
+    // Only the thread that reads uses this.
     std::string current_text_;
 
     mutable std::mutex lock_;

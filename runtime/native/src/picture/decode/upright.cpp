@@ -12,7 +12,7 @@ std::unique_ptr<uint8_t[]> turn_upright(std::unique_ptr<uint8_t[]> pixels, Size 
     const bool mirrored = orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
     const bool flipped = orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8;
     const size_t width = size.width, height = size.height;
-    // Of the turned picture: where the first pixel goes, and how far apart neighbours of a row and of a column come.
+    // Where the first pixel goes in the turned picture, and how far apart neighbours of a row and of a column come.
     const size_t new_width = transposed ? height : width, new_height = transposed ? width : height;
     const auto row_step = static_cast<ptrdiff_t>(3 * new_width) * (flipped ? -1 : 1);
     const ptrdiff_t column_step = mirrored ? -3 : 3;
